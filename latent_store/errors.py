@@ -1,0 +1,78 @@
+"""Every error a user can cause, in one family.
+
+Each message is one line that names the rule, the values and the remedy. Each class is also the
+builtin that a caller would expect, so ``except FileNotFoundError`` keeps working.
+"""
+
+__all__ = [
+    "CapacityError",
+    "CheckpointError",
+    "DatasetError",
+    "FormatVersionError",
+    "IdentityError",
+    "IncompleteComponentError",
+    "IntegrityError",
+    "JobFailedError",
+    "LatentStoreError",
+    "LeaseHeldError",
+    "MissingComponentError",
+    "PlanMismatchError",
+    "RankingError",
+    "StoreNotFoundError",
+]
+
+
+class LatentStoreError(ValueError):
+    """Bad input or bad usage; a command that meets one exits with status 2."""
+
+
+class StoreNotFoundError(LatentStoreError, FileNotFoundError):
+    """There is no latent store, or no such split, at this address."""
+
+
+class FormatVersionError(LatentStoreError):
+    """The store was written by a newer major version of the format."""
+
+
+class MissingComponentError(LatentStoreError, LookupError):
+    """The store lacks a component (labels, features, latents, ranking) that is asked for."""
+
+
+class IncompleteComponentError(LatentStoreError):
+    """A component exists but the job that writes it has not finished."""
+
+
+class IdentityError(LatentStoreError):
+    """Latents of different codecs would be mixed; the differing field is named."""
+
+
+class IntegrityError(LatentStoreError):
+    """Stored or transmitted bytes are not those that were written."""
+
+
+class PlanMismatchError(LatentStoreError):
+    """The data root, or a flag, no longer agrees with the store's persisted shard plan."""
+
+
+class CapacityError(LatentStoreError):
+    """A value or a stream does not fit in the array that was planned for it."""
+
+
+class RankingError(LatentStoreError):
+    """A channel ranking is unknown, belongs to another codec, or is too short."""
+
+
+class CheckpointError(LatentStoreError):
+    """A checkpoint is truncated, of another architecture, or has another hash."""
+
+
+class DatasetError(LatentStoreError):
+    """A dataset's files are missing, unreadable or inconsistent."""
+
+
+class LeaseHeldError(LatentStoreError, BlockingIOError):
+    """Another job is writing this component."""
+
+
+class JobFailedError(LatentStoreError):
+    """The input was fine but the work failed; a command exits with status 1."""

@@ -1,0 +1,155 @@
+"""Parquet beside the arrays: who lies in which row, what became of it, which objects exist.
+
+Three tables: ``samples.parquet`` (one row a sample of the plan), ``NAME.parquet`` (one row a sample
+of a component, from its receipts) and ``NAME.objects.parquet`` (one row an object, so that a reader
+checks a whole component with one request and one listing).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from latent_store import layout
+from latent_store.errors import IntegrityError
+from latent_store.location import CONTROL, Location
+from latent_store.plan import ORIGINAL_VIEW, ShardPlan
+from latent_store.receipts import FAILED, Receipt
+
+SAMPLES = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("image_uri", pa.string()),
+        ("label_uri", pa.string()),
+        ("sha256", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("coded_height", pa.int32()),
+        ("coded_width", pa.int32()),
+        ("shard", pa.int32()),
+        ("row", pa.int64()),
+        ("view", pa.string()),
+        ("source_row", pa.int64()),
+    ]
+)
+OBJECTS = pa.schema(
+    [("shard", pa.int32()), ("key", pa.string()), ("length", pa.int64()), ("crc32c", pa.uint32())]
+)
+ABSENT = -1
+"""Length in the object table of an object that is not there, because all its values are fill."""
+
+
+def index_key(split: str, name: str) -> str:
+    """Returns the key of a table; ``split`` is ``dataset/split``."""
+    return f"{CONTROL}/{split}/{name}.parquet"
+
+
+def part_name(component: str) -> str:
+    """Returns the name of a component's tables: its key with ``-`` between parts."""
+    return component.replace("/", "-")
+
+
+def samples_table(plan: ShardPlan, sha256: Mapping[int, str]) -> pa.Table:
+    """Builds the samples table.
+
+    Args:
+        plan: The split's plan.
+        sha256: Row number -> sha256 of the picture's file, where it is known.
+    """
+    rows = []
+    for row, sample in zip(plan.rows, plan.samples, strict=True):
+        coded_height, coded_width = layout.coded_size(sample.height, sample.width)
+        rows.append(
+            {
+                "sample_id": sample.sample_id,
+                "image_uri": sample.image_uri,
+                "label_uri": sample.label_uri,
+                "sha256": sha256.get(row, ""),
+                "height": sample.height,
+                "width": sample.width,
+                "coded_height": coded_height,
+                "coded_width": coded_width,
+                "shard": layout.shard_of(row, plan.samples_per_shard),
+                "row": row,
+                "view": ORIGINAL_VIEW,
+                "source_row": row,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=SAMPLES)
+
+
+def rows_table(receipts: Iterable[Receipt]) -> pa.Table:
+    """Builds a component's part: row, status, reason and the statistics of each row, ascending."""
+    records = sorted((r for receipt in receipts for r in receipt.rows), key=lambda r: r.row)
+    columns = sorted({name for record in records for name in record.stats})
+    rows = [
+        {
+            "row": record.row,
+            "sample_id": record.sample_id,
+            "status": record.status,
+            "reason": record.reason,
+            **{name: record.stats.get(name) for name in columns},
+        }
+        for record in records
+    ]
+    fixed = [
+        ("row", pa.int64()),
+        ("sample_id", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+    extra = [(name, _type_of(rows, name)) for name in columns]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fixed + extra))
+
+
+def objects_table(receipts: Iterable[Receipt]) -> pa.Table:
+    """Builds a component's object table, ordered by shard and key."""
+    rows: list[dict[str, Any]] = []
+    for receipt in sorted(receipts, key=lambda r: r.shard):
+        for key, (length, crc) in receipt.objects.items():
+            rows.append({"shard": receipt.shard, "key": key, "length": length, "crc32c": crc})
+        for key in receipt.absent:
+            rows.append({"shard": receipt.shard, "key": key, "length": ABSENT, "crc32c": 0})
+    return pa.Table.from_pylist(rows, schema=OBJECTS)
+
+
+def dead_letters(table: pa.Table) -> list[dict[str, Any]]:
+    """Returns the failed rows of a component's part."""
+    return [row for row in table.to_pylist() if row["status"] == FAILED]
+
+
+def write_table(location: Location, key: str, table: pa.Table) -> None:
+    """Writes a table as Parquet, the same bytes for the same rows."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    location.write(key, buffer.getvalue())
+
+
+def read_table(location: Location, key: str) -> pa.Table:
+    """Reads a table.
+
+    Raises:
+        IntegrityError: It is missing or unreadable; names the remedy.
+    """
+    remedy = f"run `latent-store finalize {location.url}`, which writes it from the receipts"
+    try:
+        return pq.read_table(io.BytesIO(location.read(key)))
+    except FileNotFoundError:
+        message = f"{location.url} lacks its index {key}; {remedy}"
+        raise IntegrityError(message) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        message = f"the index {key} of {location.url} is unreadable ({error}); {remedy}"
+        raise IntegrityError(message) from error
+
+
+def _type_of(rows: Sequence[Mapping[str, Any]], name: str) -> pa.DataType:
+    values = [row[name] for row in rows if row[name] is not None]
+    if any(isinstance(value, str) for value in values):
+        return pa.string()
+    if any(isinstance(value, float) for value in values):
+        return pa.float64()
+    return pa.int64() if values else pa.float64()

@@ -1,0 +1,135 @@
+"""Receipts: what a whole shard consists of, written last.
+
+A shard without a receipt does not exist for any reader of this package. A receipt lists every
+object of the shard with its length and crc32c, the objects that are absent because all their
+values are fill, and one record a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import google_crc32c
+
+from latent_store.location import CONTROL, Location
+
+OK = "ok"
+FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRecord:
+    """What became of one row.
+
+    Attributes:
+        row: Row number.
+        sample_id: The sample's id.
+        status: ``"ok"`` or ``"failed"``.
+        reason: Why it failed; empty otherwise.
+        stats: Numbers and strings for the component's index part.
+    """
+
+    row: int
+    sample_id: str
+    status: str = OK
+    reason: str = ""
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """One shard of one component, whole.
+
+    Attributes:
+        objects: Key -> ``(length in bytes, crc32c)``.
+        absent: Keys that were not written, because every value is fill.
+    """
+
+    component: str
+    shard: int
+    objects: Mapping[str, tuple[int, int]]
+    absent: tuple[str, ...]
+    rows: tuple[RowRecord, ...]
+
+    def to_json(self) -> bytes:
+        """Returns the persisted form."""
+        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Receipt:
+        """Reads :meth:`to_json`."""
+        record = json.loads(data)
+        record["objects"] = {k: (int(n), int(crc)) for k, (n, crc) in record["objects"].items()}
+        record["absent"] = tuple(record["absent"])
+        record["rows"] = tuple(RowRecord(**row) for row in record["rows"])
+        return cls(**record)
+
+    def defect(self, location: Location) -> str | None:
+        """Returns the first way in which the stored objects differ from this receipt, or None.
+
+        Reads every object whole.
+        """
+        for key, (length, crc) in self.objects.items():
+            try:
+                data = location.read(key)
+            except FileNotFoundError:
+                return f"{key} is missing"
+            if len(data) != length:
+                return f"{key} has {len(data)} bytes, its receipt says {length}"
+            if crc32c(data) != crc:
+                return f"{key} has another crc32c than its receipt"
+        for key in self.absent:
+            if location.exists(key):
+                return f"{key} exists, but its receipt says that all its values are fill"
+        return None
+
+
+def crc32c(data: bytes) -> int:
+    """Returns the CRC-32C (Castagnoli) of ``data`` as an unsigned integer."""
+    return google_crc32c.value(bytes(data))
+
+
+def receipt_prefix(split: str, component: str) -> str:
+    """Returns the prefix of a component's receipts; ``split`` is ``dataset/split``."""
+    return f"{CONTROL}/{split}/receipts/{component}"
+
+
+def receipt_key(split: str, component: str, shard: int) -> str:
+    """Returns the key of one shard's receipt."""
+    return f"{receipt_prefix(split, component)}/{shard:06d}.json"
+
+
+def failure_key(split: str, component: str, shard: int) -> str:
+    """Returns the key of the note that a shard's last attempt failed."""
+    return f"{CONTROL}/{split}/failures/{component}/{shard:06d}.json"
+
+
+def finished_shards(location: Location, split: str, component: str) -> set[int]:
+    """Returns the shards that have a receipt, from one listing, without checking them."""
+    keys = location.sizes(receipt_prefix(split, component))
+    return {int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys if key.endswith(".json")}
+
+
+def read_receipt(location: Location, split: str, component: str, shard: int) -> Receipt | None:
+    """Reads one shard's receipt, or None where there is none."""
+    try:
+        data = location.read(receipt_key(split, component, shard))
+    except FileNotFoundError:
+        return None
+    try:
+        return Receipt.from_json(data)
+    except (ValueError, KeyError, TypeError):
+        # An unreadable receipt proves nothing: the shard counts as not written.
+        return None
+
+
+def read_receipts(
+    location: Location, split: str, component: str, shards: Iterable[int]
+) -> dict[int, Receipt]:
+    """Reads the receipts of ``shards``; those without one are left out."""
+    found = ((shard, read_receipt(location, split, component, shard)) for shard in shards)
+    return {shard: receipt for shard, receipt in found if receipt is not None}

@@ -1,0 +1,1 @@
+"""Learns from a latent store: gate, transforms, task networks, training, evaluation."""
