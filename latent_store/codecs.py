@@ -104,7 +104,9 @@ def read_codec_checkpoint(location: Location, spec: CodecSpec) -> bytes:
         raise IntegrityError(message) from None
     found = hashlib.sha256(data).hexdigest()
     if found != spec.weights_sha256:
-        message = f"{key} has sha256 {found[:8]}..., the codec {spec.weights_sha256[:8]}...; restore it"
+        message = (
+            f"{key} has sha256 {found[:8]}..., the codec {spec.weights_sha256[:8]}...; restore it"
+        )
         raise IntegrityError(message)
     return data
 

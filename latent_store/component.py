@@ -78,7 +78,9 @@ def require_groups(root: zarr.Group, path: str) -> zarr.Group:
     return group
 
 
-def open_component(location: Location, split: str, key: str, *, writable: bool = False) -> zarr.Group:
+def open_component(
+    location: Location, split: str, key: str, *, writable: bool = False
+) -> zarr.Group:
     """Opens a component's group.
 
     Raises:
@@ -169,8 +171,8 @@ def _require_stream(group: zarr.Group, stream: schema.BytesSpec, plan: ShardPlan
             dtype="uint8",
             chunks=(1, layout.STREAM_CHUNK),
             shards=(1, capacity),
-            # Entropy-coded bytes do not compress again; only the checksum earns its place.
-            compressors=(Crc32cCodec(),),
+            # Entropy-coded bytes do not compress again, but the rest of their last chunk does.
+            compressors=(ZstdCodec(level=1), Crc32cCodec()),
             fill_value=0,
             dimension_names=("shard", f"{stream.name.rsplit('/', 1)[-1]}_byte"),
         )

@@ -15,9 +15,7 @@ JOB_FAILED = 1
 INTERRUPTED = 130
 
 
-class _HelpFormatter(
-    argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
-):
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults, and keeps the line breaks of descriptions and examples."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -26,9 +24,7 @@ class _HelpFormatter(
         return super()._get_help_string(action)
 
 
-def make_parser(
-    prog: str, description: str, epilog: str | None = None
-) -> argparse.ArgumentParser:
+def make_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Returns the parser of one command: ``--snake_case`` flags, defaults shown in the help.
 
     Abbreviated flags are refused, because what the parser does not know may be meant for Beam.
@@ -82,7 +78,7 @@ def describe_os_error(error: OSError) -> str:
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     """Returns a tqdm bar on stderr that stays silent where stderr is not a terminal."""
-    from tqdm import tqdm  # noqa: PLC0415 - reading a store in a library needs no bar
+    from tqdm import tqdm
 
     options.setdefault("disable", None)
     options.setdefault("file", sys.stderr)

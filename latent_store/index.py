@@ -112,8 +112,10 @@ def objects_table(receipts: Iterable[Receipt]) -> pa.Table:
     for receipt in sorted(receipts, key=lambda r: r.shard):
         for key, (length, crc) in receipt.objects.items():
             rows.append({"shard": receipt.shard, "key": key, "length": length, "crc32c": crc})
-        for key in receipt.absent:
-            rows.append({"shard": receipt.shard, "key": key, "length": ABSENT, "crc32c": 0})
+        rows.extend(
+            {"shard": receipt.shard, "key": key, "length": ABSENT, "crc32c": 0}
+            for key in receipt.absent
+        )
     return pa.Table.from_pylist(rows, schema=OBJECTS)
 
 

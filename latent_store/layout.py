@@ -12,7 +12,7 @@ import numpy as np
 from latent_store.errors import CapacityError
 from latent_store.schema import CHANNEL_GROUP, PAD_MULTIPLE, ArraySpec, BytesSpec
 
-STREAM_CHUNK = 1 << 20
+STREAM_CHUNK = 1 << 16
 """Bytes in an inner chunk of flat bitstreams."""
 
 
@@ -84,9 +84,7 @@ def runs(rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
     return [(int(part[0]), int(part[-1]) + 1) for part in np.split(values, breaks)]
 
 
-def pack_bytes(
-    parts: Iterable[bytes], capacity: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pack_bytes(parts: Iterable[bytes], capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lays byte strings end to end.
 
     Args:
@@ -122,7 +120,16 @@ def window_or_all(
     if window is None:
         return slice(None), slice(None)
     top, left, rows, columns = window
-    if top < 0 or left < 0 or rows < 1 or columns < 1 or top + rows > height or left + columns > width:
-        message = f"window (top, left, height, width) = {window} leaves the plane of {height}x{width}"
+    if (
+        top < 0
+        or left < 0
+        or rows < 1
+        or columns < 1
+        or top + rows > height
+        or left + columns > width
+    ):
+        message = (
+            f"window (top, left, height, width) = {window} leaves the plane of {height}x{width}"
+        )
         raise CapacityError(message)
     return slice(top, top + rows), slice(left, left + columns)

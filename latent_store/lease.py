@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from latent_store.errors import LeaseHeldError
@@ -58,7 +58,7 @@ class Lease:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         deadline = time.monotonic() + self.wait_seconds
         while True:
             try:
@@ -94,7 +94,7 @@ class Lease:
             self._take_object()
 
     def _take_local(self, root: Path) -> None:
-        import fcntl  # noqa: PLC0415 - object stores work where the module does not exist
+        import fcntl
 
         path = root / f"{self.key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,9 @@ class Lease:
     def _refusal(self, remedy: str) -> LeaseHeldError:
         holder = self._holder()
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-        message = f"{self.what} is being written by {who} (since {holder.get('since', '?')}); {remedy}"
+        message = (
+            f"{self.what} is being written by {who} (since {holder.get('since', '?')}); {remedy}"
+        )
         return LeaseHeldError(message)
 
     def _record(self) -> bytes:

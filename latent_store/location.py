@@ -31,7 +31,9 @@ class Location:
     old bytes or the new ones, never a part.
     """
 
-    def __init__(self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None):
+    def __init__(
+        self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+    ):
         self.storage_options = dict(storage_options or {})
         self.fs, self.root = fsspec.url_to_fs(os.fspath(url), **self.storage_options)
         self.root = self.root.rstrip("/")
@@ -42,6 +44,16 @@ class Location:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Location, (self.url, self.storage_options)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Location) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[str, str]:
+        return self.url, repr(sorted(self.storage_options.items()))
 
     @property
     def local_path(self) -> Path | None:
@@ -146,7 +158,9 @@ class Location:
             StoreNotFoundError: With the remedy.
         """
         if not self.exists("zarr.json"):
-            message = f"no latent store at {self.url}: make one with encode-to-store --store {self.url}"
+            message = (
+                f"no latent store at {self.url}: make one with encode-to-store --store {self.url}"
+            )
             raise StoreNotFoundError(message)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,11 +78,12 @@ class ShardPlan:
         pairs = zip(self.rows, self.samples, strict=True)
         return [(row, sample) for row, sample in pairs if row in wanted]
 
-    def extended(self, manifest: Sequence[Sample]) -> ShardPlan:
+    def extended(self, manifest: Sequence[Sample], *, mended: Collection[str] = ()) -> ShardPlan:
         """Returns the plan with the samples of ``manifest`` that it lacks, from a new shard on.
 
         Args:
-            manifest: What the data root holds now; its first samples must be the plan's own.
+            manifest: What the data root holds now; the plan's own samples must be among it.
+            mended: Ids of samples that failed so far, whose files may therefore have changed.
 
         Raises:
             PlanMismatchError: The data root changed; the first difference is named.
@@ -91,13 +92,16 @@ class ShardPlan:
         known = {sample.sample_id: sample for sample in self.samples}
         current = {sample.sample_id: sample for sample in manifest}
         for sample_id, sample in known.items():
-            _require_unchanged(sample, current.get(sample_id))
+            if sample_id in mended and sample_id in current:
+                known[sample_id] = current[sample_id]
+            else:
+                _require_unchanged(sample, current.get(sample_id))
         fresh = [sample for sample in manifest if sample.sample_id not in known]
-        require_sizes(fresh, self.canvas)
+        require_sizes([*known.values(), *fresh], self.canvas)
         first = self.num_rows
         return dataclasses.replace(
             self,
-            samples=self.samples + tuple(fresh),
+            samples=(*known.values(), *fresh),
             rows=self.rows + tuple(range(first, first + len(fresh))),
         )
 
@@ -187,7 +191,9 @@ def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
 def list_splits(location: Location) -> list[str]:
     """Returns ``dataset/split`` for each plan in the store."""
     found = (key.split("/") for key in location.sizes(CONTROL))
-    return sorted("/".join(parts[1:3]) for parts in found if len(parts) == 4 and parts[3] == "plan.json")
+    return sorted(
+        "/".join(parts[1:3]) for parts in found if len(parts) == 4 and parts[3] == "plan.json"
+    )
 
 
 def _require_unchanged(planned: Sample, current: Sample | None) -> None:

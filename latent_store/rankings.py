@@ -137,9 +137,7 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
         raise RankingError(message)
     root = zarr.open_group(location.zarr_store(read_only=False), mode="r+", use_consolidated=False)
     component.require_groups(root, rankings_path(ranking.codec_id))
-    group = root.create_group(
-        rankings_path(ranking.codec_id, ranking.ranking_id), overwrite=True
-    )
+    group = root.create_group(rankings_path(ranking.codec_id, ranking.ranking_id), overwrite=True)
     for name, dtype in _ARRAYS.items():
         values = getattr(ranking, name)
         if values is not None:

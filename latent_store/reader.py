@@ -172,11 +172,15 @@ class Split:
         Raises:
             MissingComponentError: There are none, or several.
         """
-        have = [key.removeprefix("teacher/") for key in self.components() if key.startswith("teacher/")]
+        have = [
+            key.removeprefix("teacher/") for key in self.components() if key.startswith("teacher/")
+        ]
         if teacher_id is None and len(have) == 1:
             teacher_id = have[0]
         if teacher_id not in have:
-            asked = "teacher features" if teacher_id is None else f"features of teacher {teacher_id}"
+            asked = (
+                "teacher features" if teacher_id is None else f"features of teacher {teacher_id}"
+            )
             names = ", ".join(have) or "none"
             message = (
                 f"{self.plan.name} needs {asked}, it has: {names}; name one with --teacher, or add "
@@ -243,8 +247,8 @@ class ComponentReader:
             raise MissingComponentError(message) from None
         if not self.group.attrs.get("complete"):
             message = (
-                f"{split.plan.name}/{key} in {location.url} is incomplete; {remedy} (finished shards "
-                "are kept), or `latent-store finalize` if its job ran detached"
+                f"{split.plan.name}/{key} in {location.url} is incomplete; {remedy} (finished "
+                "shards are kept), or `latent-store finalize` if its job ran detached"
             )
             raise IncompleteComponentError(message)
         name = index.part_name(key)
@@ -259,7 +263,9 @@ class ComponentReader:
             location, index.index_key(self.split.plan.name, f"{name}.objects")
         )
         found = location.sizes(f"{self.split.plan.name}/{self.key}")
-        for key, length in zip(objects["key"].to_pylist(), objects["length"].to_pylist(), strict=True):
+        for key, length in zip(
+            objects["key"].to_pylist(), objects["length"].to_pylist(), strict=True
+        ):
             size = found.get(key, index.ABSENT)
             if size != length:
                 what = "is missing" if size < 0 else f"has {size} bytes, its receipt says {length}"

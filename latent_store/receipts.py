@@ -111,7 +111,9 @@ def failure_key(split: str, component: str, shard: int) -> str:
 def finished_shards(location: Location, split: str, component: str) -> set[int]:
     """Returns the shards that have a receipt, from one listing, without checking them."""
     keys = location.sizes(receipt_prefix(split, component))
-    return {int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys if key.endswith(".json")}
+    return {
+        int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys if key.endswith(".json")
+    }
 
 
 def read_receipt(location: Location, split: str, component: str, shard: int) -> Receipt | None:

@@ -1,1 +1,12 @@
-"""Everything that touches a dataset's files or runs over a whole store: Beam jobs and readers."""
+"""Everything that touches a dataset's files or runs over a whole store: readers and Beam jobs."""
+
+import logging
+
+
+def _about_bigquery(record: logging.LogRecord) -> bool:
+    return "apitools not found" not in record.getMessage()
+
+
+# Beam says at import, on every machine without Google's BigQuery client, that it is missing;
+# nothing here uses it, and a command's stderr belongs to its progress and errors.
+logging.getLogger().addFilter(_about_bigquery)

@@ -1,0 +1,157 @@
+"""``latent-store``: look at a store, check it, close it, and decode one of its pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from latent_store import finalize, index, integrity
+from latent_store.console import make_parser, progress, run_command
+from latent_store.errors import JobFailedError, MissingComponentError
+from latent_store.location import Location
+from latent_store.reader import LatentStore, Split
+
+DESCRIPTION = """
+Looks at a latent store, checks it, closes it, or decodes one of its pictures.
+"""
+EXAMPLES = """
+examples:
+  latent-store inspect cityscapes.zarr
+  latent-store verify cityscapes.zarr --deep
+  latent-store decode cityscapes.zarr --sample aachen_000000_000019 --channels 16 --ranking gate \\
+      --output x16.png
+  latent-store finalize gs://bucket/cityscapes.zarr
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see ``--help``."""
+    return run_command("latent-store", lambda: _run(argv))
+
+
+def make_flags() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = make_parser("latent-store", DESCRIPTION, EXAMPLES)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    inspect = actions.add_parser("inspect", help="what the store holds, and what it costs")
+    verify = actions.add_parser("verify", help="is it what was written? exits 1 if not")
+    verify.add_argument("--deep", action="store_true", help="decode every stream (loads torch)")
+    verify.add_argument("--repair", action="store_true", help="drop what is broken, for a rerun")
+    close = actions.add_parser("finalize", help="close what detached jobs have written")
+    decode = actions.add_parser("decode", help="one picture, from all channels or a few")
+    for action in (inspect, verify, close, decode):
+        action.add_argument("url", metavar="URL", help="folder or URL of the store")
+    decode.add_argument("--sample", required=True, help="sample id")
+    decode.add_argument("--channels", default="all", help="all, or N: the N most important")
+    decode.add_argument("--ranking", help="ranking for --channels N (default: the only one)")
+    decode.add_argument("--codec", help="codec id (default: the only one)")
+    decode.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    flags = make_flags().parse_args(argv)
+    location = Location(flags.url)
+    store = LatentStore(location)
+    if flags.action == "inspect":
+        print(describe(store))
+        return 0
+    if flags.action == "finalize":
+        return _finalize(location)
+    if flags.action == "decode":
+        return _decode(store, flags)
+    return _verify(location, deep=flags.deep, repair=flags.repair)
+
+
+def describe(store: LatentStore) -> str:
+    """Returns what a store holds: codecs, rankings, and every component with size and state."""
+    lines = [f"{store.url}: latent store"]
+    for codec_id, spec in store.codecs().items():
+        made = f"{spec.source}" + (f", quality {spec.quality}" if spec.quality else "")
+        lines.append(f"codec {codec_id} ({made}; N={spec.hyper_channels}, M={spec.channels})")
+        for ranking_id in store.rankings(codec_id):
+            ranking = store.ranking(codec_id, ranking_id)
+            cuts = " ".join(map(str, ranking.cuts))
+            what = f"by {ranking.method} over {ranking.num_samples} samples"
+            lines.append(f"  ranking {ranking_id} {what}, cuts {cuts}")
+    lines += [f"teacher {teacher_id}" for teacher_id in store.teachers()]
+    for name in store.splits():
+        lines += _describe_split(store, store[name])
+    return "\n".join(lines)
+
+
+def _describe_split(store: LatentStore, split: Split) -> list[str]:
+    plan = split.plan
+    rows = f"{plan.num_shards} shards of {plan.samples_per_shard}"
+    size = f"{plan.canvas[0]}x{plan.canvas[1]}"
+    lines = [f"split {plan.name}: {len(plan.samples)} samples in {rows}, coded at {size}"]
+    for key, complete in split.components().items():
+        size = sum(store.location.sizes(f"{plan.name}/{key}").values())
+        state = "complete" if complete else "INCOMPLETE"
+        line = f"  {key:<56} {state:<10} {size / 2**20:9.2f} MiB"
+        if complete:
+            line += _describe_rows(store.location, plan.name, key)
+        lines.append(line)
+    return lines
+
+
+def _describe_rows(location: Location, split: str, key: str) -> str:
+    table = index.read_table(location, index.index_key(split, index.part_name(key)))
+    failed = len(index.dead_letters(table))
+    text = f"  {table.num_rows - failed} rows" + (f", {failed} failed" if failed else "")
+    for name, unit in (("bpp", "bpp"), ("psnr", "dB")):
+        if name in table.column_names:
+            values = [value for value in table[name].to_pylist() if value is not None]
+            text += f", {np.mean(values):.4g} {unit}" if values else ""
+    return text
+
+
+def _finalize(location: Location) -> int:
+    failed = 0
+    for outcome in finalize.finalize_all(location):
+        if isinstance(outcome, JobFailedError):
+            failed += 1
+            print(outcome)
+        else:
+            print(f"{outcome.split}/{outcome.component}: complete, {outcome.num_shards} shards")
+    return 1 if failed else 0
+
+
+def _verify(location: Location, *, deep: bool, repair: bool) -> int:
+    check = None
+    if deep:
+        # Loads torch, which nothing else here needs.
+        from latent_store.codec.deep_check import check_streams as check
+    with progress(desc="verify", unit="shard") as bar:
+        found = list(integrity.verify(location, deep=check, on_shard=lambda _: bar.update()))
+    for defect in found:
+        print(defect)
+    if not found:
+        print(f"{location.url}: no defects")
+        return 0
+    if repair:
+        dropped = integrity.repair(location, found)
+        print(f"dropped {dropped} shards; run their jobs again, which write only those")
+    return 1
+
+
+def _decode(store: LatentStore, flags: argparse.Namespace) -> int:
+    from latent_store.codec.decoding import decode_sample
+
+    split = _split_of(store, flags.sample)
+    decoded = decode_sample(split, flags.sample, flags.channels, flags.codec, flags.ranking)
+    decoded.save(flags.output)
+    print(decoded.describe(flags.output))
+    return 0
+
+
+def _split_of(store: LatentStore, sample_id: str) -> Split:
+    for name in store.splits():
+        split = store[name]
+        if any(sample.sample_id == sample_id for sample in split.plan.samples):
+            return split
+    message = f"{store.url} has no sample {sample_id!r} in any of: {', '.join(store.splits())}"
+    raise MissingComponentError(message)

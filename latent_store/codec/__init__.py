@@ -1,0 +1,35 @@
+"""The frozen codec and its streams.
+
+It loads torch and CompressAI; ``import latent_store`` does not load it.
+"""
+
+from latent_store.codec.checkpoints import codec_from_bytes as codec_from_bytes
+from latent_store.codec.checkpoints import codec_from_store as codec_from_store
+from latent_store.codec.checkpoints import load_codec as load_codec
+from latent_store.codec.hyperprior import Codec as Codec
+from latent_store.codec.hyperprior import Latents as Latents
+from latent_store.codec.ledger import channel_bits as channel_bits
+from latent_store.codec.ledger import hyper_bits as hyper_bits
+from latent_store.codec.packing import DecodedStream as DecodedStream
+from latent_store.codec.packing import cut_stream as cut_stream
+from latent_store.codec.packing import pack_stream as pack_stream
+from latent_store.codec.packing import unpack_stream as unpack_stream
+from latent_store.codec.pictures import image_to_tensor as image_to_tensor
+from latent_store.codec.pictures import pad_image as pad_image
+from latent_store.codec.pictures import psnr as psnr
+from latent_store.codec.pictures import read_image as read_image
+from latent_store.codec.pictures import tensor_to_image as tensor_to_image
+from latent_store.codec.stream_file import StreamFile as StreamFile
+from latent_store.codec.stream_file import read_stream_file as read_stream_file
+from latent_store.codec.stream_file import write_stream_file as write_stream_file
+from latent_store.codec.streams import ScalableStream as ScalableStream
+from latent_store.codec.streams import decode_scalable as decode_scalable
+from latent_store.codec.streams import decode_y as decode_y
+from latent_store.codec.streams import decode_z as decode_z
+from latent_store.codec.streams import encode_scalable as encode_scalable
+from latent_store.codec.streams import encode_y as encode_y
+from latent_store.codec.streams import encode_z as encode_z
+from latent_store.codec.symbols import crc32c as crc32c
+from latent_store.codec.symbols import indexes_crc32c as indexes_crc32c
+from latent_store.codec.symbols import symbols_crc32c as symbols_crc32c
+from latent_store.codec.tables import EntropyTables as EntropyTables

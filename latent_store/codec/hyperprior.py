@@ -1,0 +1,206 @@
+"""The frozen codec: CompressAI's scale hyperprior, run so that every machine decodes its streams.
+
+Where a number decides how bits are read (h_s and the scale indexes) everything is float64, at
+both ends: in float32 indexes move with memory format, thread count and device, and one moved
+index destroys the rest of a stream. Where it does not (g_a, h_a, g_s) float32 is enough: ŷ and ẑ
+are rounded to integers that the stream carries, and g_s is within about 1e-6 of float64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from latent_store.codec.stock import ScaleHyperprior
+from latent_store.codec.tables import EntropyTables
+from latent_store.errors import LatentStoreError
+from latent_store.schema import PAD_MULTIPLE, CodecSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """What the encoder makes of a batch of pictures.
+
+    Attributes:
+        y_hat_BCHW: int32 [B, M, H/16, W/16]; ŷ of a scale hyperprior is integer.
+        z_symbols_BNHW: int32 [B, N, H/64, W/64]; ẑ is symbol + median.
+    """
+
+    y_hat_BCHW: Tensor
+    z_symbols_BNHW: Tensor
+
+
+class Codec:
+    """A frozen ``bmshj2018-hyperprior`` with its entropy tables and its identity.
+
+    Made by ``load_codec``, ``codec_from_bytes`` or ``codec_from_store``. Pickles as its checkpoint
+    file. No method tracks gradients, and results may be used in code that does.
+
+    Attributes:
+        spec: Name and identity.
+        checkpoint_bytes: The checkpoint file.
+        tables: The checkpoint's entropy tables.
+        model: ScaleHyperprior, float32, channels_last, eval, no gradients.
+    """
+
+    def __init__(
+        self, *, spec: CodecSpec, model: ScaleHyperprior, tables: EntropyTables, checkpoint: bytes
+    ) -> None:
+        self.spec = spec
+        self.tables = tables
+        self.checkpoint_bytes = checkpoint
+        self.model = model.float().eval().requires_grad_(requires_grad=False)
+        # Widened before the memory format changes: float64 stays in the stock model's format.
+        self._h_s_float64 = copy.deepcopy(self.model.h_s).double()
+        self.model.to(memory_format=torch.channels_last)
+        self.device = torch.device("cpu")
+        self._move_tables()
+
+    def __repr__(self) -> str:
+        return f"Codec({self.spec.codec_id!r}, device={str(self.device)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A receiver starts on the CPU: it may have no such device.
+        return _from_pickle, (self.checkpoint_bytes, self.spec)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the networks to a device, in place, and returns the codec."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self._h_s_float64.to(self.device)
+        self._move_tables()
+        return self
+
+    def encode(self, x_BCHW: Tensor) -> Latents:
+        """Returns ŷ = round(g_a(x)) and the symbols round(h_a(|y|) - median).
+
+        Args:
+            x_BCHW: float32 [B, 3, H, W] in [0, 1], not normalised; H and W multiples of 64.
+
+        Raises:
+            LatentStoreError: Another type or shape.
+        """
+        _check_pictures(x_BCHW)
+        x = x_BCHW.to(self.device, memory_format=torch.channels_last)
+        with torch.no_grad(), exact_float32(self.device):
+            y = self.model.g_a(x)
+            z = self.model.h_a(torch.abs(y))
+            # As EntropyBottleneck.compress rounds, in float32.
+            symbols = torch.round(z - self._median.float())
+        return Latents(
+            y_hat_BCHW=torch.round(y).to(torch.int32).contiguous(),
+            z_symbols_BNHW=symbols.to(torch.int32).contiguous(),
+        )
+
+    def indexes(self, z_symbols_BNHW: Tensor) -> Tensor:
+        """Returns the scale index of every symbol of ŷ, the same on every machine.
+
+        Args:
+            z_symbols_BNHW: Integers [B, N, h, w].
+
+        Returns:
+            uint8 [B, M, 4h, 4w]: the table of each symbol of ŷ.
+
+        Raises:
+            LatentStoreError: Another type or shape.
+        """
+        if z_symbols_BNHW.ndim != 4 or z_symbols_BNHW.shape[1] != self.spec.hyper_channels:
+            message = (
+                f"ẑ has shape {tuple(z_symbols_BNHW.shape)}, {self.spec.codec_id} takes "
+                f"[B, {self.spec.hyper_channels}, h, w]; use the codec that wrote it"
+            )
+            raise LatentStoreError(message)
+        with torch.no_grad(), exact_float32(self.device):
+            z_hat = z_symbols_BNHW.to(self.device, torch.float64) + self._median
+            scales = self._h_s_float64(z_hat)
+            return scale_indexes(scales, self._scale_table, self._scale_bound).contiguous()
+
+    def reconstruct(self, y_hat_BCHW: Tensor) -> Tensor:
+        """Returns x̂ = g_s(ŷ), float32 [B, 3, 16h, 16w], neither clamped nor rounded.
+
+        Args:
+            y_hat_BCHW: Integers [B, M, h, w], of any number type.
+
+        Raises:
+            LatentStoreError: Another shape.
+        """
+        if y_hat_BCHW.ndim != 4 or y_hat_BCHW.shape[1] != self.spec.channels:
+            message = (
+                f"ŷ has shape {tuple(y_hat_BCHW.shape)}, {self.spec.codec_id} takes "
+                f"[B, {self.spec.channels}, h, w]; use the codec that wrote it"
+            )
+            raise LatentStoreError(message)
+        y_hat = y_hat_BCHW.to(self.device, torch.float32, memory_format=torch.channels_last)
+        with torch.no_grad(), exact_float32(self.device):
+            return self.model.g_s(y_hat).contiguous()
+
+    def _move_tables(self) -> None:
+        def widened(name: str) -> Tensor:
+            array = self.tables.to_arrays()[name]
+            return torch.tensor(array, dtype=torch.float64, device=self.device)
+
+        self._median = widened("z_median")[None, :, None, None]
+        self._scale_table = widened("scale_table")
+        self._scale_bound = widened("scale_bound")
+
+
+def scale_indexes(scales: Tensor, scale_table: Tensor, scale_bound: Tensor) -> Tensor:
+    """Returns the table of each scale, exactly as ``GaussianConditional.build_indexes`` counts.
+
+    Args:
+        scales: float64, any shape.
+        scale_table: float64 [S]: the float32 buffer widened. In float64 from scratch its first
+            entry would lie below the bound's, and every index 0 would become 1.
+        scale_bound: float64 [1]: widened too.
+
+    Returns:
+        uint8 of the same shape: how many entries but the last lie below the bounded scale.
+    """
+    bounded = torch.maximum(scales, scale_bound)
+    return torch.bucketize(bounded, scale_table[:-1]).to(torch.uint8)
+
+
+@contextlib.contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Keeps autocast and reduced-precision convolutions (TF32, bf16) out of a block.
+
+    Either would move ŷ by whole steps, and with it the identity of the latents: on GPUs, TF32 is
+    the default for convolutions.
+    """
+    convs = (torch.backends.cudnn.conv, torch.backends.mkldnn.conv)
+    before = [conv.fp32_precision for conv in convs]
+    try:
+        for conv in convs:
+            conv.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for conv, precision in zip(convs, before, strict=True):
+            conv.fp32_precision = precision
+
+
+def _check_pictures(x_BCHW: Tensor) -> None:
+    shape = tuple(x_BCHW.shape)
+    if len(shape) != 4 or shape[1] != 3 or x_BCHW.dtype != torch.float32:
+        message = f"pictures must be float32 [B, 3, H, W] in [0, 1], got {x_BCHW.dtype} {shape}"
+        raise LatentStoreError(message)
+    height, width = shape[2:]
+    if height % PAD_MULTIPLE or width % PAD_MULTIPLE or not height or not width:
+        message = (
+            f"a picture of {height}x{width} cannot be coded: sides must be multiples of "
+            f"{PAD_MULTIPLE}; pad it with pad_image"
+        )
+        raise LatentStoreError(message)
+
+
+def _from_pickle(checkpoint: bytes, spec: CodecSpec) -> Codec:
+    # Here, because that module builds on this one.
+    from latent_store.codec.checkpoints import codec_from_bytes
+
+    return codec_from_bytes(checkpoint, expected=spec)

@@ -1,0 +1,170 @@
+"""From latents to a stream file and back, with every check on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from latent_store.codec.hyperprior import Codec
+from latent_store.codec.stream_file import StreamFile
+from latent_store.codec.streams import decode_y, decode_z, encode_scalable, encode_y, encode_z
+from latent_store.codec.symbols import (
+    indexes_crc32c,
+    require_indexes,
+    require_symbols,
+    symbols_crc32c,
+)
+from latent_store.errors import LatentStoreError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedStream:
+    """What a stream file gives back.
+
+    Attributes:
+        channels: Channel numbers, in the stream's order.
+        y_hat_KHW: int32 [K, h, w], those channels in that order.
+        indexes_CHW: uint8 [C, h, w], the scale indexes of all channels in natural order.
+    """
+
+    channels: tuple[int, ...]
+    y_hat_KHW: np.ndarray
+    indexes_CHW: np.ndarray
+
+    def full(self) -> np.ndarray:
+        """Returns int32 [C, h, w] in natural order, with 0 where nothing was sent."""
+        y_hat = np.zeros(self.indexes_CHW.shape, dtype=np.int32)
+        y_hat[list(self.channels)] = self.y_hat_KHW
+        return y_hat
+
+
+def pack_stream(
+    codec: Codec,
+    y_hat_CHW: ArrayLike,
+    z_symbols_NHW: ArrayLike,
+    indexes_CHW: ArrayLike,
+    *,
+    size: tuple[int, int],
+    selection: str,
+    channels: Sequence[int] | None = None,
+    cuts: Sequence[int] | None = None,
+    ranking_id: str | None = None,
+) -> StreamFile:
+    """Codes one picture's latents.
+
+    Args:
+        codec: The codec that made them.
+        y_hat_CHW: Integers [C, h, w].
+        z_symbols_NHW: Integers [N, h/4, w/4].
+        indexes_CHW: ``codec.indexes`` of them, [C, h, w].
+        size: Height and width of the picture before padding.
+        selection: ``"all"``, ``"static"``, ``"dynamic"`` or ``"scalable"``.
+        channels: The channels to send: in order of importance (static; scalable: all of them),
+            rising (dynamic); None for ``"all"``.
+        cuts: For ``"scalable"``: where the stream may be cut; all channels are added.
+        ranking_id: Noted in the file.
+
+    Raises:
+        LatentStoreError: Arguments contradict each other.
+    """
+    if (channels is None) != (selection == "all") or (cuts is None) != (selection != "scalable"):
+        message = (
+            f"selection {selection!r} came with channels: {channels is not None}, cuts: "
+            f"{cuts is not None}; give channels for all but 'all', cuts for 'scalable' only"
+        )
+        raise LatentStoreError(message)
+    y_hat, indexes = np.asarray(y_hat_CHW), np.asarray(indexes_CHW)
+    order = tuple(range(len(y_hat)) if channels is None else (int(c) for c in channels))
+    parts = _scalable(codec, y_hat, indexes, order, cuts) if cuts is not None else None
+    return StreamFile(
+        codec=codec.spec,
+        height=size[0],
+        width=size[1],
+        selection=selection,
+        channels=order,
+        z=encode_z(codec.tables, z_symbols_NHW),
+        ranking_id=ranking_id,
+        **(parts or _plain(codec, y_hat, indexes, order)),
+    )
+
+
+def unpack_stream(codec: Codec, stream: StreamFile, keep: int | None = None) -> DecodedStream:
+    """Decodes a stream file, and checks scale indexes and symbols against the encoder's.
+
+    Args:
+        codec: The codec that the file names.
+        stream: The file.
+        keep: Decode only up to this cut; None means all that is there.
+
+    Raises:
+        IdentityError: The file is another codec's.
+        IntegrityError: Indexes or symbols are not the encoder's.
+        LatentStoreError: ``keep`` is no cut.
+    """
+    codec.spec.require_identity(stream.codec.identity, "the stream file")
+    z_symbols = decode_z(codec.tables, stream.z, *stream.hyper_size)
+    indexes = codec.indexes(torch.from_numpy(z_symbols)[None])[0].cpu().numpy()
+    keep = len(stream.channels) if keep is None else keep
+    channels = stream.channels[:keep]
+    if not stream.channels:
+        nothing = np.empty((0, *indexes.shape[1:]), dtype=np.int32)
+        return DecodedStream(channels=(), y_hat_KHW=nothing, indexes_CHW=indexes)
+    cut = stream.cut_index(keep)
+    require_indexes(indexes[list(channels)], stream.indexes_crc32c[cut], "the stream file")
+    prefix = stream.y[: stream.cut_bytes[cut]]
+    y_hat = decode_y(codec.tables, prefix, indexes, channels)
+    require_symbols(y_hat, stream.symbols_crc32c[cut], "the stream file")
+    return DecodedStream(channels=channels, y_hat_KHW=y_hat, indexes_CHW=indexes)
+
+
+def cut_stream(stream: StreamFile, keep: int) -> StreamFile:
+    """Returns a scalable stream cut down to its first ``keep`` channels; nothing is coded again.
+
+    Raises:
+        LatentStoreError: ``keep`` is no cut.
+    """
+    last = stream.cut_index(keep)
+    per_cut = {
+        name: getattr(stream, name)[: last + 1]
+        for name in ("cuts", "cut_bytes", "symbols_crc32c", "indexes_crc32c")
+    }
+    y = stream.y[: stream.cut_bytes[last]]
+    return dataclasses.replace(stream, channels=stream.channels[:keep], y=y, **per_cut)
+
+
+def _scalable(
+    codec: Codec,
+    y_hat: np.ndarray,
+    indexes: np.ndarray,
+    order: tuple[int, ...],
+    cuts: Sequence[int],
+) -> dict[str, Any]:
+    everything = (*(cut for cut in cuts if cut != len(order)), len(order))
+    coded = encode_scalable(codec.tables, y_hat, indexes, order, everything)
+    return {
+        "y": coded.data,
+        "cuts": coded.cuts,
+        "cut_bytes": coded.cut_bytes,
+        "symbols_crc32c": coded.symbols_crc32c,
+        "indexes_crc32c": coded.indexes_crc32c,
+    }
+
+
+def _plain(
+    codec: Codec, y_hat: np.ndarray, indexes: np.ndarray, order: tuple[int, ...]
+) -> dict[str, Any]:
+    y = encode_y(codec.tables, y_hat, indexes, order)
+    chosen = list(order)
+    return {
+        "y": y,
+        "cuts": (len(order),) if order else (),
+        "cut_bytes": (len(y),) if order else (),
+        "symbols_crc32c": (symbols_crc32c(y_hat[chosen]),) if order else (),
+        "indexes_crc32c": (indexes_crc32c(indexes[chosen]),) if order else (),
+    }

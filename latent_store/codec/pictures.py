@@ -1,0 +1,105 @@
+"""Pictures in and out of the codec: decoding with Pillow, padding, tensors, PSNR.
+
+How pixels come out of a file is part of the latents' identity (``pillow-rgb8-1``): RGB, 8 bits,
+no colour management and no rotation, since labels lie on the pixels as stored.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from latent_store.errors import DatasetError, LatentStoreError
+from latent_store.schema import PAD_MULTIPLE
+
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises for files that it cannot decode."""
+
+
+def read_image(source: str | Path | BinaryIO) -> np.ndarray:
+    """Reads a picture as uint8 RGB [H, W, 3].
+
+    Greyscale, palette and CMYK are converted, transparency is dropped, of 16-bit grey the upper
+    byte is taken (as Pillow does for 16-bit colour).
+
+    Args:
+        source: A path, or a file opened for reading bytes.
+
+    Raises:
+        DatasetError: The file is missing, truncated, no picture, or of 32 bits a sample; names it
+            and the reason.
+    """
+    name = source if isinstance(source, str | Path) else getattr(source, "name", "the picture")
+    try:
+        with Image.open(source) as image:
+            image.load()
+            return _to_rgb(image)
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        message = f"cannot read picture {name}: {reason}; replace or remove that file"
+        raise DatasetError(message) from error
+
+
+def pad_image(image_HWC: np.ndarray) -> np.ndarray:
+    """Pads a picture right and bottom to multiples of 64, by repeating its last row and column.
+
+    Never centred, so that labels stay on the latent's grid; never black, since edges cost bits.
+
+    Args:
+        image_HWC: Any type, [H, W, 3].
+
+    Returns:
+        The same type, [64·⌈H/64⌉, 64·⌈W/64⌉, 3].
+    """
+    height, width = image_HWC.shape[:2]
+    margins = ((0, -height % PAD_MULTIPLE), (0, -width % PAD_MULTIPLE), (0, 0))
+    return np.pad(image_HWC, margins, mode="edge")
+
+
+def image_to_tensor(image_HWC: np.ndarray) -> Tensor:
+    """Returns uint8 [H, W, 3] as float32 [1, 3, H, W] in [0, 1], in channels_last memory."""
+    return torch.tensor(image_HWC).permute(2, 0, 1)[None].float().div_(255)
+
+
+def tensor_to_image(x_hat_BCHW: Tensor) -> np.ndarray:
+    """Returns float [B, 3, H, W] as uint8 [B, H, W, 3]: clamped to [0, 1] and rounded to 8 bits."""
+    rounded = x_hat_BCHW.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return rounded.permute(0, 2, 3, 1).cpu().contiguous().numpy()
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns the PSNR in dB of two uint8 pictures over all samples; infinite if they are equal.
+
+    Give both at the original size: the padding is no part of a picture.
+
+    Raises:
+        LatentStoreError: Their shapes differ.
+    """
+    if a.shape != b.shape:
+        message = f"PSNR needs pictures of one size, got {a.shape} and {b.shape}; crop the padding"
+        raise LatentStoreError(message)
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        message = f"mode {image.mode} has 32 bits a sample, 8 or 16 are supported"
+        raise ValueError(message)
+    if image.mode == "P" and "transparency" in image.info:
+        # By way of RGBA: Pillow warns about dropping a palette's transparency.
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))

@@ -1,0 +1,261 @@
+"""A file that holds one picture's streams and all that decoding them needs besides the codec.
+
+Layout: ``magic`` (8 bytes), ``version`` (uint16), ``header length`` (uint32), ``header crc32c``
+(uint32, over version, length and header), all little-endian; the header as JSON; then the parts
+``mask``, ``z`` and ``y`` end to end, in this order, with the lengths and crc32c that the header
+gives, and nothing behind them.
+
+The header names the codec with the five fields of its identity, the picture's original size, the
+channels in the stream's order and the cuts. Under dynamic selection the channels stand in
+``mask``, one bit each, since they are a part of what such a picture costs.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latent_store.codec.symbols import check_channels, crc32c, require_crc32c
+from latent_store.errors import FormatVersionError, IntegrityError, LatentStoreError
+from latent_store.layout import coded_size
+from latent_store.location import write_atomically
+from latent_store.schema import HYPER_STRIDE, CodecSpec
+
+MAGIC = b"\x89LSTREAM"
+VERSION = 1
+PREAMBLE = struct.Struct("<8sHII")
+PARTS = ("mask", "z", "y")
+SELECTIONS = ("all", "static", "dynamic", "scalable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamFile:
+    """One picture as streams.
+
+    Attributes:
+        codec: The codec's name and identity.
+        height: Of the picture, in pixels, before padding.
+        width: As ``height``.
+        selection: ``"all"`` (natural order, CompressAI's string), ``"static"`` (a ranking's first
+            channels), ``"dynamic"`` (the channels that a gate kept) or ``"scalable"`` (in order of
+            importance, with cuts).
+        channels: The channels in ``y``, in its order.
+        cuts: Numbers of channels at which ``y`` may be cut, rising; the last one is all of it.
+        cut_bytes: Bytes of ``y`` up to each cut.
+        symbols_crc32c: Of the symbols up to each cut.
+        indexes_crc32c: Of their scale indexes.
+        z: The hyper stream.
+        y: The stream of ŷ; empty without channels.
+        ranking_id: The ranking that the order comes from, where there is one.
+
+    Raises:
+        LatentStoreError: Values contradict each other.
+    """
+
+    codec: CodecSpec
+    height: int
+    width: int
+    selection: str
+    channels: tuple[int, ...]
+    cuts: tuple[int, ...]
+    cut_bytes: tuple[int, ...]
+    symbols_crc32c: tuple[int, ...]
+    indexes_crc32c: tuple[int, ...]
+    z: bytes
+    y: bytes
+    ranking_id: str | None = None
+
+    def __post_init__(self) -> None:
+        check_channels(self.channels, self.codec.channels)
+        coded_size(self.height, self.width)
+        if self.selection not in SELECTIONS:
+            message = f"selection is {self.selection!r}; choose one of {', '.join(SELECTIONS)}"
+            raise LatentStoreError(message)
+        per_cut = (self.cut_bytes, self.symbols_crc32c, self.indexes_crc32c)
+        ends = (*self.cuts[-1:], *self.cut_bytes[-1:])
+        whole = (len(self.channels), len(self.y)) if self.channels else ()
+        rising = tuple(sorted(set(self.cuts))) == self.cuts and min(self.cuts, default=1) > 0
+        if ends != whole or not rising or any(len(v) != len(self.cuts) for v in per_cut):
+            message = (
+                f"cuts {self.cuts} at bytes {self.cut_bytes} do not end with the "
+                f"{len(self.channels)} channels in {len(self.y)} bytes, or lack a checksum; make "
+                "streams with pack_stream"
+            )
+            raise LatentStoreError(message)
+        if self.selection == "dynamic" and list(self.channels) != sorted(self.channels):
+            message = f"a dynamic selection's channels must rise, got {list(self.channels[:8])}..."
+            raise LatentStoreError(message)
+
+    @property
+    def mask(self) -> bytes:
+        """The channel bitmap of a dynamic selection, little bits first; empty otherwise."""
+        if self.selection != "dynamic":
+            return b""
+        bits = np.zeros(self.codec.channels, dtype=np.uint8)
+        bits[list(self.channels)] = 1
+        return np.packbits(bits, bitorder="little").tobytes()
+
+    @property
+    def part_bytes(self) -> dict[str, int]:
+        """Bytes of each part: what the task's rate counts. The header is not among them."""
+        return {name: len(getattr(self, name)) for name in PARTS}
+
+    @property
+    def bpp(self) -> float:
+        """Bits of all parts a pixel of the original picture."""
+        return 8 * sum(self.part_bytes.values()) / (self.height * self.width)
+
+    @property
+    def hyper_size(self) -> tuple[int, int]:
+        """Height and width of ẑ."""
+        height, width = coded_size(self.height, self.width)
+        return height // HYPER_STRIDE, width // HYPER_STRIDE
+
+    def cut_index(self, keep: int) -> int:
+        """Returns the position of ``keep`` channels among the cuts.
+
+        Raises:
+            LatentStoreError: ``keep`` is no cut.
+        """
+        if keep not in self.cuts:
+            message = f"the stream has cuts at {list(self.cuts)}, not at {keep}; choose one of them"
+            raise LatentStoreError(message)
+        return self.cuts.index(keep)
+
+    def to_bytes(self) -> bytes:
+        """Returns the file's bytes."""
+        header = json.dumps(self._header(), separators=(",", ":"), sort_keys=True).encode()
+        version_and_length = struct.pack("<HI", VERSION, len(header))
+        checksum = crc32c(version_and_length + header)
+        parts = b"".join(getattr(self, name) for name in PARTS)
+        return PREAMBLE.pack(MAGIC, VERSION, len(header), checksum) + header + parts
+
+    def _header(self) -> dict[str, Any]:
+        listed = {} if self.selection == "dynamic" else {"channels": list(self.channels)}
+        return {
+            **listed,
+            "codec": self.codec.to_attrs(),
+            "height": self.height,
+            "width": self.width,
+            "selection": self.selection,
+            "ranking_id": self.ranking_id,
+            "cuts": list(self.cuts),
+            "cut_bytes": list(self.cut_bytes),
+            "symbols_crc32c": list(self.symbols_crc32c),
+            "indexes_crc32c": list(self.indexes_crc32c),
+            "parts": [[len(part), crc32c(part)] for part in (getattr(self, n) for n in PARTS)],
+        }
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "the stream file") -> StreamFile:
+        """Reads :meth:`to_bytes`, and checks everything in it.
+
+        Raises:
+            IntegrityError: Foreign, truncated or altered bytes, or some behind the end.
+            FormatVersionError: A whole file of another version.
+        """
+        header, body = _read_header(data, name)
+        try:
+            parts = _split_parts(body, header["parts"], name)
+            spec = CodecSpec.from_attrs(header["codec"])
+            listed = header.get("channels")
+            per_cut = ("cuts", "cut_bytes", "symbols_crc32c", "indexes_crc32c")
+            return cls(
+                codec=spec,
+                height=header["height"],
+                width=header["width"],
+                selection=header["selection"],
+                channels=_unpack_mask(parts["mask"]) if listed is None else tuple(listed),
+                z=parts["z"],
+                y=parts["y"],
+                ranking_id=header["ranking_id"],
+                **{key: tuple(header[key]) for key in per_cut},
+            )
+        except IntegrityError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            message = (
+                f"{name} has a header that cannot be right ({error}); encode the picture again"
+            )
+            raise IntegrityError(message) from error
+
+
+def write_stream_file(path: str | Path, stream: StreamFile) -> int:
+    """Writes a stream file whole or not at all, and returns its size in bytes.
+
+    Raises:
+        OSError: The folder is missing, full or not writable.
+    """
+    data = stream.to_bytes()
+    write_atomically(Path(path), data)
+    return len(data)
+
+
+def read_stream_file(path: str | Path) -> StreamFile:
+    """Reads and checks a stream file.
+
+    Raises:
+        IntegrityError: It is foreign, truncated, altered, or has bytes behind its end.
+        FormatVersionError: It is of another version.
+        LatentStoreError: There is no such file.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        message = f"there is no stream file {path}; check the path"
+        raise LatentStoreError(message) from error
+    return StreamFile.from_bytes(data, str(path))
+
+
+def _read_header(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
+    if data[: len(MAGIC)] != MAGIC:
+        message = (
+            f"{name} is no stream file: it starts with {data[:8]!r}; give one that segment wrote"
+        )
+        raise IntegrityError(message)
+    if len(data) < PREAMBLE.size:
+        raise IntegrityError(_truncated(name, len(data), PREAMBLE.size))
+    _, version, length, checksum = PREAMBLE.unpack_from(data)
+    end = PREAMBLE.size + length
+    if len(data) < end:
+        raise IntegrityError(_truncated(name, len(data), end))
+    header = data[PREAMBLE.size : end]
+    if crc32c(struct.pack("<HI", version, length) + header) != checksum:
+        message = f"{name} has a header that was altered (its crc32c differs); copy the file again"
+        raise IntegrityError(message)
+    if version != VERSION:
+        message = (
+            f"{name} has stream file version {version}, this library reads {VERSION}; install a "
+            "release of latent-store that reads it"
+        )
+        raise FormatVersionError(message)
+    return json.loads(header), data[end:]
+
+
+def _split_parts(body: bytes, sizes: list[list[int]], name: str) -> dict[str, bytes]:
+    expected = sum(length for length, _ in sizes)
+    if len(body) < expected:
+        raise IntegrityError(_truncated(name, len(body), expected))
+    if len(body) > expected:
+        message = f"{name} has {len(body) - expected} bytes behind its end; copy the file again"
+        raise IntegrityError(message)
+    parts, start = {}, 0
+    for part, (length, checksum) in zip(PARTS, sizes, strict=True):
+        parts[part] = body[start : start + length]
+        require_crc32c(parts[part], checksum, f"the {part} part of {name}")
+        start += length
+    return parts
+
+
+def _unpack_mask(mask: bytes) -> tuple[int, ...]:
+    bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
+    return tuple(int(channel) for channel in np.flatnonzero(bits))
+
+
+def _truncated(name: str, found: int, expected: int) -> str:
+    return f"{name} was truncated: {found} bytes where {expected} belong; copy the file again"

@@ -1,0 +1,286 @@
+"""Entropy-coded streams: ẑ, ŷ in natural order, any subset of channels, and the scalable stream.
+
+Given ẑ every channel of ŷ is coded on its own tables, so channels can be left out or put in any
+order. Coded in order of importance a stream is prefix-decodable: rANS works backwards, so the
+words that the tail alone emits stand at the end, and the first ``k`` channels need only the first
+``len(full) - len(tail alone) + 8`` bytes. One stream serves every number of channels.
+
+Natural-order streams are exactly CompressAI's strings.
+"""
+
+from __future__ import annotations
+
+import array
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from latent_store.codec.stock import RansDecoder, RansEncoder
+from latent_store.codec.symbols import (
+    MIN_SYMBOLS,
+    check_channels,
+    check_hyper_symbols,
+    check_indexes,
+    check_symbols,
+    crc32c,
+    hyper_rows,
+    indexes_crc32c,
+    symbols_crc32c,
+)
+from latent_store.codec.tables import CoderTables, EntropyTables
+from latent_store.errors import IntegrityError, LatentStoreError
+
+WORD = 4
+FLUSH_BYTES = 8
+"""The encoder ends by writing its 64-bit state, with which the decoder starts."""
+STATE_RANGE = (1 << 31, 1 << 63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalableStream:
+    """One stream of all channels in order of importance, and where it may be cut.
+
+    Attributes:
+        data: The whole stream.
+        cuts: Channel counts, rising.
+        cut_bytes: Bytes that the first ``cuts[i]`` channels need.
+        symbols_crc32c: Of the symbols up to each cut, in stream order.
+        indexes_crc32c: Of their scale indexes.
+        bytes_crc32c: Of the prefix of each cut.
+    """
+
+    data: bytes
+    cuts: tuple[int, ...]
+    cut_bytes: tuple[int, ...]
+    symbols_crc32c: tuple[int, ...]
+    indexes_crc32c: tuple[int, ...]
+    bytes_crc32c: tuple[int, ...]
+
+    def prefix(self, keep: int) -> bytes:
+        """Returns the bytes of the first ``keep`` channels.
+
+        Raises:
+            LatentStoreError: ``keep`` is not a cut.
+        """
+        if keep not in self.cuts:
+            message = f"the stream has cuts at {list(self.cuts)}, not at {keep}; choose one of them"
+            raise LatentStoreError(message)
+        return self.data[: self.cut_bytes[self.cuts.index(keep)]]
+
+
+def encode_z(tables: EntropyTables, z_symbols_NHW: ArrayLike) -> bytes:
+    """Returns the stream of the hyper-latent's symbols, int [N, h, w], as CompressAI writes it.
+
+    Raises:
+        LatentStoreError: The channel count is not the codec's, or there are too few symbols.
+    """
+    symbols, rows = check_hyper_symbols(tables, z_symbols_NHW)
+    return _encode(symbols.ravel().tolist(), rows.ravel().tolist(), tables.z_coder)
+
+
+def decode_z(tables: EntropyTables, data: bytes, height: int, width: int) -> np.ndarray:
+    """Returns the symbols of a hyper stream, int32 [N, height, width].
+
+    Args:
+        tables: The codec's tables.
+        data: The stream; check its crc32c first, since a damaged one decodes to garbage.
+        height: In positions of ẑ: coded pixels / 64.
+        width: As ``height``.
+
+    Raises:
+        IntegrityError: These bytes cannot be the start of a stream.
+    """
+    rows = hyper_rows(tables, (tables.hyper_channels, height, width))
+    return _decode(data, rows, tables.z_coder)
+
+
+def encode_y(
+    tables: EntropyTables,
+    y_hat_CHW: ArrayLike,
+    indexes_CHW: ArrayLike,
+    channels: Sequence[int] | None = None,
+) -> bytes:
+    """Returns the stream of ŷ, or of some of its channels.
+
+    Args:
+        tables: The codec's tables.
+        y_hat_CHW: Integers [C, h, w].
+        indexes_CHW: Scale indexes [C, h, w].
+        channels: Channel numbers in the stream's order; None means all, in natural order, which
+            is CompressAI's string. No channels give no bytes.
+
+    Raises:
+        LatentStoreError: Shapes or values are off, or there are fewer than 4 symbols.
+    """
+    symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
+    if channels is not None:
+        numbers = check_channels(channels, len(symbols))
+        symbols, indexes = symbols[numbers], indexes[numbers]
+    if not len(symbols):
+        return b""
+    return _encode(symbols.ravel().tolist(), indexes.ravel().tolist(), tables.y_coder)
+
+
+def decode_y(
+    tables: EntropyTables,
+    data: bytes,
+    indexes_CHW: ArrayLike,
+    channels: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Returns the symbols of a stream of ŷ.
+
+    Args:
+        tables: The codec's tables.
+        data: The stream, or a prefix that holds at least these channels; check its crc32c first.
+        indexes_CHW: Scale indexes of all channels [C, h, w].
+        channels: The channels that the stream starts with, in its order; None means all.
+
+    Returns:
+        int32 [k, h, w] in the stream's order.
+
+    Raises:
+        IntegrityError: These bytes cannot be the start of a stream.
+        LatentStoreError: Channels or indexes are out of range.
+    """
+    indexes = check_indexes(tables, indexes_CHW)
+    if channels is not None:
+        indexes = indexes[check_channels(channels, len(indexes))]
+    if not len(indexes):
+        return np.empty(indexes.shape, dtype=np.int32)
+    return _decode(data, indexes, tables.y_coder)
+
+
+def encode_scalable(
+    tables: EntropyTables,
+    y_hat_CHW: ArrayLike,
+    indexes_CHW: ArrayLike,
+    order: Sequence[int],
+    cuts: Sequence[int],
+) -> ScalableStream:
+    """Codes all channels in order of importance, and finds the prefix of each cut.
+
+    Args:
+        tables: The codec's tables.
+        y_hat_CHW: Integers [C, h, w].
+        indexes_CHW: Scale indexes [C, h, w].
+        order: All C channel numbers, the most important first.
+        cuts: Rising numbers of channels, from 1 to C.
+
+    Raises:
+        LatentStoreError: ``order`` is no permutation, ``cuts`` do not rise within 1..C, or the
+            symbols are not codable.
+    """
+    symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
+    numbers = check_channels(order, len(symbols))
+    _check_cuts(len(numbers), len(symbols), cuts)
+    symbols, indexes = symbols[numbers], indexes[numbers]
+    symbol_list, index_list = symbols.ravel().tolist(), indexes.ravel().tolist()
+    data = _encode(symbol_list, index_list, tables.y_coder)
+    plane = symbols[0].size
+    cut_bytes = tuple(
+        len(data) - _tail_bytes(symbol_list, index_list, keep * plane, tables.y_coder)
+        for keep in cuts
+    )
+    return ScalableStream(
+        data=data,
+        cuts=tuple(int(keep) for keep in cuts),
+        cut_bytes=cut_bytes,
+        symbols_crc32c=tuple(symbols_crc32c(symbols[:keep]) for keep in cuts),
+        indexes_crc32c=tuple(indexes_crc32c(indexes[:keep]) for keep in cuts),
+        bytes_crc32c=tuple(crc32c(data[:end]) for end in cut_bytes),
+    )
+
+
+def decode_scalable(
+    tables: EntropyTables,
+    prefix: bytes,
+    indexes_CHW: ArrayLike,
+    order: Sequence[int],
+    keep: int,
+) -> np.ndarray:
+    """Returns the first ``keep`` channels of a scalable stream, int32 [keep, h, w], ranked.
+
+    Args:
+        tables: The codec's tables.
+        prefix: At least the bytes of that cut; more do no harm.
+        indexes_CHW: Scale indexes of all channels [C, h, w], in natural order.
+        order: The ranking that the stream was coded in.
+        keep: Channels to decode.
+
+    Raises:
+        IntegrityError: These bytes cannot be the start of a stream.
+        LatentStoreError: ``keep`` exceeds the ranking.
+    """
+    if not 0 <= keep <= len(order):
+        message = f"keep is {keep}, the ranking has {len(order)} channels; ask for fewer"
+        raise LatentStoreError(message)
+    return decode_y(tables, prefix, indexes_CHW, order[:keep])
+
+
+def _check_cuts(ordered: int, channels: int, cuts: Sequence[int]) -> None:
+    if ordered != channels:
+        message = f"the order has {ordered} channels, ŷ {channels}; give an order of all of them"
+        raise LatentStoreError(message)
+    steps = [0, *cuts]
+    rising = all(a < b for a, b in itertools.pairwise(steps))
+    if len(steps) == 1 or not rising or steps[-1] > channels:
+        message = f"cuts must rise within 1 to {channels}, got {list(cuts)}"
+        raise LatentStoreError(message)
+
+
+def _tail_bytes(symbols: list[int], indexes: list[int], start: int, tables: CoderTables) -> int:
+    """Returns how many bytes at the end of the stream serve only symbols from ``start`` on."""
+    tail = len(symbols) - start
+    # One to three symbols cannot be coded alone: the prefix before them is the whole stream.
+    # (Padded pictures have at least 16 symbols a channel.)
+    if tail < MIN_SYMBOLS:
+        return 0
+    return len(_encode(symbols[start:], indexes[start:], tables)) - FLUSH_BYTES
+
+
+def _encode(symbols: list[int], indexes: list[int], tables: CoderTables) -> bytes:
+    _require_enough(len(symbols))
+    return RansEncoder().encode_with_indexes(symbols, indexes, *tables)
+
+
+def _decode(data: bytes, indexes: np.ndarray, tables: CoderTables) -> np.ndarray:
+    _require_enough(indexes.size)
+    _require_state(data)
+    padded = bytes(data) + bytes(_padding(len(data), indexes.size))
+    values = RansDecoder().decode_with_indexes(padded, indexes.ravel().tolist(), *tables)
+    # Twice as fast as numpy's own reading of a list.
+    decoded = np.frombuffer(array.array("i", values), dtype=np.int32)
+    return decoded.reshape(indexes.shape)
+
+
+def _padding(length: int, symbols: int) -> int:
+    """Returns how many zero bytes keep the decoder, which has no bound, inside its input.
+
+    A whole stream or prefix needs none of them. Behind the end of a short one each symbol takes
+    at most 2 bytes of zeros, an escape some more, for which there are 8; before, every damaged
+    digit count of 4 bits can demand 15 digits, so 15 bytes a byte.
+    """
+    return -length % WORD + 8 * symbols + 16 * length + (1 << 16)
+
+
+def _require_enough(symbols: int) -> None:
+    if symbols < MIN_SYMBOLS:
+        message = (
+            f"a stream of {symbols} symbols is too short for the coder, which needs {MIN_SYMBOLS}; "
+            "code whole channels of a picture padded to multiples of 64"
+        )
+        raise LatentStoreError(message)
+
+
+def _require_state(data: bytes) -> None:
+    # Within this range the decoder's state never reaches 0, so the padding's bound holds.
+    state = int.from_bytes(data[:4], "little") | int.from_bytes(data[4:8], "little") << 32
+    if len(data) < FLUSH_BYTES or not STATE_RANGE[0] <= state < STATE_RANGE[1]:
+        message = (
+            f"these {len(data)} bytes are not the start of an entropy-coded stream; they were "
+            "truncated or altered, copy or encode them again"
+        )
+        raise IntegrityError(message)

@@ -1,0 +1,127 @@
+"""Cityscapes' layout: ``leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`` and ``gtFine`` beside it."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from latent_store.errors import DatasetError
+from latent_store.location import Location
+from latent_store.plan import Sample
+from latent_store.schema import IGNORE_LABEL
+
+IMAGES, IMAGE_SUFFIX = "leftImg8bit", "_leftImg8bit.png"
+LABELS, LABEL_SUFFIX = "gtFine", "_gtFine_labelIds.png"
+
+TRAIN_IDS = {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12,
+    26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+"""Label id -> train id (cityscapesScripts, ``helpers/labels.py``); every other id is ignored."""
+
+_HEADER_READERS = 16
+
+
+def train_id_table() -> np.ndarray:
+    """Returns uint8 ``[256]``: the train id of each label id, 255 where a pixel is ignored."""
+    table = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+    for label_id, train_id in TRAIN_IDS.items():
+        table[label_id] = train_id
+    return table
+
+
+class Cityscapes:
+    """Reads a data root in Cityscapes' layout, from a folder or an object store."""
+
+    def __init__(self, data_root: Location):
+        self.data_root = data_root
+
+    def manifest(self, split: str) -> list[Sample]:
+        """Lists a split's samples, ordered by id.
+
+        Raises:
+            DatasetError: The split is missing or empty, an image has no label file, or a header
+                is unreadable.
+        """
+        images = self._listing(IMAGES, split, IMAGE_SUFFIX)
+        labels = self._listing(LABELS, split, LABEL_SUFFIX)
+        if not images:
+            message = (
+                f"no images in {self.data_root.url}/{IMAGES}/{split}/*/*{IMAGE_SUFFIX}; check "
+                f"--data_root and --split (there are: {self._splits() or 'no splits'})"
+            )
+            raise DatasetError(message)
+        lacking = [stem for stem in images if stem not in labels]
+        if lacking:
+            expected = f"{LABELS}/{split}/{lacking[0]}{LABEL_SUFFIX}"
+            message = (
+                f"{len(lacking)} of {len(images)} images have no label file, the first is "
+                f"{lacking[0]}; expected {self.data_root.url}/{expected}"
+            )
+            raise DatasetError(message)
+        with ThreadPoolExecutor(_HEADER_READERS) as pool:
+            sizes = list(pool.map(self._size, (uri for uri, _ in images.values())))
+        return [
+            Sample(
+                sample_id=stem.rsplit("/", 1)[1],
+                image_uri=uri,
+                label_uri=labels[stem][0],
+                height=height,
+                width=width,
+                image_bytes=length,
+            )
+            for (stem, (uri, length)), (height, width) in zip(images.items(), sizes, strict=True)
+        ]
+
+    def read_labels(self, sample: Sample) -> np.ndarray:
+        """Reads one sample's ``labelIds`` as train ids, uint8 ``[H, W]``, 255 = ignore.
+
+        Raises:
+            DatasetError: The file is missing, unreadable, or of another size than its image.
+        """
+        try:
+            with Image.open(io.BytesIO(self.data_root.read(sample.label_uri))) as image:
+                label_ids = np.asarray(image)
+        except FileNotFoundError:
+            message = f"{sample.label_uri} is missing; restore it"
+            raise DatasetError(message) from None
+        except (OSError, SyntaxError) as error:
+            message = f"{sample.label_uri} is no readable PNG ({error}); restore it"
+            raise DatasetError(message) from error
+        if label_ids.shape != (sample.height, sample.width) or label_ids.dtype != np.uint8:
+            message = (
+                f"{sample.label_uri} is {label_ids.dtype} {label_ids.shape}, its image is "
+                f"{sample.height}x{sample.width} (height x width): labels are 8-bit ids, one a pixel"
+            )
+            raise DatasetError(message)
+        return train_id_table()[label_ids]
+
+    def _listing(self, kind: str, split: str, suffix: str) -> dict[str, tuple[str, int]]:
+        """Maps ``city/stem`` to ``(uri, bytes)``, ordered."""
+        prefix = f"{kind}/{split}/"
+        found = self.data_root.sizes(f"{kind}/{split}")
+        return {
+            uri.removeprefix(prefix).removesuffix(suffix): (uri, size)
+            for uri, size in sorted(found.items())
+            if uri.endswith(suffix)
+        }
+
+    def _splits(self) -> str:
+        path = self.data_root.path(IMAGES)
+        if not self.data_root.fs.exists(path):
+            return ""
+        names = (p.rstrip("/").rsplit("/", 1)[1] for p in self.data_root.fs.ls(path, detail=False))
+        return ", ".join(sorted(names))
+
+    def _size(self, uri: str) -> tuple[int, int]:
+        try:
+            # Pillow reads the header alone here; pixels are read when they are encoded.
+            path = self.data_root.path(uri)
+            with self.data_root.fs.open(path, "rb") as file, Image.open(file) as image:
+                return image.height, image.width
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            message = f"{uri} has no readable picture header ({error}); restore it"
+            raise DatasetError(message) from error

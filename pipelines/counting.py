@@ -1,0 +1,196 @@
+"""Counts what a ranking needs over one shard, and turns the totals into an order.
+
+Plain functions, tested without Beam. Totals are integers, so that they are the same whatever
+the order in which a runner adds them.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from latent_store.errors import CheckpointError, RankingError
+from latent_store.location import Location
+from latent_store.rankings import Ranking, make_cuts, order_channels, ties_at_cuts
+from latent_store.reader import LatentStore
+from training.checkpoints import LoadedNetwork, load_network
+
+FIXED_POINT = 1 << 32
+"""Real numbers are summed as integers of this unit: 2.3e-10, and room for 2^31 samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountTask:
+    """What every worker needs to know; small and picklable.
+
+    Attributes:
+        checkpoint: Bytes of the dynamic network's checkpoint; empty for other methods.
+    """
+
+    store: Location
+    split: str
+    codec_id: str
+    method: str
+    checkpoint: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Sums over samples, as exact integers.
+
+    Attributes:
+        samples: How many were counted.
+        first: ``[M]`` object integers. frequency: times on. variance: sum of y² (fixed point).
+            entropy: sum of bits (fixed point).
+        second: ``[M]`` object integers. frequency: sum of P(on) (fixed point). variance: sum of
+            y (fixed point). entropy: zeros.
+    """
+
+    samples: int
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+
+    def __add__(self, other: Totals) -> Totals:
+        if not self.samples or not other.samples:
+            return self if self.samples else other
+        return Totals(
+            samples=self.samples + other.samples,
+            first=tuple(a + b for a, b in zip(self.first, other.first, strict=True)),
+            second=tuple(a + b for a, b in zip(self.second, other.second, strict=True)),
+        )
+
+
+EMPTY = Totals(samples=0, first=(), second=())
+
+
+def count_shard(task: CountTask, shard: int) -> Totals:
+    """Counts the usable rows of one shard; reads the per-channel columns, never ŷ."""
+    split = LatentStore(task.store)[task.split]
+    latents = split.latents(task.codec_id)
+    planned = [row for row, _ in split.plan.in_shard(shard)]
+    rows = np.intersect1d(planned, split.common_rows(latents))
+    if not rows.size:
+        return EMPTY
+    if task.method == "frequency":
+        loaded = load_gate(task.checkpoint)
+        pooled = latents.column(f"channel_{loaded.config.gate_pool}", rows)
+        first, second = count_gates(loaded, pooled)
+    elif task.method == "variance":
+        mean = latents.column("channel_mean", rows).astype(np.float64)
+        rms = latents.column("channel_rms", rows).astype(np.float64)
+        first, second = _exact_sum(rms**2), _exact_sum(mean)
+    else:
+        first = _exact_sum(latents.column("channel_bits", rows).astype(np.float64))
+        second = (0,) * latents.channels
+    return Totals(samples=len(rows), first=first, second=second)
+
+
+def count_gates(
+    loaded: LoadedNetwork, pooled_BC: np.ndarray
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Runs the gate without noise (argmax) on each sample.
+
+    Args:
+        loaded: A dynamic network.
+        pooled_BC: float32 ``[B, M]``, the whole images' pooled latents.
+
+    Returns:
+        Times on, and the sum of P(on) in fixed point, of each channel.
+    """
+    with torch.inference_mode():
+        # One sample at a time: a matrix product may round differently in another batch.
+        outputs = [loaded.network.gate(torch.from_numpy(row[None])) for row in pooled_BC]
+    on = np.stack([o.gate_BC[0].numpy() for o in outputs])
+    probability = np.stack([o.probability_BC[0].numpy() for o in outputs]).astype(np.float64)
+    return tuple(int(n) for n in on.sum(axis=0)), _exact_sum(probability)
+
+
+def make_ranking(
+    totals: Totals,
+    *,
+    ranking_id: str,
+    codec_id: str,
+    channels: int,
+    method: str,
+    keep: list[int] | None,
+    split: str,
+    checkpoint_sha256: str | None = None,
+    seed: int = 0,
+) -> Ranking:
+    """Orders the channels by what was counted.
+
+    ``frequency``: times on, then mean P(on), then channel number. ``variance``: of all values
+    of a channel over images and positions (Wang et al., WACV 2022). ``entropy``: bits. ``random``:
+    a permutation by ``seed``.
+
+    Raises:
+        RankingError: Nothing was counted.
+    """
+    dataset, _, name = split.partition("/")
+    if not totals.samples and method != "random":
+        message = f"{split} has no usable samples to rank channels by; encode it first"
+        raise RankingError(message)
+    counts = probability = None
+    tie_breaks: tuple[np.ndarray, ...] = ()
+    if method == "frequency":
+        counts = totals.first
+        probability = np.array([p / FIXED_POINT / totals.samples for p in totals.second])
+        score = np.array(counts, dtype=np.float64)
+        tie_breaks = (probability,)
+    elif method == "random":
+        score = np.random.default_rng(seed).permutation(channels).astype(np.float64)
+    else:
+        score = _score(totals)
+    order = order_channels(score, *tie_breaks)
+    cuts = make_cuts(keep, channels)
+    return Ranking(
+        ranking_id=ranking_id,
+        codec_id=codec_id,
+        method=method,
+        order=tuple(int(c) for c in order),
+        cuts=cuts,
+        score=tuple(float(s) for s in score),
+        counts=counts,
+        mean_probability=None if probability is None else tuple(float(p) for p in probability),
+        tied_at_cut=ties_at_cuts(score, order, cuts),
+        num_samples=totals.samples,
+        dataset=dataset,
+        split=name,
+        checkpoint_sha256=checkpoint_sha256,
+        seed=seed if method == "random" else None,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def load_gate(checkpoint: bytes) -> LoadedNetwork:
+    """Loads a dynamic network, once a process.
+
+    Raises:
+        CheckpointError: It has no gate.
+    """
+    loaded = load_network(checkpoint, kind="network")
+    if loaded.config.selection != "dynamic":
+        message = (
+            f"--method frequency counts a gate's decisions, but this network has selection "
+            f"{loaded.config.selection!r}; give the checkpoint of a run with --selection dynamic"
+        )
+        raise CheckpointError(message)
+    return loaded
+
+
+def _score(totals: Totals) -> np.ndarray:
+    first = np.array([v / FIXED_POINT / totals.samples for v in totals.first])
+    if not any(totals.second):
+        return first
+    mean = np.array([v / FIXED_POINT / totals.samples for v in totals.second])
+    return first - mean**2
+
+
+def _exact_sum(values_BC: np.ndarray) -> tuple[int, ...]:
+    # Python integers cannot overflow, and adding them has no order.
+    return tuple(
+        sum(round(float(value) * FIXED_POINT) for value in column) for column in values_BC.T
+    )

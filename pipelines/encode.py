@@ -1,0 +1,186 @@
+"""``encode-to-store``: the Beam job that turns a dataset into latents, once."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from latent_store import codecs, component
+from latent_store.console import make_parser, progress, run_command
+from latent_store.finalize import Closed, finalize
+from latent_store.index import index_key, part_name, read_table
+from latent_store.lease import Lease
+from latent_store.location import Location
+from latent_store.plan import ShardPlan, plan_key
+from latent_store.schema import ComponentSpec
+from pipelines import encode_plan
+from pipelines.beam_jobs import (
+    RUNNER_HELP,
+    local_threads,
+    parse_flags,
+    receipt_progress,
+    run_over_shards,
+)
+from pipelines.datasets import READERS
+from pipelines.encode_plan import DEFAULT_SAMPLES_PER_SHARD, Inputs
+from pipelines.encoding import EncodeTask, encode_shard
+
+DESCRIPTION = """
+Encodes a split of a dataset into a latent store, once: real bitstreams, integer latents, the
+ledger of bits per channel, labels and, with --teacher_checkpoint, teacher features.
+
+Run it again after an interruption and it goes on; with another codec, a teacher or more samples
+it adds what is missing and touches nothing else.
+"""
+EXAMPLES = """
+examples:
+  encode-to-store --dataset cityscapes --data_root /data/cityscapes --split train \\
+      --store cityscapes.zarr --quality 2 --teacher_checkpoint teacher/last.pt
+  encode-to-store --dataset cityscapes --data_root /data/cityscapes --split val \\
+      --store cityscapes.zarr --demo_codec --max_samples 32 --dry_run
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see ``--help``."""
+    return run_command("encode-to-store", lambda: _run(argv))
+
+
+def make_flags() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = make_parser("encode-to-store", DESCRIPTION, EXAMPLES + RUNNER_HELP)
+    data = parser.add_argument_group("data")
+    add = data.add_argument
+    add("--dataset", required=True, choices=sorted(READERS), help="layout of the data root")
+    add("--data_root", required=True, help="folder or URL of the dataset")
+    add("--split", required=True, help="split to encode, e.g. train")
+    add("--store", required=True, help="folder or URL of the store")
+    add("--dataset_id", help="name of the dataset in the store (default: --dataset)")
+    add("--max_samples", type=int, help="only the first N samples; the rest can follow later")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--codec_checkpoint", type=Path, help="checkpoint file of a bmshj2018-hyperprior")
+    add("--quality", type=int, help="weights of CompressAI's zoo, quality 1 to 8")
+    add("--demo_codec", action="store_true", help="the small codec that ships with the package")
+    add = parser.add_argument_group("what is stored").add_argument
+    add("--metric", default="mse", choices=["mse", "ms-ssim"], help="metric of --quality")
+    add("--teacher_checkpoint", type=Path, help="file that train-teacher wrote: adds features")
+    add("--teacher_dtype", default="uint8", choices=["uint8", "float16"], help="of features")
+    add(
+        "--y_hat_dtype",
+        default="auto",
+        choices=["auto", "int8", "int16"],
+        help="auto: int8 if the range of a few pictures leaves room",
+    )
+    add("--psnr", default="all", choices=["none", "sample", "all"], help="rows decoded to pixels")
+    add = parser.add_argument_group("job").add_argument
+    add(
+        "--samples_per_shard",
+        type=int,
+        help=f"rows in one object (default: what the store has, or {DEFAULT_SAMPLES_PER_SHARD})",
+    )
+    add("--max_failures", type=int, default=0, help="failed samples that are tolerated")
+    add("--threads", type=int, help="torch threads a worker (default: cores / workers)")
+    add("--dry_run", action="store_true", help="print the plan and write nothing")
+    add("--steal_lease", action="store_true", help="take over from a job that is known dead")
+    return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    flags, options = parse_flags(make_flags(), argv)
+    location = Location(flags.store)
+    inputs = encode_plan.open_inputs(flags)
+    dataset = flags.dataset_id or flags.dataset
+    plan = encode_plan.settle_plan(location, dataset, flags, inputs.manifest)
+    if flags.dry_run:
+        specs = encode_plan.asked_components(location, plan, inputs, flags)
+        print(encode_plan.describe(location, plan, specs))
+        return 0
+    component.create_store(location)
+    with Lease(location, plan.name, "plan", steal=flags.steal_lease, wait_seconds=30):
+        # Again, under the lease: another job may have appended meanwhile.
+        plan = encode_plan.settle_plan(location, dataset, flags, inputs.manifest)
+        location.write(plan_key(plan.dataset, plan.split), plan.to_json())
+    specs = encode_plan.asked_components(location, plan, inputs, flags)
+    specs = encode_plan.missing_components(location, plan, specs)
+    if not specs:
+        print(f"{plan.name}: everything asked for is there ({len(plan.samples)} samples)")
+        return 0
+    with contextlib.ExitStack() as leases:
+        for spec in specs:
+            leases.enter_context(Lease(location, plan.name, spec.key, steal=flags.steal_lease))
+        task = _prepare(location, plan, specs, inputs, flags, options)
+        _encode(task, plan, options)
+        for spec in specs:
+            print(_summary(location, _close(location, plan, spec)))
+    return 0
+
+
+def _prepare(
+    location: Location,
+    plan: ShardPlan,
+    specs: Sequence[ComponentSpec],
+    inputs: Inputs,
+    flags: argparse.Namespace,
+    options: PipelineOptions,
+) -> EncodeTask:
+    """Registers codec and teacher, makes the arrays: all that must happen once, before workers."""
+    if inputs.codec is not None:
+        codec = inputs.codec
+        codecs.register_codec(
+            location, codec.spec, codec.tables.to_arrays(), codec.checkpoint_bytes
+        )
+    if inputs.teacher is not None:
+        codecs.register_teacher(location, inputs.teacher.teacher_id, inputs.teacher_bytes)
+    threads = flags.threads or local_threads(options)
+    for spec in specs:
+        component.create_component(location, plan, spec)
+        group = component.open_component(location, plan.name, spec.key, writable=True)
+        threads = int(group.attrs.get("encoder_threads", threads))
+        group.attrs.update({"max_failures": flags.max_failures, "encoder_threads": threads})
+    encode_plan.forget_failures(location, plan, specs)
+    return EncodeTask(
+        store=location,
+        dataset=plan.dataset,
+        reader=flags.dataset,
+        data_root=flags.data_root,
+        split=plan.split,
+        components=tuple(specs),
+        codec_id=inputs.codec.spec.codec_id if inputs.codec else None,
+        teacher_id=inputs.teacher.teacher_id if inputs.teacher else None,
+        psnr=flags.psnr,
+        threads=threads,
+    )
+
+
+def _encode(task: EncodeTask, plan: ShardPlan, options: PipelineOptions) -> None:
+    todo = encode_plan.shards_to_write(task.store, plan, task.components)
+    shards = sorted(set().union(*todo.values()))
+    total = sum(len(part) for part in todo.values())
+    with receipt_progress(task.store, plan.name, list(todo), total, f"encode {plan.name}"):
+        if shards:
+            run_over_shards("Encode", shards, functools.partial(encode_shard, task), options)
+
+
+def _close(location: Location, plan: ShardPlan, spec: ComponentSpec) -> Closed:
+    with progress(total=plan.num_shards, desc=f"check {spec.key}", unit="shard") as bar:
+        return finalize(location, plan.name, spec.key, on_shard=lambda _: bar.update())
+
+
+def _summary(location: Location, closed: Closed) -> str:
+    table = read_table(location, index_key(closed.split, part_name(closed.component)))
+    good = table.num_rows - len(closed.failed)
+    line = f"{closed.split}/{closed.component}: {good} samples in {closed.num_shards} shards"
+    if closed.failed:
+        line += f", {len(closed.failed)} failed"
+    for name, unit in (("bpp", "bpp"), ("psnr", "dB PSNR")):
+        if name in table.column_names:
+            values = [v for v in table[name].to_pylist() if v is not None]
+            if values:
+                line += f", {np.mean(values):.3f} {unit}"
+    return line

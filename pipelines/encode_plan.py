@@ -1,0 +1,212 @@
+"""What an encoding call asks for, held against what the store has: plan, components, estimate."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latent_store import component, receipts, schema
+from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
+from latent_store.errors import DatasetError, LatentStoreError, PlanMismatchError
+from latent_store.location import Location
+from latent_store.plan import Sample, ShardPlan, make_plan, plan_key, read_plan
+from latent_store.receipts import FAILED, Receipt
+from latent_store.schema import ComponentSpec
+from pipelines.datasets import DatasetReader, open_dataset, read_picture
+from training.checkpoints import LoadedNetwork, load_network
+from training.networks import FEATURE_CHANNELS
+
+DEFAULT_SAMPLES_PER_SHARD = 16
+_CALIBRATION_SAMPLES = 4
+_INT8_HEADROOM = 2
+"""int8 is chosen if twice the range of a few pictures fits: the other pictures are unseen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a call names, opened and checked before anything is written."""
+
+    reader: DatasetReader
+    manifest: list[Sample]
+    codec: Codec | None
+    teacher: LoadedNetwork | None
+    teacher_bytes: bytes
+
+
+def open_inputs(flags: argparse.Namespace) -> Inputs:
+    """Opens the data root, the codec and the teacher that a call's flags name.
+
+    Raises:
+        LatentStoreError: Something is missing or damaged, or there is nothing to encode with.
+    """
+    wants_codec = flags.codec_checkpoint or flags.quality is not None or flags.demo_codec
+    if not (wants_codec or flags.teacher_checkpoint):
+        message = (
+            "nothing to encode with: give --codec_checkpoint FILE, --quality Q or --demo_codec, "
+            "or --teacher_checkpoint FILE to add features"
+        )
+        raise LatentStoreError(message)
+    if flags.max_samples is not None and flags.max_samples < 1:
+        message = f"--max_samples must be at least 1, got {flags.max_samples}"
+        raise LatentStoreError(message)
+    reader = open_dataset(flags.dataset, flags.data_root)
+    manifest = reader.manifest(flags.split)
+    codec = teacher = None
+    teacher_bytes = b""
+    if wants_codec:
+        codec = load_codec(
+            checkpoint=flags.codec_checkpoint,
+            quality=flags.quality,
+            metric=flags.metric,
+            demo=flags.demo_codec,
+        )
+    if flags.teacher_checkpoint:
+        teacher = load_network(flags.teacher_checkpoint, kind="teacher")
+        teacher_bytes = flags.teacher_checkpoint.read_bytes()
+    return Inputs(
+        reader=reader, manifest=manifest, codec=codec, teacher=teacher, teacher_bytes=teacher_bytes
+    )
+
+
+def settle_plan(
+    location: Location, dataset: str, flags: argparse.Namespace, manifest: Sequence[Sample]
+) -> ShardPlan:
+    """Reads the store's plan and extends it by the samples it lacks, or makes one.
+
+    Raises:
+        PlanMismatchError: The data root changed, or ``--samples_per_shard`` differs.
+    """
+    size = flags.samples_per_shard
+    if not location.exists(plan_key(dataset, flags.split)):
+        wanted = manifest[: flags.max_samples]
+        size = DEFAULT_SAMPLES_PER_SHARD if size is None else size
+        return make_plan(dataset, flags.split, wanted, size)
+    plan = read_plan(location, dataset, flags.split)
+    if size not in (None, plan.samples_per_shard):
+        message = (
+            f"the store's plan has {plan.samples_per_shard} samples a shard, --samples_per_shard is "
+            f"{size}; leave the flag out, or encode into a new store"
+        )
+        raise PlanMismatchError(message)
+    known = {sample.sample_id for sample in plan.samples}
+    there = [sample for sample in manifest if sample.sample_id in known]
+    fresh = [sample for sample in manifest if sample.sample_id not in known]
+    if flags.max_samples is not None:
+        fresh = fresh[: max(0, flags.max_samples - len(known))]
+    return plan.extended([*there, *fresh], mended=_failed_ids(location, plan))
+
+
+def asked_components(
+    location: Location, plan: ShardPlan, inputs: Inputs, flags: argparse.Namespace
+) -> list[ComponentSpec]:
+    """Returns the components that a call asks for, in the order in which they are written."""
+    specs = [schema.labels_spec(*plan.canvas)]
+    if inputs.codec is not None:
+        dtype = _latent_dtype(location, plan, inputs, flags)
+        specs.append(schema.latents_spec(inputs.codec.spec, *plan.canvas, dtype))
+    if inputs.teacher is not None:
+        specs.append(
+            schema.teacher_spec(
+                inputs.teacher.teacher_id, *plan.canvas, FEATURE_CHANNELS, flags.teacher_dtype
+            )
+        )
+    return specs
+
+
+def missing_components(
+    location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]
+) -> list[ComponentSpec]:
+    """Leaves out the components that are complete for the whole plan."""
+    return [spec for spec in specs if not _is_complete(location, plan, spec)]
+
+
+def shards_to_write(
+    location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]
+) -> dict[str, list[int]]:
+    """Returns, for each component, the shards without a receipt."""
+    todo = {}
+    for spec in specs:
+        done = receipts.finished_shards(location, plan.name, spec.key)
+        todo[spec.key] = [shard for shard in range(plan.num_shards) if shard not in done]
+    return todo
+
+
+def forget_failures(location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]) -> None:
+    """Removes the receipts of shards with failed rows, so that this run tries them again."""
+    for spec in specs:
+        for shard, receipt in _receipts(location, plan, spec.key).items():
+            if any(record.status == FAILED for record in receipt.rows):
+                location.delete(receipts.receipt_key(plan.name, spec.key, shard))
+
+
+def describe(location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]) -> str:
+    """Returns what a call would do: rows, shards, components and raw sizes. Writes nothing."""
+    height, width = plan.samples[0].height, plan.samples[0].width
+    missing = {spec.key for spec in missing_components(location, plan, specs)}
+    size = f"{height}x{width}, coded at {plan.canvas[0]}x{plan.canvas[1]}"
+    shards = f"{plan.num_shards} shards of {plan.samples_per_shard}"
+    lines = [f"{plan.name}: {len(plan.samples)} samples of {size}, in {shards}"]
+    for spec in specs:
+        raw = sum(
+            np.dtype(a.dtype).itemsize * int(np.prod(a.shape, dtype=np.int64)) for a in spec.arrays
+        )
+        total = raw * len(plan.samples) / 2**20
+        state = "to write" if spec.key in missing else "complete"
+        lines.append(f"  {spec.key:<48} {total:10.1f} MiB before compression   {state}")
+    return "\n".join(lines)
+
+
+def _is_complete(location: Location, plan: ShardPlan, spec: ComponentSpec) -> bool:
+    try:
+        attrs = component.open_component(location, plan.name, spec.key).attrs
+    except LatentStoreError:
+        return False
+    return bool(attrs.get("complete")) and attrs.get("num_rows") == plan.num_rows
+
+
+def _failed_ids(location: Location, plan: ShardPlan) -> frozenset[str]:
+    prefix = receipts.receipt_prefix(plan.name, "")
+    keys = {key.removeprefix(prefix).rsplit("/", 1)[0] for key in location.sizes(prefix)}
+    records = (
+        record
+        for key in keys
+        for receipt in _receipts(location, plan, key).values()
+        for record in receipt.rows
+    )
+    return frozenset(record.sample_id for record in records if record.status == FAILED)
+
+
+def _receipts(location: Location, plan: ShardPlan, key: str) -> dict[int, Receipt]:
+    done = receipts.finished_shards(location, plan.name, key)
+    return receipts.read_receipts(location, plan.name, key, sorted(done))
+
+
+def _latent_dtype(
+    location: Location, plan: ShardPlan, inputs: Inputs, flags: argparse.Namespace
+) -> str:
+    codec: Any = inputs.codec
+    key = f"latents/{codec.spec.codec_id}"
+    try:
+        return str(component.open_component(location, plan.name, key)["y_hat"].dtype)
+    except (LatentStoreError, KeyError):
+        pass
+    if flags.y_hat_dtype != "auto":
+        return str(flags.y_hat_dtype)
+    return "int16" if flags.dry_run else _calibrated_dtype(plan, inputs.reader, codec)
+
+
+def _calibrated_dtype(plan: ShardPlan, reader: DatasetReader, codec: Codec) -> str:
+    picks = np.linspace(0, len(plan.samples) - 1, _CALIBRATION_SAMPLES).astype(int)
+    highest = 0
+    for sample in {plan.samples[i].sample_id: plan.samples[i] for i in picks}.values():
+        try:
+            image_HWC, _ = read_picture(reader, sample)
+        except DatasetError:
+            continue  # The job itself reports it, with its row.
+        y_hat = codec.encode(image_to_tensor(pad_image(image_HWC))).y_hat_BCHW
+        highest = max(highest, int(y_hat.abs().max()))
+    return "int8" if _INT8_HEADROOM * highest <= np.iinfo(np.int8).max else "int16"

@@ -1,0 +1,196 @@
+"""``channel-frequency``: the Beam job that derives static masks from what a gate keeps."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from latent_store.console import make_parser, run_command
+from latent_store.errors import CheckpointError, IdentityError, RankingError
+from latent_store.location import CONTROL, Location
+from latent_store.rankings import METHODS, Ranking, write_ranking
+from latent_store.reader import LatentStore
+from pipelines.beam_jobs import RUNNER_HELP, parse_flags, run_over_shards
+from pipelines.counting import EMPTY, CountTask, Totals, count_shard, load_gate, make_ranking
+
+DESCRIPTION = """
+Ranks a codec's channels for a task. With --method frequency (the paper's) the gate of a dynamic
+network decides on every image of the split, without noise, and channels are ordered by how often
+it keeps them. The first N of the order are the static mask of N channels.
+"""
+EXAMPLES = """
+examples:
+  channel-frequency --store cityscapes.zarr --dataset cityscapes --split train \\
+      --checkpoint runs/dynamic/last.pt --ranking gate
+  channel-frequency --store cityscapes.zarr --dataset cityscapes --split train \\
+      --method variance --ranking variance --keep 64 32
+"""
+
+
+class AddTotals(beam.CombineFn):
+    """Adds :class:`Totals`; exact, so the order of addition does not matter."""
+
+    def create_accumulator(self) -> Totals:
+        """Returns zero."""
+        return EMPTY
+
+    def add_input(self, accumulator: Totals, element: Totals) -> Totals:
+        """Adds one shard."""
+        return accumulator + element
+
+    def merge_accumulators(self, accumulators: Iterable[Totals]) -> Totals:
+        """Adds partial sums."""
+        return functools.reduce(Totals.__add__, accumulators, EMPTY)
+
+    def extract_output(self, accumulator: Totals) -> Totals:
+        """Returns the sum."""
+        return accumulator
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see ``--help``."""
+    return run_command("channel-frequency", lambda: _run(argv))
+
+
+def make_flags() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = make_parser("channel-frequency", DESCRIPTION, EXAMPLES + RUNNER_HELP)
+    add = parser.add_argument
+    add("--store", required=True, help="folder or URL of the store")
+    add("--dataset", required=True, help="dataset id in the store")
+    add("--split", default="train", help="split to count over")
+    add("--codec", help="codec id (default: the only one)")
+    add("--ranking", required=True, help="name of the ranking to write")
+    add("--method", default="frequency", choices=METHODS, help="what orders the channels")
+    add("--checkpoint", type=Path, help="checkpoint of a dynamic network, for --method frequency")
+    add("--keep", type=int, nargs="+", help="cut points N (default: 16 32 64 128)")
+    add("--seed", type=int, default=0, help="for --method random")
+    add("--strict", action="store_true", help="refuse a ranking with a cut inside a tie")
+    add("--overwrite", action="store_true", help="replace a ranking of that name")
+    return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    flags, options = parse_flags(make_flags(), argv)
+    location = Location(flags.store)
+    store = LatentStore(location)
+    spec = store.codec(flags.codec)
+    split = store[f"{flags.dataset}/{flags.split}"]
+    split.latents(spec.codec_id)
+    checkpoint = _read_checkpoint(flags, spec.codec_id, spec.identity)
+    task = CountTask(
+        store=location,
+        split=split.plan.name,
+        codec_id=spec.codec_id,
+        method=flags.method,
+        checkpoint=checkpoint,
+    )
+    shards = [] if flags.method == "random" else range(split.plan.num_shards)
+    ranking = make_ranking(
+        _count(task, shards, options),
+        ranking_id=flags.ranking,
+        codec_id=spec.codec_id,
+        channels=spec.channels,
+        method=flags.method,
+        keep=flags.keep,
+        split=split.plan.name,
+        checkpoint_sha256=hashlib.sha256(checkpoint).hexdigest() if checkpoint else None,
+        seed=flags.seed,
+    )
+    _report_ties(ranking, strict=flags.strict)
+    write_ranking(location, ranking, overwrite=flags.overwrite)
+    print(_describe(ranking))
+    return 0
+
+
+def _read_checkpoint(flags: argparse.Namespace, codec_id: str, identity: dict[str, str]) -> bytes:
+    if flags.method != "frequency":
+        return b""
+    if flags.checkpoint is None:
+        message = "--method frequency needs --checkpoint, the file of a --selection dynamic run"
+        raise CheckpointError(message)
+    try:
+        data = flags.checkpoint.read_bytes()
+    except FileNotFoundError:
+        message = f"no checkpoint at {flags.checkpoint}; give the file that train-from-store wrote"
+        raise CheckpointError(message) from None
+    meta = load_gate(data).meta
+    for name, value in (meta["codec_identity"] or {}).items():
+        if identity.get(name) != value:
+            message = (
+                f"{flags.checkpoint} was trained on codec {meta['codec_id']} ({name} {value}), this "
+                f"store's is {codec_id} ({identity.get(name)}); give a network of that codec"
+            )
+            raise IdentityError(message)
+    return data
+
+
+def _count(task: CountTask, shards: Sequence[int], options: PipelineOptions) -> Totals:
+    """Counts over shards with Beam.
+
+    The sum comes back through an object in the store, the one place that every worker of every
+    runner can reach.
+    """
+    if not shards:
+        return EMPTY
+    key = f"{CONTROL}/counts/{uuid4().hex}.json"
+    run_over_shards(
+        "Count",
+        shards,
+        functools.partial(count_shard, task),
+        options,
+        collect=lambda totals: (
+            totals
+            | "Add" >> beam.CombineGlobally(AddTotals())
+            | "Write" >> beam.Map(functools.partial(_write_totals, task.store, key))
+        ),
+    )
+    record = json.loads(task.store.read(key))
+    task.store.delete(key)
+    return Totals(
+        samples=record["samples"], first=tuple(record["first"]), second=tuple(record["second"])
+    )
+
+
+def _write_totals(store: Location, key: str, totals: Totals) -> None:
+    store.write(key, json.dumps(vars(totals)).encode())
+
+
+def _report_ties(ranking: Ranking, *, strict: bool) -> None:
+    tied = {cut: count for cut, count in ranking.tied_at_cut.items() if count}
+    if not tied:
+        return
+    cuts = ", ".join(f"N={cut}: {count} channels tied" for cut, count in tied.items())
+    message = (
+        f"the score does not decide every cut of {ranking.ranking_id} ({cuts}); train the gate "
+        "longer or with --rate_weight, or choose other --keep"
+    )
+    if strict:
+        raise RankingError(message)
+    print(f"channel-frequency: warning: {message}", file=sys.stderr)
+
+
+def _describe(ranking: Ranking) -> str:
+    what = f"{len(ranking.order)} channels of {ranking.codec_id} by {ranking.method}"
+    lines = [f"{ranking.ranking_id}: {what} over {ranking.num_samples} samples"]
+    if ranking.counts is not None:
+        always = sum(count == ranking.num_samples for count in ranking.counts)
+        never = sum(count == 0 for count in ranking.counts)
+        mean = sum(ranking.counts) / max(1, ranking.num_samples)
+        lines.append(f"  kept a sample: {mean:.1f} (always {always}, never {never})")
+    for cut in ranking.cuts[:-1]:
+        edge = ranking.score[ranking.order[cut - 1]], ranking.score[ranking.order[cut]]
+        ties = ranking.tied_at_cut[cut]
+        state = f"undetermined ({ties} tied)" if ties else "decided"
+        lines.append(f"  N = {cut:<4} score {edge[0]:.6g} | {edge[1]:.6g}   {state}")
+    lines.append(f"  first 16: {' '.join(str(c) for c in ranking.order[:16])}")
+    return "\n".join(lines)

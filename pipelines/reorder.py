@@ -1,0 +1,119 @@
+"""``reorder-latents``: the Beam job that writes a ranking's copy of a split's latents."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from latent_store import component, receipts, schema
+from latent_store.console import make_parser, progress, run_command
+from latent_store.finalize import finalize
+from latent_store.lease import Lease
+from latent_store.location import Location
+from latent_store.rankings import Ranking
+from latent_store.reader import LatentStore, Split
+from latent_store.schema import ComponentSpec
+from pipelines.beam_jobs import (
+    RUNNER_HELP,
+    local_threads,
+    parse_flags,
+    receipt_progress,
+    run_over_shards,
+)
+from pipelines.reordering import ReorderTask, reorder_shard
+
+DESCRIPTION = """
+Writes latents once more in a ranking's order of importance: a network that needs N channels then
+reads only the chunks that hold the first N, and one scalable bitstream an image serves every N by
+its prefix. Needs no picture and no g_a.
+"""
+EXAMPLES = """
+examples:
+  reorder-latents --store cityscapes.zarr --dataset cityscapes --split train --ranking gate
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see ``--help``."""
+    return run_command("reorder-latents", lambda: _run(argv))
+
+
+def make_flags() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = make_parser("reorder-latents", DESCRIPTION, EXAMPLES + RUNNER_HELP)
+    add = parser.add_argument
+    add("--store", required=True, help="folder or URL of the store")
+    add("--dataset", required=True, help="dataset id in the store")
+    add("--split", required=True, help="split to reorder")
+    add("--ranking", required=True, help="ranking that channel-frequency wrote")
+    add("--codec", help="codec id (default: the only one)")
+    add("--overwrite", action="store_true", help="make a copy of an older ranking again")
+    add("--steal_lease", action="store_true", help="take over from a job that is known dead")
+    return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    flags, options = parse_flags(make_flags(), argv)
+    location = Location(flags.store)
+    store = LatentStore(location)
+    codec = store.codec(flags.codec)
+    split = store[f"{flags.dataset}/{flags.split}"]
+    ranking = store.ranking(codec.codec_id, flags.ranking)
+    latents = split.latents(codec.codec_id)
+    spec = schema.ranked_spec(
+        codec,
+        ranking.ranking_id,
+        ranking.order,
+        ranking.cuts,
+        split.plan.canvas,
+        str(latents.array("y_hat").dtype),
+    )
+    with Lease(location, split.plan.name, spec.key, steal=flags.steal_lease):
+        if flags.overwrite:
+            _forget(location, split, spec)
+        component.create_component(location, split.plan, spec)
+        group = component.open_component(location, split.plan.name, spec.key, writable=True)
+        # Rows without latents are failed here too; the encoding job judged them already.
+        group.attrs.update({"max_failures": len(split.plan.samples)})
+        task = ReorderTask(
+            store=location,
+            split=split.plan.name,
+            ranking=ranking,
+            component=spec,
+            threads=local_threads(options),
+        )
+        done = receipts.finished_shards(location, split.plan.name, spec.key)
+        todo = [shard for shard in range(split.plan.num_shards) if shard not in done]
+        label = f"reorder {split.plan.name}"
+        with receipt_progress(location, split.plan.name, [spec.key], len(todo), label):
+            if todo:
+                run_over_shards("Reorder", todo, functools.partial(reorder_shard, task), options)
+        with progress(total=split.plan.num_shards, desc="check", unit="shard") as bar:
+            finalize(location, split.plan.name, spec.key, on_shard=lambda _: bar.update())
+    print(_summary(store, split.plan.name, ranking))
+    return 0
+
+
+def _forget(location: Location, split: Split, spec: ComponentSpec) -> None:
+    """Removes a copy whose ranking was made again."""
+    location.delete_tree(receipts.receipt_prefix(split.plan.name, spec.key))
+    location.delete_tree(f"{split.plan.name}/{spec.key}")
+
+
+def _summary(store: LatentStore, name: str, ranking: Ranking) -> str:
+    split = store[name]
+    reader = split.ranked(ranking.ranking_id, ranking.codec_id)
+    latents = split.latents(ranking.codec_id)
+    rows = split.common_rows(reader, latents)
+    pixels = split.sizes(rows).prod(axis=1)
+    hyper = latents.stream_bytes(rows)["z"]
+    lines = [f"{name}/{reader.key}: {len(rows)} samples"]
+    for cut, length in zip(reader.cuts, reader.cut_bytes(rows).T, strict=True):
+        bpp = np.mean(8 * (length + hyper) / pixels)
+        lines.append(
+            f"  N = {cut:<4} {bpp:.4f} bpp (hyper-latent {np.mean(8 * hyper / pixels):.4f})"
+        )
+    return "\n".join(lines)
