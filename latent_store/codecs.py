@@ -118,10 +118,11 @@ def register_teacher(location: Location, teacher_id: str, checkpoint: bytes) -> 
         IdentityError: Another checkpoint lies under that id.
     """
     key = teacher_key(teacher_id)
-    if location.exists(key) and location.read(key) != checkpoint:
+    if not location.exists(key):
+        location.write(key, checkpoint)
+    elif location.read(key) != checkpoint:
         message = f"{key} holds another checkpoint; a teacher's id is made from its sha256"
         raise IdentityError(message)
-    location.write(key, checkpoint)
 
 
 def teacher_key(teacher_id: str) -> str:

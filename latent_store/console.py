@@ -65,6 +65,7 @@ def describe_os_error(error: OSError) -> str:
     """Returns one line for an operating system error, with what to do about the common ones."""
     remedies = {
         errno.ENOSPC: "free some space and run the same command again; nothing half-written counts",
+        errno.EFBIG: "raise the limit on file sizes and run the same command again",
         errno.EDQUOT: "raise the quota and run the same command again",
         errno.EACCES: "check the permissions of that path",
         errno.EPERM: "check the permissions of that path",

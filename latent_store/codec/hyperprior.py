@@ -117,9 +117,9 @@ class Codec:
             )
             raise LatentStoreError(message)
         with torch.no_grad(), exact_float32(self.device):
-            z_hat = z_symbols_BNHW.to(self.device, torch.float64) + self._median
-            scales = self._h_s_float64(z_hat)
-            return scale_indexes(scales, self._scale_table, self._scale_bound).contiguous()
+            z_symbols = z_symbols_BNHW.to(self.device, torch.float64).contiguous()
+            scales = self._h_s_float64(z_symbols + self._median).contiguous()
+            return scale_indexes(scales, self._scale_table, self._scale_bound)
 
     def reconstruct(self, y_hat_BCHW: Tensor) -> Tensor:
         """Returns x̂ = g_s(ŷ), float32 [B, 3, 16h, 16w], neither clamped nor rounded.
@@ -173,16 +173,18 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     Either would move ŷ by whole steps, and with it the identity of the latents: on GPUs, TF32 is
     the default for convolutions.
     """
-    convs = (torch.backends.cudnn.conv, torch.backends.mkldnn.conv)
-    before = [conv.fp32_precision for conv in convs]
+    conv = torch.backends.cudnn.conv if device.type == "cuda" else torch.backends.mkldnn.conv
+    before = conv.fp32_precision
+    # The setting is the process's: where it is exact already, other threads must not notice.
+    reduced = before not in ("ieee", "none")
+    if reduced:
+        conv.fp32_precision = "ieee"
     try:
-        for conv in convs:
-            conv.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for conv, precision in zip(convs, before, strict=True):
-            conv.fp32_precision = precision
+        if reduced:
+            conv.fp32_precision = before
 
 
 def _check_pictures(x_BCHW: Tensor) -> None:

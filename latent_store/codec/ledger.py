@@ -37,7 +37,7 @@ def channel_bits(tables: EntropyTables, y_hat_CHW: ArrayLike, indexes_CHW: Array
     """
     symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
     bits = _bits(symbols, indexes, tables.y_bits, tables.y_cdf_length, tables.y_offset)
-    return bits.reshape(len(symbols), -1).sum(axis=1)
+    return bits.sum(axis=(1, 2))
 
 
 def hyper_bits(tables: EntropyTables, z_symbols_NHW: ArrayLike) -> float:

@@ -11,6 +11,9 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="`torch.jit.script`", category=DeprecationWarning)
     from compressai.ans import RansDecoder as RansDecoder
     from compressai.ans import RansEncoder as RansEncoder
+    from compressai.layers import GDN as GDN
+    from compressai.layers import ResidualBlock as ResidualBlock
+    from compressai.layers import ResidualBlockUpsample as ResidualBlockUpsample
     from compressai.models import ScaleHyperprior as ScaleHyperprior
     from compressai.models.base import get_scale_table as get_scale_table
     from compressai.models.utils import remap_old_keys as remap_old_keys

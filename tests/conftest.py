@@ -1,0 +1,108 @@
+"""What every room's tests share: generated scenes, and a small real store made by the commands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines import encode, frequency, reorder
+from pipelines.generate_scenes import SceneSet, generate_scenes
+from training.checkpoints import save_checkpoint
+from training.classes import CITYSCAPES_CLASSES
+from training.networks import NetworkConfig, build_network
+
+TRAIN, VAL = 6, 4
+HEIGHT, WIDTH = 96, 150
+"""No multiples of 64, so that padding is always in play: coded at 128x192."""
+RANKING = "variance"
+
+
+@dataclass(frozen=True)
+class TinyStore:
+    """Where a small store lies, and what it was made from."""
+
+    url: Path
+    data_root: Path
+    teacher: Path
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    # The machines of a test run are small and shared; results must not depend on threads anyway.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def scene_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root in Cityscapes' layout; read only."""
+    root = tmp_path_factory.mktemp("scenes")
+    generate_scenes(root, SceneSet(train=TRAIN, val=VAL, height=HEIGHT, width=WIDTH, seed=7))
+    return root
+
+
+@pytest.fixture(scope="session")
+def teacher_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-18 teacher with seeded random weights: its features are real numbers, not good."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    torch.manual_seed(0)
+    config = NetworkConfig(domain="pixel", backbone="resnet18", num_classes=19)
+    meta = {"kind": "teacher", "dataset": "cityscapes", "class_names": list(CITYSCAPES_CLASSES)}
+    save_checkpoint(path, build_network(config), meta=meta)
+    return path
+
+
+@pytest.fixture(scope="session")
+def _made_store(
+    tmp_path_factory: pytest.TempPathFactory, scene_root: Path, teacher_checkpoint: Path
+) -> TinyStore:
+    url = tmp_path_factory.mktemp("store") / "tiny.zarr"
+    store = TinyStore(url=url, data_root=scene_root, teacher=teacher_checkpoint)
+    for split in ("train", "val"):
+        assert encode.main(encode_args(store, split)) == 0
+    shared = ["--store", str(url), "--dataset", "cityscapes", "--ranking", RANKING]
+    assert frequency.main([*shared, "--method", "variance", "--keep", "16", "32", "64"]) == 0
+    for split in ("train", "val"):
+        assert reorder.main([*shared, "--split", split]) == 0
+    return store
+
+
+def encode_args(store: TinyStore, split: str, *more: str) -> list[str]:
+    """Returns the arguments that encode a split of the scenes with everything."""
+    return [
+        *("--dataset", "cityscapes", "--data_root", str(store.data_root), "--split", split),
+        *("--store", str(store.url), "--demo_codec", "--teacher_checkpoint", str(store.teacher)),
+        *("--samples_per_shard", "2", "--threads", "1", *more),
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_store(_made_store: TinyStore) -> TinyStore:
+    """A complete store of 6 + 4 scenes, demo codec, teacher, one ranking; do not write to it."""
+    return _made_store
+
+
+@pytest.fixture
+def copied_store(_made_store: TinyStore, tmp_path: Path) -> TinyStore:
+    """A copy of the store that a test may damage."""
+    url = tmp_path / "copy.zarr"
+    shutil.copytree(_made_store.url, url)
+    return TinyStore(url=url, data_root=_made_store.data_root, teacher=_made_store.teacher)
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must fail with one line on stderr; returns that line."""
+
+    def run(main: Callable[[list[str]], int], args: list[str], status: int = 2) -> str:
+        capsys.readouterr()
+        assert main(args) == status
+        errors = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+        assert len(errors) == 1, errors
+        return errors[0]
+
+    return run

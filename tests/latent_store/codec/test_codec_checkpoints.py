@@ -1,0 +1,319 @@
+"""Checkpoints: every form that is accepted, and one clear line for each that is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from latent_store.codec import checkpoints, codec_from_bytes, codec_from_store, load_codec
+from latent_store.codec.checkpoints import ZOO_SHA256
+from latent_store.codec.stock import model_urls
+from latent_store.errors import CheckpointError, IdentityError
+from tests.latent_store.codec.made_codec import CODECS, save
+
+State = dict[str, Tensor]
+Change = Callable[[State], Any]
+
+
+@pytest.fixture
+def state(small_checkpoint: bytes) -> State:
+    return torch.load(io.BytesIO(small_checkpoint), weights_only=True)
+
+
+def half(state: State) -> State:
+    """Convolution and GDN parameters in half precision, as the shared codecs have them."""
+    parameters = (".weight", ".bias", ".beta", ".gamma")
+    return {k: v.half() if k.endswith(parameters) else v for k, v in state.items()}
+
+
+def old_names(state: State) -> State:
+    """Key names of CompressAI's older releases, trained with DataParallel."""
+    pattern = re.compile(r"^entropy_bottleneck\.(matrices|biases|factors)\.(\d)$")
+    short = {"matrices": "_matrix", "biases": "_bias", "factors": "_factor"}
+    rename = {k: pattern.sub(lambda m: f"entropy_bottleneck.{short[m[1]]}{m[2]}", k) for k in state}
+    return {f"module.{rename[k]}": v for k, v in state.items()}
+
+
+FORMS: dict[str, Change] = {
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "network": lambda state: {"network": state},
+    "nested": lambda state: {"epoch": 1, "state_dict": {"model_state_dict": state}},
+    "old names": old_names,
+}
+
+
+@pytest.mark.parametrize("wrap", FORMS.values(), ids=FORMS.keys())
+def test_wrapped_and_renamed_state_dicts(state: State, wrap: Change) -> None:
+    plain, wrapped = codec_from_bytes(save(state)), codec_from_bytes(save(wrap(state)))
+    assert wrapped.tables.sha256 == plain.tables.sha256
+    for mine, theirs in zip(
+        wrapped.model.state_dict().values(), plain.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_checkpoint_in_the_older_file_format(state: State) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer, _use_new_zipfile_serialization=False)
+    assert codec_from_bytes(buffer.getvalue()).spec.channels == 12
+
+
+def test_half_precision_parameters_are_widened(state: State) -> None:
+    codec = codec_from_bytes(save(half(state)))
+    assert all(p.dtype == torch.float32 for p in codec.model.parameters())
+    weight = state["g_a.0.weight"].half().float()
+    assert torch.equal(codec.model.g_a[0].weight, weight)
+
+
+def test_what_a_codec_says_of_itself(small_checkpoint: bytes) -> None:
+    digest = hashlib.sha256(small_checkpoint).hexdigest()
+    spec = codec_from_bytes(small_checkpoint).spec
+    assert spec.codec_id == f"bmshj2018-hyperprior-{digest[:8]}"
+    assert spec.weights_sha256 == digest
+    assert (spec.channels, spec.hyper_channels) == (12, 8)
+    assert (spec.source, spec.quality, spec.metric) == ("file", None, None)
+    assert spec.encoder_dtype == "float32"
+
+
+def without(*keys: str) -> Change:
+    return lambda state: {k: v for k, v in state.items() if k not in keys}
+
+
+def with_value(key: str, change: Callable[[Tensor], Tensor]) -> Change:
+    return lambda state: {**state, key: change(state[key])}
+
+
+GAUSSIAN = "gaussian_conditional"
+BOUND = "entropy_bottleneck.likelihood_lower_bound.bound"
+CONTENTS: dict[str, tuple[Change, str]] = {
+    "missing": (
+        without("h_s.0.bias"),
+        r"holds another architecture, not bmshj2018-hyperprior \(ScaleHyperprior\): 1 keys missing "
+        r"\(first h_s.0.bias\), 0 keys unexpected; give a checkpoint of that model",
+    ),
+    "unexpected": (
+        lambda state: {**state, "x.y": torch.ones(1)},
+        r"0 keys missing, 1 keys unexpected \(first x.y\); give a checkpoint of that model",
+    ),
+    "shape": (
+        with_value("h_a.0.weight", lambda w: w[:4]),
+        r"h_a.0.weight is \(4, 12, 3, 3\), expected \(8, 12, 3, 3\)",
+    ),
+    "no last convolution": (
+        without("g_a.6.weight"),
+        "not bmshj2018-hyperprior .*: no g_a of four convolutions",
+    ),
+    "no codec": (
+        lambda _: {"conv1.weight": torch.ones(1)},
+        r"holds no image codec \(its first key is conv1.weight\)",
+    ),
+    "never updated": (
+        with_value(f"{GAUSSIAN}._quantized_cdf", lambda t: t[:0, :0]),
+        r"has no entropy tables \(gaussian_conditional._quantized_cdf is torch.int32 \(0, 0\)\); "
+        r"call model.update\(\) once after training and save it again",
+    ),
+    "one table missing": (
+        with_value("entropy_bottleneck._cdf_length", lambda t: t[:0]),
+        r"has no entropy tables \(entropy_bottleneck._cdf_length is torch.int32 \(0,\)\)",
+    ),
+    "zeroed table": (
+        with_value("entropy_bottleneck._quantized_cdf", lambda t: t * 0),
+        "entropy table 0 of z does not rise from 0 to 65536",
+    ),
+    "not finite": (
+        with_value("g_a.0.bias", lambda b: b * torch.nan),
+        "has values in g_a.0.bias that are not finite; train or copy it again",
+    ),
+    "half bound": (
+        with_value(BOUND, lambda b: b.half()),
+        r"has another entropy_bottleneck.likelihood_lower_bound.bound than a fresh model \(\(1,\) "
+        r"starting with \[0.0\], expected \(1,\) starting with .*; keep buffers in float32",
+    ),
+    "half pedestal": (
+        with_value("g_a.1.beta_reparam.pedestal", lambda p: p.half()),
+        "has another g_a.1.beta_reparam.pedestal than a fresh model",
+    ),
+    "half scale table": (
+        with_value(f"{GAUSSIAN}.scale_table", lambda t: t.half()),
+        "has another gaussian_conditional.scale_table than a fresh model",
+    ),
+    "half scale bound": (
+        with_value(f"{GAUSSIAN}.lower_bound_scale.bound", lambda b: b.half()),
+        "has another gaussian_conditional.lower_bound_scale.bound than a fresh model",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CONTENTS.values(), ids=CONTENTS.keys())
+def test_contents_that_cannot_be_right(state: State, change: Change, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        codec_from_bytes(save(change(state)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("FactorizedPrior", r"bmshj2018-factorized \(FactorizedPrior\)"),
+        ("MeanScaleHyperprior", r"mbt2018-mean \(MeanScaleHyperprior\)"),
+        ("JointAutoregressiveHierarchicalPriors", r"an autoregressive codec \(mbt2018 or cheng"),
+    ],
+)
+def test_other_architectures_are_named(tmp_path: Path, name: str, found: str) -> None:
+    from compressai import models  # Behind the door that silences its import.
+
+    path = tmp_path / "other.pth.tar"
+    path.write_bytes(save(getattr(models, name)(8, 12).state_dict()))
+    message = rf"other\.pth\.tar holds {found}.*, not bmshj2018-hyperprior \(ScaleHyperprior\)"
+    with pytest.raises(CheckpointError, match=message):
+        load_codec(checkpoint=path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.999])
+def test_truncated_files(tmp_path: Path, small_checkpoint: bytes, kept: float) -> None:
+    path = tmp_path / "codec.pth.tar"
+    end = kept if isinstance(kept, int) else int(len(small_checkpoint) * kept)
+    path.write_bytes(small_checkpoint[:end])
+    message = rf"codec\.pth\.tar is no checkpoint of plain tensors, or it was truncated \({end} by"
+    with pytest.raises(CheckpointError, match=message):
+        load_codec(checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello, world", "is no checkpoint of plain tensors, or it was truncated"),
+        (save(torch.ones(3)), "holds a Tensor, not a state dict; save model.state_dict"),
+        (save({"epoch": 3, "lr": 0.1}), "holds a dict with the keys epoch, lr, not a state dict"),
+        (save({}), "holds an empty dict, not a state dict"),
+        (save(SimpleNamespace(a=1)), "is no checkpoint of plain tensors"),
+    ],
+)
+def test_what_is_no_state_dict(content: bytes, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        codec_from_bytes(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_with_a_hash_is_held_to_it(tmp_path: Path, small_checkpoint: bytes) -> None:
+    digest = hashlib.sha256(small_checkpoint).hexdigest()
+    good = tmp_path / f"small-{digest[:8]}.pth.tar"
+    good.write_bytes(small_checkpoint)
+    assert load_codec(checkpoint=good).spec.weights_sha256 == digest
+    assert load_codec(checkpoint=str(good), sha256=digest.upper()).spec.channels == 12
+    bad = tmp_path / "small-0123abcd.pth.tar"
+    bad.write_bytes(small_checkpoint)
+    message = rf"by its name, should have sha256 0123abcd, but its \d+ bytes have {digest[:8]}; it"
+    with pytest.raises(CheckpointError, match=message):
+        load_codec(checkpoint=bad)
+    with pytest.raises(CheckpointError, match=rf"should have sha256 {'0' * 64}, .*{digest}"):
+        load_codec(checkpoint=good, sha256="0" * 64)
+    with pytest.raises(CheckpointError, match="'xyz' is no sha256; give at least its first 8 dig"):
+        load_codec(checkpoint=good, sha256="xyz")
+    with pytest.raises(CheckpointError, match=r"there is no codec checkpoint .*none\.pth"):
+        load_codec(checkpoint=tmp_path / "none.pth")
+
+
+def test_one_source_and_no_more(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="a codec comes from one source, got none; give one"):
+        load_codec()
+    with pytest.raises(CheckpointError, match="got checkpoint, quality; give one of --codec_check"):
+        load_codec(checkpoint=tmp_path / "a", quality=1)
+
+
+def test_the_expected_identity_is_required(small_checkpoint: bytes, state: State) -> None:
+    spec = codec_from_bytes(small_checkpoint, source="zoo").spec
+    expected = dataclasses.replace(spec, quality=3, metric="mse")
+    assert codec_from_bytes(small_checkpoint, expected=expected).spec == expected
+    with pytest.raises(IdentityError, match="the checkpoint has weights_sha256"):
+        codec_from_bytes(save(half(state)), expected=expected)
+    other = dataclasses.replace(expected, cdf_sha256="0")
+    with pytest.raises(IdentityError, match="the checkpoint has cdf_sha256"):
+        codec_from_bytes(small_checkpoint, expected=other)
+
+
+def test_from_a_store(small_checkpoint: bytes) -> None:
+    spec = codec_from_bytes(small_checkpoint).spec
+    # The two methods of a store that are needed here; the store has tests of its own.
+    store: Any = SimpleNamespace(
+        codec=lambda codec_id: spec, codec_checkpoint=lambda codec_id: small_checkpoint
+    )
+    assert codec_from_store(store).spec == spec
+
+
+def test_the_demo_folder_holds_one_verified_codec(
+    tmp_path: Path, small_checkpoint: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "DEMO_FOLDER", tmp_path)
+    with pytest.raises(CheckpointError, match="holds 0 demo codecs, expected 1"):
+        load_codec(demo=True)
+    digits = hashlib.sha256(small_checkpoint).hexdigest()[:8]
+    path = tmp_path / f"demo-{digits}.pth.tar"
+    path.write_bytes(small_checkpoint)
+    assert load_codec(demo=True).spec.source == "demo"
+    path.write_bytes(small_checkpoint + b" ")
+    with pytest.raises(CheckpointError, match=f"should have sha256 {digits}"):
+        load_codec(demo=True)
+    path.rename(tmp_path / "demo.pth.tar")
+    with pytest.raises(CheckpointError, match=r"demo\.pth\.tar has no sha256 in its name"):
+        load_codec(demo=True)
+
+
+def test_the_zoo_hashes_are_those_of_its_names() -> None:
+    for metric, prefixes in ZOO_SHA256.items():
+        urls = model_urls["bmshj2018-hyperprior"][metric]
+        assert [url[-16:-8] for url in urls.values()] == list(prefixes)
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_checkpoint: bytes) -> Path:
+    """A zoo of one codec behind file:// URLs, and an empty cache."""
+    digits = hashlib.sha256(small_checkpoint).hexdigest()[:8]
+    source = tmp_path / f"bmshj2018-hyperprior-1-{digits}.pth.tar"
+    source.write_bytes(small_checkpoint)
+    urls = {"bmshj2018-hyperprior": {"mse": {1: source.as_uri(), 2: "http://127.0.0.1:9/none"}}}
+    monkeypatch.setattr(checkpoints, "model_urls", urls)
+    monkeypatch.setattr(checkpoints, "ZOO_SHA256", {"mse": (digits, "0" * 8)})
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    return source
+
+
+def test_the_zoo_is_downloaded_once_and_verified(zoo: Path, tmp_path: Path) -> None:
+    spec = load_codec(quality=1).spec
+    assert (spec.source, spec.quality, spec.metric) == ("zoo", 1, "mse")
+    zoo.unlink()
+    assert load_codec(quality=1).spec == spec
+    cached = tmp_path / "hub" / "checkpoints" / zoo.name
+    cached.write_bytes(b"other")
+    with pytest.raises(CheckpointError, match=r"delete it to download it again\) should have sha2"):
+        load_codec(quality=1)
+
+
+def test_what_the_zoo_cannot_give(zoo: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot download .*; give a local file with --cod"):
+        load_codec(quality=2)
+    with pytest.raises(CheckpointError, match="has bmshj2018-hyperprior in qualities 1 to 8 for"):
+        load_codec(quality=9)
+    with pytest.raises(CheckpointError, match="not quality 1 for psnr; choose one of these"):
+        load_codec(quality=1, metric="psnr")
+    zoo.write_bytes(b"other")
+    with pytest.raises(CheckpointError, match=r"is not the file with sha256 .*invalid hash value"):
+        load_codec(quality=1)
+
+
+@pytest.mark.skipif(not CODECS.exists(), reason="no ../shared/codecs here")
+def test_the_shared_codecs_load() -> None:
+    path = min(CODECS.glob("*.pth.tar"))
+    codec = load_codec(checkpoint=path)
+    assert codec.spec.codec_id.endswith(path.name[-16:-8])
+    assert (codec.spec.channels, codec.spec.hyper_channels) == (192, 128)

@@ -1,0 +1,233 @@
+"""The codec against unmodified CompressAI in float64, and against everything that could move it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from latent_store.codec import (
+    Codec,
+    channel_bits,
+    codec_from_bytes,
+    encode_y,
+    encode_z,
+    image_to_tensor,
+    load_codec,
+    pad_image,
+    read_image,
+)
+from latent_store.codec.hyperprior import exact_float32, scale_indexes
+from latent_store.codec.stock import ScaleHyperprior, get_scale_table
+from latent_store.errors import LatentStoreError
+from tests.latent_store.codec.made_codec import CODECS, PICTURES, random_latents
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def stock_y_hat(stock: ScaleHyperprior, y: bytes, z: bytes, shape: tuple[int, int]) -> Tensor:
+    """The lines of ``decompress`` before g_s: ŷ float64 [1, M, 4h, 4w]."""
+    z_hat = stock.entropy_bottleneck.decompress([z], shape)
+    indexes = stock.gaussian_conditional.build_indexes(stock.h_s(z_hat))
+    return stock.gaussian_conditional.decompress([y], indexes, z_hat.dtype)
+
+
+@torch.no_grad()
+def test_unmodified_compressai_decodes_our_strings(
+    codec: Codec, stock: ScaleHyperprior, hyper_symbols: Callable
+) -> None:
+    z_symbols = hyper_symbols(1, 2, 3)
+    indexes = codec.indexes(z_symbols)[0].numpy()
+    y_hat, _ = random_latents(4, *indexes.shape)
+    y, z = encode_y(codec.tables, y_hat, indexes), encode_z(codec.tables, z_symbols[0])
+    decoded = stock_y_hat(stock, y, z, (2, 3))
+    assert decoded.dtype == torch.float64
+    np.testing.assert_array_equal(decoded[0].numpy(), y_hat)
+
+
+@torch.no_grad()
+def test_x_hat_is_that_of_the_float64_model(
+    codec: Codec, stock: ScaleHyperprior, hyper_symbols: Callable
+) -> None:
+    z_symbols = hyper_symbols(1)
+    indexes = codec.indexes(z_symbols)[0].numpy()
+    y_hat = np.random.default_rng(4).integers(-1, 2, indexes.shape, dtype=np.int32)
+    y, z = encode_y(codec.tables, y_hat, indexes), encode_z(codec.tables, z_symbols[0])
+    expected = stock.decompress([[y], [z]], (1, 2))["x_hat"]
+    x_hat = codec.reconstruct(torch.from_numpy(y_hat)[None])
+    assert x_hat.dtype == torch.float32
+    assert x_hat.shape == (1, 3, 64, 128)
+    assert expected.std() > 0.02
+    assert (x_hat.clamp(0, 1) - expected).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_indexes_are_those_of_the_float64_model(
+    codec: Codec, stock: ScaleHyperprior, hyper_symbols: Callable
+) -> None:
+    z_symbols = hyper_symbols(4, 2, 2)
+    z_hat = z_symbols + stock.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+    expected = stock.gaussian_conditional.build_indexes(stock.h_s(z_hat))
+    indexes = codec.indexes(z_symbols)
+    assert indexes.dtype == torch.uint8
+    assert torch.equal(indexes.int(), expected)
+    assert len(indexes.unique()) > 40
+
+
+def test_indexes_at_every_edge_of_the_table(codec: Codec, stock: ScaleHyperprior) -> None:
+    """The float32 buffers widened, as ``.double()`` widens them, up to the last bit."""
+    table = get_scale_table().double()
+    steps = [torch.nextafter(table, table.new_tensor(end)) for end in (0.0, 1e9)]
+    extra = torch.tensor([0.0, -1.0, 0.11, float(np.float32(0.11)), 0.1099999, 300.0, 1e-9])
+    scales = torch.cat([table, *steps, extra.double(), torch.tensor([0.11], dtype=torch.float64)])
+    expected = stock.gaussian_conditional.build_indexes(scales)
+    widened = torch.tensor(codec.tables.scale_table).double()
+    bound = torch.tensor(codec.tables.scale_bound).double()
+    assert torch.equal(scale_indexes(scales, widened, bound).int(), expected)
+    # What a bound computed in float64 would do: no index 0 is left.
+    recomputed = torch.tensor([0.11], dtype=torch.float64)
+    assert int(scale_indexes(scales, widened, bound).min()) == 0
+    assert int(scale_indexes(scales, widened, recomputed).min()) == 1
+
+
+def test_indexes_do_not_depend_on_threads_layout_or_batch(
+    codec: Codec, hyper_symbols: Callable
+) -> None:
+    z_symbols = hyper_symbols(4, 3, 5)
+    with threads(1):
+        one = codec.indexes(z_symbols)
+        singles = torch.cat([codec.indexes(z_symbols[i : i + 1]) for i in range(4)])
+        layout = codec.indexes(z_symbols.contiguous(memory_format=torch.channels_last))
+    with threads(2):
+        two = codec.indexes(z_symbols.long())
+    for other in (singles, layout, two):
+        assert torch.equal(one, other)
+    assert one.is_contiguous()
+
+
+@torch.no_grad()
+def test_encoding_is_that_of_the_stock_model(
+    codec: Codec, checkpoint: bytes, picture: Callable
+) -> None:
+    model = ScaleHyperprior.from_state_dict(torch.load(io.BytesIO(checkpoint), weights_only=True))
+    x = image_to_tensor(pad_image(picture()))
+    latents = codec.encode(x)
+    y = model.g_a(x.contiguous())
+    assert latents.y_hat_BCHW.shape == (1, 192, 8, 12)
+    assert latents.y_hat_BCHW.dtype == torch.int32
+    assert torch.equal(latents.y_hat_BCHW, y.round().int())
+    z = model.h_a(y.abs())
+    medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+    symbols = model.entropy_bottleneck.quantize(z, "symbols", medians)
+    assert latents.z_symbols_BNHW.shape == (1, 128, 2, 3)
+    assert torch.equal(latents.z_symbols_BNHW, symbols)
+
+
+def test_autocast_and_reduced_precision_stay_outside(codec: Codec, picture: Callable) -> None:
+    x = image_to_tensor(pad_image(picture(64, 64)))
+    conv = torch.backends.mkldnn.conv
+    alone = codec.encode(x * 40)
+    before = conv.fp32_precision
+    conv.fp32_precision = "bf16"
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = codec.encode(x * 40)
+            x_hat = codec.reconstruct(inside.y_hat_BCHW)
+        assert conv.fp32_precision == "bf16"
+    finally:
+        conv.fp32_precision = before
+    assert torch.equal(alone.y_hat_BCHW, inside.y_hat_BCHW)
+    assert torch.equal(alone.z_symbols_BNHW, inside.z_symbols_BNHW)
+    assert torch.equal(codec.reconstruct(alone.y_hat_BCHW), x_hat)
+    before = torch.backends.cudnn.conv.fp32_precision
+    with exact_float32(torch.device("cpu")):
+        # Another thread may train on a GPU meanwhile.
+        assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_nothing_learns_but_results_may_be_learned_from(codec: Codec) -> None:
+    y_hat = torch.zeros(1, 192, 4, 4, dtype=torch.int16)
+    x_hat = codec.reconstruct(y_hat)
+    assert not x_hat.requires_grad
+    assert not any(p.requires_grad for p in codec.model.parameters())
+    assert not codec.model.training
+    weight = torch.ones(3, 3, 1, 1, requires_grad=True)
+    torch.nn.functional.conv2d(x_hat, weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_a_codec_pickles_as_its_checkpoint(codec: Codec, hyper_symbols: Callable) -> None:
+    data = pickle.dumps(codec.to("cpu"))
+    assert len(data) < len(codec.checkpoint_bytes) + 2000
+    again = pickle.loads(data)
+    assert again.spec == codec.spec
+    z_symbols = hyper_symbols(1)
+    assert torch.equal(again.indexes(z_symbols), codec.indexes(z_symbols))
+    assert repr(again) == f"Codec('{codec.spec.codec_id}', device='cpu')"
+
+
+def test_loading_does_not_move_the_seed(checkpoint: bytes) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    codec_from_bytes(checkpoint)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(3, 64, 64), r"pictures must be float32 \[B, 3, H, W\] in \[0, 1\], got"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"got torch.uint8 \(1, 3, 64, 64\)"),
+        (torch.zeros(1, 3, 64, 100), "a picture of 64x100 cannot be coded: sides must be mul"),
+        (torch.zeros(1, 3, 0, 64), "a picture of 0x64 cannot be coded"),
+    ],
+)
+def test_pictures_that_cannot_be_coded(codec: Codec, x: Tensor, message: str) -> None:
+    with pytest.raises(LatentStoreError, match=message):
+        codec.encode(x)
+
+
+def test_latents_of_another_codec_are_refused(codec: Codec) -> None:
+    with pytest.raises(LatentStoreError, match=r"ẑ has shape \(1, 64, 1, 1\), bmshj2018"):
+        codec.indexes(torch.zeros(1, 64, 1, 1, dtype=torch.int32))
+    with pytest.raises(LatentStoreError, match=r"ŷ has shape \(192, 4, 4\), bmshj2018-hyperprior"):
+        codec.reconstruct(torch.zeros(192, 4, 4))
+
+
+CHECKPOINTS = sorted(CODECS.glob("*.pth.tar"))
+
+
+@pytest.mark.skipif(not CHECKPOINTS or not PICTURES.exists(), reason="no ../shared here")
+@pytest.mark.parametrize("path", CHECKPOINTS[::3], ids=lambda path: path.name)
+@torch.no_grad()
+def test_real_codecs_on_a_real_picture(path: Path) -> None:
+    codec = load_codec(checkpoint=path)
+    stock = ScaleHyperprior.from_state_dict(torch.load(path, weights_only=True)).double()
+    first = min(PICTURES.glob("leftImg8bit/val/*/*.png"))
+    x = image_to_tensor(pad_image(read_image(first)))
+    latents = codec.encode(x)
+    y_hat, z_symbols = latents.y_hat_BCHW[0].numpy(), latents.z_symbols_BNHW[0].numpy()
+    indexes = codec.indexes(latents.z_symbols_BNHW)[0].numpy()
+    y, z = encode_y(codec.tables, y_hat, indexes), encode_z(codec.tables, z_symbols)
+    shape = z_symbols.shape[1:]
+    np.testing.assert_array_equal(stock_y_hat(stock, y, z, shape)[0].numpy(), y_hat)
+    x_hat = codec.reconstruct(latents.y_hat_BCHW)
+    expected = stock.decompress([[y], [z]], shape)["x_hat"]
+    assert (x_hat.clamp(0, 1) - expected).abs().max() < 1e-5
+    bits = channel_bits(codec.tables, y_hat, indexes).sum()
+    assert 32 <= 8 * len(y) - bits <= 64

@@ -1,0 +1,284 @@
+"""`encode-to-store`: what it writes, how it goes on after any interruption, what it refuses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import latent_store
+from latent_store import integrity, receipts
+from latent_store.codec.deep_check import check_streams
+from latent_store.lease import Lease
+from latent_store.location import CONTROL, Location
+from pipelines import encode, encoding
+from pipelines.cityscapes import train_id_table
+from tests.conftest import HEIGHT, TRAIN, VAL, WIDTH, TinyStore, encode_args
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def own_root(scene_root: Path, tmp_path: Path) -> Path:
+    """A copy of the data root that a test may damage."""
+    return Path(shutil.copytree(scene_root, tmp_path / "data"))
+
+
+def codec_args(root: Path, url: Path, split: str = "val", *more: str) -> list[str]:
+    return [
+        *("--dataset", "cityscapes", "--data_root", str(root), "--split", split),
+        *("--store", str(url), "--demo_codec", "--samples_per_shard", "2", "--threads", "1"),
+        *("--psnr", "none", *more),
+    ]
+
+
+def images_of(root: Path, split: str = "val") -> list[Path]:
+    return sorted((root / "leftImg8bit" / split / "procedural").glob("*.png"))
+
+
+def contents(url: Path) -> dict[str, bytes]:
+    """Returns every object of a store but locks and leases."""
+    files = (path for path in url.rglob("*") if path.is_file() and "leases" not in path.parts)
+    return {str(path.relative_to(url)): path.read_bytes() for path in sorted(files)}
+
+
+def test_labels_are_padded_train_ids(tiny_store: TinyStore) -> None:
+    split = latent_store.open(tiny_store.url)["cityscapes/val"]
+    path = sorted((tiny_store.data_root / "gtFine/val/procedural").glob("*_labelIds.png"))[1]
+    expected = train_id_table()[np.asarray(Image.open(path))]
+    np.testing.assert_array_equal(split.labels().read([1])[0, :HEIGHT, :WIDTH], expected)
+
+
+def test_features_are_the_teachers_stem_to_half_a_step(tiny_store: TinyStore) -> None:
+    split = latent_store.open(tiny_store.url)["cityscapes/val"]
+    reader = split.teacher()
+    stem = encoding.load_stem(Location(tiny_store.url), reader.teacher_id)
+    image_HWC = np.asarray(Image.open(images_of(tiny_store.data_root)[2]).convert("RGB"))
+    with torch.inference_mode():
+        exact = stem(encoding.image_to_tensor(encoding.pad_image(image_HWC)))[0].numpy()
+    step = exact.max(axis=(1, 2), keepdims=True) / 255
+    assert (np.abs(reader.read([2])[0] - exact) <= 0.5001 * step + 1e-6).all()
+
+
+def test_the_gate_pools_what_is_stored(tiny_store: TinyStore) -> None:
+    latents = latent_store.open(tiny_store.url)["cityscapes/val"].latents()
+    y_hat = latents.read(latents.rows).astype(np.float64).reshape(VAL, 192, -1)
+    np.testing.assert_allclose(latents.column("channel_mean", latents.rows), y_hat.mean(2), 1e-5)
+    rms = np.sqrt((y_hat**2).mean(2))
+    np.testing.assert_allclose(latents.column("channel_rms", latents.rows), rms, 1e-5)
+
+
+def test_a_complete_split_is_left_alone(copied_store: TinyStore, capsys: Any) -> None:
+    before = contents(copied_store.url)
+    assert encode.main(encode_args(copied_store, "val")) == 0
+    assert "everything asked for is there (4 samples)" in capsys.readouterr().out
+    assert contents(copied_store.url) == before
+
+
+def test_killed_and_run_again_it_ends_like_an_undisturbed_run(
+    scene_root: Path, tmp_path: Path
+) -> None:
+    calm, killed = tmp_path / "calm.zarr", tmp_path / "killed.zarr"
+    assert encode.main(codec_args(scene_root, calm, "train")) == 0
+    script = Path(sys.executable).with_name("encode-to-store")
+    command = [str(script), *codec_args(scene_root, killed, "train")]
+    process = subprocess.Popen(command, start_new_session=True, env=os.environ | {"CI": "1"})
+    location = Location(killed)
+
+    def finished() -> set[int]:
+        return set(receipts.finished_shards(location, "cityscapes/train", "labels"))
+
+    deadline = time.monotonic() + 120
+    while not finished() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = receipts.read_receipts(location, "cityscapes/train", "labels", finished())
+    assert done, "it was killed before the first shard was whole"
+    stamps = {
+        key: (killed / key).stat().st_mtime_ns for receipt in done.values() for key in receipt.objects
+    }
+    assert encode.main(codec_args(scene_root, killed, "train")) == 0
+    assert contents(killed) == contents(calm)
+    # Finished shards were not written again.
+    assert {key: (killed / key).stat().st_mtime_ns for key in stamps} == stamps
+
+
+def test_more_samples_are_appended_from_a_new_shard_on(scene_root: Path, tmp_path: Path) -> None:
+    url = tmp_path / "s.zarr"
+    assert encode.main(codec_args(scene_root, url, "train", "--max_samples", "3")) == 0
+    first = latent_store.open(url)["cityscapes/train"].latents()
+    before = first.read(first.rows)
+    assert first.rows.tolist() == [0, 1, 2]
+    assert encode.main(codec_args(scene_root, url, "train")) == 0
+    split = latent_store.open(url)["cityscapes/train"]
+    latents = split.latents()
+    assert latents.rows.tolist() == [0, 1, 2, 4, 5, 6]
+    np.testing.assert_array_equal(latents.read([0, 1, 2]), before)
+    np.testing.assert_array_equal(split.common_rows(latents, split.labels()), latents.rows)
+    assert list(integrity.verify(Location(url), deep=check_streams)) == []
+
+
+def test_features_can_be_added_later_and_touch_nothing_else(
+    scene_root: Path, teacher_checkpoint: Path, tmp_path: Path, tiny_store: TinyStore
+) -> None:
+    url = tmp_path / "s.zarr"
+    assert encode.main(codec_args(scene_root, url)) == 0
+    before = contents(url)
+    args = [a for a in codec_args(scene_root, url) if a != "--demo_codec"]
+    assert encode.main([*args, "--teacher_checkpoint", str(teacher_checkpoint)]) == 0
+    after = contents(url)
+    latents = {key: data for key, data in before.items() if "/latents/" in key}
+    assert latents
+    assert {key: after[key] for key in latents} == latents
+    added = latent_store.open(url)["cityscapes/val"].teacher()
+    at_once = latent_store.open(tiny_store.url)["cityscapes/val"].teacher()
+    np.testing.assert_array_equal(added.read(added.rows), at_once.read(at_once.rows))
+
+
+def test_a_dry_run_writes_nothing(scene_root: Path, tmp_path: Path, capsys: Any) -> None:
+    url = tmp_path / "s.zarr"
+    assert encode.main(codec_args(scene_root, url, "train", "--dry_run")) == 0
+    out = capsys.readouterr().out
+    assert f"{TRAIN} samples of {HEIGHT}x{WIDTH}, coded at 128x192, in 3 shards of 2" in out
+    assert not url.exists()
+
+
+def test_a_bad_picture_fails_its_row_not_the_job(own_root: Path, tmp_path: Path, fails: Fails) -> None:
+    url = tmp_path / "s.zarr"
+    image = images_of(own_root)[1]
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    line = fails(encode.main, codec_args(own_root, url), status=1)
+    assert "1 samples of cityscapes/val/labels failed, more than --max_failures 0" in line
+    assert f"{image.name}: " in line
+    assert "mend them and run the same job again" in line
+    letters = url / CONTROL / "cityscapes/val/labels.dead_letters.parquet"
+    assert letters.exists()
+    # Mended, the same command re-encodes that shard and closes.
+    image.write_bytes(whole)
+    assert encode.main(codec_args(own_root, url)) == 0
+    assert latent_store.open(url)["cityscapes/val"].latents().rows.tolist() == [0, 1, 2, 3]
+    assert not letters.exists()
+
+
+def test_tolerated_failures_leave_a_hole(own_root: Path, tmp_path: Path, capsys: Any) -> None:
+    url = tmp_path / "s.zarr"
+    image = images_of(own_root)[1]
+    image.write_bytes(image.read_bytes()[:2000])
+    assert encode.main(codec_args(own_root, url, "val", "--max_failures", "1")) == 0
+    assert "3 samples in 2 shards, 1 failed" in capsys.readouterr().out
+    split = latent_store.open(url)["cityscapes/val"]
+    assert split.common_rows(split.latents(), split.labels()).tolist() == [0, 2, 3]
+
+
+def test_labels_of_another_size_are_refused(own_root: Path, tmp_path: Path, fails: Fails) -> None:
+    label = next((own_root / "gtFine/val/procedural").glob("*_labelIds.png"))
+    Image.new("L", (20, 10)).save(label)
+    line = fails(encode.main, codec_args(own_root, tmp_path / "s.zarr"), status=1)
+    assert f"uint8 (10, 20), its image is {HEIGHT}x{WIDTH} (height x width)" in line
+
+
+def test_missing_inputs_are_named(own_root: Path, tmp_path: Path, fails: Fails) -> None:
+    url = tmp_path / "s.zarr"
+    assert "no data root at /no/where" in fails(encode.main, codec_args(Path("/no/where"), url))
+    line = fails(encode.main, codec_args(own_root, url, "test"))
+    assert "leftImg8bit/test/*/*_leftImg8bit.png" in line
+    assert "there are: train, val" in line
+    next((own_root / "gtFine/val/procedural").glob("*_labelIds.png")).unlink()
+    line = fails(encode.main, codec_args(own_root, url))
+    assert "1 of 4 images have no label file" in line
+    line = fails(encode.main, [a for a in codec_args(own_root, url) if a != "--demo_codec"])
+    assert "nothing to encode with: give --codec_checkpoint" in line
+    line = fails(encode.main, codec_args(own_root, url, "val", "--sampels_per_shard", "3"))
+    assert "unknown flag --sampels_per_shard" in line
+    assert not url.exists()
+
+
+def test_a_changed_data_root_is_refused(own_root: Path, tmp_path: Path, fails: Fails) -> None:
+    url = tmp_path / "s.zarr"
+    assert encode.main(codec_args(own_root, url)) == 0
+    image = images_of(own_root)[2]
+    Image.new("RGB", (WIDTH, HEIGHT)).save(image)
+    line = fails(encode.main, codec_args(own_root, url))
+    stem = image.name.removesuffix("_leftImg8bit.png")
+    assert f"the data root changed since the plan was made: {stem} has image_bytes" in line
+    image.unlink()
+    (own_root / f"gtFine/val/procedural/{stem}_gtFine_labelIds.png").unlink()
+    assert f"{stem} is gone" in fails(encode.main, codec_args(own_root, url))
+
+
+def test_another_shard_size_is_refused(tiny_store: TinyStore, fails: Fails) -> None:
+    args = encode_args(tiny_store, "val", "--samples_per_shard", "3")
+    assert "plan has 2 samples a shard, --samples_per_shard is 3" in fails(encode.main, args)
+
+
+def test_a_foreign_checkpoint_is_refused(
+    scene_root: Path, teacher_checkpoint: Path, tmp_path: Path, fails: Fails
+) -> None:
+    args = [a for a in codec_args(scene_root, tmp_path / "s.zarr") if a != "--demo_codec"]
+    line = fails(encode.main, [*args, "--codec_checkpoint", str(teacher_checkpoint)])
+    assert "teacher.pt holds a dict with the keys format, format_version" in line
+    bad = tmp_path / "bmshj2018-hyperprior-x-00000000.pth.tar"
+    bad.write_bytes(b"no checkpoint")
+    line = fails(encode.main, [*args, "--codec_checkpoint", str(bad)])
+    assert "00000000" in line
+
+
+def test_a_second_job_on_the_same_component_is_refused(
+    scene_root: Path, tmp_path: Path, fails: Fails
+) -> None:
+    url = tmp_path / "s.zarr"
+    url.mkdir()
+    with Lease(Location(url), "cityscapes/val", "labels"):
+        line = fails(encode.main, codec_args(scene_root, url))
+    assert "cityscapes/val/labels is being written by process" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_write_permission_is_one_line(scene_root: Path, tmp_path: Path, fails: Fails) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    line = fails(encode.main, codec_args(scene_root, closed / "s.zarr"), status=1)
+    assert "Permission denied" in line
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    scene_root: Path, teacher_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A file size limit stands in for the full disk: the same write call fails half way."""
+    url = tmp_path / "s.zarr"
+    teacher = ("--teacher_checkpoint", str(teacher_checkpoint))
+    code = (
+        "import resource, signal, sys\n"
+        "from pipelines import encode\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, 65_536))\n"
+        "sys.exit(encode.main(sys.argv[1:]))\n"
+    )
+    assert encode.main(codec_args(scene_root, url, "val", "--max_samples", "2", *teacher)) == 0
+    done = subprocess.run(
+        [sys.executable, "-c", code, *codec_args(scene_root, url, "val", *teacher)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "its last attempt failed: " in done.stderr
+    assert "File too large" in done.stderr
+    assert "run the same job again" in done.stderr
+    with pytest.raises(latent_store.LatentStoreError, match="incomplete"):
+        latent_store.open(url)["cityscapes/val"].teacher()
+    assert encode.main(codec_args(scene_root, url, "val", *teacher)) == 0
+    assert list(integrity.verify(Location(url), deep=check_streams)) == []

@@ -1,0 +1,389 @@
+"""The evaluation: real bytes, one confusion matrix, nothing measured twice, clear refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import latent_store
+from latent_store.codec import codec_from_store, load_codec
+from latent_store.errors import DatasetError
+from latent_store.reader import Split
+from latent_store.schema import IGNORE_LABEL
+from pipelines import encode
+from tests.conftest import HEIGHT, RANKING, VAL, WIDTH, TinyStore, encode_args
+from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
+from training import evaluate as command
+from training.candidates import distinct_labels, find_candidates
+from training.checkpoints import load_network
+from training.classes import CITYSCAPES_CLASSES
+from training.measure import Bench, Options, Pipeline, measure, permuted, point_key
+from training.metrics import ConfusionMatrix
+from training.points import PIXEL_RAW
+
+CODED = (128, 192)
+MASK_BYTES = 192 // 8
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny_store: TinyStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_checkpoints(tmp_path_factory.mktemp("networks"), tiny_store)
+
+
+@pytest.fixture(scope="module")
+def split(tiny_store: TinyStore) -> Split:
+    return latent_store.open(tiny_store.url)["cityscapes/val"]
+
+
+def _args(store: TinyStore, output: Path, *checkpoints: Path, more: tuple[str, ...] = ()) -> list:
+    return [
+        *("--store", str(store.url), "--dataset", "cityscapes", "--split", "val"),
+        *("--checkpoint", *map(str, checkpoints), "--output", str(output), "--device", "cpu"),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    tiny_store: TinyStore, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What one call of the command over every kind of network leaves."""
+    output = tmp_path_factory.mktemp("evaluation")
+    more = ("--permute_latents", "--pictures", "2")
+    assert command.main(_args(tiny_store, output, *checkpoints.values(), more=more)) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def points(evaluated: Path) -> dict[str, dict]:
+    found = json.loads((evaluated / "results.json").read_text())["points"]
+    return {point["label"]: point for point in found}
+
+
+def _bench(split: Split, **options) -> Bench:
+    return Bench(split.store, split, CITYSCAPES_CLASSES, Options(**options))
+
+
+def _candidates(split: Split, *paths: Path):
+    return find_candidates(paths, split.store, CITYSCAPES_CLASSES)
+
+
+def _direct_miou(split: Split, logits_of) -> float:
+    matrix = ConfusionMatrix(len(CITYSCAPES_CLASSES))
+    labels = split.labels()
+    for row in labels.rows.tolist():
+        with torch.inference_mode():
+            map_HW = logits_of(row)[0].argmax(0)[:HEIGHT, :WIDTH]
+        truth_HW = torch.from_numpy(labels.read([row])[0, :HEIGHT, :WIDTH])
+        matrix.update(truth_HW, map_HW)
+    return matrix.miou()
+
+
+def test_every_kind_of_network_is_a_point_of_one_table(points):
+    names = [PIXEL_RAW, "pixel", "none", "dynamic", "static"]
+    assert list(points) == names
+    assert [points[n]["domain"] for n in names] == ["pixel", "pixel", "latent", "latent", "latent"]
+    assert points["static"]["channels_mean"] == KEEP
+    assert all(p["num_samples"] == p["decoded"] == VAL for p in points.values())
+
+
+def test_rates_are_the_bytes_of_the_stores_strings(points, split):
+    latents, ranked = split.latents(), split.ranked(RANKING)
+    rows = latents.rows.tolist()
+    pixels = VAL * HEIGHT * WIDTH
+    hyper = 8 * sum(len(latents.z_string(row)) for row in rows) / pixels
+    whole = 8 * sum(len(latents.y_string(row)) for row in rows) / pixels
+    cut = 8 * sum(len(ranked.scalable_string(row, KEEP)) for row in rows) / pixels
+    for name in (PIXEL_RAW, "pixel", "none"):
+        assert points[name]["bpp"] == pytest.approx(hyper + whole)
+        assert points[name]["mask_bpp"] == 0
+    assert points["static"]["bpp"] == pytest.approx(hyper + cut)
+    assert points["dynamic"]["hyper_bpp"] == pytest.approx(hyper)
+    assert points["dynamic"]["mask_bpp"] == pytest.approx(8 * MASK_BYTES * VAL / pixels)
+    assert points["dynamic"]["y_bpp"] < whole
+    for point in points.values():
+        parts = point["hyper_bpp"] + point["y_bpp"] + point["mask_bpp"]
+        assert point["bpp"] == pytest.approx(parts)
+
+
+def test_miou_is_that_of_the_network_on_the_stores_latents(points, split, checkpoints):
+    latents, ranked = split.latents(), split.ranked(RANKING)
+    none = load_network(checkpoints["none"]).network
+    direct = _direct_miou(
+        split, lambda row: none(torch.from_numpy(latents.read([row])).float())["logits"]
+    )
+    assert points["none"]["miou"] == direct
+    static = load_network(checkpoints["static"]).network
+    direct = _direct_miou(
+        split, lambda row: static(torch.from_numpy(ranked.read([row], KEEP)).float())["logits"]
+    )
+    assert points["static"]["miou"] == direct
+
+
+def test_a_gate_split_off_gives_what_the_whole_network_gives(points, split, checkpoints):
+    latents = split.latents()
+    dynamic = load_network(checkpoints["dynamic"]).network
+    kept = []
+
+    def logits_of(row: int) -> torch.Tensor:
+        pooled_BC = torch.from_numpy(latents.column("channel_rms", [row]))
+        outputs = dynamic(torch.from_numpy(latents.read([row])).float(), pooled_BC)
+        kept.append(int(outputs["gate"].sum()))
+        return outputs["logits"]
+
+    assert points["dynamic"]["miou"] == _direct_miou(split, logits_of)
+    assert points["dynamic"]["channels_mean"] == pytest.approx(np.mean(kept))
+    assert 0 < points["dynamic"]["channels_min"] <= points["dynamic"]["channels_max"] < 192
+
+
+def test_pixel_networks_see_pictures_decoded_whole_and_rounded(points, split, checkpoints):
+    latents, codec = split.latents(), codec_from_store(split.store)
+    teacher = load_network(checkpoints["teacher"]).network
+
+    def logits_of(row: int) -> torch.Tensor:
+        x_hat_BCHW = codec.reconstruct(torch.from_numpy(latents.read([row]))).clamp(0, 1)
+        return teacher((x_hat_BCHW * 255).round() / 255)["logits"]
+
+    assert points[PIXEL_RAW]["miou"] == pytest.approx(_direct_miou(split, logits_of), abs=1e-3)
+
+
+def test_constant_baseline_and_psnr_are_the_splits(points, split):
+    labels_NHW = split.labels().read(range(VAL))[:, :HEIGHT, :WIDTH]
+    counts = np.bincount(labels_NHW[labels_NHW != IGNORE_LABEL], minlength=19)
+    expected = counts.max() / counts.sum() / (counts > 0).sum()
+    psnr = split.latents().quality(range(VAL))["psnr"]
+    for point in points.values():
+        assert point["constant_miou"] == pytest.approx(expected)
+        assert point["constant_class"] == counts.argmax()
+        assert point["psnr"] == pytest.approx(np.nanmean(psnr))
+        assert point["permuted_miou"] is not None
+
+
+def test_batches_make_no_difference(split, checkpoints):
+    (candidate,) = _candidates(split, checkpoints["static"])
+    one, three = _bench(split, batch_size=1), _bench(split, batch_size=3)
+    rows = one.rows([candidate], None)
+    assert [len(b) for b, _ in three.batches(rows)] == [3, 1]
+    first, second = measure(one, candidate, rows), measure(three, candidate, rows)
+    assert first.key == second.key
+    assert first.bpp == second.bpp
+    assert first.miou == pytest.approx(second.miou, abs=1e-3)
+
+
+def test_files_are_complete(evaluated, points):
+    report = (evaluated / "report.md").read_text()
+    assert all(label in report for label in points)
+    pictures = sorted(evaluated.glob("pictures/*.png"))
+    assert len(pictures) == 2
+    assert all(f"pictures/{p.name}" in report for p in pictures)
+    with Image.open(pictures[0]) as strip:
+        assert strip.width > 7 * 150
+    with Image.open(evaluated / "rate_miou.png") as plot:
+        plot.load()
+    rows = list(csv.reader((evaluated / "per_class.csv").open()))
+    assert [row[0] for row in rows[1:]] == list(CITYSCAPES_CLASSES)
+    assert len(rows[0]) == 6
+
+
+def test_a_second_call_measures_nothing_and_says_the_same(
+    tiny_store, checkpoints, evaluated, monkeypatch, capsys
+):
+    before = (evaluated / "results.json").read_text()
+    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(command, "Pipeline", lambda *_: pytest.fail("segmented again"))
+    more = ("--permute_latents", "--pictures", "2")
+    assert command.main(_args(tiny_store, evaluated, *checkpoints.values(), more=more)) == 0
+    assert (evaluated / "results.json").read_text() == before
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split()[:3] == ["network", "codec", "channels"]
+    assert "Always predicting" in out
+
+
+def test_only_what_is_missing_is_measured(tiny_store, checkpoints, tmp_path, monkeypatch):
+    measured = []
+
+    def counted(bench, candidate, *rest):
+        measured.append(candidate.label)
+        return measure(bench, candidate, *rest)
+
+    monkeypatch.setattr(command, "measure", counted)
+    more = ("--pictures", "0", "--max_samples", "2")
+    assert command.main(_args(tiny_store, tmp_path, checkpoints["static"], more=more)) == 0
+    both = (checkpoints["none"], checkpoints["static"])
+    assert command.main(_args(tiny_store, tmp_path, *both, more=more)) == 0
+    assert measured == ["static", "none"]
+    other = (*more, "--decode", "none")
+    assert command.main(_args(tiny_store, tmp_path, checkpoints["static"], more=other)) == 0
+    assert measured == ["static", "none", "static"]
+    found = json.loads((tmp_path / "results.json").read_text())["points"][0]
+    assert (found["num_samples"], found["decoded"]) == (2, 0)
+
+
+def test_keys_follow_what_numbers_depend_on(split, checkpoints, copied_store):
+    static, none = _candidates(split, checkpoints["static"], checkpoints["none"])
+    bench = _bench(split)
+    rows = bench.rows([static, none], None)
+    key = point_key(bench, static, rows)
+    assert key == point_key(_bench(split, batch_size=2), static, rows)
+    assert key != point_key(bench, none, rows)
+    assert key != point_key(bench, static, rows[:2])
+    assert key != point_key(_bench(split, permute=True), static, rows)
+    # The same store elsewhere is the same store.
+    copy = latent_store.open(copied_store.url)["cityscapes/val"]
+    assert key == point_key(_bench(copy), static, rows)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 101])
+def test_permuting_moves_every_sample(count):
+    rows = np.arange(100, 100 + count)
+    moved = permuted(rows)
+    assert sorted(moved) == rows.tolist()
+    assert not np.any(moved == rows)
+    np.testing.assert_array_equal(moved, permuted(rows))
+
+
+def test_a_network_that_is_always_right_falls_when_latents_are_permuted(
+    split, checkpoints, monkeypatch
+):
+    (candidate,) = _candidates(split, checkpoints["static"])
+    labels, segment = split.labels(), Pipeline.segment
+
+    def oracle(self, rows, size):
+        truth_BHW = labels.read(rows)
+        return np.where(truth_BHW == IGNORE_LABEL, 0, truth_BHW), segment(self, rows, size)[1]
+
+    monkeypatch.setattr(Pipeline, "segment", oracle)
+    bench = _bench(split, permute=True)
+    point = measure(bench, candidate, bench.rows([candidate], None))
+    assert point.miou == 1
+    assert point.permuted_miou < 0.7
+
+
+def test_one_image_has_no_permutation(split, checkpoints):
+    (candidate,) = _candidates(split, checkpoints["static"])
+    bench = _bench(split, permute=True)
+    assert measure(bench, candidate, bench.rows([candidate], 1)).permuted_miou is None
+
+
+def test_equal_labels_get_the_names_of_their_files(split, checkpoints, tmp_path):
+    codec = codec_from_store(split.store)
+    seeds = [make_checkpoint(tmp_path / f"s{s}.pt", codec, seed=s, label="no gate") for s in (0, 1)]
+    found = _candidates(split, *seeds, checkpoints["none"], seeds[0])
+    assert distinct_labels(found) == ["no gate [s0]", "no gate [s1]", "none"]
+
+
+def test_teachers_are_given_the_codecs_of_the_networks(copied_store, tmp_path, fails, checkpoints):
+    codec = codec_from_store(latent_store.open(copied_store.url))
+    state = torch.load(_file(tmp_path / "demo.pt", codec.checkpoint_bytes), weights_only=True)
+    state["g_a.6.bias"] = state["g_a.6.bias"] + 0.01
+    torch.save(state, tmp_path / "other.pth.tar")
+    other = load_codec(checkpoint=tmp_path / "other.pth.tar")
+    encoded = encode_args(copied_store, "val", "--codec_checkpoint", str(tmp_path / "other.pth.tar"))
+    encoded.remove("--demo_codec")
+    assert encode.main(encoded) == 0
+    network = make_checkpoint(tmp_path / "none2.pt", other, label="none")
+    more = ("--pictures", "0", "--max_samples", "1")
+    three = (checkpoints["teacher"], checkpoints["none"], network)
+    assert command.main(_args(copied_store, tmp_path, *three, more=more)) == 0
+    found = json.loads((tmp_path / "results.json").read_text())["points"]
+    first, second = codec.spec.codec_id, other.spec.codec_id
+    expected = [(PIXEL_RAW, first), (PIXEL_RAW, second), ("none", first), ("none", second)]
+    assert [(p["label"], p["codec_id"]) for p in found] == expected
+    alone = _args(copied_store, tmp_path, checkpoints["teacher"], more=more)
+    assert "give --codec with one of" in fails(command.main, alone)
+    assert command.main([*alone, "--codec", second]) == 0
+    wrong = [*_args(copied_store, tmp_path, network, more=more), "--codec", first]
+    assert f"--codec asks for {first}; leave --codec out" in fails(command.main, wrong)
+
+
+def _file(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_a_missing_checkpoint_is_one_line(tiny_store, tmp_path, fails):
+    line = fails(command.main, _args(tiny_store, tmp_path, tmp_path / "none.pt"))
+    assert line.endswith("none.pt: check the path")
+
+
+def test_a_missing_store_or_split_is_one_line(tiny_store, tmp_path, fails, checkpoints):
+    args = _args(tiny_store, tmp_path, checkpoints["none"])
+    nowhere = [str(tmp_path / "no.zarr") if a == str(tiny_store.url) else a for a in args]
+    assert "no.zarr" in fails(command.main, nowhere)
+    assert "has no split cityscapes/test" in fails(command.main, [*args, "--split", "test"])
+
+
+def test_a_store_of_another_codec_is_refused(tiny_store, split, tmp_path, fails):
+    codec = codec_from_store(split.store)
+    path = make_checkpoint(tmp_path / "n.pt", codec)
+    stranger = _with_meta(path, codec_id="bmshj2018-hyperprior-00000000")
+    line = fails(command.main, _args(tiny_store, tmp_path, stranger))
+    assert "was trained on latents of codec bmshj2018-hyperprior-00000000, the store" in line
+    assert "add it with encode-to-store --codec_checkpoint" in line
+    identity = codec.spec.identity | {"cdf_sha256": "0" * 64}
+    line = fails(
+        command.main, _args(tiny_store, tmp_path, _with_meta(path, codec_identity=identity))
+    )
+    assert "cdf_sha256" in line
+
+
+def _with_meta(path: Path, **changes: object) -> Path:
+    payload = torch.load(path, weights_only=True)
+    payload["meta"] = payload["meta"] | changes
+    torch.save(payload, path)
+    return path
+
+
+def test_another_class_count_is_refused(tiny_store, split, tmp_path, fails):
+    codec = codec_from_store(split.store)
+    path = make_checkpoint(tmp_path / "n.pt", codec, num_classes=11)
+    line = fails(command.main, _args(tiny_store, tmp_path, path))
+    assert "n.pt predicts 11 classes, the dataset has 19; evaluate it on the dataset" in line
+
+
+def test_labels_of_unknown_classes_are_refused(split, checkpoints):
+    (candidate,) = _candidates(split, checkpoints["none"])
+    bench = Bench(split.store, split, CITYSCAPES_CLASSES[:3], Options(decode="none"))
+    rows = bench.rows([candidate], None)
+    with pytest.raises(DatasetError, match=r"contain train id \d+, but cityscapes has 3 classes"):
+        measure(bench, candidate, rows)
+
+
+def test_a_split_without_usable_samples_is_refused(split, checkpoints, monkeypatch):
+    (candidate,) = _candidates(split, checkpoints["none"])
+    bench = _bench(split)
+    monkeypatch.setattr(bench.latents(candidate.spec.codec_id), "rows", np.array([], dtype=int))
+    with pytest.raises(DatasetError, match="cityscapes/val of .* has no sample with both labels"):
+        bench.rows([candidate], None)
+
+
+def test_labels_that_are_all_ignored_are_refused(split, checkpoints, monkeypatch):
+    (candidate,) = _candidates(split, checkpoints["none"])
+    bench = _bench(split, decode="none")
+    nothing_HW = np.full((HEIGHT, WIDTH), IGNORE_LABEL, dtype=np.uint8)
+    monkeypatch.setattr(bench, "read_labels", lambda _: nothing_HW)
+    with pytest.raises(DatasetError, match=r"every pixel of the 4 images .* is labelled 255"):
+        measure(bench, candidate, bench.rows([candidate], None))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--max_samples", "0"), ("--batch_size", "0"), ("--pictures", "-1")]
+)
+def test_numbers_out_of_range_are_refused(tiny_store, checkpoints, tmp_path, fails, flag, value):
+    args = [*_args(tiny_store, tmp_path, checkpoints["none"]), flag, value]
+    assert f"{flag} must be at least" in fails(command.main, args)
+
+
+def test_a_ranking_without_its_copy_names_the_command(copied_store, checkpoints, tmp_path, fails):
+    import shutil
+
+    codec_id = next(iter(latent_store.open(copied_store.url).codecs()))
+    shutil.rmtree(copied_store.url / "cityscapes/val/ranked" / codec_id)
+    line = fails(command.main, _args(copied_store, tmp_path, checkpoints["static"]))
+    assert "run reorder-latents --ranking variance" in line

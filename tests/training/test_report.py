@@ -1,0 +1,146 @@
+"""The report, its tables and files, from points with chosen numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from latent_store.errors import IntegrityError
+from tests.training.made_points import at_rate, make_point, make_sample
+from training import plots, points, report
+
+SETTING = report.Setting(store="city.zarr", dataset="cityscapes", split="val", decode="all")
+
+
+def test_parts_of_the_rate_add_up_to_bytes_over_original_pixels():
+    sample = make_sample(mask_bytes=24)
+    point = make_point(samples=(sample, make_sample("b", pixels=400, mask_bytes=24)))
+    assert point.bpp == 8 * 2 * (30 + 70 + 24) / 2000
+    assert point.hyper_bpp + point.y_bpp + point.mask_bpp == pytest.approx(point.bpp)
+    assert point.mask_bpp == 8 * 48 / 2000
+    assert point.flush_bpp == 160 / 2000
+
+
+def test_points_survive_their_file(tmp_path):
+    point = make_point(permuted_miou=0.1)
+    points.write_point(tmp_path, point)
+    assert points.read_point(tmp_path, point.key) == point
+    assert points.read_point(tmp_path, "another") is None
+    assert [p.name for p in tmp_path.iterdir()] == [f"{point.key}.json"]
+
+
+def test_points_of_another_version_are_measured_again(tmp_path):
+    path = points.write_point(tmp_path, make_point())
+    path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
+    assert points.read_point(tmp_path, make_point().key) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda t: t[: len(t) // 2], lambda t: t.replace("miou", "mioo")],
+    ids=["truncated", "edited"],
+)
+def test_damaged_points_are_refused(tmp_path, damage):
+    path = points.write_point(tmp_path, make_point())
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(IntegrityError, match=r"is no measured point .*; delete it to"):
+        points.read_point(tmp_path, make_point().key)
+
+
+def test_console_table_shows_every_network_and_part():
+    dynamic = make_point(
+        "dynamic", selection="dynamic", keep=None, ranking_id=None, permuted_miou=0.07,
+        samples=(make_sample(channels=80, mask_bytes=24), make_sample(channels=95, mask_bytes=24)),
+    )  # fmt: skip
+    lines = report.console_table([dynamic, make_point(quality=2, psnr=None)]).splitlines()
+    assert lines[0].split() == list(report._COLUMNS)
+    assert "87.5 (80-95)" in lines[2]
+    assert "0.0700" in lines[2]
+    assert "(q2)" in lines[3]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_savings_pair_methods_with_what_they_are_meant_to_beat():
+    pixel = at_rate("pixel (trained on raw)", 770, 0.4, domain="pixel", selection="none", keep=None)
+    none = at_rate("no gate", 770, 0.6, selection="none", keep=None)
+    ours = at_rate("static-16 frequency", 70, 0.55)
+    wang = at_rate("static-16 variance", 120, 0.5, ranking_method="variance")
+    other = at_rate("static-32 variance", 170, 0.5, ranking_method="variance", keep=32)
+    found = {(c.anchor, c.test): c for c in report.comparisons([pixel, none, ours, wang, other])}
+    assert set(found) == {
+        (pixel.label, none.label), (pixel.label, ours.label), (pixel.label, wang.label),
+        (pixel.label, other.label), (none.label, ours.label), (none.label, wang.label),
+        (none.label, other.label), (wang.label, ours.label),
+    }  # fmt: skip
+    assert found[pixel.label, ours.label].bound.at_least == pytest.approx(1 - 100 / 800)
+    assert found[none.label, ours.label].note is not None
+
+
+def test_one_method_at_several_codecs_is_one_curve():
+    pixel = [
+        at_rate("pixel", rate, miou, domain="pixel", quality=q)
+        for q, rate, miou in [(1, 170, 0.40), (2, 270, 0.45), (3, 370, 0.5), (4, 570, 0.55)]
+    ]
+    ours = [
+        at_rate("ours", rate, miou, quality=q)
+        for q, rate, miou in [(1, 20, 0.42), (2, 45, 0.47), (3, 70, 0.52), (4, 110, 0.57)]
+    ]
+    (found,) = report.comparisons([*pixel, *ours])
+    assert found.saving.maximum > 0.7
+    assert found.bd_rate < -70
+    text = report.markdown([*pixel, *ours], SETTING)
+    assert f"{100 * found.saving.maximum:.1f} % at" in text
+    assert f"{found.bd_rate:+.1f} %" in text
+    assert "No BD-rate" not in text
+
+
+def test_markdown_gives_bounds_and_says_what_is_missing():
+    pixel = at_rate("pixel (trained on raw)", 770, 0.4, domain="pixel", selection="none")
+    text = report.markdown([pixel, make_point(permuted_miou=0.05)], SETTING)
+    assert "| static-16 | pixel (trained on raw) | at least 81.2 % (0.5000 at 0.7500 bpp" in text
+    assert "No BD-rate: pixel (trained on raw) has 1 Pareto points of 1, BD-rate needs 4" in text
+    assert "Always predicting 'road', the most frequent class, gives mIoU 0.3100." in text
+    assert "for 3 of 3 images (decode = all)" in text
+    assert "GMAC would be pixel (trained on raw): 93.95" in text
+    assert "permuted is mIoU with" in text
+    assert "## Pictures" not in text
+
+
+def test_markdown_shows_pictures():
+    setting = report.Setting(
+        store="s", dataset="cityscapes", split="val", decode="all", pictures=("pictures/a.png",)
+    )
+    assert "![pictures/a.png](pictures/a.png)" in report.markdown([make_point()], setting)
+
+
+def test_results_are_json_without_images():
+    text = json.dumps(report.results([make_point(), make_point("b")], SETTING), allow_nan=False)
+    read = json.loads(text)
+    assert read["points"][0]["bpp"] == make_point().bpp
+    assert "samples" not in read["points"][0]
+    assert read["points"][0]["num_samples"] == 2
+    assert read["setting"]["split"] == "val"
+
+
+def test_per_class_csv_leaves_absent_classes_empty():
+    text = report.per_class_csv([make_point(), make_point("b", class_iou=(0.1, None, 0.2))])
+    rows = list(csv.reader(io.StringIO(text)))
+    assert rows[0] == [
+        "class",
+        "static-16 [bmshj2018-hyperprior-01234567]",
+        "b [bmshj2018-hyperprior-01234567]",
+    ]
+    assert rows[1] == ["road", "0.600000", "0.100000"]
+    assert rows[3] == ["car", "", "0.200000"]
+
+
+def test_plot_is_a_picture(tmp_path):
+    path = tmp_path / "new" / "rate_miou.png"
+    plots.plot_rate_miou([make_point(), at_rate("pixel", 500, 0.3, domain="pixel")], path)
+    with Image.open(path) as picture:
+        assert picture.width > 800
+    assert [p.name for p in path.parent.iterdir()] == ["rate_miou.png"]

@@ -1,0 +1,133 @@
+"""What is to be evaluated: checkpoints, each with the codec whose latents it will get.
+
+A network from a store belongs to the codec that it was trained on. A teacher, trained on raw
+images, belongs to none: it is given the decoded pictures of every codec that is asked for, or that
+the other checkpoints belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latent_store import LatentStore
+from latent_store.errors import CheckpointError, IdentityError
+from latent_store.schema import CodecSpec
+from training.checkpoints import LoadedNetwork, load_network
+from training.networks import NetworkConfig
+from training.points import PIXEL_RAW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One network with one codec: what becomes a point.
+
+    Attributes:
+        path: The checkpoint.
+        sha256: Of the checkpoint.
+        label: Its name in tables.
+        config: The network's shape.
+        ranking_id: The ranking of a static network's channels.
+        spec: The codec.
+    """
+
+    path: Path
+    sha256: str
+    label: str
+    config: NetworkConfig
+    ranking_id: str | None
+    spec: CodecSpec
+
+
+def find_candidates(
+    paths: Sequence[Path],
+    store: LatentStore,
+    class_names: Sequence[str],
+    codec_ids: Sequence[str] | None = None,
+) -> list[Candidate]:
+    """Reads every checkpoint once and pairs it with its codecs, in the order given.
+
+    Args:
+        paths: Checkpoint files of any kind, domain and selection.
+        store: Holds the latents.
+        class_names: The dataset's classes.
+        codec_ids: Only these codecs; None for those of the networks, or the store's only one.
+
+    Raises:
+        CheckpointError: A file is none of ours, or its class count is not the dataset's.
+        IdentityError: A network belongs to a codec that the store lacks, that has another
+            identity there, or that is not among ``codec_ids``.
+        MissingComponentError: Only teachers are given and the store has several codecs.
+    """
+    chosen = None if codec_ids is None else [store.codec(c) for c in dict.fromkeys(codec_ids)]
+    loaded = {path: load_network(path) for path in dict.fromkeys(paths)}
+    own: dict[Path, CodecSpec] = {}
+    for path, network in loaded.items():
+        _check_classes(path, network, class_names)
+        if network.meta["kind"] != "teacher":
+            own[path] = _own_codec(path, network, store, chosen)
+    for_teachers = chosen or list({s.codec_id: s for s in own.values()}.values())
+    found: list[Candidate] = []
+    for path, network in loaded.items():
+        specs = [own[path]] if path in own else (for_teachers or [store.codec()])
+        found += [_candidate(path, network, spec) for spec in specs]
+    return found
+
+
+def distinct_labels(candidates: Sequence[Candidate]) -> list[str]:
+    """Returns a label for each candidate; those that share label and codec get their file's name.
+
+    Two runs under one name (seeds, say) are two methods: on one curve, the better would hide the
+    other.
+    """
+    files: dict[tuple[str, str], set[str]] = {}
+    for c in candidates:
+        files.setdefault((c.label, c.spec.codec_id), set()).add(c.sha256)
+    shared = {label for (label, _), found in files.items() if len(found) > 1}
+    return [f"{c.label} [{c.path.stem}]" if c.label in shared else c.label for c in candidates]
+
+
+def _candidate(path: Path, network: LoadedNetwork, spec: CodecSpec) -> Candidate:
+    teacher = network.meta["kind"] == "teacher"
+    return Candidate(
+        path=path,
+        sha256=network.sha256,
+        label=PIXEL_RAW if teacher else (network.meta["label"] or path.stem),
+        config=network.config,
+        ranking_id=network.meta["ranking_id"],
+        spec=spec,
+    )
+
+
+def _check_classes(path: Path, network: LoadedNetwork, class_names: Sequence[str]) -> None:
+    found = network.config.num_classes
+    if found != len(class_names):
+        message = (
+            f"{path} predicts {found} classes, the dataset has {len(class_names)}; evaluate it on "
+            "the dataset that it was trained on"
+        )
+        raise CheckpointError(message)
+
+
+def _own_codec(
+    path: Path, network: LoadedNetwork, store: LatentStore, chosen: Sequence[CodecSpec] | None
+) -> CodecSpec:
+    codec_id = network.meta["codec_id"]
+    known = store.codecs()
+    if codec_id not in known:
+        message = (
+            f"{path} was trained on latents of codec {codec_id}, the store {store.url} has: "
+            f"{', '.join(known) or 'none'}; evaluate on a store with that codec, or add it with "
+            "encode-to-store --codec_checkpoint"
+        )
+        raise IdentityError(message)
+    if chosen is not None and codec_id not in {spec.codec_id for spec in chosen}:
+        names = ", ".join(spec.codec_id for spec in chosen)
+        message = (
+            f"{path} was trained on latents of codec {codec_id}, --codec asks for {names}; leave "
+            "--codec out, or leave that checkpoint out"
+        )
+        raise IdentityError(message)
+    known[codec_id].require_identity(network.meta["codec_identity"], str(path))
+    return known[codec_id]

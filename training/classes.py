@@ -1,0 +1,68 @@
+"""Names and colours of the classes that networks predict; the order is the order of the train ids.
+
+How a dataset's files number their classes is the readers' matter (`pipelines`); a store holds
+train ids, with 255 where a pixel has no class.
+"""
+
+from latent_store.errors import DatasetError
+
+CITYSCAPES_CLASSES: tuple[str, ...] = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+"""The 19 training classes of Cityscapes (cityscapesScripts, `helpers/labels.py`, by train id)."""
+
+CITYSCAPES_COLOURS: tuple[tuple[int, int, int], ...] = (
+    (128, 64, 128),
+    (244, 35, 232),
+    (70, 70, 70),
+    (102, 102, 156),
+    (190, 153, 153),
+    (153, 153, 153),
+    (250, 170, 30),
+    (220, 220, 0),
+    (107, 142, 35),
+    (152, 251, 152),
+    (70, 130, 180),
+    (220, 20, 60),
+    (255, 0, 0),
+    (0, 0, 142),
+    (0, 0, 70),
+    (0, 60, 100),
+    (0, 80, 100),
+    (0, 0, 230),
+    (119, 11, 32),
+)
+"""8-bit RGB of each training class, the dataset's own palette."""
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """Returns the class names of a dataset's segmentation labels, in train id order.
+
+    Raises:
+        DatasetError: if `dataset` is a PASCAL VOC set, whose class table is not here yet. Every
+            other id is a set in Cityscapes' layout, whatever `--dataset_id` calls it.
+    """
+    if dataset.startswith("voc"):
+        raise DatasetError(
+            f"no class table for dataset {dataset!r}: segmentation is trained on sets in "
+            "Cityscapes' layout; use --dataset cityscapes or an id given with --dataset_id"
+        )
+    return CITYSCAPES_CLASSES

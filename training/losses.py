@@ -1,0 +1,147 @@
+"""The loss: cross-entropy + λ₁ · distillation (equation 3), and optionally the rate of the gate.
+
+Every term is a sum over the batch divided by a count. The counts are arguments, so that several
+small batches (gradient accumulation), or several processes, give the gradient of one large batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from latent_store.schema import FEATURE_STRIDE, IGNORE_LABEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What the sums of a batch are divided by; add those of batches that make one step.
+
+    Attributes:
+        labels: labelled pixels.
+        cells: positions of the feature map inside the original images.
+        samples: images.
+    """
+
+    labels: int = 0
+    cells: int = 0
+    samples: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            labels=self.labels + other.labels,
+            cells=self.cells + other.cells,
+            samples=self.samples + other.samples,
+        )
+
+
+def count(batch: Mapping[str, Any]) -> Counts:
+    """Returns a batch's counts."""
+    labels_BHW = batch["labels_BHW"]
+    cells = int(cell_mask(batch).sum()) if "features_BCHW" in batch else 0
+    labels = int((labels_BHW != IGNORE_LABEL).sum())
+    return Counts(labels=labels, cells=cells, samples=len(labels_BHW))
+
+
+def cell_mask(batch: Mapping[str, Any]) -> torch.Tensor:
+    """Returns which positions of the feature map lie inside the original image.
+
+    Args:
+        batch: has "features_BCHW", and "valid_B2" with the height and width in pixels, from the
+            crop's top left corner, that belong to the original image (the rest is padding).
+
+    Returns:
+        bool [B, H/4, W/4].
+    """
+    features_BCHW, valid_B2 = batch["features_BCHW"], batch["valid_B2"]
+    height, width = features_BCHW.shape[-2:]
+    device = features_BCHW.device
+    rows_H = torch.arange(height, device=device) * FEATURE_STRIDE
+    columns_W = torch.arange(width, device=device) * FEATURE_STRIDE
+    inside_BH = rows_H[None] < valid_B2[:, :1]
+    inside_BW = columns_W[None] < valid_B2[:, 1:]
+    return inside_BH[:, :, None] & inside_BW[:, None, :]
+
+
+class SegmentationLoss(nn.Module):
+    """L = L_seg + λ₁ · L_KD [+ λ_rate · rate] [+ 0.5 · L_seg of the auxiliary head].
+
+    Attributes:
+        lambda_kd: λ₁; 1 in the paper.
+        rate_weight: weighs the bits a pixel that the gate keeps; 0 in the paper.
+        auxiliary_weight: 0.5 in torchvision's reference.
+    """
+
+    def __init__(
+        self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0, auxiliary_weight: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.lambda_kd = lambda_kd
+        self.rate_weight = rate_weight
+        self.auxiliary_weight = auxiliary_weight
+
+    def forward(
+        self,
+        outputs: Mapping[str, torch.Tensor],
+        batch: Mapping[str, Any],
+        counts: Counts,
+    ) -> dict[str, torch.Tensor]:
+        """Computes the loss of a batch, or of its part of a larger step.
+
+        Args:
+            outputs: a network's; "logits" and, where a term needs them, "features", "gate",
+                "auxiliary_logits".
+            batch: "labels_BHW" int64, 255 = ignore; with "features_BCHW" (and "valid_B2") the
+                teacher's features are distilled; with "channel_bits_BC" and "pixels_B" (original
+                pixels of the image) the gate's rate is known.
+            counts: of the whole step.
+
+        Returns:
+            "loss", and its parts "cross_entropy", "distillation", "rate", "auxiliary" where they
+            exist. A batch without a labelled pixel has cross-entropy 0, not nan.
+        """
+        labels_BHW = batch["labels_BHW"]
+        parts: dict[str, torch.Tensor] = {}
+        if "logits" in outputs:
+            parts["cross_entropy"] = _cross_entropy(outputs["logits"], labels_BHW, counts.labels)
+        weights = {"cross_entropy": 1.0}
+        if self.lambda_kd and "features_BCHW" in batch:
+            parts["distillation"] = _distillation(outputs["features"], batch, counts.cells)
+            weights["distillation"] = self.lambda_kd
+        if "gate" in outputs:
+            parts["rate"] = _rate(outputs["gate"], batch, counts.samples)
+            weights["rate"] = self.rate_weight
+        if "auxiliary_logits" in outputs:
+            logits_BKHW = outputs["auxiliary_logits"]
+            parts["auxiliary"] = _cross_entropy(logits_BKHW, labels_BHW, counts.labels)
+            weights["auxiliary"] = self.auxiliary_weight
+        # A weight of 0 leaves the part out: 0 × inf would be nan.
+        terms = [weights[name] * part for name, part in parts.items() if weights[name]]
+        return {"loss": torch.stack(terms).sum()} | parts
+
+
+def _cross_entropy(
+    logits_BKHW: torch.Tensor, labels_BHW: torch.Tensor, labels: int
+) -> torch.Tensor:
+    total = F.cross_entropy(
+        logits_BKHW.float(), labels_BHW, ignore_index=IGNORE_LABEL, reduction="sum"
+    )
+    return total / max(labels, 1)
+
+
+def _distillation(
+    features_BCHW: torch.Tensor, batch: Mapping[str, Any], cells: int
+) -> torch.Tensor:
+    """Mean squared error over the positions inside the original images and all channels."""
+    target_BCHW = batch["features_BCHW"]
+    error_BHW = (features_BCHW.float() - target_BCHW).square().sum(1)
+    total = (error_BHW * cell_mask(batch)).sum()
+    return total / max(cells * target_BCHW.shape[1], 1)
+
+
+def _rate(gate_BC: torch.Tensor, batch: Mapping[str, Any], samples: int) -> torch.Tensor:
+    """Bits per original pixel of the channels that the gate keeps, from the store's ledger."""
+    bits_B = (gate_BC * batch["channel_bits_BC"]).sum(1)
+    return (bits_B / batch["pixels_B"]).sum() / max(samples, 1)

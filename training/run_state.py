@@ -1,0 +1,123 @@
+"""Where a run is: everything that continuing it bit by bit needs, in one file.
+
+`resume.pt` alone decides where a run goes on; `last.pt` and `best.pt` are networks for others to
+use. One file, renamed into place, cannot be half old and half new.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from latent_store.errors import CheckpointError, LatentStoreError
+from training.checkpoints import parse, read_file, state_on_cpu, write_payload
+from training.run_log import Meters
+
+RESUME_FILE = "resume.pt"
+RESUME_FORMAT = "latent-store-training"
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """Counters of a run.
+
+    Attributes:
+        step: optimiser steps done.
+        epoch: epochs finished.
+        best_miou: the best validation so far; nan before the first.
+        seconds: training time of all sittings so far.
+        finished: whether the run came to its end.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best_miou: float = math.nan
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def save_run(
+    output: Path,
+    state: RunState,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: Any,
+    meters: Meters,
+    config: Mapping[str, Any],
+) -> None:
+    """Writes `resume.pt` atomically."""
+    payload = {
+        "format": RESUME_FORMAT,
+        "format_version": 1,
+        "config": dict(config),
+        "state": dataclasses.asdict(state),
+        "network": state_on_cpu(network),
+        "optimizer": optimizer.state_dict(),
+        "loader": loader.state_dict(),
+        "meters": meters.state_dict(),
+        "rng": {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        },
+    }
+    write_payload(output / RESUME_FILE, payload)
+
+
+def load_run(
+    output: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: Any,
+    meters: Meters,
+    config: Mapping[str, Any],
+    *,
+    free: frozenset[str],
+    device: torch.device,
+) -> RunState:
+    """Reads `resume.pt` back into the parts of a run.
+
+    Args:
+        free: names in `config` that may have changed.
+
+    Raises:
+        LatentStoreError: if another entry of `config` changed; it is named.
+        CheckpointError: if the file is damaged.
+    """
+    path = output / RESUME_FILE
+    payload = parse(read_file(path), str(path), expected_format=RESUME_FORMAT)
+    require_same_config(payload["config"], config, free)
+    try:
+        network.load_state_dict(payload["network"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} holds another network than this run's configuration makes: start a new "
+            "--output"
+        ) from error
+    optimizer.load_state_dict(payload["optimizer"])
+    loader.load_state_dict(payload["loader"])
+    meters.load_state_dict(payload["meters"], device)
+    torch.set_rng_state(payload["rng"]["cpu"])
+    if len(payload["rng"]["cuda"]) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(payload["rng"]["cuda"])
+    return RunState(**payload["state"])
+
+
+def require_same_config(
+    before: Mapping[str, Any], now: Mapping[str, Any], free: frozenset[str]
+) -> None:
+    """Refuses to resume a run whose configuration changed.
+
+    Raises:
+        LatentStoreError: names the first field that differs, with both values.
+    """
+    for name in {**before, **now}:
+        if name not in free and before.get(name) != now.get(name):
+            raise LatentStoreError(
+                f"cannot resume with another --{name}: the run has {before.get(name)!r}, now it is "
+                f"{now.get(name)!r}; give the same value, or start a new --output"
+            )

@@ -1,0 +1,138 @@
+"""Tasks: what a network learns from a batch, and how well it does it.
+
+The training loop knows nothing of segmentation: a task turns a batch into a loss, says what the
+loss's sums are to be divided by, and validates.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from latent_store.errors import DatasetError
+from training.gate import annealed, gumbel_noise
+from training.losses import Counts, SegmentationLoss, count
+from training.metrics import ConfusionMatrix
+from training.networks import PixelNetwork
+
+
+class SegmentationTask(nn.Module):
+    """Semantic segmentation, from latents or from pixels.
+
+    Args:
+        network: a LatentNetwork or PixelNetwork.
+        loss: its loss.
+        seed: of the gate's noise.
+        temperature: of the Gumbel-softmax at the start and at the end of the run.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: SegmentationLoss,
+        *,
+        seed: int = 0,
+        temperature: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.seed = seed
+        self.temperature = temperature
+        # Not a submodule: the compiled form shares the network's parameters.
+        self._call: list[Callable[..., dict[str, torch.Tensor]]] = [network]
+
+    def compile_network(self) -> None:
+        """Runs the network through torch.compile from now on."""
+        self._call = [torch.compile(self.network)]
+
+    def count(self, batch: Mapping[str, Any]) -> Counts:
+        """Returns what a step's sums are divided by; add those of its batches."""
+        return count(batch)
+
+    def forward(
+        self, batch: Mapping[str, Any], counts: Counts, epoch: int
+    ) -> dict[str, torch.Tensor]:
+        """Returns "loss", its parts, and "kept" [B], the number of channels kept, with a gate.
+
+        Args:
+            batch: as `StoreLoader` yields it, on the network's device; "x_BCHW" for pixels is
+                uint8, or float in [0, 1].
+            counts: of the whole step.
+            epoch: keys the gate's noise, with the seed and the row.
+        """
+        outputs = self._call[0](*network_inputs(self.network, batch), **self._noise(batch, epoch))
+        batch = {**batch, "labels_BHW": batch["labels_BHW"].long()}
+        parts = self.loss(outputs, batch, counts)
+        if "gate" in outputs:
+            parts["kept"] = outputs["gate"].detach().sum(1)
+        return parts
+
+    def anneal(self, progress: float) -> None:
+        """Sets what changes over a run: the gate's temperature, at `progress` in [0, 1]."""
+        gate = getattr(self.network, "gate", None)
+        if gate is not None:
+            gate.temperature.fill_(annealed(*self.temperature, progress))
+
+    def _noise(self, batch: Mapping[str, Any], epoch: int) -> dict[str, torch.Tensor]:
+        gate = getattr(self.network, "gate", None)
+        if gate is None:
+            return {}
+        noise_BC2 = gumbel_noise(self.seed, epoch, batch["rows_B"].tolist(), gate.channels)
+        return {"noise_BC2": noise_BC2.to(batch["y_hat_BCHW"].device)}
+
+
+class SegmentationValidator:
+    """Measures mIoU at original size, from one confusion matrix over all batches.
+
+    Args:
+        batches: whole images as `WholeImages` yields them; iterated anew each time.
+        class_names: by train id.
+    """
+
+    def __init__(self, batches: Iterable[Mapping[str, Any]], class_names: Sequence[str]) -> None:
+        self.batches = batches
+        self.class_names = tuple(class_names)
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        """Returns "miou", "accuracy", "constant_miou", "iou/<class>", and "kept" with a gate.
+
+        The network is left in the mode that it was in.
+        """
+        was_training = network.training
+        network.eval()
+        matrix = ConfusionMatrix(len(self.class_names))
+        kept: list[float] = []
+        for batch in self.batches:
+            on_device = to_device(batch, device)
+            outputs = network(*network_inputs(network, on_device))
+            # Padding is labelled 255, so it counts nowhere.
+            matrix.update(on_device["labels_BHW"], outputs["logits"].argmax(1))
+            if "gate" in outputs:
+                kept += outputs["gate"].sum(1).tolist()
+        network.train(was_training)
+        if not matrix.pixels:
+            raise DatasetError(
+                "mIoU is undefined: no pixel of the validation images has a label (all are 255); "
+                "give another --val_split, or none"
+            )
+        scores = matrix.summary(self.class_names)
+        return scores | ({"kept": sum(kept) / len(kept)} if kept else {})
+
+
+def network_inputs(network: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor | None, ...]:
+    """Returns the positional inputs of a network's forward, as float tensors."""
+    if isinstance(network, PixelNetwork):
+        x_BCHW = batch["x_BCHW"]
+        return (x_BCHW.float().div(255) if x_BCHW.dtype == torch.uint8 else x_BCHW,)
+    return batch["y_hat_BCHW"].float(), batch.get("pooled_BC")
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Returns the batch with its tensors on a device."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }

@@ -1,0 +1,440 @@
+"""`train-from-store`: trains a segmentation network on the latents of a store.
+
+    train-from-store --store cv.zarr --dataset cityscapes --output runs/dynamic --selection dynamic
+    train-from-store --store cv.zarr --dataset cityscapes --output runs/static-16 \\
+        --selection static --mask frequency --keep 16
+"""
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import latent_store
+from latent_store import LatentStore, Ranking
+from latent_store.console import make_parser, run_command
+from latent_store.errors import (
+    LatentStoreError,
+    MissingComponentError,
+    RankingError,
+    StoreNotFoundError,
+)
+from latent_store.schema import CodecSpec
+from training import initialise
+from training.checkpoints import LoadedNetwork, load_network
+from training.classes import class_names
+from training.flags import add_flags, flag, free_fields, read_flags
+from training.loader import LoaderConfig, StoreLoader, WholeImages
+from training.losses import SegmentationLoss
+from training.networks import (
+    BACKBONES,
+    DOMAINS,
+    SELECTIONS,
+    TASKS,
+    LatentNetwork,
+    NetworkConfig,
+    build_network,
+)
+from training.sources import SourceSpec, StoreSource
+from training.tasks import SegmentationTask, SegmentationValidator
+from training.trainer import FitResult, fit
+from training.trainer_config import TrainerConfig, choose_device
+from training.transforms import ACTIVATIONS, TRANSFORMS
+
+COMMAND = "train-from-store"
+NONE = "none"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on."""
+
+    store: str = flag("URL of the store", free=True)
+    dataset: str = flag("the dataset's id in the store", default="cityscapes")
+    split: str = flag("split to train on", default="train")
+    val_split: str | None = flag(
+        "split to validate on (default: val, if the store has it); none = no validation",
+        default=None,
+        free=True,
+    )
+    codec: str | None = flag("id of the codec (default: the only one)", default=None)
+    teacher: str | None = flag("id of the teacher (default: the only one), or none", default=None)
+    val_max_samples: int = flag(
+        "validate on the first so many samples; 0 = all", default=0, free=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What is trained."""
+
+    task: str = flag("the vision task", default="segmentation", choices=TASKS)
+    domain: str = flag(
+        "latents, or the images that the codec decodes from them", default="latent", choices=DOMAINS
+    )
+    selection: str = flag("how channels are selected", default="none", choices=SELECTIONS)
+    mask: str | None = flag("ranking that a static network's channels come from", default=None)
+    keep: int | None = flag("how many channels a static network keeps", default=None)
+    transform: str = flag("from latents to features", default="deconv", choices=TRANSFORMS)
+    transform_activation: str = flag(
+        "inside the deconv transform", default="igdn", choices=ACTIVATIONS
+    )
+    backbone: str | None = flag(
+        "ResNet of DeepLab v3 (default: the teacher's, else resnet50)",
+        default=None,
+        choices=BACKBONES,
+    )
+    aspp_width: int | None = flag(
+        "channels inside ASPP (default: the teacher's, else 256)", default=None
+    )
+    dropout: float = flag("dropout after ASPP", default=0.1)
+    auxiliary_head: bool = flag(
+        "train an FCN head on layer3 beside, as torchvision has it", default=False
+    )
+    gate_pool: str = flag(
+        "what the gate sees of a channel", default="mean", choices=("mean", "rms")
+    )
+    gate_bias: str = flag("the gate's initial bias: neutral, dctnet or a number", default="neutral")
+    temperature: float = flag("of the Gumbel-softmax", default=1.0)
+    temperature_end: float | None = flag(
+        "what it is annealed to (default: no annealing)", default=None
+    )
+    init: str = flag("where the tail starts", default="teacher", choices=("teacher", "scratch"))
+    init_from: str | None = flag(
+        "checkpoint of another network to start from instead", default=None
+    )
+    pretrained: str = flag(
+        "backbone to start from with --init scratch: imagenet (torchvision's), or a file",
+        default=NONE,
+    )
+    lambda_kd: float = flag("weight of the distillation loss; the paper's 1", default=1.0)
+    rate_weight: float = flag(
+        "weight of the kept channels' bits a pixel; the paper's 0", default=0.0
+    )
+    label: str | None = flag("name in tables (default: made from the selection)", default=None)
+
+    def __post_init__(self) -> None:
+        static = self.selection == "static"
+        if static != (self.mask is not None) or static != (self.keep is not None):
+            raise LatentStoreError(
+                "--selection static goes with --mask RANKING and --keep N, other selections with "
+                f"neither; got --selection {self.selection}, --mask {self.mask}, --keep {self.keep}"
+            )
+        if min(self.lambda_kd, self.rate_weight, self.dropout) < 0 or self.temperature <= 0:
+            raise LatentStoreError(
+                "--lambda_kd, --rate_weight and --dropout must be 0 or more and --temperature > 0; "
+                f"got {self.lambda_kd}, {self.rate_weight}, {self.dropout}, {self.temperature}"
+            )
+        if self.rate_weight and self.selection != "dynamic":
+            raise LatentStoreError(
+                f"--rate_weight weighs what the gate keeps: it goes with --selection dynamic, got "
+                f"--selection {self.selection}"
+            )
+        if self.pretrained != NONE and self.init != "scratch":
+            raise LatentStoreError("--pretrained goes with --init scratch")
+
+
+CONFIGS = (DataConfig, ModelConfig, LoaderConfig, TrainerConfig)
+FREE = free_fields(*CONFIGS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The flags of one run."""
+
+    data: DataConfig
+    model: ModelConfig
+    loader: LoaderConfig
+    trainer: TrainerConfig
+    output: Path
+    resume: bool = False
+
+    def resolved(self) -> dict[str, Any]:
+        """Returns every flag's value but `output` and `resume`, as plain types."""
+        parts = (self.data, self.model, self.loader, self.trainer)
+        return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a store offers for a job, checked before anything is built."""
+
+    store: LatentStore
+    spec: CodecSpec
+    ranking: Ranking | None
+    teacher_id: str | None
+    teacher: LoadedNetwork | None
+    classes: tuple[str, ...]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    args = make_arguments().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return run_command(COMMAND, lambda: _main(args))
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = make_parser(COMMAND, __doc__ or "")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    titles = ("data", "network and loss", "batches", "training")
+    for config, title in zip(CONFIGS, titles, strict=True):
+        add_flags(parser, config, title)
+    return parser
+
+
+def train(job: Job) -> FitResult:
+    """Trains one network from a store.
+
+    Raises:
+        LatentStoreError: if the flags contradict each other or the store lacks what they ask for;
+            see `fit` for what can happen later.
+    """
+    trainer = job.trainer
+    if job.loader.batch_size == 1 and not trainer.freeze_batch_norm:
+        raise LatentStoreError(
+            "--batch_size 1 cannot train batch norm behind ASPP's image pooling, which then sees "
+            "one value a channel: use --batch_size 2 or more, or --freeze_batch_norm"
+        )
+    inputs = find_inputs(job)
+    torch.manual_seed(trainer.seed)
+    network = build_network(network_config(job, inputs))
+    source = StoreSource(source_spec(job, inputs, job.data.split))
+    loader = StoreLoader(
+        source,
+        job.loader,
+        seed=trainer.seed,
+        pin_memory=choose_device(trainer.device).type == "cuda",
+    )
+    initialise_network(network, job, inputs, source)
+    validator = make_validator(job, inputs)
+    end = job.model.temperature if job.model.temperature_end is None else job.model.temperature_end
+    loss = SegmentationLoss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
+    task = SegmentationTask(
+        network, loss, seed=trainer.seed, temperature=(job.model.temperature, end)
+    )
+    try:
+        return fit(
+            task,
+            loader,
+            trainer,
+            job.output,
+            meta=make_meta(job, inputs, network.config),
+            run_config=job.resolved(),
+            codec_bytes=inputs.store.codec_checkpoint(inputs.spec.codec_id),
+            validate=validator,
+            resume=job.resume,
+            free=FREE,
+        )
+    finally:
+        loader.close()
+        if validator is not None:
+            validator.batches.close()
+
+
+def find_inputs(job: Job) -> Inputs:
+    """Opens the store and finds codec, ranking and teacher.
+
+    Raises:
+        LatentStoreError: if one of them is missing or unfit; names the remedy.
+    """
+    store = latent_store.open(job.data.store)
+    name = f"{job.data.dataset}/{job.data.split}"
+    if name not in store.splits():
+        raise StoreNotFoundError(
+            f"{store.url} has no split {name} (it has: {', '.join(store.splits()) or 'none'}): "
+            "give another --dataset or --split, or encode it with encode-to-store"
+        )
+    spec = store.codec(job.data.codec)
+    ranking = None
+    if job.model.mask is not None:
+        ranking = store.ranking(spec.codec_id, job.model.mask)
+        ranking.channels(job.model.keep)
+        if len(ranking.order) != spec.channels:
+            raise RankingError(
+                f"ranking {ranking.ranking_id} orders {len(ranking.order)} channels, codec "
+                f"{spec.codec_id} has {spec.channels}: derive one with channel-frequency"
+            )
+    teacher_id = _teacher_id(job, store, name)
+    teacher = None
+    if job.model.init == "teacher" and job.model.init_from is None:
+        teacher = load_network(store.teacher_checkpoint(teacher_id), kind="teacher")
+    return Inputs(
+        store=store,
+        spec=spec,
+        ranking=ranking,
+        teacher_id=teacher_id,
+        teacher=teacher,
+        classes=class_names(job.data.dataset),
+    )
+
+
+def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
+    """Returns the network's shape; what is not asked for is taken from what it starts from."""
+    start = inputs.teacher.config if inputs.teacher is not None else NetworkConfig()
+    if job.model.init_from is not None:
+        start = load_network(job.model.init_from).config
+    model = job.model
+    ranked = None if inputs.ranking is None else inputs.ranking.channels(model.keep)
+    return NetworkConfig(
+        domain=model.domain,
+        task=model.task,
+        num_classes=len(inputs.classes),
+        backbone=model.backbone or start.backbone,
+        aspp_width=model.aspp_width or start.aspp_width,
+        dropout=model.dropout,
+        auxiliary_head=model.auxiliary_head,
+        selection=model.selection,
+        latent_channels=inputs.spec.channels,
+        channels=ranked,
+        transform=model.transform,
+        transform_activation=model.transform_activation,
+        gate_pool=model.gate_pool,
+        gate_bias=model.gate_bias,
+    )
+
+
+def source_spec(job: Job, inputs: Inputs, split: str) -> SourceSpec:
+    """Returns what is read of a split, for training, or of another one for validation."""
+    training = split == job.data.split
+    model = job.model
+    distils = training and model.domain == "latent" and model.lambda_kd > 0
+    return SourceSpec(
+        url=job.data.store,
+        split=f"{job.data.dataset}/{split}",
+        domain=model.domain,
+        codec_id=inputs.spec.codec_id,
+        ranking_id=model.mask,
+        keep=model.keep,
+        teacher_id=inputs.teacher_id if distils else None,
+        gate_pool=model.gate_pool if model.selection == "dynamic" else None,
+        num_classes=len(inputs.classes),
+        views=training and job.loader.views,
+        max_samples=job.loader.max_samples if training else job.data.val_max_samples,
+        cache_mb=job.loader.cache_mb,
+    )
+
+
+def initialise_network(
+    network: torch.nn.Module, job: Job, inputs: Inputs, source: StoreSource
+) -> None:
+    """Gives the network the weights and the statistics that it starts with."""
+    if isinstance(network, LatentNetwork):
+        initialise.set_statistics(network, source)
+    if job.model.init_from is not None:
+        fresh = initialise.start_from_network(network, load_network(job.model.init_from))
+        if fresh:
+            _LOG.info("stay fresh: %s", ", ".join(fresh))
+    elif inputs.teacher is not None:
+        initialise.start_from_teacher(network, inputs.teacher)
+    elif job.model.pretrained != NONE:
+        initialise.start_from_pretrained(network, job.model.pretrained)
+
+
+def make_validator(job: Job, inputs: Inputs) -> SegmentationValidator | None:
+    """Returns the validator, or None without a split to validate on.
+
+    Raises:
+        StoreNotFoundError: if a split was asked for by name and is not there.
+    """
+    split = job.data.val_split or "val"
+    name = f"{job.data.dataset}/{split}"
+    present = name in inputs.store.splits()
+    if split == NONE or (job.data.val_split is None and not present):
+        return None
+    if not present:
+        raise StoreNotFoundError(
+            f"{inputs.store.url} has no split {name} (it has: {', '.join(inputs.store.splits())}): "
+            "give another --val_split, or --val_split none"
+        )
+    source = StoreSource(source_spec(job, inputs, split))
+    return SegmentationValidator(WholeImages(source), inputs.classes)
+
+
+def make_meta(job: Job, inputs: Inputs, config: NetworkConfig) -> dict[str, Any]:
+    """Returns the checkpoint's meta."""
+    return {
+        "kind": "network",
+        "dataset": job.data.dataset,
+        "codec_id": inputs.spec.codec_id,
+        "codec_identity": inputs.spec.identity,
+        "ranking_id": job.model.mask,
+        "channels": None if config.channels is None else list(config.channels),
+        "teacher_id": inputs.teacher_id,
+        "class_names": list(inputs.classes),
+        "label": job.model.label or _default_label(job.model),
+    }
+
+
+def _main(args: argparse.Namespace) -> int:
+    data, model, loader, trainer = (read_flags(args, config) for config in CONFIGS)
+    job = Job(
+        data=data,
+        model=model,
+        loader=loader,
+        trainer=trainer,
+        output=args.output,
+        resume=args.resume,
+    )
+    result = train(job)
+    miou = f"mIoU {result.scores['miou']:.4f}, " if result.scores else ""
+    print(
+        f"{result.checkpoint}: {miou}{result.step} steps in {result.seconds:.0f} s, "
+        f"{result.wait_share:.0%} of it waiting for data"
+    )
+    return 0
+
+
+def _teacher_id(job: Job, store: LatentStore, split: str) -> str | None:
+    """Returns whose features and weights are used; None for nobody's.
+
+    Raises:
+        MissingComponentError: if a teacher is needed and there is none, or a choice.
+    """
+    model = job.model
+    distils = model.domain == "latent" and model.lambda_kd > 0
+    starts = model.init == "teacher" and model.init_from is None
+    known = store.teachers()
+    chosen = job.data.teacher
+    if chosen is None and len(known) == 1:
+        return known[0]
+    if chosen in known:
+        return chosen
+    if chosen not in (None, NONE) or (chosen is None and len(known) > 1 and (distils or starts)):
+        raise MissingComponentError(
+            f"{store.url} keeps the teachers {', '.join(known) or 'none'}, asked for: "
+            f"{chosen or 'the only one'}; name one with --teacher, or give --teacher none "
+            "--lambda_kd 0 --init scratch"
+        )
+    if distils:
+        raise MissingComponentError(
+            f"--lambda_kd {model.lambda_kd:g} distils teacher features, and {split} of {store.url} "
+            "has none: add them with encode-to-store --teacher_checkpoint FILE, or train without "
+            "them: --teacher none --lambda_kd 0"
+        )
+    if starts:
+        raise MissingComponentError(
+            f"--init teacher starts the tail from a teacher, and {store.url} keeps none: add one "
+            "with encode-to-store --teacher_checkpoint FILE, or give --init scratch"
+        )
+    return None
+
+
+def _default_label(model: ModelConfig) -> str:
+    if model.domain == "pixel":
+        return "pixel (trained on decoded)"
+    name = {
+        "none": "no gate",
+        "dynamic": "dynamic" + (" (rate-aware)" if model.rate_weight else ""),
+        "static": f"static-{model.keep} ({model.mask})",
+    }[model.selection]
+    name += " res" if model.transform == "res" else ""
+    return name + (" fine-tuned" if model.init_from is not None else "")

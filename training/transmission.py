@@ -1,0 +1,246 @@
+"""One picture from a camera to a map: what each side does, and how long each stage takes.
+
+    camera   picture ─ pad ─ g_a ─ h_a ─ h_s ─ gate (dynamic) ─ entropy coding ─► stream file
+    server   stream file ─ entropy decoding (with h_s) ─ g_s (pixels) ─ network ─► map
+
+The server has the stream file and the checkpoint, nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from latent_store.codec import (
+    Codec,
+    StreamFile,
+    codec_from_bytes,
+    image_to_tensor,
+    load_codec,
+    pack_stream,
+    pad_image,
+    read_image,
+    tensor_to_image,
+    unpack_stream,
+)
+from latent_store.errors import CheckpointError, RankingError
+from training.checkpoints import load_network
+from training.gate import ChannelGate, pool_latents
+from training.measure import choose_channels, segment_latents, split_gate
+from training.networks import NetworkConfig
+
+
+class Stopwatch:
+    """Times consecutive stages; on a GPU each ends when its work has.
+
+    Attributes:
+        milliseconds: Of each stage, in order; a stage that occurs twice is summed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.milliseconds: dict[str, float] = {}
+        self._start = self._now()
+
+    def restart(self) -> None:
+        """Begins a stage here: what came before is not counted."""
+        self._start = self._now()
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage here and begins the next one."""
+        now = self._now()
+        self.milliseconds[stage] = self.milliseconds.get(stage, 0) + 1000 * (now - self._start)
+        self._start = now
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Link:
+    """Both ends: one checkpoint and its codec.
+
+    Attributes:
+        name: The checkpoint's file, for messages.
+        config: The network's shape.
+        class_names: Of the network's classes.
+        ranking_id: Of a static network's channels.
+        codec: The frozen codec, on the device.
+        gate: Runs at the camera; None unless selection is dynamic.
+        network: Runs at the server, without the gate.
+        device: Where they are.
+    """
+
+    name: str
+    config: NetworkConfig
+    class_names: tuple[str, ...]
+    ranking_id: str | None
+    codec: Codec
+    gate: ChannelGate | None
+    network: torch.nn.Module
+    device: torch.device
+
+
+def open_link(checkpoint: Path, device: str = "cpu", codec_checkpoint: Path | None = None) -> Link:
+    """Loads a checkpoint and the codec that it carries.
+
+    Args:
+        checkpoint: A file of train-from-store, or of train-teacher with ``codec_checkpoint``.
+        device: Where both run.
+        codec_checkpoint: For a teacher, which was trained without a codec.
+
+    Raises:
+        CheckpointError: A file is none of ours, or carries no codec and none is given.
+        IdentityError: ``codec_checkpoint`` is not the codec that the network was trained on.
+    """
+    loaded = load_network(checkpoint, map_location=device)
+    if loaded.codec_bytes is not None:
+        codec = codec_from_bytes(loaded.codec_bytes)
+    elif codec_checkpoint is not None:
+        codec = load_codec(checkpoint=codec_checkpoint)
+    else:
+        message = (
+            f"{checkpoint} carries no codec (it is a {loaded.meta['kind']}): name one with "
+            "--codec_checkpoint, or give a file of train-from-store"
+        )
+        raise CheckpointError(message)
+    if loaded.meta["codec_identity"] is not None:
+        codec.spec.require_identity(loaded.meta["codec_identity"], str(checkpoint))
+    return Link(
+        name=str(checkpoint),
+        config=loaded.config,
+        class_names=tuple(loaded.meta["class_names"] or ()),
+        ranking_id=loaded.meta["ranking_id"],
+        codec=codec.to(device),
+        gate=split_gate(loaded.network),
+        network=loaded.network,
+        device=torch.device(device),
+    )
+
+
+def read_picture(path: Path, watch: Stopwatch) -> np.ndarray:
+    """Reads a picture, uint8 [H, W, 3]; stage "read"."""
+    watch.restart()
+    image_HWC = read_image(path)
+    watch.lap("read")
+    return image_HWC
+
+
+def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
+    """Turns a picture into streams, at the camera.
+
+    Args:
+        link: Codec and gate.
+        image_HWC: uint8 RGB of any size.
+        watch: Gets the stages "pad", "g_a", "h_a", "h_s", "gate" and "entropy coding".
+    """
+    watch.restart()
+    x_BCHW = image_to_tensor(pad_image(image_HWC))
+    watch.lap("pad")
+    hook = link.codec.model.g_a.register_forward_hook(lambda *_: watch.lap("g_a"))
+    try:
+        latents = link.codec.encode(x_BCHW)
+    finally:
+        hook.remove()
+    watch.lap("h_a")
+    indexes_BCHW = link.codec.indexes(latents.z_symbols_BNHW)
+    watch.lap("h_s")
+    selection, channels = _select(link, latents.y_hat_BCHW)
+    watch.lap("gate")
+    stream = pack_stream(
+        link.codec,
+        latents.y_hat_BCHW[0].cpu().numpy(),
+        latents.z_symbols_BNHW[0].cpu().numpy(),
+        indexes_BCHW[0].cpu().numpy(),
+        size=(image_HWC.shape[0], image_HWC.shape[1]),
+        selection=selection,
+        channels=channels,
+        ranking_id=link.ranking_id,
+    )
+    watch.lap("entropy coding")
+    return stream
+
+
+def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[np.ndarray, np.ndarray]:
+    """Turns streams into a map, at the server.
+
+    Args:
+        link: Codec and network.
+        stream: A picture's streams.
+        watch: Gets the stages "entropy decoding" and "network" (for pixels with g_s).
+
+    Returns:
+        The map at the picture's original size, uint8 [H, W], and the decoded ŷ, int32 [M, h, w],
+        with zeros where nothing was sent.
+
+    Raises:
+        IdentityError: The stream is another codec's.
+        RankingError: It does not carry the channels that the network takes.
+    """
+    keep = require_channels(link, stream)
+    watch.restart()
+    decoded = unpack_stream(link.codec, stream, keep)
+    y_hat_CHW = decoded.full()
+    static = link.config.selection == "static"
+    network_input = torch.from_numpy(decoded.y_hat_KHW if static else y_hat_CHW)[None]
+    watch.lap("entropy decoding")
+    pixels = link.config.domain == "pixel"
+    codec = link.codec if pixels else None
+    map_BHW = segment_latents(link.network, network_input, codec, link.device)
+    map_HW = map_BHW[0, : stream.height, : stream.width].cpu().numpy()
+    watch.lap("network")
+    return map_HW, y_hat_CHW
+
+
+def require_channels(link: Link, stream: StreamFile) -> int | None:
+    """Returns how many of a stream's channels the network needs; None for all that are there.
+
+    Raises:
+        IdentityError: The stream is another codec's.
+        RankingError: The network takes other channels.
+    """
+    link.codec.spec.require_identity(stream.codec.identity, "the stream file")
+    wanted = link.config.channels
+    if wanted is not None:
+        if stream.channels[: len(wanted)] == wanted and len(wanted) in stream.cuts:
+            return len(wanted)
+    elif link.gate is not None:
+        if stream.selection == "dynamic":
+            return None
+    elif sorted(stream.channels) == list(range(stream.codec.channels)):
+        return None
+    message = (
+        f"{link.name} ({_describe(link.config)}) cannot use this stream, which carries "
+        f"{len(stream.channels)} channels by selection {stream.selection!r}; encode the picture "
+        "with this checkpoint, or decode with the one that encoded it"
+    )
+    raise RankingError(message)
+
+
+def decoded_picture(link: Link, y_hat_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the picture that received channels give, uint8 [H, W, 3] at original size."""
+    x_hat_BCHW = link.codec.reconstruct(torch.from_numpy(y_hat_CHW)[None])
+    return tensor_to_image(x_hat_BCHW)[0, : size[0], : size[1]]
+
+
+def _select(link: Link, y_hat_BCHW: torch.Tensor) -> tuple[str, Sequence[int] | None]:
+    if link.config.channels is not None:
+        return "static", link.config.channels
+    if link.gate is None:
+        return "all", None
+    pooled_BC = pool_latents(y_hat_BCHW, link.config.gate_pool)
+    mask_C = choose_channels(link.gate, pooled_BC)[0]
+    return "dynamic", [int(c) for c in np.flatnonzero(mask_C)]
+
+
+def _describe(config: NetworkConfig) -> str:
+    if config.channels is not None:
+        return f"static selection, {len(config.channels)} channels"
+    return f"{config.domain} domain, selection {config.selection}"
