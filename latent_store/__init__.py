@@ -17,5 +17,15 @@ from latent_store.reader import LatentStore as LatentStore
 from latent_store.reader import Split as Split
 from latent_store.reader import open_store as open
 from latent_store.schema import CodecSpec as CodecSpec
+from latent_store.summary import describe as describe
 
-__all__ = ["CodecSpec", "LatentStore", "LatentStoreError", "Location", "Ranking", "Split", "open"]
+__all__ = [
+    "CodecSpec",
+    "LatentStore",
+    "LatentStoreError",
+    "Location",
+    "Ranking",
+    "Split",
+    "describe",
+    "open",
+]

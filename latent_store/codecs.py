@@ -10,9 +10,8 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
-import zarr
 
-from latent_store import component
+from latent_store import groups
 from latent_store.errors import IdentityError, IntegrityError, MissingComponentError
 from latent_store.location import CONTROL, Location
 from latent_store.schema import CodecSpec
@@ -32,13 +31,13 @@ def register_codec(
     Raises:
         IdentityError: A codec of that id is there with another identity.
     """
-    root = zarr.open_group(location.zarr_store(read_only=False), mode="r+", use_consolidated=False)
     path = f"codecs/{spec.codec_id}"
-    if path in root and root[path].attrs.get("complete"):
-        known = CodecSpec.from_attrs(dict(root[path].attrs))
+    existing = groups.open_group(location, path)
+    if existing is not None and existing.attrs.get("complete"):
+        known = CodecSpec.from_attrs(dict(existing.attrs))
         known.require_identity(spec.identity, "the codec given")
         return
-    group = component.require_groups(root, path)
+    group = groups.make_groups(location, path)
     location.write(checkpoint_key(spec.codec_id), checkpoint)
     for name, table in tables.items():
         dims = tuple(f"{name}_{axis}" for axis in range(table.ndim))
@@ -56,13 +55,14 @@ def checkpoint_key(codec_id: str) -> str:
 
 def list_codecs(location: Location) -> dict[str, CodecSpec]:
     """Returns every codec of a store by its id."""
-    root = zarr.open_group(location.zarr_store(read_only=True), mode="r", use_consolidated=False)
-    if "codecs" not in root:
-        return {}
+    found = {
+        name: groups.open_group(location, f"codecs/{name}")
+        for name in groups.child_names(location, "codecs")
+    }
     return {
         name: CodecSpec.from_attrs(dict(group.attrs))
-        for name, group in sorted(root["codecs"].groups())
-        if group.attrs.get("complete")
+        for name, group in found.items()
+        if group is not None and group.attrs.get("complete")
     }
 
 
@@ -85,9 +85,8 @@ def choose_codec(location: Location, codec_id: str | None) -> CodecSpec:
 
 def read_codec_tables(location: Location, codec_id: str) -> dict[str, np.ndarray]:
     """Returns a codec's tables by name."""
-    root = zarr.open_group(location.zarr_store(read_only=True), mode="r", use_consolidated=False)
-    group = root[f"codecs/{codec_id}"]
-    return {name: array[...] for name, array in group.arrays()}
+    group = groups.open_group(location, f"codecs/{codec_id}")
+    return {} if group is None else {name: array[...] for name, array in group.arrays()}
 
 
 def read_codec_checkpoint(location: Location, spec: CodecSpec) -> bytes:

@@ -12,7 +12,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 
-from latent_store import layout, schema
+from latent_store import groups, layout, schema
 from latent_store.errors import IdentityError, MissingComponentError
 from latent_store.location import Location
 from latent_store.plan import ShardPlan
@@ -60,22 +60,13 @@ def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -
     Raises:
         IdentityError: The component exists with other attributes or another dtype.
     """
-    root = zarr.open_group(location.zarr_store(read_only=False), mode="r+", use_consolidated=False)
-    group = require_groups(root, f"{plan.name}/{spec.key}")
+    group = groups.make_groups(location, f"{plan.name}/{spec.key}")
     _require_same_spec(group, spec)
     for array in spec.arrays:
         _require_array(group, array, plan)
     for stream in spec.streams:
         _require_stream(group, stream, plan)
     group.attrs.update({**_marks(spec), "complete": False, "num_rows": plan.num_rows})
-
-
-def require_groups(root: zarr.Group, path: str) -> zarr.Group:
-    """Opens ``path``, making every group on the way, so that a tree reader finds them all."""
-    group = root
-    for part in path.split("/"):
-        group = group.require_group(part)
-    return group
 
 
 def open_component(
@@ -86,14 +77,11 @@ def open_component(
     Raises:
         MissingComponentError: There is none.
     """
-    store = location.zarr_store(read_only=not writable)
-    try:
-        return zarr.open_group(
-            store, path=f"{split}/{key}", mode="r+" if writable else "r", use_consolidated=False
-        )
-    except FileNotFoundError:
+    group = groups.open_group(location, f"{split}/{key}", writable=writable)
+    if group is None:
         message = f"{location.url} has no {key} for {split}"
-        raise MissingComponentError(message) from None
+        raise MissingComponentError(message)
+    return group
 
 
 def stored_arrays(split: str, spec: ComponentSpec) -> Iterator[StoredArray]:
@@ -188,7 +176,7 @@ def _compressors(spec: ArraySpec) -> tuple[Any, ...]:
 
 
 def _parent(group: zarr.Group, name: str) -> zarr.Group:
-    return require_groups(group, name.rsplit("/", 1)[0]) if "/" in name else group
+    return group.require_group(name.rsplit("/", 1)[0]) if "/" in name else group
 
 
 def _widen(array: zarr.Array, dtype: str, shape: tuple[int, ...]) -> None:

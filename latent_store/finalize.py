@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import zarr
-
-from latent_store import component, index, receipts
+from latent_store import component, groups, index, receipts
 from latent_store.errors import JobFailedError
 from latent_store.lease import Lease
 from latent_store.location import Location
@@ -44,15 +42,13 @@ class Closed:
 
 def component_keys(location: Location, split: str) -> list[str]:
     """Lists the components of a split, finished or not."""
-    root = zarr.open_group(location.zarr_store(read_only=True), mode="r", use_consolidated=False)
-    if split not in root:
-        return []
-    group = root[split]
-    found: list[str] = []
-    for kind, depth in KEY_DEPTHS.items():
-        if kind in group:
-            found += [f"{kind}{rest}" for rest in _below(group[kind], depth)]
-    return found
+    kinds = groups.child_names(location, split)
+    return [
+        key
+        for kind, depth in KEY_DEPTHS.items()
+        if kind in kinds
+        for key in _below(location, split, kind, depth)
+    ]
 
 
 def finalize(
@@ -166,12 +162,12 @@ def publish(location: Location, split: str, key: str) -> None:
         component.consolidate(location, "")
 
 
-def _below(group: zarr.Group, depth: int) -> Iterator[str]:
+def _below(location: Location, split: str, key: str, depth: int) -> Iterator[str]:
     if depth == 0:
-        yield ""
+        yield key
         return
-    for name, child in sorted(group.groups()):
-        yield from (f"/{name}{rest}" for rest in _below(child, depth - 1))
+    for name in groups.child_names(location, f"{split}/{key}"):
+        yield from _below(location, split, f"{key}/{name}", depth - 1)
 
 
 def _why_unwritten(location: Location, split: str, key: str, shard: int) -> str:

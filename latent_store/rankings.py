@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zarr
 
-from latent_store import component
+from latent_store import groups
 from latent_store.errors import RankingError
 from latent_store.location import Location
 from latent_store.schema import DEFAULT_CUTS
@@ -135,9 +134,9 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
             "of it must then be made again)"
         )
         raise RankingError(message)
-    root = zarr.open_group(location.zarr_store(read_only=False), mode="r+", use_consolidated=False)
-    component.require_groups(root, rankings_path(ranking.codec_id))
-    group = root.create_group(rankings_path(ranking.codec_id, ranking.ranking_id), overwrite=True)
+    path = rankings_path(ranking.codec_id, ranking.ranking_id)
+    location.delete_tree(path)
+    group = groups.make_groups(location, path)
     for name, dtype in _ARRAYS.items():
         values = getattr(ranking, name)
         if values is not None:
@@ -151,9 +150,7 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
 
 def list_rankings(location: Location, codec_id: str) -> list[str]:
     """Returns the ids of a codec's rankings."""
-    root = zarr.open_group(location.zarr_store(read_only=True), mode="r", use_consolidated=False)
-    path = rankings_path(codec_id)
-    return sorted(root[path].group_keys()) if path in root else []
+    return groups.child_names(location, rankings_path(codec_id))
 
 
 def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:
@@ -163,11 +160,9 @@ def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:
         RankingError: The codec has none of that name; names those it has, and the codec that
             does have it, if another one does.
     """
-    root = zarr.open_group(location.zarr_store(read_only=True), mode="r", use_consolidated=False)
-    path = rankings_path(codec_id, ranking_id)
-    if path not in root or not root[path].attrs.get("complete"):
-        raise RankingError(_unknown(location, root, codec_id, ranking_id))
-    group = root[path]
+    group = groups.open_group(location, rankings_path(codec_id, ranking_id))
+    if group is None or not group.attrs.get("complete"):
+        raise RankingError(_unknown(location, codec_id, ranking_id))
     values: dict[str, Any] = {
         name: tuple(group[name][:].tolist()) if name in group else None for name in _ARRAYS
     }
@@ -185,8 +180,8 @@ def _plain_attrs(ranking: Ranking) -> dict[str, Any]:
     return attrs
 
 
-def _unknown(location: Location, root: zarr.Group, codec_id: str, ranking_id: str) -> str:
-    codecs = sorted(root["codecs"].group_keys()) if "codecs" in root else []
+def _unknown(location: Location, codec_id: str, ranking_id: str) -> str:
+    codecs = groups.child_names(location, "codecs")
     others = [c for c in codecs if ranking_id in list_rankings(location, c)]
     if others:
         return (

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import zarr
 
-from latent_store import codecs, component, index, layout, rankings, schema
+from latent_store import codecs, component, groups, index, layout, rankings, schema
 from latent_store.errors import (
     IncompleteComponentError,
     IntegrityError,
@@ -57,10 +57,8 @@ class LatentStore:
     def __init__(self, location: Location):
         location.require()
         self.location = location
-        attrs = zarr.open_group(
-            location.zarr_store(read_only=True), mode="r", use_consolidated=False
-        ).attrs
-        schema.check_format(dict(attrs), location.url)
+        root = groups.open_group(location)
+        schema.check_format({} if root is None else dict(root.attrs), location.url)
 
     def __repr__(self) -> str:
         return f"LatentStore({self.url!r}, splits={self.splits()})"
@@ -290,8 +288,8 @@ class ComponentReader:
         missing = np.setdiff1d(np.asarray(rows, dtype=np.int64), self.rows)
         if missing.size:
             message = (
-                f"row {int(missing[0])} of {self.split.plan.name} is not usable in {self.key} (void, "
-                "failed or absent); take rows from .rows or common_rows()"
+                f"row {int(missing[0])} of {self.split.plan.name} is not usable in {self.key} "
+                "(void, failed or absent); take rows from .rows or common_rows()"
             )
             raise MissingComponentError(message)
 
@@ -456,8 +454,8 @@ class RankedReader(ComponentReader):
             found = crc32c(np.ascontiguousarray(values, dtype=dtype).tobytes())
             if found != int(self._column(f"bitstream/cut_{name}_crc32c", [row])[0, cut]):
                 message = (
-                    f"row {row} of {self.key}: the {name} of the first {len(values)} channels are not "
-                    "those that were encoded; check the codec's weights with `latent-store verify`"
+                    f"row {row} of {self.key}: the {name} of the first {len(values)} channels are "
+                    "not those that were encoded; check the codec's weights with `latent-store verify`"
                 )
                 raise IntegrityError(message)
 

@@ -133,8 +133,8 @@ def load_network(
             f"{made_by[kind]} wrote"
         )
     config = NetworkConfig.from_dict(payload["config"])
-    with torch.device(map_location):
-        network = build_network(config)
+    with torch.random.fork_rng(devices=[]):  # reading a file must not move anybody's random numbers
+        network = build_network(config).to(map_location)
     try:
         network.load_state_dict(payload["state"])
     except RuntimeError as error:

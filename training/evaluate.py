@@ -19,9 +19,11 @@ from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.layout import coded_size
 from training import plots, report
+from training.bench import Bench, Options
 from training.candidates import Candidate, distinct_labels, find_candidates
 from training.classes import CITYSCAPES_COLOURS, class_names
-from training.measure import Bench, Options, Pipeline, measure, point_key
+from training.inference import Pipeline
+from training.measure import measure, point_key
 from training.pictures import colourise, read_labels, save_png, strip
 from training.points import Point, read_point, write_point, write_text
 from training.rates import DECODE_MODES, WholeStreams

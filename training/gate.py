@@ -15,6 +15,7 @@ DCTNet's (Xu et al., Learning in the frequency domain, CVPR 2020), with two diff
 - Evaluation draws no noise, so that counting a gate's decisions has one answer.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ class ChannelGate(nn.Module):
         Raises:
             ValueError: if in training there is no noise.
         """
-        with torch.autocast(pooled_BC.device.type, enabled=False):
+        with _float32(pooled_BC.device.type):
             logits_B2C = self.paper_logits(pooled_BC.float())
             probability_BC = logits_B2C.softmax(dim=1)[:, 1]
             if not self.training:
@@ -165,6 +166,13 @@ def pool_latents(
     if kind == "mean":
         return valid_BCHW.mean((-2, -1)).float()
     return valid_BCHW.square().mean((-2, -1)).sqrt().float()
+
+
+def _float32(device: str) -> contextlib.AbstractContextManager[object]:
+    """Keeps autocast out: in bf16 a decision would depend on how near 0 its logits happen to be."""
+    if not torch.amp.is_autocast_available(device):  # shapes are computed on the meta device
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _straight_through(noisy_B2C: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:

@@ -84,8 +84,9 @@ class Point:
         constant_class, constant_miou: Always predicting the split's most frequent class.
         permuted_miou: With every image's ŷ given to another image's label; None if not asked for.
         psnr, psnr_samples: Mean of the full decode in dB, over the images where it was measured.
-        macs, macs_thop: Multiply-adds of one forward pass at the first image's coded size; true,
-            and counted as the paper's tool counts transposed convolutions.
+        macs, macs_thop: Multiply-adds behind the entropy decoder at the first image's coded size:
+            the network's, in the pixel domain with g_s; true, and as thop would count them.
+        macs_parts: True multiply-adds by part: g_s, gate, transform, stem, tail.
         samples: What was measured, in the split's row order.
     """
 
@@ -111,6 +112,7 @@ class Point:
     psnr_samples: int
     macs: int
     macs_thop: int
+    macs_parts: dict[str, int]
     samples: tuple[SampleResult, ...]
 
     @property

@@ -23,11 +23,11 @@ _NOTES = (
         "the labels contain; pixels labelled 255 are left out."
     ),
     (
-        "bpp is hyper + y + mask: the lengths of real entropy-coded strings, in bits, over original "
-        "pixels, all images together. hyper is the z string, always whole. y is the whole natural "
-        "string where all channels are kept and in the pixel domain, the scalable string up to the "
-        "cut for static selection, and a string of exactly the chosen channels, coded image by "
-        "image, for dynamic selection, whose mask is one bit a channel, in whole bytes."
+        "bpp is hyper + y + mask: the lengths of real entropy-coded strings, in bits, over "
+        "original pixels, all images together. hyper is the z string, always whole. y is the whole "
+        "natural string where all channels are kept and in the pixel domain, the scalable string "
+        "up to the cut for static selection, and a string of exactly the chosen channels, coded "
+        "image by image, for dynamic selection, whose mask is one bit a channel, in whole bytes."
     ),
     (
         "flush is the part of hyper and y that the ledger of symbols does not explain: what the "
@@ -36,7 +36,10 @@ _NOTES = (
     "The header of a stream file, which tells sizes and checksums, is not counted.",
     "z is computed from all channels: the camera always runs g_a and h_a whole.",
     "PSNR is that of the full decode; selection does not change it.",
-    "GMAC is one forward pass of the network at the first image's coded size.",
+    (
+        "GMAC counts multiply-adds behind the entropy decoder and h_s, at the first image's coded "
+        "size: the network's, and in the pixel domain g_s's before it."
+    ),
 )
 _SAVINGS_NOTE = (
     "Log-rate is interpolated on each method's Pareto front; maximum and median are over the mIoU "

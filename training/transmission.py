@@ -31,7 +31,7 @@ from latent_store.codec import (
 from latent_store.errors import CheckpointError, RankingError
 from training.checkpoints import load_network
 from training.gate import ChannelGate, pool_latents
-from training.measure import choose_channels, segment_latents, split_gate
+from training.inference import choose_channels, segment_latents, split_gate
 from training.networks import NetworkConfig
 
 

@@ -242,7 +242,7 @@ def test_an_incomplete_component_is_refused(copied_store: TinyStore) -> None:
 def test_a_lost_index_names_the_command_that_writes_it(copied_store: TinyStore) -> None:
     path = copied_store.url / index_key("cityscapes/train", "labels")
     path.unlink()
-    with pytest.raises(IntegrityError, match="lacks its index .*run `latent-store finalize"):
+    with pytest.raises(IntegrityError, match=r"lacks its index .*run `latent-store finalize"):
         open_train(copied_store).labels()
     path.write_bytes(b"PAR1 no")
     with pytest.raises(IntegrityError, match="is unreadable"):

@@ -107,7 +107,9 @@ def test_killed_and_run_again_it_ends_like_an_undisturbed_run(
     done = receipts.read_receipts(location, "cityscapes/train", "labels", finished())
     assert done, "it was killed before the first shard was whole"
     stamps = {
-        key: (killed / key).stat().st_mtime_ns for receipt in done.values() for key in receipt.objects
+        key: (killed / key).stat().st_mtime_ns
+        for receipt in done.values()
+        for key in receipt.objects
     }
     assert encode.main(codec_args(scene_root, killed, "train")) == 0
     assert contents(killed) == contents(calm)
@@ -155,7 +157,9 @@ def test_a_dry_run_writes_nothing(scene_root: Path, tmp_path: Path, capsys: Any)
     assert not url.exists()
 
 
-def test_a_bad_picture_fails_its_row_not_the_job(own_root: Path, tmp_path: Path, fails: Fails) -> None:
+def test_a_bad_picture_fails_its_row_not_the_job(
+    own_root: Path, tmp_path: Path, fails: Fails
+) -> None:
     url = tmp_path / "s.zarr"
     image = images_of(own_root)[1]
     whole = image.read_bytes()

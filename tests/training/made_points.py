@@ -52,6 +52,7 @@ def make_point(label: str = "static-16", **changes: object) -> Point:
         "psnr_samples": 2,
         "macs": 23_490_000_000,
         "macs_thop": 93_950_000_000,
+        "macs_parts": {"transform": 23_490_000_000},
         "samples": (make_sample("aachen_0"), make_sample("aachen_1", y_bytes=170)),
     }
     return Point(**(values | changes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, VAL, WIDTH, TinyStore, encode_args
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training import evaluate as command
+from training.bench import Bench, Options
 from training.candidates import distinct_labels, find_candidates
 from training.checkpoints import load_network
 from training.classes import CITYSCAPES_CLASSES
-from training.measure import Bench, Options, Pipeline, measure, permuted, point_key
+from training.inference import Pipeline
+from training.measure import measure, permuted, point_key
 from training.metrics import ConfusionMatrix
 from training.points import PIXEL_RAW
 
@@ -165,6 +168,15 @@ def test_constant_baseline_and_psnr_are_the_splits(points, split):
         assert point["permuted_miou"] is not None
 
 
+def test_macs_count_what_the_server_computes(points):
+    assert list(points["pixel"]["macs_parts"]) == ["g_s", "stem", "tail"]
+    assert list(points["static"]["macs_parts"]) == ["transform", "tail"]
+    for point in points.values():
+        assert point["macs"] == sum(point["macs_parts"].values())
+    assert points["static"]["macs"] < points["none"]["macs"] < points["pixel"]["macs"]
+    assert points["none"]["macs_thop"] > points["none"]["macs"]
+
+
 def test_batches_make_no_difference(split, checkpoints):
     (candidate,) = _candidates(split, checkpoints["static"])
     one, three = _bench(split, batch_size=1), _bench(split, batch_size=3)
@@ -186,7 +198,7 @@ def test_files_are_complete(evaluated, points):
         assert strip.width > 7 * 150
     with Image.open(evaluated / "rate_miou.png") as plot:
         plot.load()
-    rows = list(csv.reader((evaluated / "per_class.csv").open()))
+    rows = list(csv.reader((evaluated / "per_class.csv").read_text().splitlines()))
     assert [row[0] for row in rows[1:]] == list(CITYSCAPES_CLASSES)
     assert len(rows[0]) == 6
 
@@ -284,7 +296,9 @@ def test_teachers_are_given_the_codecs_of_the_networks(copied_store, tmp_path, f
     state["g_a.6.bias"] = state["g_a.6.bias"] + 0.01
     torch.save(state, tmp_path / "other.pth.tar")
     other = load_codec(checkpoint=tmp_path / "other.pth.tar")
-    encoded = encode_args(copied_store, "val", "--codec_checkpoint", str(tmp_path / "other.pth.tar"))
+    encoded = encode_args(
+        copied_store, "val", "--codec_checkpoint", str(tmp_path / "other.pth.tar")
+    )
     encoded.remove("--demo_codec")
     assert encode.main(encoded) == 0
     network = make_checkpoint(tmp_path / "none2.pt", other, label="none")
@@ -327,10 +341,9 @@ def test_a_store_of_another_codec_is_refused(tiny_store, split, tmp_path, fails)
     assert "was trained on latents of codec bmshj2018-hyperprior-00000000, the store" in line
     assert "add it with encode-to-store --codec_checkpoint" in line
     identity = codec.spec.identity | {"cdf_sha256": "0" * 64}
-    line = fails(
-        command.main, _args(tiny_store, tmp_path, _with_meta(path, codec_identity=identity))
-    )
-    assert "cdf_sha256" in line
+    stranger = _with_meta(path, codec_id=codec.spec.codec_id, codec_identity=identity)
+    line = fails(command.main, _args(tiny_store, tmp_path, stranger))
+    assert f"{path} has cdf_sha256 '0000" in line
 
 
 def _with_meta(path: Path, **changes: object) -> Path:
@@ -359,7 +372,7 @@ def test_a_split_without_usable_samples_is_refused(split, checkpoints, monkeypat
     (candidate,) = _candidates(split, checkpoints["none"])
     bench = _bench(split)
     monkeypatch.setattr(bench.latents(candidate.spec.codec_id), "rows", np.array([], dtype=int))
-    with pytest.raises(DatasetError, match="cityscapes/val of .* has no sample with both labels"):
+    with pytest.raises(DatasetError, match=r"cityscapes/val of .* has no sample with both labels"):
         bench.rows([candidate], None)
 
 
@@ -381,8 +394,6 @@ def test_numbers_out_of_range_are_refused(tiny_store, checkpoints, tmp_path, fai
 
 
 def test_a_ranking_without_its_copy_names_the_command(copied_store, checkpoints, tmp_path, fails):
-    import shutil
-
     codec_id = next(iter(latent_store.open(copied_store.url).codecs()))
     shutil.rmtree(copied_store.url / "cityscapes/val/ranked" / codec_id)
     line = fails(command.main, _args(copied_store, tmp_path, checkpoints["static"]))

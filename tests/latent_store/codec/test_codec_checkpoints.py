@@ -98,8 +98,10 @@ BOUND = "entropy_bottleneck.likelihood_lower_bound.bound"
 CONTENTS: dict[str, tuple[Change, str]] = {
     "missing": (
         without("h_s.0.bias"),
-        r"holds another architecture, not bmshj2018-hyperprior \(ScaleHyperprior\): 1 keys missing "
-        r"\(first h_s.0.bias\), 0 keys unexpected; give a checkpoint of that model",
+        (
+            r"holds another architecture, not bmshj2018-hyperprior \(ScaleHyperprior\): 1 keys "
+            r"missing \(first h_s.0.bias\), 0 keys unexpected; give a checkpoint of that model"
+        ),
     ),
     "unexpected": (
         lambda state: {**state, "x.y": torch.ones(1)},
@@ -119,8 +121,10 @@ CONTENTS: dict[str, tuple[Change, str]] = {
     ),
     "never updated": (
         with_value(f"{GAUSSIAN}._quantized_cdf", lambda t: t[:0, :0]),
-        r"has no entropy tables \(gaussian_conditional._quantized_cdf is torch.int32 \(0, 0\)\); "
-        r"call model.update\(\) once after training and save it again",
+        (
+            r"has no entropy tables \(gaussian_conditional._quantized_cdf is torch.int32 "
+            r"\(0, 0\)\); call model.update\(\) once after training and save it again"
+        ),
     ),
     "one table missing": (
         with_value("entropy_bottleneck._cdf_length", lambda t: t[:0]),
@@ -136,8 +140,10 @@ CONTENTS: dict[str, tuple[Change, str]] = {
     ),
     "half bound": (
         with_value(BOUND, lambda b: b.half()),
-        r"has another entropy_bottleneck.likelihood_lower_bound.bound than a fresh model \(\(1,\) "
-        r"starting with \[0.0\], expected \(1,\) starting with .*; keep buffers in float32",
+        (
+            r"has another entropy_bottleneck.likelihood_lower_bound.bound than a fresh model "
+            r"\(\(1,\) starting with \[0.0\], expected \(1,\) .*; keep buffers in float32"
+        ),
     ),
     "half pedestal": (
         with_value("g_a.1.beta_reparam.pedestal", lambda p: p.half()),

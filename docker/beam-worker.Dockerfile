@@ -1,0 +1,21 @@
+# Beam SDK worker: encodes shards on Dataflow or a portable runner.
+#   docker build -f docker/beam-worker.Dockerfile -t REPO/latent-store-worker .
+# then pass --sdk_container_image REPO/latent-store-worker --sdk_location container.
+# The launcher must have the same Beam version and the same Python minor version.
+ARG PYTHON_VERSION=3.11
+ARG BEAM_VERSION=2.77.0
+
+FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION} AS beam_sdk
+
+FROM python:${PYTHON_VERSION}-slim
+ARG BEAM_VERSION
+WORKDIR /opt/latent-store
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY latent_store latent_store
+COPY training training
+COPY pipelines pipelines
+# Installed here and not at start-up: a worker that fetches packages when it starts is slow, and
+# fails where it has no network.
+RUN pip install --no-cache-dir -c constraints.txt '.[beam]' "apache-beam==${BEAM_VERSION}"
+COPY --from=beam_sdk /opt/apache/beam /opt/apache/beam
+ENTRYPOINT ["/opt/apache/beam/boot"]

@@ -1,0 +1,155 @@
+"""``train-teacher``: DeepLab v3 on raw pictures.
+
+Its first two layers give the features that students distil, its weights are where students
+start, and it is itself the pixel-domain reference ("trained on raw").
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latent_store.console import make_parser, run_command
+from latent_store.errors import LatentStoreError
+from latent_store.plan import Sample
+from pipelines.datasets import READERS, DatasetReader, open_dataset
+from pipelines.raw_images import RawImageLoader, RawImages, WholeRawImages
+from training.classes import CITYSCAPES_CLASSES
+from training.flags import add_flags, flag, free_fields, read_flags
+from training.initialise import start_from_pretrained
+from training.loader import LoaderConfig
+from training.losses import SegmentationLoss
+from training.networks import BACKBONES, NetworkConfig, build_network
+from training.tasks import SegmentationTask, SegmentationValidator
+from training.trainer import FitResult, fit
+from training.trainer_config import TrainerConfig
+
+NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """What is trained, on what."""
+
+    dataset: str = flag("layout of the data root", choices=sorted(READERS))
+    data_root: str = flag("folder or URL of the dataset", free=True)
+    split: str = flag("split to train on", default="train")
+    val_split: str = flag("split to validate on; none = no validation", default="val", free=True)
+    val_max_samples: int = flag(
+        "validate on the first so many samples; 0 = all", default=0, free=True
+    )
+    backbone: str = flag("ResNet of DeepLab v3", default="resnet50", choices=BACKBONES)
+    aspp_width: int = flag("channels inside ASPP", default=256)
+    dropout: float = flag("dropout after ASPP", default=0.1)
+    auxiliary_head: bool = flag("train an FCN head on layer3 beside", default=False)
+    pretrained: str = flag(
+        "backbone to start from: imagenet (torchvision's), a file, or none", default=NONE
+    )
+
+
+CONFIGS = (TeacherConfig, LoaderConfig, TrainerConfig)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see ``--help``."""
+    args = make_flags().parse_args(argv)
+    return run_command("train-teacher", lambda: _run(args))
+
+
+def make_flags() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = make_parser("train-teacher", __doc__ or "")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    for config, title in zip(CONFIGS, ("data and network", "batches", "training"), strict=True):
+        add_flags(parser, config, title)
+    return parser
+
+
+def train_teacher(
+    teacher: TeacherConfig,
+    loader_config: LoaderConfig,
+    trainer: TrainerConfig,
+    output: Path,
+    *,
+    resume: bool = False,
+) -> FitResult:
+    """Trains the teacher.
+
+    Raises:
+        LatentStoreError: The data root lacks something, or the flags contradict each other.
+    """
+    reader = open_dataset(teacher.dataset, teacher.data_root)
+    samples = _first(reader.manifest(teacher.split), loader_config.max_samples)
+    images = RawImages(reader, samples, cache_mb=loader_config.cache_mb)
+    config = NetworkConfig(
+        domain="pixel",
+        backbone=teacher.backbone,
+        aspp_width=teacher.aspp_width,
+        dropout=teacher.dropout,
+        auxiliary_head=teacher.auxiliary_head,
+        num_classes=len(CITYSCAPES_CLASSES),
+    )
+    torch.manual_seed(trainer.seed)
+    network = build_network(config)
+    if teacher.pretrained != NONE:
+        start_from_pretrained(network, teacher.pretrained)
+    loader = RawImageLoader(images, loader_config, seed=trainer.seed)
+    try:
+        return fit(
+            SegmentationTask(network, SegmentationLoss(lambda_kd=0, rate_weight=0)),
+            loader,
+            trainer,
+            output,
+            meta=_meta(teacher),
+            run_config=_resolved(teacher, loader_config, trainer),
+            validate=_validator(reader, teacher, loader_config),
+            resume=resume,
+            free=free_fields(*CONFIGS),
+        )
+    finally:
+        loader.close()
+
+
+def _run(args: argparse.Namespace) -> int:
+    teacher, loader, trainer = (read_flags(args, config) for config in CONFIGS)
+    result = train_teacher(teacher, loader, trainer, args.output, resume=args.resume)
+    miou = f"mIoU {result.scores['miou']:.4f}, " if result.scores else ""
+    print(f"{result.checkpoint}: {miou}{result.step} steps in {result.seconds:.0f} s")
+    return 0
+
+
+def _meta(teacher: TeacherConfig) -> dict[str, Any]:
+    return {
+        "kind": "teacher",
+        "dataset": teacher.dataset,
+        "class_names": list(CITYSCAPES_CLASSES),
+        "label": "pixel (trained on raw)",
+    }
+
+
+def _resolved(*configs: Any) -> dict[str, Any]:
+    return {name: value for c in configs for name, value in dataclasses.asdict(c).items()}
+
+
+def _validator(
+    reader: DatasetReader, teacher: TeacherConfig, loader: LoaderConfig
+) -> SegmentationValidator | None:
+    if teacher.val_split == NONE:
+        return None
+    samples = _first(reader.manifest(teacher.val_split), teacher.val_max_samples)
+    images = RawImages(reader, samples, cache_mb=loader.cache_mb)
+    return SegmentationValidator(WholeRawImages(images, batch_size=1), CITYSCAPES_CLASSES)
+
+
+def _first(samples: list[Sample], count: int) -> list[Sample]:
+    if count < 0:
+        message = f"--max_samples and --val_max_samples must be 0 (all) or more, got {count}"
+        raise LatentStoreError(message)
+    return samples[:count] if count else samples

@@ -1,0 +1,206 @@
+"""`channel-frequency` and `reorder-latents`: exact counts, ties named, every cut decodable."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import latent_store
+from latent_store.codec import codec_from_store, decode_scalable
+from latent_store.codec.deep_check import decode_indexes
+from latent_store.location import Location
+from latent_store.rankings import make_cuts, order_channels, ties_at_cuts
+from pipelines import frequency, reorder
+from pipelines.counting import EMPTY, Totals
+from tests.conftest import RANKING, TRAIN, TinyStore
+from training.checkpoints import load_network, save_checkpoint
+from training.networks import NetworkConfig, build_network
+
+Fails = Callable[..., str]
+
+
+def ranking_args(store: TinyStore, *more: str) -> list[str]:
+    return ["--store", str(store.url), "--dataset", "cityscapes", *more]
+
+
+@pytest.fixture
+def gate_checkpoint(tiny_store: TinyStore, tmp_path: Path) -> Path:
+    """A dynamic network with seeded random weights: its gate decides, if not wisely."""
+    spec = latent_store.open(tiny_store.url).codec()
+    config = NetworkConfig(
+        domain="latent",
+        backbone="resnet18",
+        num_classes=19,
+        selection="dynamic",
+        latent_channels=spec.channels,
+        gate_pool="rms",
+    )
+    torch.manual_seed(3)
+    network = build_network(config)
+    torch.nn.init.normal_(network.gate.logits.weight, std=3.0)
+    path = tmp_path / "dynamic.pt"
+    meta = {
+        "kind": "network",
+        "dataset": "cityscapes",
+        "codec_id": spec.codec_id,
+        "codec_identity": spec.identity,
+        "class_names": ["road"] * 19,
+    }
+    save_checkpoint(path, network, meta=meta)
+    return path
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=40), st.integers(0, 2**32 - 1))
+def test_channels_are_ordered_by_score_then_tie_break_then_number(
+    counts: list[int], seed: int
+) -> None:
+    score = np.array(counts, dtype=float)
+    breaks = np.random.default_rng(seed).integers(0, 3, len(counts)).astype(float)
+    order = order_channels(score, breaks).tolist()
+    keys = [(-score[c], -breaks[c], c) for c in order]
+    assert keys == sorted(keys)
+    assert sorted(order) == list(range(len(counts)))
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=30), st.data())
+def test_a_tie_is_counted_where_a_cut_runs_through_it(counts: list[int], data: Any) -> None:
+    cut = data.draw(st.integers(1, len(counts)))
+    score = np.array(counts, dtype=float)
+    order = order_channels(score)
+    tied = ties_at_cuts(score, order, [cut])[cut]
+    ranked = score[order]
+    through = cut < len(counts) and ranked[cut - 1] == ranked[cut]
+    assert tied == (counts.count(int(ranked[cut])) if through else 0)
+
+
+@given(st.permutations(range(5)))
+def test_totals_add_up_the_same_in_every_order(order: list[int]) -> None:
+    parts = [EMPTY] + [Totals(samples=n, first=(n, 1), second=(7**n, n)) for n in range(1, 5)]
+    total = EMPTY
+    for i in order:
+        total = total + parts[i]
+    assert total == Totals(samples=10, first=(10, 4), second=(7 + 49 + 343 + 2401, 10))
+
+
+def test_cuts_end_with_all_channels() -> None:
+    assert make_cuts([32, 16, 16], 192) == (16, 32, 192)
+    assert make_cuts(None, 64) == (16, 32, 64)
+    with pytest.raises(latent_store.LatentStoreError, match=r"\[500\] is out of range"):
+        make_cuts([500], 192)
+
+
+def test_frequency_counts_the_gates_decisions(
+    copied_store: TinyStore, gate_checkpoint: Path
+) -> None:
+    args = ranking_args(copied_store, "--checkpoint", str(gate_checkpoint), "--ranking", "gate")
+    assert frequency.main(args) == 0
+    store = latent_store.open(copied_store.url)
+    codec_id = store.codec().codec_id
+    ranking = store.ranking(codec_id, "gate")
+    latents = store["cityscapes/train"].latents()
+    network = load_network(gate_checkpoint).network
+    pooled = torch.from_numpy(latents.column("channel_rms", latents.rows))
+    with torch.no_grad():
+        outputs = [network.gate(row[None]) for row in pooled]
+    on = torch.cat([o.gate_BC for o in outputs]).sum(0)
+    probability = torch.cat([o.probability_BC for o in outputs]).double().mean(0)
+    assert ranking.num_samples == TRAIN
+    assert ranking.counts == tuple(int(n) for n in on)
+    assert 0 < sum(ranking.counts) < TRAIN * 192
+    np.testing.assert_allclose(ranking.mean_probability, probability, atol=1e-9)
+    keys = [(-ranking.counts[c], -ranking.mean_probability[c], c) for c in ranking.order]
+    assert keys == sorted(keys)
+
+
+def test_variance_is_that_of_all_values(tiny_store: TinyStore) -> None:
+    store = latent_store.open(tiny_store.url)
+    ranking = store.ranking(store.codec().codec_id, RANKING)
+    latents = store["cityscapes/train"].latents()
+    values = latents.read(latents.rows).astype(np.float64)
+    np.testing.assert_allclose(ranking.score, values.var(axis=(0, 2, 3)), atol=1e-6)
+
+
+def test_entropy_and_random_rank_all_channels(copied_store: TinyStore) -> None:
+    store = latent_store.open(copied_store.url)
+    for method, seed in (("entropy", 0), ("random", 5)):
+        args = ranking_args(copied_store, "--method", method, "--ranking", method)
+        assert frequency.main([*args, "--seed", str(seed)]) == 0
+    codec_id = store.codec().codec_id
+    entropy, random = (store.ranking(codec_id, name) for name in ("entropy", "random"))
+    latents = store["cityscapes/train"].latents()
+    bits = latents.column("channel_bits", latents.rows).astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(entropy.score, bits, atol=1e-6)
+    assert sorted(random.order) == list(range(192))
+    assert random.seed == 5
+
+
+def test_a_cut_through_a_tie_warns_and_strict_refuses(
+    copied_store: TinyStore, fails: Fails, capsys: Any
+) -> None:
+    args = ranking_args(copied_store, "--method", "variance", "--keep", "191")
+    assert frequency.main([*args, "--ranking", "loose"]) == 0
+    assert "undetermined (" in capsys.readouterr().out
+    line = fails(frequency.main, [*args, "--ranking", "tight", "--strict"])
+    assert "the score does not decide every cut of tight (N=191: " in line
+    known = latent_store.open(copied_store.url).rankings(
+        latent_store.open(copied_store.url).codec().codec_id
+    )
+    assert known == ["loose", RANKING]
+
+
+def test_a_ranking_is_not_replaced_by_accident(copied_store: TinyStore, fails: Fails) -> None:
+    args = ranking_args(copied_store, "--method", "random", "--ranking", RANKING)
+    assert "exists with other contents" in fails(frequency.main, args)
+    assert frequency.main([*args, "--overwrite"]) == 0
+    split = latent_store.open(copied_store.url)["cityscapes/train"]
+    with pytest.raises(latent_store.LatentStoreError, match="in another order than ranking"):
+        split.ranked(RANKING)
+    again = ranking_args(copied_store, "--ranking", RANKING, "--split", "train", "--overwrite")
+    assert reorder.main(again) == 0
+    ranked = split.ranked(RANKING)
+    np.testing.assert_array_equal(ranked.read([0]), split.latents().read([0], ranked.ranking.order))
+
+
+def test_every_cut_of_every_row_decodes_from_its_prefix(tiny_store: TinyStore) -> None:
+    store = latent_store.open(tiny_store.url)
+    split = store["cityscapes/val"]
+    latents, ranked = split.latents(), split.ranked(RANKING)
+    codec = codec_from_store(store)
+    assert ranked.cuts == (16, 32, 64, 192)
+    for row, cut in itertools.product(ranked.rows.tolist(), ranked.cuts):
+        indexes_CHW = decode_indexes(codec, latents, row)
+        prefix = ranked.scalable_string(row, cut)
+        order = ranked.ranking.order
+        decoded = decode_scalable(codec.tables, prefix, indexes_CHW, order, cut)
+        np.testing.assert_array_equal(decoded, ranked.read([row], cut)[0])
+        ranked.check_symbols(row, decoded, indexes_CHW[list(order[:cut])])
+        decoded[0, 0, 0] += 1
+        with pytest.raises(latent_store.LatentStoreError, match="symbols of the first"):
+            ranked.check_symbols(row, decoded, indexes_CHW[list(order[:cut])])
+
+
+def test_wrong_inputs_are_named(
+    copied_store: TinyStore, teacher_checkpoint: Path, tmp_path: Path, fails: Fails
+) -> None:
+    args = ranking_args(copied_store, "--ranking", "gate")
+    assert "needs --checkpoint" in fails(frequency.main, args)
+    line = fails(frequency.main, [*args, "--checkpoint", str(tmp_path / "none.pt")])
+    assert "no checkpoint at" in line
+    line = fails(frequency.main, [*args, "--checkpoint", str(teacher_checkpoint)])
+    assert "holds a teacher, but a network is needed" in line
+    line = fails(reorder.main, [*args, "--split", "train"])
+    assert "has no ranking 'gate' (it has: variance); derive it with channel-frequency" in line
+    line = fails(reorder.main, [*args, "--split", "test"])
+    assert "has no split cityscapes/test" in line
+
+
+def test_counts_leave_nothing_behind(tiny_store: TinyStore) -> None:
+    assert Location(tiny_store.url).sizes(".latent_store/counts") == {}

@@ -1,0 +1,251 @@
+"""A camera's stream file is all that the server needs, and gives what the evaluation sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import latent_store
+from latent_store.codec import (
+    Codec,
+    codec_from_store,
+    decode_z,
+    load_codec,
+    pack_stream,
+    read_image,
+    read_stream_file,
+    write_stream_file,
+)
+from latent_store.reader import Split
+from tests.conftest import RANKING, VAL, TinyStore
+from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
+from training.bench import Bench, Options
+from training.candidates import find_candidates
+from training.classes import CITYSCAPES_CLASSES
+from training.inference import Pipeline
+from training.pictures import read_labels
+from training.segment import main
+from training.transmission import Stopwatch, open_link, receive, send
+
+CODED = (128, 192)
+KINDS = ("pixel", "none", "dynamic", "static")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny_store: TinyStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_checkpoints(tmp_path_factory.mktemp("networks"), tiny_store)
+
+
+@pytest.fixture(scope="module")
+def split(tiny_store: TinyStore) -> Split:
+    return latent_store.open(tiny_store.url)["cityscapes/val"]
+
+
+@pytest.fixture(scope="module")
+def codec(split: Split) -> Codec:
+    return codec_from_store(split.store)
+
+
+@pytest.fixture(scope="module")
+def images(tiny_store: TinyStore) -> list[Path]:
+    """The pictures of the validation split, in row order."""
+    paths = sorted((tiny_store.data_root / "leftImg8bit" / "val").glob("*/*.png"))
+    assert len(paths) == VAL
+    return paths
+
+
+def _run(checkpoint: Path, output: Path, *more: object) -> int:
+    fixed = ["--checkpoint", str(checkpoint), "--output", str(output), "--device", "cpu"]
+    return main([*fixed, *map(str, more)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_and_bytes_are_those_of_the_evaluation(
+    split, checkpoints, images, tmp_path, kind, capsys
+):
+    report = tmp_path / "numbers.json"
+    assert _run(checkpoints[kind], tmp_path, "--image", *images, "--json", report) == 0
+    (candidate,) = find_candidates([checkpoints[kind]], split.store, CITYSCAPES_CLASSES)
+    pipeline = Pipeline(Bench(split.store, split, CITYSCAPES_CLASSES, Options()), candidate)
+    found = json.loads(report.read_text())["pictures"]
+    for row, path in enumerate(images):
+        assert split.sample_ids([row])[0].endswith(path.stem.removesuffix("_leftImg8bit"))
+        maps_BHW, (rate,) = pipeline.segment([row], CODED)
+        height, width = split.sizes([row])[0]
+        map_HW = read_labels(tmp_path / f"{path.stem}_labelTrainIds.png")
+        np.testing.assert_array_equal(map_HW, maps_BHW[0, :height, :width])
+        parts = found[row]["bytes"]
+        assert parts["hyper"] == rate.hyper_bytes
+        assert parts["mask"] == rate.mask_bytes
+        # A prefix of the scalable stream is at most 4 bytes longer than a stream of its own.
+        assert 0 <= rate.y_bytes - parts["y"] <= (4 if kind == "static" else 0)
+        file_bytes = (tmp_path / f"{path.stem}.stream").stat().st_size
+        assert parts["file"] == file_bytes == sum(parts.values()) - parts["file"]
+        counted = parts["hyper"] + parts["y"] + parts["mask"]
+        assert found[row]["bpp"] == pytest.approx(8 * counted / (height * width))
+    assert len(np.unique(map_HW)) > 1
+    out = capsys.readouterr().out
+    assert "camera, milliseconds" in out
+    assert "server, milliseconds" in out
+
+
+def test_the_server_needs_the_stream_file_alone(checkpoints, images, tmp_path, capsys):
+    for kind in ("static", "dynamic"):
+        together, camera, server = (tmp_path / kind / n for n in ("both", "camera", "server"))
+        assert _run(checkpoints[kind], together, "--image", images[0]) == 0
+        assert _run(checkpoints[kind], camera, "--image", images[0], "--encode_only") == 0
+        stream = camera / f"{images[0].stem}.stream"
+        assert [p.name for p in camera.iterdir()] == [stream.name]
+        capsys.readouterr()
+        assert _run(checkpoints[kind], server, "--stream", stream) == 0
+        assert "camera, milliseconds" not in capsys.readouterr().out
+        name = f"{images[0].stem}_labelTrainIds.png"
+        assert (server / name).read_bytes() == (together / name).read_bytes()
+        assert sorted(p.name for p in server.iterdir()) == [
+            f"{images[0].stem}_{part}.png" for part in ("colour", "labelTrainIds", "overlay")
+        ]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (63, 65), (64, 64), (130, 70)])
+def test_pictures_of_any_size(checkpoints, tmp_path, size):
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    for kind in ("static", "pixel"):
+        assert _run(checkpoints[kind], tmp_path / kind, "--image", path) == 0
+        for part in ("labelTrainIds", "colour", "overlay"):
+            with Image.open(tmp_path / kind / f"picture_{part}.png") as made:
+                assert made.size == (size[1], size[0])
+
+
+def test_a_scalable_stream_serves_static_networks_and_those_of_all_channels(
+    split, codec, checkpoints, images
+):
+    image_HWC = read_image(images[1])
+    whole = open_link(checkpoints["none"])
+    sent = send(whole, image_HWC, Stopwatch(torch.device("cpu")))
+    y_hat_CHW = split.latents().read([1])[0]
+    z_NHW, indexes_CHW = _decoded(codec, sent)
+    scalable = pack_stream(
+        codec,
+        y_hat_CHW,
+        z_NHW,
+        indexes_CHW,
+        size=image_HWC.shape[:2],
+        selection="scalable",
+        channels=split.store.ranking(codec.spec.codec_id, RANKING).order,
+        cuts=(KEEP, 64),
+    )
+    for kind in ("none", "static"):
+        link = open_link(checkpoints[kind])
+        own = send(link, image_HWC, Stopwatch(link.device))
+        expected_HW, _ = receive(link, own, Stopwatch(link.device))
+        map_HW, _ = receive(link, scalable, Stopwatch(link.device))
+        np.testing.assert_array_equal(map_HW, expected_HW)
+
+
+def _decoded(codec: Codec, stream) -> tuple[np.ndarray, np.ndarray]:
+    z_NHW = decode_z(codec.tables, stream.z, *stream.hyper_size)
+    return z_NHW, codec.indexes(torch.from_numpy(z_NHW)[None])[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("encoded_by", "decoded_by"),
+    [
+        ("none", "static"), ("static", "none"), ("static", "dynamic"), ("dynamic", "static"),
+        ("dynamic", "pixel"),
+    ],
+)  # fmt: skip
+def test_streams_of_other_channels_are_refused(
+    checkpoints, images, tmp_path, fails, encoded_by, decoded_by
+):
+    assert _run(checkpoints[encoded_by], tmp_path, "--image", images[0], "--encode_only") == 0
+    stream = tmp_path / f"{images[0].stem}.stream"
+    flags = ("--output", tmp_path, "--stream", stream)
+    line = fails(main, ["--checkpoint", str(checkpoints[decoded_by]), *map(str, flags)])
+    assert "cannot use this stream, which carries" in line
+    assert "encode the picture with this checkpoint" in line
+
+
+def test_another_ranking_is_refused(codec, checkpoints, images, tmp_path, fails):
+    channels = tuple(range(KEEP))
+    other = make_checkpoint(tmp_path / "o.pt", codec, selection="static", channels=channels)
+    assert _run(checkpoints["static"], tmp_path, "--image", images[0], "--encode_only") == 0
+    stream = tmp_path / f"{images[0].stem}.stream"
+    flags = ("--checkpoint", other, "--output", tmp_path, "--stream", stream)
+    assert "carries 16 channels by selection 'static'" in fails(main, [*map(str, flags)])
+
+
+def test_streams_of_another_codec_are_refused(codec, checkpoints, images, tmp_path, fails):
+    state = torch.load(_file(tmp_path / "demo.pt", codec.checkpoint_bytes), weights_only=True)
+    state["g_s.6.bias"] = state["g_s.6.bias"] + 0.01
+    torch.save(state, tmp_path / "other.pth.tar")
+    other = load_codec(checkpoint=tmp_path / "other.pth.tar")
+    network = make_checkpoint(tmp_path / "other.pt", other)
+    assert _run(network, tmp_path, "--image", images[0], "--encode_only") == 0
+    stream = tmp_path / f"{images[0].stem}.stream"
+    flags = ("--checkpoint", checkpoints["none"], "--output", tmp_path, "--stream", stream)
+    assert "the stream file has weights_sha256" in fails(main, [*map(str, flags)])
+
+
+def _file(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_a_damaged_stream_is_refused(checkpoints, images, tmp_path, fails):
+    assert _run(checkpoints["static"], tmp_path, "--image", images[0], "--encode_only") == 0
+    stream = tmp_path / f"{images[0].stem}.stream"
+    data = bytearray(stream.read_bytes())
+    data[-1] ^= 1
+    stream.write_bytes(data)
+    flags = ("--checkpoint", checkpoints["static"], "--output", tmp_path, "--stream", stream)
+    assert "crc32c" in fails(main, [*map(str, flags)])
+
+
+def test_a_teacher_needs_a_codec(codec, checkpoints, images, tmp_path, fails):
+    flags = ("--checkpoint", checkpoints["teacher"], "--output", tmp_path, "--image", images[0])
+    line = fails(main, [*map(str, flags)])
+    assert "carries no codec (it is a teacher): name one with --codec_checkpoint" in line
+    weights = _file(tmp_path / "codec.pth.tar", codec.checkpoint_bytes)
+    assert main([*map(str, flags), "--codec_checkpoint", str(weights)]) == 0
+    assert read_labels(tmp_path / f"{images[0].stem}_labelTrainIds.png").shape
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None], ids=["empty", "text", "missing"])
+def test_unreadable_pictures_are_one_line(checkpoints, tmp_path, fails, content):
+    path = tmp_path / "street.png"
+    if content is not None:
+        path.write_bytes(content)
+    flags = ("--checkpoint", checkpoints["none"], "--output", tmp_path, "--image", path)
+    assert "street.png" in fails(main, [*map(str, flags)])
+
+
+def test_flags_that_contradict_each_other_are_refused(checkpoints, tmp_path, fails):
+    fixed = ["--checkpoint", str(checkpoints["none"]), "--output", str(tmp_path)]
+    stream = [*fixed, "--stream", "a.stream"]
+    assert "--encode_only goes with --image" in fails(main, [*stream, "--encode_only"])
+    twins = [*fixed, "--image", "a/x.png", "b/x.png"]
+    assert "two inputs are named x" in fails(main, twins)
+    assert "--threads must be at least 1, got 0" in fails(main, [*stream, "--threads", "0"])
+
+
+def test_a_gate_that_keeps_nothing_still_gives_a_map(codec, images, tmp_path):
+    path = make_checkpoint(tmp_path / "shut.pt", codec, selection="dynamic", gate_bias="-100")
+    assert _run(path, tmp_path, "--image", images[0]) == 0
+    stream = read_stream_file(tmp_path / f"{images[0].stem}.stream")
+    assert stream.channels == ()
+    assert stream.part_bytes["y"] == 0
+    assert (tmp_path / f"{images[0].stem}_overlay.png").exists()
+
+
+def test_a_stream_file_written_again_is_the_same(checkpoints, images, tmp_path):
+    assert _run(checkpoints["dynamic"], tmp_path, "--image", images[0], "--encode_only") == 0
+    path = tmp_path / f"{images[0].stem}.stream"
+    write_stream_file(tmp_path / "copy.stream", read_stream_file(path))
+    assert path.read_bytes() == (tmp_path / "copy.stream").read_bytes()
