@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(
-    bench: Bench, candidates: Sequence[Candidate], rows: np.ndarray, folder: Path
+    bench: Bench,
+    candidates: Sequence[Candidate],
+    rows: np.ndarray,
+    folder: Path,
+    shown: Collection[int] = (),
 ) -> list[Point]:
     """Measures every candidate whose point is not in ``folder`` yet.
 
@@ -57,17 +61,25 @@ def evaluate(
         bench: The split.
         candidates: Networks with their codecs.
         rows: From :meth:`Bench.rows`.
-        folder: Keeps one JSON file a point.
+        folder: Keeps one JSON file a point, and the maps of ``shown``.
+        shown: Rows whose maps are kept for pictures.
 
     Returns:
         Points in the order of the candidates, with labels that tell them apart.
     """
     points = []
     for candidate, label in zip(candidates, distinct_labels(candidates), strict=True):
-        point = read_point(folder, point_key(bench, candidate, rows))
+        key = point_key(bench, candidate, rows)
+        point = read_point(folder, key)
         if point is None:
             with progress(total=len(rows), desc=label, unit="image") as bar:
-                point = measure(bench, candidate, rows, bar.update)
+
+                def keep(row: int, map_HW: np.ndarray, bar=bar, key=key) -> None:
+                    if row in shown:
+                        save_png(_map_path(folder, key, row), map_HW)
+                    bar.update()
+
+                point = measure(bench, candidate, rows, keep)
             write_point(folder, point)
         # The file's name and the label may have changed since; the numbers have not.
         points.append(dataclasses.replace(point, label=label, checkpoint=candidate.path.name))
@@ -96,7 +108,7 @@ def write_pictures(
         The files' names relative to ``output``.
     """
     maps = [
-        _maps(bench, candidate, rows, output / "points" / f"{point.key}-maps")
+        _maps(bench, candidate, rows, output / "points", point.key)
         for candidate, point in zip(candidates, points, strict=True)
     ]
     names = []
@@ -124,8 +136,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     bench = Bench(store, store[f"{args.dataset}/{args.split}"], names, options)
     rows = bench.rows(candidates, args.max_samples)
-    points = evaluate(bench, candidates, rows, args.output / "points")
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, args.pictures).round().astype(int))]
+    points = evaluate(bench, candidates, rows, args.output / "points", shown.tolist())
     setting = report.Setting(
         store=store.url,
         dataset=args.dataset,
@@ -147,18 +159,23 @@ def _check(args: argparse.Namespace) -> None:
             raise LatentStoreError(message)
 
 
+def _map_path(folder: Path, key: str, row: int) -> Path:
+    return folder / f"{key}-maps" / f"{row:06d}.png"
+
+
 def _maps(
-    bench: Bench, candidate: Candidate, rows: np.ndarray, folder: Path
+    bench: Bench, candidate: Candidate, rows: np.ndarray, folder: Path, key: str
 ) -> dict[int, np.ndarray]:
-    """Returns a network's maps of rows at original size; those made before are read back."""
-    missing = [row for row in rows.tolist() if not (folder / f"{row:06d}.png").exists()]
+    """Returns a network's maps of rows at original size; those kept before are read back."""
+    paths = {row: _map_path(folder, key, row) for row in rows.tolist()}
+    missing = [row for row, path in paths.items() if not path.exists()]
     if missing:
         pipeline = Pipeline(bench, candidate)
         for row in missing:
             height, width = (int(n) for n in bench.split.sizes([row])[0])
             maps_BHW, _ = pipeline.segment([row], coded_size(height, width))
-            save_png(folder / f"{row:06d}.png", maps_BHW[0, :height, :width])
-    return {row: read_labels(folder / f"{row:06d}.png") for row in rows.tolist()}
+            save_png(paths[row], maps_BHW[0, :height, :width])
+    return {row: read_labels(path) for row, path in paths.items()}
 
 
 def _decoded_picture(bench: Bench, candidate: Candidate, row: int) -> np.ndarray:

@@ -30,7 +30,7 @@ def measure(
     bench: Bench,
     candidate: Candidate,
     rows: np.ndarray,
-    on_image: Callable[[int], object] = lambda _: None,
+    on_map: Callable[[int, np.ndarray], object] = lambda row, map_HW: None,
 ) -> Point:
     """Measures one network on ``rows``.
 
@@ -38,7 +38,7 @@ def measure(
         bench: The split.
         candidate: The network and its codec.
         rows: Rows of the split, from :meth:`Bench.rows`.
-        on_image: Called with the number of images after each batch.
+        on_map: Called with each row and its map at original size, uint8 [H, W].
 
     Raises:
         DatasetError: No pixel of these rows has a label, or a label is no class.
@@ -52,11 +52,12 @@ def measure(
     for batch, size in bench.batches(rows):
         maps_BHW, rates = pipeline.segment(batch, size)
         for row, map_HW, rate in zip(batch, maps_BHW, rates, strict=True):
-            counts_KK = _compare(bench.read_labels(row), map_HW, total)
+            labels_HW = bench.read_labels(row)
+            counts_KK = _compare(labels_HW, map_HW, total)
             samples.append(_sample_result(bench, row, rate, counts_KK))
             if bench.options.permute:
                 _compare(bench.read_labels(others[row]), map_HW, mixed)
-        on_image(len(batch))
+            on_map(row, map_HW[: labels_HW.shape[0], : labels_HW.shape[1]])
     if not total.pixels:
         message = (
             f"every pixel of the {len(rows)} images of {bench.split.plan.name} is labelled "

@@ -28,6 +28,7 @@ from training.classes import CITYSCAPES_CLASSES
 from training.inference import Pipeline
 from training.measure import measure, permuted, point_key
 from training.metrics import ConfusionMatrix
+from training.pictures import read_labels
 from training.points import PIXEL_RAW
 
 CODED = (128, 192)
@@ -215,6 +216,19 @@ def test_a_second_call_measures_nothing_and_says_the_same(
     out = capsys.readouterr().out
     assert out.splitlines()[0].split()[:3] == ["network", "codec", "channels"]
     assert "Always predicting" in out
+
+
+def test_pictures_of_points_that_were_measured_before(tiny_store, checkpoints, tmp_path):
+    more = ("--max_samples", "2", "--pictures")
+    args = _args(tiny_store, tmp_path, checkpoints["static"], more=more)
+    assert command.main([*args, "0"]) == 0
+    assert not (tmp_path / "pictures").exists()
+    assert command.main([*args, "1"]) == 0
+    (kept,) = tmp_path.glob("points/*-maps/000000.png")
+    later = read_labels(kept)
+    shutil.rmtree(tmp_path / "points")
+    assert command.main([*args, "1"]) == 0
+    np.testing.assert_array_equal(read_labels(kept), later)
 
 
 def test_only_what_is_missing_is_measured(tiny_store, checkpoints, tmp_path, monkeypatch):

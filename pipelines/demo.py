@@ -1,0 +1,219 @@
+"""``make demo``: the whole chain on generated street scenes, with the commands a user would type.
+
+Scenes, teacher, encoding, a dynamic network with a rate-aware gate, masks, ranked latents, two
+static networks, evaluation, and one new scene sent through a stream file. It ends with checks:
+did every network learn, does it look at its input, is the ranking decided by its score?
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+import latent_store
+from latent_store.console import make_parser, run_command
+from latent_store.errors import JobFailedError, LatentStoreError
+from pipelines import encode, frequency, generate_scenes, reorder, train_teacher
+from pipelines.scenes import render_scene
+from training import evaluate, segment, train
+
+RANKING = "gate"
+KEEPS = (32, 16)
+NEW_SCENE = 900_000
+"""Index of the scene that is segmented at the end; neither training nor validation has it."""
+_LEARNED = 3.0
+_LOOKS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much the demo does; the defaults take a few minutes on two cores."""
+
+    train: int = 96
+    val: int = 24
+    height: int = 128
+    width: int = 256
+    teacher_steps: int = 140
+    steps: int = 60
+    batch_size: int = 8
+    rate_weight: float = 4.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo."""
+    parser = make_parser("demo", __doc__ or "")
+    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to fill")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and networks")
+    args = parser.parse_args(argv)
+    return run_command("demo", lambda: run_demo(args, Size()))
+
+
+def run_demo(args: argparse.Namespace, size: Size) -> int:
+    """Runs every step in a new folder and checks what came out.
+
+    Raises:
+        JobFailedError: A step failed, or a check did not hold.
+    """
+    start = time.monotonic()
+    out: Path = args.output
+    _make_room(out)
+    data, store = out / "scenes", out / "scenes.zarr"
+    _generate(data, size, args.seed)
+    teacher = _train_teacher(data, out, size, args.seed)
+    for split in ("train", "val"):
+        _run(
+            encode.main,
+            "encode-to-store --dataset cityscapes",
+            *("--data_root", data, "--split", split, "--store", store, "--demo_codec"),
+            *("--teacher_checkpoint", teacher),
+        )
+    dynamic = _train(store, out / "dynamic", size, args.seed, *_dynamic_flags(size))
+    where = ("--store", store, "--dataset", "cityscapes")
+    _run(
+        frequency.main,
+        "channel-frequency",
+        *(*where, "--split", "train", "--checkpoint", dynamic, "--ranking", RANKING),
+        *("--keep", *KEEPS),
+    )
+    for split in ("train", "val"):
+        _run(reorder.main, "reorder-latents", *where, "--split", split, "--ranking", RANKING)
+    static = [
+        _train(
+            store,
+            out / f"static-{keep}",
+            size,
+            args.seed,
+            *("--selection", "static", "--mask", RANKING, "--keep", keep),
+        )
+        for keep in KEEPS
+    ]
+    _run(
+        evaluate.main,
+        "evaluate-from-store",
+        *(*where, "--split", "val", "--output", out / "evaluation", "--permute_latents"),
+        *("--checkpoint", teacher, dynamic, *static),
+    )
+    _segment(out, size, args.seed, static[-1])
+    problems = [*_network_problems(out / "evaluation/results.json"), *_ranking_problems(store)]
+    _say(_closing(out, time.monotonic() - start))
+    if problems:
+        raise JobFailedError("; ".join(problems))
+    return 0
+
+
+def _dynamic_flags(size: Size) -> tuple[object, ...]:
+    return ("--selection", "dynamic", "--gate_pool", "rms", "--rate_weight", size.rate_weight)
+
+
+def _generate(data: Path, size: Size, seed: int) -> None:
+    _run(
+        generate_scenes.main,
+        "generate-scenes",
+        *("--output", data, "--train", size.train, "--val", size.val, "--seed", seed),
+        *("--height", size.height, "--width", size.width),
+    )
+
+
+def _train_teacher(data: Path, out: Path, size: Size, seed: int) -> Path:
+    _run(
+        train_teacher.main,
+        "train-teacher --dataset cityscapes --backbone resnet18 --aspp_width 64",
+        *("--data_root", data, "--output", out / "teacher", "--seed", seed),
+        *("--max_steps", size.teacher_steps, "--batch_size", size.batch_size, "--crop", 128),
+        *("--validate_epochs", 0),
+    )
+    return out / "teacher/last.pt"
+
+
+def _train(store: Path, output: Path, size: Size, seed: int, *more: object) -> Path:
+    _run(
+        train.main,
+        "train-from-store --dataset cityscapes",
+        *("--store", store, "--output", output, "--seed", seed, *more),
+        *("--max_steps", size.steps, "--batch_size", size.batch_size, "--crop", 128),
+        *("--validate_epochs", 0),
+    )
+    return output / "last.pt"
+
+
+def _segment(out: Path, size: Size, seed: int, checkpoint: Path) -> None:
+    picture = out / "new_scene.png"
+    scene = render_scene(seed, NEW_SCENE, size.height, size.width)
+    Image.fromarray(scene.image_HWC).save(picture)
+    _run(
+        segment.main,
+        "segment",
+        *("--checkpoint", checkpoint, "--image", picture, "--output", out / "segment"),
+    )
+
+
+def _network_problems(results: Path) -> list[str]:
+    """Returns what is wrong with the trained networks; nothing if they learned."""
+    problems = []
+    for point in json.loads(results.read_text())["points"]:
+        miou, constant = point["miou"], point["constant_miou"]
+        if miou < _LEARNED * constant:
+            problems.append(f"{point['label']} has mIoU {miou:.3f}, constant {constant:.3f}")
+        if point["permuted_miou"] > _LOOKS * miou:
+            problems.append(f"{point['label']} keeps {point['permuted_miou']:.3f} when permuted")
+    return problems
+
+
+def _ranking_problems(url: Path) -> list[str]:
+    store = latent_store.open(url)
+    ranking = store.ranking(store.codec().codec_id, RANKING)
+    tied = {keep: ranking.tied_at_cut[keep] for keep in KEEPS}
+    return [f"the cut at {keep} is undetermined ({n} tied)" for keep, n in tied.items() if n]
+
+
+def _make_room(out: Path) -> None:
+    """Removes an earlier demo's output, and refuses a folder that is something else's."""
+    marker = out / ".demo"
+    if out.exists() and any(out.iterdir()):
+        if not marker.exists():
+            message = f"--output {out} holds something else; give a new folder"
+            raise LatentStoreError(message)
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _run(main: Callable[[Sequence[str]], int], command: str, *arguments: object) -> None:
+    """Runs a command in this process, shown as it would be typed."""
+    words = [*command.split(), *map(str, arguments)]
+    _say(f"\n$ {shlex.join(words)}")
+    start = time.monotonic()
+    status = main(words[1:])
+    _say(f"({time.monotonic() - start:.0f} s)")
+    if status:
+        message = f"{words[0]} ended with status {status}; its error is above"
+        raise JobFailedError(message)
+
+
+def _closing(out: Path, seconds: float) -> str:
+    return (
+        f"\nThe whole chain took {seconds:.0f} s. Look at:\n"
+        f"  {out}/evaluation/report.md          the table\n"
+        f"  {out}/evaluation/rate_miou.png      rate against mIoU\n"
+        f"  {out}/evaluation/pictures/          label and maps, side by side\n"
+        f"  {out}/segment/                      the new scene: stream file, map, overlay\n"
+        f"  latent-store inspect {out}/scenes.zarr"
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
