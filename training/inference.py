@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from latent_store.codec import Codec, tensor_to_image
+from latent_store.errors import CheckpointError
 from training.bench import Bench
 from training.candidates import Candidate
 from training.checkpoints import load_network
@@ -44,7 +45,8 @@ class Pipeline:
     def maps(self, y_hat_BCHW: torch.Tensor) -> torch.Tensor:
         """Returns maps of decoded latents, uint8 [B, 16h, 16w]."""
         codec = self.codec if self.candidate.config.domain == "pixel" else None
-        return segment_latents(self.network, y_hat_BCHW, codec, self.device)
+        name = str(self.candidate.path)
+        return segment_latents(self.network, y_hat_BCHW, codec, self.device, name=name)
 
     def _receiver(self) -> Receiver:
         codec, decode = self.codec, self.bench.options.decode
@@ -78,7 +80,12 @@ def choose_channels(gate: ChannelGate, pooled_BC: torch.Tensor) -> np.ndarray:
 
 
 def segment_latents(
-    network: nn.Module, y_hat_BCHW: torch.Tensor, codec: Codec | None, device: torch.device
+    network: nn.Module,
+    y_hat_BCHW: torch.Tensor,
+    codec: Codec | None,
+    device: torch.device,
+    *,
+    name: str,
 ) -> torch.Tensor:
     """Returns the maps that a network makes of decoded latents.
 
@@ -87,9 +94,13 @@ def segment_latents(
         y_hat_BCHW: Integers, the channels that the network takes (for pixels: all).
         codec: For a network on pixels: decodes x̂, whole, rounded to 8 bits. None on latents.
         device: Where the network is.
+        name: The network's file, for messages.
 
     Returns:
         uint8 [B, 16h, 16w] on the device.
+
+    Raises:
+        CheckpointError: The network's output is not finite.
     """
     with torch.inference_mode():
         if codec is None:
@@ -97,4 +108,12 @@ def segment_latents(
         else:
             pictures_BHWC = torch.from_numpy(tensor_to_image(codec.reconstruct(y_hat_BCHW)))
             network_input = pictures_BHWC.to(device).permute(0, 3, 1, 2).float().div_(255)
-        return network(network_input)["logits"].argmax(dim=1).to(torch.uint8)
+        logits_BKHW = network(network_input)["logits"]
+        # argmax would make a class out of NaN without a word.
+        if not torch.isfinite(logits_BKHW).all():
+            message = (
+                f"{name} gives values that are not finite: its training diverged, or its weights "
+                "are damaged; use an earlier checkpoint"
+            )
+            raise CheckpointError(message)
+        return logits_BKHW.argmax(dim=1).to(torch.uint8)

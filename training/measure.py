@@ -147,6 +147,7 @@ def _point(
     psnr = bench.latents(spec.codec_id).quality(rows)["psnr"]
     psnr = psnr[np.isfinite(psnr)]
     macs = _server_macs(bench, candidate, int(rows[0]))
+    keep = len(config.channels) if config.channels else None
     ranking = (
         None
         if candidate.ranking_id is None
@@ -161,7 +162,8 @@ def _point(
         selection=config.selection,
         ranking_id=candidate.ranking_id,
         ranking_method=ranking.method if ranking else None,
-        keep=len(config.channels) if config.channels else None,
+        keep=keep,
+        tied=ranking.tied_at_cut.get(keep, 0) if ranking and keep else 0,
         channels_total=spec.channels,
         checkpoint=candidate.path.name,
         checkpoint_sha256=candidate.sha256,

@@ -55,27 +55,29 @@ def overlay(
     return np.where(labelled, np.rint(tinted).astype(np.uint8), image_HWC)
 
 
-def strip(panels: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Returns titled panels side by side on white.
+def strip(panels: Sequence[tuple[str, np.ndarray]], across: int = 4) -> np.ndarray:
+    """Returns titled panels side by side on white, in as many rows as it takes.
 
     Args:
         panels: Title and uint8 [H, W, 3] picture of each, any sizes.
+        across: Most panels in a row.
 
     Returns:
-        uint8 [H + title, sum of widths + gaps, 3]; a panel is at least 160 pixels wide.
+        uint8 [H, W, 3]; each panel has the place of the largest, at least 160 pixels across.
     """
     font = ImageFont.load_default(size=_TITLE_SIZE)
     top = _TITLE_SIZE + 2 * _GAP
     height = top + max(picture.shape[0] for _, picture in panels)
-    widths = [max(picture.shape[1], _LEAST_PANEL) for _, picture in panels]
-    width = sum(widths) + _GAP * (len(panels) - 1)
-    canvas = Image.new("RGB", (width, height), _BACKGROUND)
+    width = max(_LEAST_PANEL, *(picture.shape[1] for _, picture in panels))
+    columns, rows = min(across, len(panels)), -(-len(panels) // across)
+    size = (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP)
+    canvas = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    left = 0
-    for (title, picture), across in zip(panels, widths, strict=True):
-        draw.text((left + 2, _GAP), _fit(title, across - 4, font), fill=_INK, font=font)
-        canvas.paste(Image.fromarray(picture), (left, top))
-        left += across + _GAP
+    for number, (title, picture) in enumerate(panels):
+        down, right = divmod(number, columns)
+        x, y = right * (width + _GAP), down * (height + _GAP)
+        draw.text((x + 2, y + _GAP), _fit(title, width - 4, font), fill=_INK, font=font)
+        canvas.paste(Image.fromarray(picture), (x, y + top))
     return np.asarray(canvas)
 
 

@@ -76,6 +76,8 @@ class Point:
         domain: ``latent`` or ``pixel``.
         selection: ``none``, ``dynamic``, ``static``.
         ranking_id, ranking_method, keep: Of static selection, else None.
+        tied: Channels of equal score on both sides of the ranking's cut at ``keep``; above 0, which
+            channels a static network has was not decided by the score.
         channels_total: M.
         checkpoint, checkpoint_sha256: File name and digest.
         class_names: Of the K classes.
@@ -99,6 +101,7 @@ class Point:
     ranking_id: str | None
     ranking_method: str | None
     keep: int | None
+    tied: int
     channels_total: int
     checkpoint: str
     checkpoint_sha256: str

@@ -47,6 +47,10 @@ _SAVINGS_NOTE = (
     "best mIoU, at its rate R, is reached or passed at rate r, which saves at least 1 − r/R. "
     "Negative savings are losses."
 )
+_TIES_NOTE = (
+    "undetermined (k tied): the ranking's cut runs through k channels of equal score, so which of "
+    "them a static network has was decided by the tie-break alone."
+)
 _PICTURES_NOTE = "## Pictures\n\nDecoded picture, label, and each network's map."
 _BASELINE_RANKINGS = ("variance", "entropy", "random")
 
@@ -115,10 +119,14 @@ def console_table(points: Sequence[Point]) -> str:
 def constant_line(points: Sequence[Point]) -> str:
     """Returns what a network must beat: always predicting the split's most frequent class."""
     always = {(p.class_names[p.constant_class], p.constant_miou) for p in points}
-    return " ".join(
+    lines = [
         f"Always predicting {name!r}, the most frequent class, gives mIoU {miou:.4f}."
         for name, miou in sorted(always)
-    )
+    ]
+    weak = dict.fromkeys(p.label for p in points if p.miou <= p.constant_miou)
+    if weak:
+        lines.append(f"No better than that, so that its rates mean nothing: {', '.join(weak)}.")
+    return " ".join(lines)
 
 
 def align(rows: Sequence[Sequence[str]], text_columns: int) -> str:
@@ -215,6 +223,8 @@ def _codec_name(point: Point) -> str:
 
 
 def _channels(point: Point) -> str:
+    if point.tied:
+        return f"{point.keep}, undetermined ({point.tied} tied)"
     if point.channels_min == point.channels_max:
         return str(point.channels_min)
     return f"{point.channels_mean:.1f} ({point.channels_min}-{point.channels_max})"
@@ -292,6 +302,8 @@ def _notes(points: Sequence[Point], setting: Setting) -> str:
         f"images (decode = {setting.decode})."
     )
     lines = [*_NOTES, streams]
+    if any(p.tied for p in points):
+        lines.append(_TIES_NOTE)
     if any(p.permuted_miou is not None for p in points):
         lines.append("permuted is mIoU with each image's ŷ given to another image's label.")
     return "## What is counted\n\n" + "\n".join(f"- {line}" for line in lines)

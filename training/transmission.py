@@ -193,7 +193,7 @@ def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[np.ndarra
     watch.lap("entropy decoding")
     pixels = link.config.domain == "pixel"
     codec = link.codec if pixels else None
-    map_BHW = segment_latents(link.network, network_input, codec, link.device)
+    map_BHW = segment_latents(link.network, network_input, codec, link.device, name=link.name)
     map_HW = map_BHW[0, : stream.height, : stream.width].cpu().numpy()
     watch.lap("network")
     return map_HW, y_hat_CHW

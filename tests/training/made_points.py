@@ -39,6 +39,7 @@ def make_point(label: str = "static-16", **changes: object) -> Point:
         "ranking_id": "gate",
         "ranking_method": "frequency",
         "keep": 16,
+        "tied": 0,
         "channels_total": 192,
         "checkpoint": f"{label}.pt",
         "checkpoint_sha256": "ab" * 32,

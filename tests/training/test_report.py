@@ -110,11 +110,25 @@ def test_markdown_gives_bounds_and_says_what_is_missing():
     assert "## Pictures" not in text
 
 
+def test_networks_that_learned_nothing_are_named():
+    assert "No better than that" not in report.constant_line([make_point()])
+    text = report.constant_line([make_point(), make_point("blind", miou=0.3)])
+    assert text.endswith("No better than that, so that its rates mean nothing: blind.")
+
+
 def test_markdown_shows_pictures():
     setting = report.Setting(
         store="s", dataset="cityscapes", split="val", decode="all", pictures=("pictures/a.png",)
     )
     assert "![pictures/a.png](pictures/a.png)" in report.markdown([make_point()], setting)
+
+
+def test_a_cut_through_a_tie_is_undetermined():
+    points_ = [make_point(), make_point("tied", tied=7)]
+    assert "16, undetermined (7 tied)" in report.console_table(points_)
+    text = report.markdown(points_, SETTING)
+    assert "decided by the tie-break alone" in text
+    assert "tie-break" not in report.markdown(points_[:1], SETTING)
 
 
 def test_results_are_json_without_images():
