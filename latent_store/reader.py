@@ -455,7 +455,7 @@ class RankedReader(ComponentReader):
             if found != int(self._column(f"bitstream/cut_{name}_crc32c", [row])[0, cut]):
                 message = (
                     f"row {row} of {self.key}: the {name} of the first {len(values)} channels are "
-                    "not those that were encoded; check the codec's weights with `latent-store verify`"
+                    "not those that were encoded; check the store with `latent-store verify`"
                 )
                 raise IntegrityError(message)
 

@@ -94,7 +94,7 @@ class Cityscapes:
         if label_ids.shape != (sample.height, sample.width) or label_ids.dtype != np.uint8:
             message = (
                 f"{sample.label_uri} is {label_ids.dtype} {label_ids.shape}, its image is "
-                f"{sample.height}x{sample.width} (height x width): labels are 8-bit ids, one a pixel"
+                f"{sample.height}x{sample.width} (height x width): labels are 8-bit, one a pixel"
             )
             raise DatasetError(message)
         return train_id_table()[label_ids]

@@ -88,8 +88,8 @@ def settle_plan(
     plan = read_plan(location, dataset, flags.split)
     if size not in (None, plan.samples_per_shard):
         message = (
-            f"the store's plan has {plan.samples_per_shard} samples a shard, --samples_per_shard is "
-            f"{size}; leave the flag out, or encode into a new store"
+            f"the store's plan has {plan.samples_per_shard} samples a shard, --samples_per_shard "
+            f"is {size}; leave the flag out, or encode into a new store"
         )
         raise PlanMismatchError(message)
     known = {sample.sample_id for sample in plan.samples}

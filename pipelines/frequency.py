@@ -127,8 +127,8 @@ def _read_checkpoint(flags: argparse.Namespace, codec_id: str, identity: dict[st
     for name, value in (meta["codec_identity"] or {}).items():
         if identity.get(name) != value:
             message = (
-                f"{flags.checkpoint} was trained on codec {meta['codec_id']} ({name} {value}), this "
-                f"store's is {codec_id} ({identity.get(name)}); give a network of that codec"
+                f"{flags.checkpoint} was trained on codec {meta['codec_id']} ({name} {value}), "
+                f"this store's is {codec_id} ({identity.get(name)}); give a network of that codec"
             )
             raise IdentityError(message)
     return data

@@ -86,7 +86,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
 def test_a_truncated_file(saved: Path, share: float) -> None:
     data = saved.read_bytes()
-    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint .* truncated"):
+    with pytest.raises(CheckpointError, match=r"cannot be read as a checkpoint .* truncated"):
         load_network(data[: int(share * len(data))])
 
 

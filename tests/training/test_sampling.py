@@ -1,5 +1,6 @@
 """Batches and crops: every row is seen, every batch is full, everything is keyed."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_a_load_reads_runs_of_consecutive_rows() -> None:
 def test_rows_are_shuffled_within_a_load() -> None:
     rows = [row for load in plan([list(range(64))]) for batch in load for row in batch]
     assert rows != sorted(rows)
-    neighbours = sum(b == a + 1 for a, b in zip(rows, rows[1:], strict=False))
+    neighbours = sum(b == a + 1 for a, b in itertools.pairwise(rows))
     assert neighbours < 16
 
 

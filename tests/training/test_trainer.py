@@ -220,13 +220,9 @@ def test_a_changed_configuration_is_named(tmp_path: Path) -> None:
         ({"epochs": 3}, "another --epochs: the run has 2, now it is 3"),
     ):
         with pytest.raises(LatentStoreError, match=f"cannot resume with {message}"):
-            fit(
-                make_task(), MadeLoader(), make_config(**changed), tmp_path, meta=META, resume=True
-            )
+            fit(make_task(), MadeLoader(), make_config(**changed), tmp_path, meta=META, resume=True)
     with pytest.raises(LatentStoreError, match="labels of the training data was True, now"):
-        fit(
-            make_task(), MadeLoader(labels=False), make_config(), tmp_path, meta=META, resume=True
-        )
+        fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path, meta=META, resume=True)
     fit(
         make_task(), MadeLoader(), make_config(checkpoint_minutes=1.0), tmp_path, meta=META,
         resume=True,
