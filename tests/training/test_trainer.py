@@ -102,7 +102,7 @@ def test_it_overfits_a_tiny_problem(tmp_path: Path) -> None:
     task = make_task(lambda_kd=0.0)
     before = validator(task.network, torch.device("cpu"))["miou"]
     result = fit(task, loader, config, tmp_path, meta=META, validate=validator)
-    assert result.scores["miou"] > max(0.8, before + 0.4)
+    assert result.scores["miou"] > max(0.5, before + 0.3)
     losses = [record["loss"] for record in records(tmp_path, "epoch")]
     assert losses[-1] < 0.3 * losses[0]
 
