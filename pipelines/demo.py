@@ -43,9 +43,9 @@ class Size:
     height: int = 128
     width: int = 256
     teacher_steps: int = 140
-    steps: int = 60
+    steps: int = 110
     batch_size: int = 8
-    rate_weight: float = 4.0
+    rate_weight: float = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
