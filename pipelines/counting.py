@@ -27,14 +27,15 @@ class CountTask:
     """What every worker needs to know; small and picklable.
 
     Attributes:
-        checkpoint: Bytes of the dynamic network's checkpoint; empty for other methods.
+        checkpoint_key: Where the dynamic network's checkpoint lies in the store, for
+            ``frequency``. A key and not the bytes: Beam compresses what it pickles, at every stage.
     """
 
     store: Location
     split: str
     codec_id: str
     method: str
-    checkpoint: bytes = b""
+    checkpoint_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def count_shard(task: CountTask, shard: int) -> Totals:
     if not rows.size:
         return EMPTY
     if task.method == "frequency":
-        loaded = load_gate(task.checkpoint)
+        loaded = _stored_gate(task.store, task.checkpoint_key)
         pooled = latents.column(f"channel_{loaded.config.gate_pool}", rows)
         first, second = count_gates(loaded, pooled)
     elif task.method == "variance":
@@ -165,8 +166,12 @@ def make_ranking(
 
 
 @functools.lru_cache(maxsize=2)
+def _stored_gate(store: Location, key: str) -> LoadedNetwork:
+    return load_gate(store.read(key))
+
+
 def load_gate(checkpoint: bytes) -> LoadedNetwork:
-    """Loads a dynamic network, once a process.
+    """Loads a dynamic network.
 
     Raises:
         CheckpointError: It has no gate.

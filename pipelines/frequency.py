@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 import json
@@ -92,11 +93,10 @@ def _run(argv: Sequence[str] | None) -> int:
         split=split.plan.name,
         codec_id=spec.codec_id,
         method=flags.method,
-        checkpoint=checkpoint,
     )
     shards = [] if flags.method == "random" else range(split.plan.num_shards)
     ranking = make_ranking(
-        _count(task, shards, options),
+        _count(task, checkpoint, shards, options),
         ranking_id=flags.ranking,
         codec_id=spec.codec_id,
         channels=spec.channels,
@@ -134,28 +134,36 @@ def _read_checkpoint(flags: argparse.Namespace, codec_id: str, identity: dict[st
     return data
 
 
-def _count(task: CountTask, shards: Sequence[int], options: PipelineOptions) -> Totals:
+def _count(
+    task: CountTask, checkpoint: bytes, shards: Sequence[int], options: PipelineOptions
+) -> Totals:
     """Counts over shards with Beam.
 
-    The sum comes back through an object in the store, the one place that every worker of every
-    runner can reach.
+    The checkpoint goes out and the sum comes back through objects in the store, the one place that
+    every worker of every runner can reach.
     """
     if not shards:
         return EMPTY
-    key = f"{CONTROL}/counts/{uuid4().hex}.json"
-    run_over_shards(
-        "Count",
-        shards,
-        functools.partial(count_shard, task),
-        options,
-        collect=lambda totals: (
-            totals
-            | "Add" >> beam.CombineGlobally(AddTotals())
-            | "Write" >> beam.Map(functools.partial(_write_totals, task.store, key))
-        ),
-    )
-    record = json.loads(task.store.read(key))
-    task.store.delete(key)
+    folder = f"{CONTROL}/counts/{uuid4().hex}"
+    key = f"{folder}/totals.json"
+    if checkpoint:
+        task = dataclasses.replace(task, checkpoint_key=f"{folder}/network.pt")
+        task.store.write(task.checkpoint_key, checkpoint)
+    try:
+        run_over_shards(
+            "Count",
+            shards,
+            functools.partial(count_shard, task),
+            options,
+            collect=lambda totals: (
+                totals
+                | "Add" >> beam.CombineGlobally(AddTotals())
+                | "Write" >> beam.Map(functools.partial(_write_totals, task.store, key))
+            ),
+        )
+        record = json.loads(task.store.read(key))
+    finally:
+        task.store.delete_tree(folder)
     return Totals(
         samples=record["samples"], first=tuple(record["first"]), second=tuple(record["second"])
     )

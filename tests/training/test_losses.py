@@ -61,7 +61,7 @@ def test_a_batch_without_labels_gives_no_nan() -> None:
     batch["labels_BHW"].fill_(255)
     del batch["features_BCHW"], outputs["gate"]
     parts = SegmentationLoss()(outputs, batch, count(batch))
-    assert float(parts["loss"]) == 0
+    assert parts["loss"].item() == 0
     parts["loss"].backward()
     assert torch.equal(outputs["logits"].grad, torch.zeros_like(outputs["logits"]))
 
