@@ -83,8 +83,8 @@ def test_a_step_in_pieces_has_the_gradient_of_the_whole() -> None:
         part = {name: value[i : i + 1] for name, value in outputs.items()}
         share = loss(part, piece, counts)["loss"]
         share.backward()
-        total += float(share)
-    assert total == pytest.approx(float(whole), rel=1e-6)
+        total += share.item()
+    assert total == pytest.approx(whole.item(), rel=1e-6)
     for name, value in outputs.items():
         torch.testing.assert_close(value.grad, expected[name])
 
