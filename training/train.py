@@ -8,6 +8,7 @@
 import argparse
 import dataclasses
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -438,3 +439,7 @@ def _default_label(model: ModelConfig) -> str:
     }[model.selection]
     name += " res" if model.transform == "res" else ""
     return name + (" fine-tuned" if model.init_from is not None else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

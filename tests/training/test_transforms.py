@@ -35,14 +35,14 @@ def test_a_few_steps_on_integer_latents_reduce_the_distillation_error(name, acti
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
-        errors.append(float(error))
+        errors.append(error.item())
     assert errors[-1] < 0.7 * errors[0]
 
 
 def test_first_outputs_are_of_order_one() -> None:
     torch.manual_seed(0)
     features_BCHW = ModuleDeconv(192)(torch.randn(2, 192, 8, 8))
-    assert 0.5 < float(features_BCHW.std()) < 2
+    assert 0.5 < features_BCHW.std().item() < 2
 
 
 def test_unknown_names_are_refused() -> None:

@@ -1,0 +1,286 @@
+"""`train-from-store` on a small real store: every kind of network, kill and resume, refusals."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import latent_store
+from tests.conftest import RANKING, TinyStore
+from training import train
+from training.checkpoints import load_network
+from training.classes import CITYSCAPES_CLASSES
+
+FLAGS = """
+    accumulate amp aspp_width auxiliary_head backbone batch_size cache_mb checkpoint_epochs
+    checkpoint_minutes chunk_rows clip_norm codec compile crop dataset device domain drop_at
+    drop_factor dropout epochs freeze_batch_norm gate_bias gate_pool help init init_from keep label
+    lambda_kd learning_rate log_steps mask max_samples max_steps output preload_rows pretrained
+    rate_weight resume seed selection split store task teacher temperature temperature_end
+    tensorboard transform transform_activation val_max_samples val_split validate_epochs views
+    warmup_steps worker_kind workers
+"""
+
+SMALL = """
+    --init scratch --aspp_width 8 --backbone resnet18 --batch_size 2 --crop 32 --max_steps 2
+    --workers 1 --no-tensorboard --device cpu --val_split none
+"""
+
+
+def arguments(store: TinyStore, output: Path, *more: object) -> list[str]:
+    return ["--store", str(store.url), "--output", str(output), *SMALL.split(), *map(str, more)]
+
+
+def records(output: Path, kind: str) -> list[dict]:
+    lines = (output / "log.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def test_flags_are_public_and_frozen() -> None:
+    """Adding a flag is welcome: add it here too. Renaming or removing one breaks scripts."""
+    actions = train.make_arguments()._actions
+    names = {option for action in actions for option in action.option_strings}
+    long = {name.removeprefix("--") for name in names if not name.startswith(("--no-", "-h"))}
+    assert sorted(long) == sorted(FLAGS.split())
+    assert all(action.help for action in actions)
+
+
+def test_the_papers_settings_are_the_defaults() -> None:
+    args = train.make_arguments().parse_args(["--store", "s", "--output", "o"])
+    assert (args.epochs, args.learning_rate, args.lambda_kd, args.rate_weight) == (400, 1e-3, 1, 0)
+    assert args.epochs * args.drop_at == 300
+    assert args.learning_rate * args.drop_factor == pytest.approx(1e-4)
+    assert (args.transform, args.gate_bias, args.temperature) == ("deconv", "neutral", 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "label"),
+    [
+        (["--selection", "none"], "no gate"),
+        (["--selection", "dynamic", "--rate_weight", "0.5"], "dynamic (rate-aware)"),
+        (["--selection", "static", "--mask", RANKING, "--keep", "20"], f"static-20 ({RANKING})"),
+        (["--transform", "res", "--lambda_kd", "0"], "no gate res"),
+        (["--domain", "pixel"], "pixel (trained on decoded)"),
+    ],
+    ids=["none", "dynamic", "static", "res", "pixel"],
+)
+def test_every_kind_of_network_trains(
+    tiny_store: TinyStore, tmp_path: Path, more: list[str], label: str
+) -> None:
+    assert train.main(arguments(tiny_store, tmp_path / "run", *more)) == 0
+    loaded = load_network(tmp_path / "run/last.pt")
+    store = latent_store.open(tiny_store.url)
+    spec = store.codec()
+    assert loaded.meta["label"] == label
+    assert loaded.meta["dataset"] == "cityscapes"
+    assert loaded.meta["codec_id"] == spec.codec_id
+    assert loaded.meta["codec_identity"] == spec.identity
+    assert loaded.meta["class_names"] == list(CITYSCAPES_CLASSES)
+    assert loaded.meta["train"]["learning_rate"] == 1e-3
+    assert loaded.codec_bytes == store.codec_checkpoint(spec.codec_id)
+    static = "--mask" in more
+    channels = store.ranking(spec.codec_id, RANKING).channels(20) if static else None
+    assert loaded.config.channels == channels
+    assert loaded.meta["channels"] == (list(channels) if static else None)
+    (epoch,) = records(tmp_path / "run", "epoch")
+    assert ("distillation" in epoch) == (label not in ("pixel (trained on decoded)", "no gate res"))
+    assert ("kept_mean" in epoch) == ("dynamic" in label)
+
+
+def test_it_starts_from_the_teacher_and_takes_its_shape(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    more = ["--store", tiny_store.url, "--output", tmp_path / "run", "--crop", 32, "--workers", 0]
+    more += ["--batch_size", 2, "--max_steps", 1, "--learning_rate", 1e-12, "--no-tensorboard"]
+    assert train.main([str(word) for word in more]) == 0
+    loaded, teacher = load_network(tmp_path / "run/last.pt"), load_network(tiny_store.teacher)
+    assert loaded.config.backbone == teacher.config.backbone
+    assert loaded.config.aspp_width == teacher.config.aspp_width
+    assert loaded.meta["teacher_id"] == teacher.teacher_id
+    weight = loaded.network.tail.layer4[1].conv2.weight
+    torch.testing.assert_close(weight, teacher.network.tail.layer4[1].conv2.weight)
+    (validation,) = records(tmp_path / "run", "validation")  # the store has val: it is used
+    assert 0 <= validation["miou"] <= 1
+
+
+def test_a_network_continues_another_one(tiny_store: TinyStore, tmp_path: Path) -> None:
+    dynamic = arguments(tiny_store, tmp_path / "dynamic", "--selection", "dynamic")
+    assert train.main(dynamic) == 0
+    more = ["--selection", "static", "--mask", RANKING, "--keep", 16]
+    more += ["--init_from", tmp_path / "dynamic/last.pt", "--learning_rate", 1e-12]
+    assert train.main(arguments(tiny_store, tmp_path / "static", *more)) == 0
+    source = load_network(tmp_path / "dynamic/last.pt").network
+    loaded = load_network(tmp_path / "static/last.pt")
+    torch.testing.assert_close(
+        loaded.network.transform.up1.weight,
+        source.transform.up1.weight[list(loaded.config.channels)],
+    )
+    assert loaded.meta["label"] == f"static-16 ({RANKING}) fine-tuned"
+
+
+def test_a_static_network_reads_only_its_chunks(
+    tiny_store: TinyStore, tmp_path: Path, monkeypatch
+) -> None:
+    from latent_store.reader import LatentsReader
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a static network must not read the natural-order latents")
+
+    monkeypatch.setattr(LatentsReader, "read", refuse)
+    more = ["--selection", "static", "--mask", RANKING, "--keep", 16, "--workers", 0]
+    assert train.main(arguments(tiny_store, tmp_path / "run", *more)) == 0
+
+
+def test_killed_and_resumed_it_ends_as_if_undisturbed(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    more = ["--selection", "dynamic", "--max_steps", 20, "--checkpoint_epochs", 2, "--log_steps", 1]
+    assert train.main(arguments(tiny_store, tmp_path / "whole", *more)) == 0
+    parted = tmp_path / "parted"
+    command = [sys.executable, "-m", "training.train", *arguments(tiny_store, parted, *more)]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        # Six steps are saved; kill in the middle of a later epoch.
+        if (parted / "resume.pt").exists() and len(records(parted, "step")) >= 8:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (parted / "last.safetensors").exists()
+    assert train.main([*arguments(tiny_store, parted, *more), "--resume"]) == 0
+    assert (parted / "last.pt").read_bytes() == (tmp_path / "whole/last.pt").read_bytes()
+    assert [r["loss"] for r in records(parted, "step")] == [
+        r["loss"] for r in records(tmp_path / "whole", "step")
+    ]
+
+
+def test_sigterm_saves_and_exits_with_one(tiny_store: TinyStore, tmp_path: Path) -> None:
+    more = ["--max_steps", 10_000, "--log_steps", 1]
+    command = [
+        sys.executable, "-m", "training.train", *arguments(tiny_store, tmp_path / "run", *more),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "run/log.jsonl"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not (log.exists() and log.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "train-from-store: error: stopped by SIGTERM after step" in errors
+    assert load_network(tmp_path / "run/last.pt").meta["step"] >= 1
+
+
+REFUSALS = {
+    "static alone": (["--selection", "static"], "goes with --mask RANKING and --keep N"),
+    "mask alone": (["--mask", RANKING, "--keep", "3"], "other selections with neither"),
+    "rate": (["--rate_weight", "1"], "it goes with --selection dynamic, got --selection none"),
+    "temperature": (["--temperature", "0"], "--temperature > 0"),
+    "bias": (["--selection", "dynamic", "--gate_bias", "x"], "neutral, dctnet or a number"),
+    "batch of one": (["--batch_size", "1"], "--batch_size 1 cannot train batch norm behind ASPP"),
+    "batch": (["--batch_size", "9"], "--batch_size 9 is larger than cityscapes/train, which has 6"),
+    "crop": (["--crop", "40"], "--crop must be a multiple of 16 pixels"),
+    "split": (["--split", "test"], "has no split cityscapes/test .it has: cityscapes/train"),
+    "dataset": (["--dataset", "voc"], "has no split voc/train"),
+    "val split": (["--val_split", "test"], "give another --val_split, or --val_split none"),
+    "codec": (["--codec", "bmshj"], "there is no codec bmshj; give --codec with one of"),
+    "ranking": (
+        ["--selection", "static", "--mask", "gate", "--keep", "16"],
+        f"has no ranking 'gate' .it has: {RANKING}.; derive it with channel-frequency",
+    ),
+    "keep": (
+        ["--selection", "static", "--mask", RANKING, "--keep", "193"],
+        "--keep 193 is out of range: the ranking variance orders 192 channels",
+    ),
+    "teacher": (["--teacher", "someone"], "asked for: someone; name one with --teacher"),
+    "no teacher, distilled": (["--teacher", "none"], "or train without them: --teacher none --lam"),
+    "no teacher, started": (
+        ["--teacher", "none", "--lambda_kd", "0", "--init", "teacher"],
+        "--init teacher starts the tail from a teacher, .* or give --init scratch",
+    ),
+    "teacher's backbone": (
+        ["--init", "teacher", "--backbone", "resnet34"],
+        "its backbone is resnet18, the network's resnet34; give --backbone resnet18",
+    ),
+    "pretrained": (["--init", "teacher", "--pretrained", "imagenet"], "goes with --init scratch"),
+    "pretrained file": (["--pretrained", "nothing.pth"], "no checkpoint file at nothing.pth"),
+    "init_from": (["--init_from", "nothing.pt"], "no checkpoint file at nothing.pt"),
+    "device": (["--device", "tpu9"], "--device must be auto, cpu or cuda"),
+    "workers": (["--workers", "-1"], "--workers must be 0 or more"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(tiny_store: TinyStore, tmp_path: Path, fails, case: str) -> None:
+    more, message = REFUSALS[case]
+    line = fails(train.main, arguments(tiny_store, tmp_path / "run", *more))
+    assert line.startswith("train-from-store: error: ")
+    assert re.search(message, line), line
+    assert not (tmp_path / "run/last.pt").exists()
+
+
+def test_a_missing_store(tmp_path: Path, fails) -> None:
+    line = fails(train.main, ["--store", str(tmp_path / "no.zarr"), "--output", str(tmp_path)])
+    assert "no.zarr" in line
+
+
+def test_a_checkpoint_of_another_architecture(tiny_store: TinyStore, tmp_path: Path, fails) -> None:
+    more = ["--init_from", tiny_store.teacher]
+    line = fails(train.main, arguments(tiny_store, tmp_path / "run", *more))
+    assert "--init_from holds a network with domain pixel, this one has latent" in line
+
+
+def test_an_existing_output_and_a_changed_configuration(
+    tiny_store: TinyStore, tmp_path: Path, fails
+) -> None:
+    args = arguments(tiny_store, tmp_path / "run")
+    assert train.main(args) == 0
+    assert "holds a run already: go on with it with --resume" in fails(train.main, args)
+    changed = [*args, "--resume", "--transform_activation", "relu"]
+    line = fails(train.main, changed)
+    assert "another --transform_activation: the run has 'igdn', now it is 'relu'" in line
+    assert train.main([*args, "--resume", "--workers", "0", "--log_steps", "3"]) == 0
+
+
+def test_features_that_are_not_there_yet(copied_store: TinyStore, tmp_path: Path, fails) -> None:
+    shutil.rmtree(copied_store.url / ".latent_store/teachers")
+    line = fails(train.main, arguments(copied_store, tmp_path / "run"))
+    assert "--lambda_kd 1 distils teacher features, and cityscapes/train of" in line
+    assert "add them with encode-to-store --teacher_checkpoint FILE" in line
+    assert "--teacher none --lambda_kd 0" in line
+    without = arguments(copied_store, tmp_path / "run", "--teacher", "none", "--lambda_kd", "0")
+    assert train.main(without) == 0
+
+
+def test_latents_that_were_not_reordered(copied_store: TinyStore, tmp_path: Path, fails) -> None:
+    shutil.rmtree(copied_store.url / "cityscapes/train/ranked")
+    more = ["--selection", "static", "--mask", RANKING, "--keep", 16]
+    line = fails(train.main, arguments(copied_store, tmp_path / "run", *more))
+    assert f"run reorder-latents --ranking {RANKING}" in line
+
+
+def test_an_incomplete_store(copied_store: TinyStore, tmp_path: Path, fails) -> None:
+    codec_id = latent_store.open(copied_store.url).codec().codec_id
+    path = copied_store.url / f"cityscapes/train/latents/{codec_id}/zarr.json"
+    metadata = json.loads(path.read_text())
+    metadata["attributes"]["complete"] = False
+    path.write_text(json.dumps(metadata))
+    line = fails(train.main, arguments(copied_store, tmp_path / "run"))
+    assert "is incomplete; run encode-to-store" in line
+
+
+def test_nothing_in_this_room_knows_the_pipelines() -> None:
+    for path in Path(train.__file__).parent.rglob("*.py"):
+        assert "import pipelines" not in path.read_text()
+        assert "from pipelines" not in path.read_text()
