@@ -78,7 +78,8 @@ def count_shard(task: CountTask, shard: int) -> Totals:
     if task.method == "frequency":
         loaded = _stored_gate(task.store, task.checkpoint_key)
         pooled = latents.column(f"channel_{loaded.config.gate_pool}", rows)
-        first, second = count_gates(loaded, pooled)
+        sounding = latents.column("channel_rms", rows) > 0
+        first, second = count_gates(loaded, pooled, sounding)
     elif task.method == "variance":
         mean = latents.column("channel_mean", rows).astype(np.float64)
         rms = latents.column("channel_rms", rows).astype(np.float64)
@@ -90,13 +91,17 @@ def count_shard(task: CountTask, shard: int) -> Totals:
 
 
 def count_gates(
-    loaded: LoadedNetwork, pooled_BC: np.ndarray
+    loaded: LoadedNetwork, pooled_BC: np.ndarray, sounding_BC: np.ndarray
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Runs the gate without noise (argmax) on each sample.
+
+    A channel that is zero everywhere in a sample is not counted as kept there, whatever the gate
+    says: keeping it changes nothing, so nothing ever taught the gate to drop it.
 
     Args:
         loaded: A dynamic network.
         pooled_BC: float32 ``[B, M]``, the whole images' pooled latents.
+        sounding_BC: bool ``[B, M]``, whether the channel has a symbol other than 0.
 
     Returns:
         Times on, and the sum of P(on) in fixed point, of each channel.
@@ -104,9 +109,9 @@ def count_gates(
     with torch.inference_mode():
         # One sample at a time: a matrix product may round differently in another batch.
         outputs = [loaded.network.gate(torch.from_numpy(row[None])) for row in pooled_BC]
-    on = np.stack([o.gate_BC[0].numpy() for o in outputs])
-    probability = np.stack([o.probability_BC[0].numpy() for o in outputs]).astype(np.float64)
-    return tuple(int(n) for n in on.sum(axis=0)), _exact_sum(probability)
+    on = np.stack([o.gate_BC[0].numpy() for o in outputs]) * sounding_BC
+    probability = np.stack([o.probability_BC[0].numpy() for o in outputs]) * sounding_BC
+    return tuple(int(n) for n in on.sum(axis=0)), _exact_sum(probability.astype(np.float64))
 
 
 def make_ranking(

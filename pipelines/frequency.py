@@ -26,7 +26,8 @@ from pipelines.counting import EMPTY, CountTask, Totals, count_shard, load_gate,
 DESCRIPTION = """
 Ranks a codec's channels for a task. With --method frequency (the paper's) the gate of a dynamic
 network decides on every image of the split, without noise, and channels are ordered by how often
-it keeps them. The first N of the order are the static mask of N channels.
+it keeps them (a channel that is zero everywhere in an image does not count there). The first N of
+the order are the static mask of N channels.
 """
 EXAMPLES = """
 examples:

@@ -124,7 +124,8 @@ def random_view(rng: np.random.Generator, height: int, width: int) -> View:
         width=width,
         focal=scale * rng.uniform(1.0, 1.7),
         camera_height=rng.uniform(1.2, 2.6),
-        horizon=height * rng.uniform(0.28, 0.62),
+        # The camera nods: with a steady horizon, place alone would tell sky from road.
+        horizon=height * rng.uniform(0.12, 0.78),
         centre=width * rng.uniform(0.36, 0.64),
         roll=math.tan(rng.normal(0, 0.015)),
         heading=float(np.clip(heading, -0.22, 0.22)),
