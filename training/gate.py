@@ -25,7 +25,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from latent_store.errors import LatentStoreError
-from latent_store.schema import LATENT_STRIDE
 from training.sampling import NOISE_KEY
 
 _NAMED_BIASES = {"neutral": (0.0, 0.0), "dctnet": (0.1, 2.0)}
@@ -149,23 +148,18 @@ def annealed(start: float, end: float, progress: float) -> float:
     return start + (end - start) * min(max(progress, 0.0), 1.0)
 
 
-def pool_latents(
-    y_hat_BCHW: torch.Tensor, kind: str, *, height: int | None = None, width: int | None = None
-) -> torch.Tensor:
+def pool_latents(y_hat_BCHW: torch.Tensor, kind: str) -> torch.Tensor:
     """Returns what the store keeps as `channel_mean` or `channel_rms`, float32 [B, C].
 
     Args:
-        y_hat_BCHW: latents, integer or float.
+        y_hat_BCHW: latents, integer or float, on the image's whole coded grid: what the image was
+            padded with is pooled too, as it is coded too.
         kind: "mean" or "rms".
-        height: original image height in pixels; None means that the latents have no padding.
-        width: original image width in pixels.
     """
-    rows = None if height is None else -(-height // LATENT_STRIDE)
-    columns = None if width is None else -(-width // LATENT_STRIDE)
-    valid_BCHW = y_hat_BCHW[..., :rows, :columns].double()
+    y_hat_BCHW = y_hat_BCHW.double()
     if kind == "mean":
-        return valid_BCHW.mean((-2, -1)).float()
-    return valid_BCHW.square().mean((-2, -1)).sqrt().float()
+        return y_hat_BCHW.mean((-2, -1)).float()
+    return y_hat_BCHW.square().mean((-2, -1)).sqrt().float()
 
 
 def _float32(device: str) -> contextlib.AbstractContextManager[object]:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import latent_store
 from latent_store.errors import LatentStoreError
+from tests.conftest import TinyStore
 from training.gate import ChannelGate, annealed, gumbel_noise, parse_gate_bias, pool_latents
 
 CHANNELS = 24
@@ -160,10 +162,16 @@ def test_annealing_is_linear_and_stays_within_its_ends() -> None:
     assert [annealed(2.0, 1.0, p) for p in (-1, 0, 0.5, 1, 2)] == [2.0, 2.0, 1.5, 1.0, 1.0]
 
 
-def test_pooling_takes_the_valid_part_only() -> None:
+def test_pooling_is_over_the_whole_coded_grid() -> None:
     y_hat_BCHW = torch.zeros(1, 2, 4, 4, dtype=torch.int16)
-    y_hat_BCHW[..., :3, :2] = torch.tensor([3, -4]).view(1, 2, 1, 1).to(torch.int16)
-    whole = pool_latents(y_hat_BCHW, "rms", height=48, width=20)
-    torch.testing.assert_close(whole, torch.tensor([[3.0, 4.0]]))
-    mean = pool_latents(y_hat_BCHW, "mean")
-    torch.testing.assert_close(mean, torch.tensor([[3.0, -4.0]]) * 6 / 16)
+    y_hat_BCHW[..., :2, :2] = torch.tensor([3, -4]).view(1, 2, 1, 1).to(torch.int16)
+    torch.testing.assert_close(pool_latents(y_hat_BCHW, "mean"), torch.tensor([[0.75, -1.0]]))
+    torch.testing.assert_close(pool_latents(y_hat_BCHW, "rms"), torch.tensor([[1.5, 2.0]]))
+
+
+def test_pooling_equals_the_stores_columns(tiny_store: TinyStore) -> None:
+    latents = latent_store.open(tiny_store.url)["cityscapes/train"].latents()
+    y_hat_BCHW = torch.from_numpy(latents.read(latents.rows))
+    for kind in ("mean", "rms"):
+        stored_BC = torch.from_numpy(latents.column(f"channel_{kind}", latents.rows))
+        torch.testing.assert_close(pool_latents(y_hat_BCHW, kind), stored_BC)
