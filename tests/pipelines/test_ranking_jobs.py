@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,26 @@ def test_wrong_inputs_are_named(
     assert "has no ranking 'gate' (it has: variance); derive it with channel-frequency" in line
     line = fails(reorder.main, [*args, "--split", "test"])
     assert "has no split cityscapes/test" in line
+
+
+def test_a_gate_and_a_ranking_of_another_codec_are_refused(
+    copied_store: TinyStore, gate_checkpoint: Path, tmp_path: Path, fails: Fails
+) -> None:
+    """Both codecs have 192 channels: nothing but their identities tells them apart."""
+    loaded = load_network(gate_checkpoint)
+    meta = loaded.meta | {"codec_identity": loaded.meta["codec_identity"] | {"cdf_sha256": "0" * 8}}
+    foreign = tmp_path / "foreign.pt"
+    save_checkpoint(foreign, loaded.network, meta=meta)
+    args = ranking_args(copied_store, "--ranking", "gate", "--checkpoint", str(foreign))
+    assert "give a network of that codec" in fails(frequency.main, args)
+    codecs = copied_store.url / "codecs"
+    codec_id = latent_store.open(copied_store.url).codec().codec_id
+    shutil.copytree(codecs / codec_id, codecs / "another")
+    shutil.rmtree(codecs / codec_id / "rankings" / RANKING)
+    store = latent_store.open(copied_store.url)
+    with pytest.raises(latent_store.LatentStoreError) as caught:
+        store.ranking(codec_id, RANKING)
+    assert f"ranking '{RANKING}' belongs to codec another, not to {codec_id}" in str(caught.value)
 
 
 def test_counts_leave_nothing_behind(tiny_store: TinyStore) -> None:
