@@ -14,10 +14,11 @@ import torch
 
 from latent_store import receipts
 from latent_store.codec import Codec, decode_scalable, decode_z, encode_scalable
+from latent_store.component_readers import LatentsReader
 from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.location import Location
 from latent_store.rankings import Ranking
-from latent_store.reader import LatentsReader, LatentStore
+from latent_store.reader import LatentStore
 from latent_store.receipts import RowRecord, crc32c
 from latent_store.schema import HYPER_STRIDE, ComponentSpec
 from latent_store.writer import ShardWriter

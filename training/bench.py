@@ -10,9 +10,15 @@ import numpy as np
 
 from latent_store import LatentStore
 from latent_store.codec import Codec, codec_from_store
+from latent_store.component_readers import (
+    ComponentReader,
+    LabelsReader,
+    LatentsReader,
+    RankedReader,
+)
 from latent_store.errors import DatasetError
 from latent_store.layout import coded_size
-from latent_store.reader import ComponentReader, LabelsReader, LatentsReader, RankedReader, Split
+from latent_store.reader import Split
 from latent_store.schema import IGNORE_LABEL
 from training.candidates import Candidate
 

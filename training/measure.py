@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from latent_store import index
+from latent_store.component_readers import ComponentReader
 from latent_store.errors import DatasetError
 from latent_store.layout import coded_size, shard_of
-from latent_store.reader import ComponentReader
 from latent_store.schema import IGNORE_LABEL, LATENT_STRIDE
 from training.bench import Bench
 from training.candidates import Candidate

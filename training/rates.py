@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from latent_store.codec import Codec, decode_scalable, decode_y, decode_z, encode_y
+from latent_store.component_readers import LatentsReader, RankedReader
 from latent_store.errors import IntegrityError, RankingError
-from latent_store.reader import LatentsReader, RankedReader
 from latent_store.schema import HYPER_STRIDE, LATENT_STRIDE
 from training.points import ImageRate
 

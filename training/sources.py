@@ -16,9 +16,15 @@ import torch
 import latent_store
 from latent_store.codec import codec_from_store
 from latent_store.codec.pictures import tensor_to_image
+from latent_store.component_readers import (
+    ComponentReader,
+    FeaturesReader,
+    LatentsReader,
+    RankedReader,
+)
 from latent_store.errors import DatasetError
 from latent_store.layout import coded_size
-from latent_store.reader import ComponentReader, FeaturesReader, LatentsReader, RankedReader, Split
+from latent_store.reader import Split
 from latent_store.schema import FEATURE_STRIDE, IGNORE_LABEL, LATENT_STRIDE
 from training.sampling import Batch, crop_origin, group_by_size
 

@@ -17,9 +17,10 @@ from latent_store.codec.deep_check import decode_indexes
 from latent_store.codec.hyperprior import Codec
 from latent_store.codec.pictures import tensor_to_image
 from latent_store.codec.streams import decode_scalable, decode_y
+from latent_store.component_readers import LatentsReader
 from latent_store.errors import MissingComponentError, RankingError
 from latent_store.location import atomic_path
-from latent_store.reader import LatentsReader, Split
+from latent_store.reader import Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,12 @@ from latent_store import layout
 from latent_store.codec.checkpoints import codec_from_store
 from latent_store.codec.hyperprior import Codec
 from latent_store.codec.streams import decode_scalable, decode_y, decode_z
+from latent_store.component_readers import LatentsReader, RankedReader
 from latent_store.errors import LatentStoreError
 from latent_store.integrity import Defect
 from latent_store.location import Location
 from latent_store.plan import ShardPlan
-from latent_store.reader import LatentsReader, LatentStore, RankedReader
+from latent_store.reader import LatentStore
 from latent_store.schema import HYPER_STRIDE
 
 

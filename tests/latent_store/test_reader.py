@@ -19,6 +19,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 import latent_store
 from latent_store import layout
+from latent_store.component_readers import RankedReader
 from latent_store.errors import (
     FormatVersionError,
     IncompleteComponentError,
@@ -29,7 +30,6 @@ from latent_store.errors import (
 )
 from latent_store.index import index_key
 from latent_store.location import Location
-from latent_store.reader import RankedReader
 from tests.conftest import HEIGHT, RANKING, TRAIN, VAL, WIDTH, TinyStore
 
 INDEX_ENTRY_BYTES = 16

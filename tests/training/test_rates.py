@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import latent_store
 from latent_store.codec import Codec, codec_from_store, decode_y, decode_z, pack_stream
+from latent_store.component_readers import LatentsReader, RankedReader
 from latent_store.errors import IntegrityError, RankingError
-from latent_store.reader import LatentsReader, RankedReader, Split
+from latent_store.reader import Split
 from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
 from training import rates
 

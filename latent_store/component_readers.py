@@ -1,0 +1,314 @@
+"""Reads the components of a split: ŷ with channel selection, streams, labels, features.
+
+Opening a component checks, with one table and one listing, that every object is there with the
+length its receipt gave, because a missing object would read as zeros in every Zarr reader. The
+checksums of what is read are checked by Zarr's crc32c codec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import zarr
+
+from latent_store import component, index, layout
+from latent_store.errors import (
+    IncompleteComponentError,
+    IntegrityError,
+    MissingComponentError,
+    RankingError,
+)
+from latent_store.location import Location
+from latent_store.rankings import Ranking
+from latent_store.receipts import OK, crc32c
+from latent_store.schema import CodecSpec
+
+if TYPE_CHECKING:
+    from latent_store.reader import Split
+
+Window = tuple[int, int, int, int]
+"""``(top, left, height, width)``."""
+
+
+class ComponentReader:
+    """Opens one component and knows which of its rows are usable.
+
+    Raises:
+        MissingComponentError: The component does not exist; ``remedy`` says how to make it.
+        IncompleteComponentError: Its job has not finished.
+        IntegrityError: An object is missing or has another length than its receipt says.
+    """
+
+    def __init__(self, split: Split, key: str, remedy: str):
+        self.split = split
+        self.key = key
+        location = split.store.location
+        try:
+            self.group = component.open_component(location, split.plan.name, key)
+        except MissingComponentError as error:
+            message = f"{error}; {remedy}"
+            raise MissingComponentError(message) from None
+        if not self.group.attrs.get("complete"):
+            message = (
+                f"{split.plan.name}/{key} in {location.url} is incomplete; {remedy} (finished "
+                "shards are kept), or `latent-store finalize` if its job ran detached"
+            )
+            raise IncompleteComponentError(message)
+        name = index.part_name(key)
+        self.index = index.read_table(location, index.index_key(split.plan.name, name))
+        self._check_presence(location, name)
+        status = self.index["status"].to_pylist()
+        rows = np.asarray(self.index["row"].to_pylist(), dtype=np.int64)
+        self.rows = rows[[s == OK for s in status]]
+
+    def _check_presence(self, location: Location, name: str) -> None:
+        objects = index.read_table(
+            location, index.index_key(self.split.plan.name, f"{name}.objects")
+        )
+        found = location.sizes(f"{self.split.plan.name}/{self.key}")
+        for key, length in zip(
+            objects["key"].to_pylist(), objects["length"].to_pylist(), strict=True
+        ):
+            size = found.get(key, index.ABSENT)
+            if size != length:
+                what = "is missing" if size < 0 else f"has {size} bytes, its receipt says {length}"
+                message = (
+                    f"{location.url}: {key} {what}; see `latent-store verify {location.url}`, then "
+                    "run its job again"
+                )
+                raise IntegrityError(message)
+
+    def array(self, name: str) -> zarr.Array:
+        """Returns one array of the component."""
+        return self.group[name]
+
+    def _gather(
+        self, rows: Sequence[int] | np.ndarray, read: Callable[[slice], np.ndarray]
+    ) -> np.ndarray:
+        self._require_rows(rows)
+        parts = [read(slice(start, stop)) for start, stop in layout.runs(rows)]
+        return np.concatenate(parts) if parts else read(slice(0, 0))
+
+    def _require_rows(self, rows: Sequence[int] | np.ndarray) -> None:
+        missing = np.setdiff1d(np.asarray(rows, dtype=np.int64), self.rows)
+        if missing.size:
+            message = (
+                f"row {int(missing[0])} of {self.split.plan.name} is not usable in {self.key} "
+                "(void, failed or absent); take rows from .rows or common_rows()"
+            )
+            raise MissingComponentError(message)
+
+    def _column(self, name: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        # Columns hold a few numbers a row: one read of the whole column beats many small ones.
+        self._require_rows(rows)
+        if name not in self._columns:
+            self._columns[name] = self.array(name)[...]
+        return self._columns[name][np.asarray(rows, dtype=np.int64)]
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _stream(self, name: str, row: int, end: int | None = None) -> bytes:
+        """Reads a row's byte string, or its first ``end`` bytes; only the whole has a checksum."""
+        self._require_rows([row])
+        offset = int(self._column(f"{name}_offset", [row])[0])
+        length = int(self._column(f"{name}_length", [row])[0])
+        stop = length if end is None else min(end, length)
+        shard = layout.shard_of(row, self.split.plan.samples_per_shard)
+        data = self.array(f"{name}_data")[shard, offset : offset + stop].tobytes()
+        if stop == length:
+            self._check_crc(data, int(self._column(f"{name}_crc32c", [row])[0]), name, row)
+        return data
+
+    def _check_crc(self, data: bytes, expected: int, name: str, row: int) -> None:
+        if crc32c(data) != expected:
+            message = (
+                f"the stream {name} of row {row} in {self.key} does not have its crc32c: the bytes "
+                "were altered; see `latent-store verify`, then run its job again"
+            )
+            raise IntegrityError(message)
+
+
+class LatentsReader(ComponentReader):
+    """One codec's latents in natural channel order."""
+
+    def __init__(self, split: Split, spec: CodecSpec):
+        super().__init__(split, f"latents/{spec.codec_id}", "run encode-to-store with that codec")
+        stored = CodecSpec.from_attrs(self.group.attrs["codec"])
+        spec.require_identity(stored.identity, f"{split.plan.name}/{self.key}")
+        self.spec = spec
+
+    @property
+    def channels(self) -> int:
+        """M."""
+        return self.spec.channels
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """Height and width of ŷ's canvas."""
+        height, width = self.array("y_hat").shape[2:]
+        return height, width
+
+    def read(
+        self, rows: Sequence[int] | np.ndarray, channels: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Reads ŷ.
+
+        Args:
+            rows: Row numbers in any order; consecutive ones are read as slices.
+            channels: Channel numbers in any order; None for all.
+
+        Returns:
+            Integers ``[n, k, h, w]``, int8 or int16 as stored.
+        """
+        y_hat = self.array("y_hat")
+        if channels is None:
+            return self._gather(rows, lambda part: y_hat[part])
+        wanted = np.asarray(channels, dtype=np.int64)
+        return self._gather(rows, lambda part: y_hat.oindex[part, wanted])
+
+    def column(self, name: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Reads numbers of each row, float32: ``channel_bits``, ``channel_mean``, ``channel_rms``
+        ``[n, M]``; ``hyper_bits``, ``overhead_bits`` ``[n]``. Bits are of the natural streams."""
+        return self._column(name, rows)
+
+    def y_string(self, row: int) -> bytes:
+        """Returns the natural-order y string, stock CompressAI's ``strings[0]``; crc32c checked."""
+        return self._stream("bitstream/y", row)
+
+    def z_string(self, row: int) -> bytes:
+        """Returns the z string, stock CompressAI's ``strings[1]``; crc32c checked."""
+        return self._stream("bitstream/z", row)
+
+    def stream_bytes(self, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the real lengths, in bytes, of the y and z strings: int64 ``[n]`` each."""
+        return {name: self._column(f"bitstream/{name}_length", rows) for name in ("y", "z")}
+
+    def quality(self, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Returns PSNR in dB (nan where it was not measured) and bits per original pixel."""
+        by_row = {row["row"]: row for row in self.index.to_pylist()}
+        picked = [by_row[int(row)] for row in rows]
+        return {
+            name: np.array([np.nan if r.get(name) is None else r[name] for r in picked], float)
+            for name in ("psnr", "bpp")
+        }
+
+
+class RankedReader(ComponentReader):
+    """One ranking's copy: ŷ in importance order, and the scalable stream."""
+
+    def __init__(self, split: Split, spec: CodecSpec, ranking: Ranking):
+        remedy = f"run reorder-latents --ranking {ranking.ranking_id} on {split.plan.name}"
+        super().__init__(split, f"ranked/{spec.codec_id}/{ranking.ranking_id}", remedy)
+        if tuple(self.group.attrs["order"]) != ranking.order:
+            message = (
+                f"{split.plan.name}/{self.key} holds channels in another order than ranking "
+                f"{ranking.ranking_id} has now; {remedy} --overwrite"
+            )
+            raise RankingError(message)
+        self.spec = spec
+        self.ranking = ranking
+        self.cuts = tuple(int(n) for n in self.group.attrs["cuts"])
+
+    def read(self, rows: Sequence[int] | np.ndarray, keep: int | None = None) -> np.ndarray:
+        """Reads the ``keep`` most important channels, and fetches only the chunks that hold them.
+
+        Returns:
+            Integers ``[n, keep, h, w]`` in ranked order.
+
+        Raises:
+            RankingError: ``keep`` is out of range.
+        """
+        count = len(self.ranking.channels(len(self.ranking.order) if keep is None else keep))
+        y_hat = self.array("y_hat")
+        return self._gather(rows, lambda part: y_hat[part, :count])
+
+    def cut_bytes(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the bytes of the scalable stream up to each cut, int64 ``[n, cuts]``."""
+        return self._column("bitstream/cut_bytes", rows)
+
+    def scalable_string(self, row: int, keep: int) -> bytes:
+        """Returns the prefix of the scalable stream that holds ``keep`` channels; crc32c checked.
+
+        Raises:
+            RankingError: ``keep`` is no cut of this copy.
+        """
+        cut = self._cut(keep)
+        prefix = self._stream("bitstream/scalable", row, int(self.cut_bytes([row])[0, cut]))
+        crc = int(self._column("bitstream/cut_bytes_crc32c", [row])[0, cut])
+        self._check_crc(prefix, crc, "bitstream/scalable", row)
+        return prefix
+
+    def check_symbols(self, row: int, y_hat_KHW: np.ndarray, indexes_KHW: np.ndarray) -> None:
+        """Refuses decoded symbols, or scale indexes, that are not those that were encoded.
+
+        Args:
+            row: Row number.
+            y_hat_KHW: Decoded channels in ranked order; K is one of the cuts.
+            indexes_KHW: Their scale indexes, uint8.
+
+        Raises:
+            IntegrityError: Their crc32c differs: h_s ran differently here, or bytes were altered.
+        """
+        cut = self._cut(len(y_hat_KHW))
+        for name, values, dtype in (
+            ("indexes", indexes_KHW, np.uint8),
+            ("symbols", y_hat_KHW, np.int32),
+        ):
+            found = crc32c(np.ascontiguousarray(values, dtype=dtype).tobytes())
+            if found != int(self._column(f"bitstream/cut_{name}_crc32c", [row])[0, cut]):
+                message = (
+                    f"row {row} of {self.key}: the {name} of the first {len(values)} channels are "
+                    "not those that were encoded; check the store with `latent-store verify`"
+                )
+                raise IntegrityError(message)
+
+    def _cut(self, keep: int) -> int:
+        if keep not in self.cuts:
+            message = (
+                f"the scalable stream of {self.key} has cuts at {list(self.cuts)}, not at {keep}; "
+                f"add it with channel-frequency --keep and reorder-latents --overwrite"
+            )
+            raise RankingError(message)
+        return self.cuts.index(keep)
+
+
+class LabelsReader(ComponentReader):
+    """Segmentation labels at the coded size."""
+
+    def __init__(self, split: Split):
+        super().__init__(split, "labels", "run encode-to-store, which writes labels first")
+
+    def read(self, rows: Sequence[int] | np.ndarray, window: Window | None = None) -> np.ndarray:
+        """Reads train ids, uint8 ``[n, H, W]``, 255 = ignore; ``window`` in pixels."""
+        array = self.array("segmentation")
+        vertical, horizontal = layout.window_or_all(window, *array.shape[1:])
+        return self._gather(rows, lambda part: array[part, vertical, horizontal])
+
+
+class FeaturesReader(ComponentReader):
+    """One teacher's stem features at a quarter of the coded size."""
+
+    def __init__(self, split: Split, teacher_id: str):
+        remedy = "run encode-to-store --teacher_checkpoint with that teacher"
+        super().__init__(split, f"teacher/{teacher_id}", remedy)
+        self.teacher_id = teacher_id
+
+    @property
+    def channels(self) -> int:
+        """Feature channels, 64 for a ResNet stem."""
+        return int(self.array("features").shape[1])
+
+    def read(self, rows: Sequence[int] | np.ndarray, window: Window | None = None) -> np.ndarray:
+        """Reads dequantised features, float32 ``[n, F, H/4, W/4]``; ``window`` in feature cells."""
+        array = self.array("features")
+        vertical, horizontal = layout.window_or_all(window, *array.shape[2:])
+        raw = self._gather(rows, lambda part: array[part, :, vertical, horizontal])
+        features = raw.astype(np.float32)
+        if array.dtype == np.uint8:
+            features *= self._column("feature_scale", rows)[:, :, None, None]
+        return features
