@@ -231,6 +231,13 @@ class RankedReader(ComponentReader):
         """Returns the bytes of the scalable stream up to each cut, int64 ``[n, cuts]``."""
         return self._column("bitstream/cut_bytes", rows)
 
+    def cut_checksums(self, row: int) -> dict[str, np.ndarray]:
+        """Returns the crc32c of the ``symbols`` and of the ``indexes`` up to each cut, uint32."""
+        return {
+            name: self._column(f"bitstream/cut_{name}_crc32c", [row])[0]
+            for name in ("symbols", "indexes")
+        }
+
     def scalable_string(self, row: int, keep: int) -> bytes:
         """Returns the prefix of the scalable stream that holds ``keep`` channels; crc32c checked.
 

@@ -15,6 +15,7 @@ import torch
 
 import latent_store
 from latent_store.codec import tensor_to_image
+from latent_store.codec.panels import save_png, strip
 from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.layout import coded_size
@@ -24,7 +25,7 @@ from training.candidates import Candidate, distinct_labels, find_candidates
 from training.classes import CITYSCAPES_COLOURS, class_names
 from training.inference import Pipeline
 from training.measure import measure, point_key
-from training.pictures import colourise, read_labels, save_png, strip
+from training.pictures import colourise, read_labels
 from training.points import Point, read_point, write_point, write_text
 from training.rates import DECODE_MODES, WholeStreams
 from training.trainer_config import choose_device
