@@ -44,7 +44,6 @@ class Bench:
     Attributes:
         splits: Name -> how many of its first images.
         ranking_id: Every codec has this ranking, and every split its copies.
-        trials: Damaged streams of the row ``damage``.
     """
 
     store: LatentStore
@@ -52,7 +51,6 @@ class Bench:
     codec_ids: tuple[str, ...]
     splits: dict[str, int]
     ranking_id: str
-    trials: int
     seed: int = 0
 
     def codec(self, codec_id: str) -> Codec:

@@ -17,8 +17,8 @@ from latent_store.schema import CHANNEL_GROUP
 from tests.benchmarks.bench import Bench
 
 HEADER = (
-    *("dtype", "codec", "inner chunk", "× bitstream", "write [ms]", "read 16 ranked [ms]"),
-    "read all [ms]",
+    *("channels", "dtype", "codec", "inner chunk", "× bitstream"),
+    *("write [ms]", "read 16 [ms]", "read all [ms]"),
 )
 BATCH = 8
 """Images read at once; times are of one image."""
@@ -29,6 +29,7 @@ class Trial:
     """One way to store ŷ.
 
     Attributes:
+        ranked: Channels in order of importance, else in the codec's.
         group: Channels in an inner chunk.
         channels_last: Chunks are transposed to ``[y, x, channel]`` before they are compressed.
     """
@@ -36,6 +37,7 @@ class Trial:
     name: str
     dtype: str
     codec: Any
+    ranked: bool = True
     group: int = CHANNEL_GROUP
     channels_last: bool = False
 
@@ -69,11 +71,15 @@ class TrialCost:
         chunk = f"{self.trial.group} channels" + (", last" if self.trial.channels_last else "")
         times = (self.write_ms, self.read_few_ms, self.read_all_ms)
         numbers = (f"{self.ratio:.3f}", *(f"{ms:.2f}" for ms in times))
-        return self.trial.dtype, self.trial.name, chunk, *numbers
+        order = "ranked" if self.trial.ranked else "natural"
+        return order, self.trial.dtype, self.trial.name, chunk, *numbers
 
 
 def trials(channels: int) -> list[Trial]:
-    """Returns every codec with both types, and other chunks for the two that are in use."""
+    """Returns every codec with both types, and other chunks for the two that are in use.
+
+    The first 16 channels are those that a network reads only where channels are ranked.
+    """
     tried = {
         "zstd-3": ZstdCodec(level=3),
         "zstd-9": ZstdCodec(level=9),
@@ -95,26 +101,34 @@ def trials(channels: int) -> list[Trial]:
         for dtype, name in used
         for group, last in ((CHANNEL_GROUP, True), (4 * CHANNEL_GROUP, False), (channels, False))
     ]
-    return [*every, *others]
+    natural = [
+        Trial(name=name, dtype=dtype, codec=tried[name], ranked=False, channels_last=last)
+        for dtype, name in used
+        for last in (False, True)
+    ]
+    return [*every, *others, *natural]
 
 
 def measure_trials(bench: Bench, work: Path, images: int) -> list[TrialCost]:
-    """Writes and reads the first images of every codec in every way; in ranked order."""
-    blocks = [_ranked_block(bench, codec_id, images) for codec_id in bench.codec_ids]
-    tried = trials(blocks[0][0].shape[1])
+    """Writes and reads the first images of every codec in every way."""
+    blocks = {
+        ranked: [_block(bench, codec_id, images, ranked=ranked) for codec_id in bench.codec_ids]
+        for ranked in (True, False)
+    }
+    tried = trials(blocks[True][0][0].shape[1])
     return [
-        _cost(trial, blocks, work / str(number))
+        _cost(trial, blocks[trial.ranked], work / str(number))
         for number, trial in enumerate(progress(tried, desc="compressors", unit="trial"))
     ]
 
 
-def _ranked_block(bench: Bench, codec_id: str, images: int) -> tuple[np.ndarray, int]:
-    """Returns ranked ŷ ``[n, M, h, w]`` of one codec, and the bytes of its bitstreams."""
+def _block(bench: Bench, codec_id: str, images: int, *, ranked: bool) -> tuple[np.ndarray, int]:
+    """Returns ŷ ``[n, M, h, w]`` of one codec, and the bytes of its bitstreams."""
     latents, rows = next(bench.latents(codec_id))
     rows = rows[:images]
-    ranked = latents.split.ranked(bench.ranking_id, codec_id)
+    reader = latents.split.ranked(bench.ranking_id, codec_id) if ranked else latents
     streams = sum(int(part.sum()) for part in latents.stream_bytes(rows).values())
-    return ranked.read(rows), streams
+    return reader.read(rows), streams
 
 
 def _cost(trial: Trial, blocks: Sequence[tuple[np.ndarray, int]], folder: Path) -> TrialCost:

@@ -30,11 +30,18 @@ def measure(bench: Bench) -> list[Line]:
     limits = {"y": FLUSH[1], "z": FLUSH[1], "prefix": FLUSH[1] + CUT}
     names = {"y": "streams of ŷ", "z": "streams of ẑ", "prefix": "prefixes of scalable streams"}
     return [
-        _line(names[kind], np.concatenate(parts), limits[kind]) for kind, parts in excess.items()
+        judge(names[kind], np.concatenate(parts), limits[kind]) for kind, parts in excess.items()
     ]
 
 
-def _line(name: str, excess: np.ndarray, limit: int) -> Line:
+def judge(name: str, excess: np.ndarray, limit: int) -> Line:
+    """Returns the line of one kind of stream.
+
+    Args:
+        name: Of the kind.
+        excess: Bits of each stream beyond its ledger.
+        limit: The most that is promised; the least is the flush's.
+    """
     wrong = (excess < FLUSH[0] - ROUNDING) | (excess > limit + ROUNDING)
     return Line(
         what=f"8 · bytes − Σ ledger, {name}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -20,36 +21,40 @@ BATCHES = (1, 8)
 
 def measure(bench: Bench) -> list[Line]:
     """Computes every image's indexes in every way, in float64 as streams are and in float32."""
-    before = torch.get_num_threads()
-    found = {torch.float64: [0, 0], torch.float32: [0, 0]}
-    try:
-        for codec_id in bench.codec_ids:
-            codec = bench.codec(codec_id)
-            batches = list(_batches(bench, codec))
-            for z_BNHW in progress(batches, desc=f"scale indexes {codec_id}", unit="batch"):
-                for dtype, counts in found.items():
-                    moved, compared = moved_indexes(codec, z_BNHW, dtype)
-                    counts[0] += moved
-                    counts[1] += compared
-    finally:
-        torch.set_num_threads(before)
+    found = {torch.float64: Counter(), torch.float32: Counter()}
+    for codec_id in bench.codec_ids:
+        for dtype, counts in found.items():
+            counts.update(_check_codec(bench, codec_id, dtype))
     ways = f"threads {THREADS}, {' and '.join(FORMATS)}, batches {BATCHES}"
     return [
         Line(
-            what=f"scale indexes in {dtype}: {ways}",
+            what=f"scale indexes in {dtype}: {ways}".replace("torch.", ""),
             promised="none moves" if dtype is torch.float64 else "nothing",
-            measured=f"{counts[0]} of {counts[1] / 1e6:.1f} million moved",
-            holds=not counts[0] if dtype is torch.float64 else None,
+            measured=f"{counts['moved']} of {counts['compared'] / 1e6:.1f} million moved",
+            holds=not counts["moved"] if dtype is torch.float64 else None,
         )
         for dtype, counts in found.items()
     ]
 
 
-def moved_indexes(codec: Codec, z_BNHW: torch.Tensor, dtype: torch.dtype) -> tuple[int, int]:
+def _check_codec(bench: Bench, codec_id: str, dtype: torch.dtype) -> Counter[str]:
+    codec = bench.codec(codec_id)
+    counts: Counter[str] = Counter()
+    before = torch.get_num_threads()
+    try:
+        bar = progress(list(_batches(bench, codec)), desc=f"{dtype} {codec_id}", unit="batch")
+        for z_BNHW in bar:
+            counts.update(moved_indexes(codec, z_BNHW, dtype))
+    finally:
+        torch.set_num_threads(before)
+    return counts
+
+
+def moved_indexes(codec: Codec, z_BNHW: torch.Tensor, dtype: torch.dtype) -> dict[str, int]:
     """Compares the indexes of a batch, in every way, with the codec's own.
 
     Returns:
-        ``(how many differ, how many were compared)``.
+        How many ``moved`` of how many ``compared``.
     """
     torch.set_num_threads(THREADS[0])
     expected = codec.indexes(z_BNHW)
@@ -62,7 +67,7 @@ def moved_indexes(codec: Codec, z_BNHW: torch.Tensor, dtype: torch.dtype) -> tup
             found = _indexes(codec, h_s, part.to(dtype, memory_format=memory_format))
             moved += int((found != expected[start : start + batch]).sum())
             compared += found.numel()
-    return moved, compared
+    return {"moved": moved, "compared": compared}
 
 
 def _indexes(codec: Codec, h_s: torch.nn.Module, symbols: torch.Tensor) -> torch.Tensor:

@@ -60,7 +60,6 @@ def make_flags() -> argparse.ArgumentParser:
     add("--store", help="URL of a store to measure and complete (default: one in --work)")
     add("--ranking", default="entropy", help="ranking to measure; made by entropy if it is missing")
     add("--rows", default=",".join([*ROWS, COMPRESSORS]), help="rows to measure, with commas")
-    add("--trials", type=int, default=2000, help="damaged streams of the row damage")
     add("--trial_images", type=int, default=16, help="images of each codec for the compressors")
     add("--output", type=Path, help="file for the tables as well")
     return parser
@@ -86,7 +85,6 @@ def _run(argv: Sequence[str] | None) -> int:
         codec_ids=codec_ids,
         splits=splits,
         ranking_id=flags.ranking,
-        trials=flags.trials,
     )
     lines = [line for name in names if name in ROWS for line in ROWS[name](measured)]
     tables = [markdown(bench.HEADER, [line.cells() for line in lines])] if lines else []
