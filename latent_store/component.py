@@ -169,8 +169,9 @@ def _require_stream(group: zarr.Group, stream: schema.BytesSpec, plan: ShardPlan
 
 
 def _compressors(spec: ArraySpec) -> tuple[Any, ...]:
-    if np.dtype(spec.dtype) == np.int16:
-        # int16 latents are mostly zero bytes: shuffling bits beats a higher level.
+    if np.dtype(spec.dtype) in (np.int16, np.float16):
+        # int16 latents are mostly zero bytes, and rounded mantissas end in zeros: shuffling bits
+        # beats a higher level.
         return (BloscCodec(cname="zstd", clevel=9, shuffle="bitshuffle"), Crc32cCodec())
     return (ZstdCodec(level=spec.level), Crc32cCodec())
 

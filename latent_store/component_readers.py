@@ -21,6 +21,7 @@ from latent_store.errors import (
     MissingComponentError,
     RankingError,
 )
+from latent_store.feature_encoding import FeatureEncoding
 from latent_store.location import Location
 from latent_store.rankings import Ranking
 from latent_store.receipts import OK, crc32c
@@ -309,6 +310,11 @@ class FeaturesReader(ComponentReader):
     def channels(self) -> int:
         """Feature channels, 64 for a ResNet stem."""
         return int(self.array("features").shape[1])
+
+    @property
+    def encoding(self) -> FeatureEncoding:
+        """How the features are stored."""
+        return FeatureEncoding.from_attrs(self.group.attrs, str(self.array("features").dtype))
 
     def read(self, rows: Sequence[int] | np.ndarray, window: Window | None = None) -> np.ndarray:
         """Reads dequantised features, float32 ``[n, F, H/4, W/4]``; ``window`` in feature cells."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latent_store.errors import FormatVersionError, IdentityError
+from latent_store.feature_encoding import FeatureEncoding
 
 FORMAT_NAME = "latent-store"
 FORMAT_VERSION = "1.0"
@@ -158,24 +159,29 @@ def labels_spec(height: int, width: int) -> ComponentSpec:
 
 
 def teacher_spec(
-    teacher_id: str, height: int, width: int, channels: int, dtype: str = "uint8"
+    teacher_id: str,
+    height: int,
+    width: int,
+    channels: int,
+    encoding: FeatureEncoding | None = None,
 ) -> ComponentSpec:
     """A teacher's stem features at a quarter of the coded size.
 
-    ``uint8`` features are ``round(F / scale)`` with one scale a sample and channel; F is at least
-    0 behind ReLU, so no offset is needed. Chunks hold 256×256 pixels, so that a crop reads a crop.
+    Without an ``encoding`` they are ``uint8``. Chunks hold 256×256 pixels, so that a crop reads a
+    crop.
     """
+    encoding = encoding or FeatureEncoding()
     rows, columns = height // FEATURE_STRIDE, width // FEATURE_STRIDE
     arrays = [
         ArraySpec(
             name="features",
-            dtype=dtype,
+            dtype=encoding.dtype,
             shape=(channels, rows, columns),
             dims=("feature", "feature_y", "feature_x"),
             inner=(channels, min(rows, 64), min(columns, 64)),
         )
     ]
-    if dtype == "uint8":
+    if encoding.dtype == "uint8":
         scale = ArraySpec(
             name="feature_scale", dtype="float32", shape=(channels,), dims=("feature",)
         )
@@ -184,7 +190,11 @@ def teacher_spec(
         kind="teacher",
         key=f"teacher/{teacher_id}",
         arrays=tuple(arrays),
-        attrs={"teacher_id": teacher_id, "feature_stride": FEATURE_STRIDE},
+        attrs={
+            "teacher_id": teacher_id,
+            "feature_stride": FEATURE_STRIDE,
+            **encoding.to_attrs(),
+        },
     )
 
 

@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store import codecs, component
 from latent_store.console import make_parser, progress, run_command
+from latent_store.feature_encoding import ENCODINGS
 from latent_store.finalize import Closed, finalize
 from latent_store.index import index_key, part_name, read_table
 from latent_store.lease import Lease
@@ -70,7 +71,12 @@ def make_flags() -> argparse.ArgumentParser:
     add = parser.add_argument_group("what is stored").add_argument
     add("--metric", default="mse", choices=["mse", "ms-ssim"], help="metric of --quality")
     add("--teacher_checkpoint", type=Path, help="file that train-teacher wrote: adds features")
-    add("--teacher_dtype", default="uint8", choices=["uint8", "float16"], help="of features")
+    add(
+        "--teacher_dtype",
+        choices=ENCODINGS,
+        help="of features; float16-bitround keeps few mantissa bits, which compress (default: what "
+        "the store has, or uint8)",
+    )
     add(
         "--y_hat_dtype",
         default="auto",

@@ -11,7 +11,14 @@ import numpy as np
 
 from latent_store import component, receipts, schema
 from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
-from latent_store.errors import DatasetError, LatentStoreError, PlanMismatchError
+from latent_store.errors import (
+    DatasetError,
+    IdentityError,
+    LatentStoreError,
+    MissingComponentError,
+    PlanMismatchError,
+)
+from latent_store.feature_encoding import UINT8, FeatureEncoding
 from latent_store.location import Location
 from latent_store.plan import Sample, ShardPlan, make_plan, plan_key, read_plan
 from latent_store.receipts import FAILED, Receipt
@@ -109,11 +116,9 @@ def asked_components(
         dtype = _latent_dtype(location, plan, inputs, flags)
         specs.append(schema.latents_spec(inputs.codec.spec, *plan.canvas, dtype))
     if inputs.teacher is not None:
-        specs.append(
-            schema.teacher_spec(
-                inputs.teacher.teacher_id, *plan.canvas, FEATURE_CHANNELS, flags.teacher_dtype
-            )
-        )
+        teacher_id = inputs.teacher.teacher_id
+        encoding = _feature_encoding(location, plan, teacher_id, flags.teacher_dtype)
+        specs.append(schema.teacher_spec(teacher_id, *plan.canvas, FEATURE_CHANNELS, encoding))
     return specs
 
 
@@ -197,6 +202,25 @@ def _latent_dtype(
     if flags.y_hat_dtype != "auto":
         return str(flags.y_hat_dtype)
     return "int16" if flags.dry_run else _calibrated_dtype(plan, inputs.reader, codec)
+
+
+def _feature_encoding(
+    location: Location, plan: ShardPlan, teacher_id: str, asked: str | None
+) -> FeatureEncoding:
+    """Returns the encoding that is asked for, or else the stored one; they must not differ."""
+    try:
+        group = component.open_component(location, plan.name, f"teacher/{teacher_id}")
+        stored = FeatureEncoding.from_attrs(group.attrs, str(group["features"].dtype))
+    except (MissingComponentError, KeyError):
+        return FeatureEncoding.named(asked or UINT8)
+    if asked not in (None, stored.name):
+        message = (
+            f"{plan.name}/teacher/{teacher_id} holds features as {stored}, --teacher_dtype is "
+            f"{asked}: one component has one encoding; leave the flag out, or encode into another "
+            "store"
+        )
+        raise IdentityError(message)
+    return stored
 
 
 def _calibrated_dtype(plan: ShardPlan, reader: DatasetReader, codec: Codec) -> str:

@@ -32,6 +32,7 @@ from latent_store.codec import (
     tensor_to_image,
 )
 from latent_store.errors import DatasetError, IntegrityError, LatentStoreError
+from latent_store.feature_encoding import FeatureEncoding
 from latent_store.location import Location
 from latent_store.plan import Sample, ShardPlan, read_plan
 from latent_store.reader import LatentStore
@@ -195,26 +196,20 @@ def encode_labels(
     return Encoded(arrays={"segmentation": padded_HW}, stats={"image_sha256": digest})
 
 
-def encode_features(stem: Stem, image_HWC: np.ndarray, dtype: str) -> Encoded:
+def encode_features(stem: Stem, image_HWC: np.ndarray, encoding: FeatureEncoding) -> Encoded:
     """Runs the teacher's stem on one picture.
 
     Args:
         stem: The first two layers of the teacher.
         image_HWC: uint8 RGB, any size; padded as the codec pads it.
-        dtype: ``uint8``: ``round(F / scale)`` with one scale a channel; ``float16``: F itself.
+        encoding: How the features are stored.
 
     Returns:
         ``features`` ``[64, H/4, W/4]``, and for uint8 ``feature_scale`` ``[64]``.
     """
     with torch.inference_mode():
         features_CHW = stem(image_to_tensor(pad_image(image_HWC)))[0].numpy()
-    if dtype != "uint8":
-        return Encoded(arrays={"features": features_CHW})
-    scale_C = features_CHW.max(axis=(1, 2)) / 255
-    # A dead channel is all zeros at any scale; 1 keeps the division defined.
-    scale_C = np.where(scale_C > 0, scale_C, 1).astype(np.float32)
-    quantised = np.rint(features_CHW / scale_C[:, None, None]).astype(np.uint8)
-    return Encoded(arrays={"features": quantised, "feature_scale": scale_C})
+    return Encoded(arrays=encoding.encode(features_CHW))
 
 
 @functools.lru_cache(maxsize=2)
@@ -261,8 +256,8 @@ def _encoder(
         return lambda row, sample, image, data: encode_labels(reader, sample, plan.canvas, data)
     if spec.kind == "teacher":
         stem = load_stem(task.store, str(task.teacher_id))
-        dtype = spec.arrays[0].dtype
-        return lambda row, sample, image, data: encode_features(stem, image, dtype)
+        encoding = FeatureEncoding.from_attrs(spec.attrs, spec.arrays[0].dtype)
+        return lambda row, sample, image, data: encode_features(stem, image, encoding)
     codec = load_store_codec(task.store, str(task.codec_id))
     every = {"none": 0, "sample": PSNR_SAMPLE, "all": 1}[task.psnr]
     return lambda row, sample, image, data: encode_latents(

@@ -1,0 +1,176 @@
+"""What each encoding of a teacher's features costs: bytes, error, time to read a crop.
+
+    python -m tests.benchmarks.teacher_features --data_root D --teacher teacher/last.pt --images 16
+
+Every encoding is written by the encoding job's own code into a store of its own and read back by
+the reader. Without ``--teacher`` the stem is a ResNet-18's with seeded random weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from latent_store import codecs, component, schema
+from latent_store.codec import image_to_tensor, pad_image
+from latent_store.console import make_parser, progress, run_command
+from latent_store.feature_encoding import BITROUND, FLOAT16, FeatureEncoding
+from latent_store.finalize import finalize
+from latent_store.location import Location
+from latent_store.plan import Sample, make_plan, plan_key
+from latent_store.reader import LatentStore
+from pipelines.datasets import open_dataset, read_picture
+from pipelines.encoding import EncodeTask, encode_shard, load_stem
+from tests.benchmarks.table import markdown
+from training.checkpoints import load_network, save_checkpoint
+from training.networks import FEATURE_CHANNELS, NetworkConfig, build_network
+
+SAMPLES_PER_SHARD = 16
+CROP = 512 // schema.FEATURE_STRIDE
+HEADER = ("encoding", "bytes an image", "relative error of F", "read of a crop [ms]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCost:
+    """What one encoding costs.
+
+    Attributes:
+        image_bytes: On disk, all objects of the component's arrays, a picture.
+        error: ``‖F - F̂‖ / ‖F‖`` over all pictures.
+        read_ms: Median time of one picture's crop of 512×512 pixels, or of all of it.
+    """
+
+    encoding: FeatureEncoding
+    image_bytes: float
+    error: float
+    read_ms: float
+
+    def cells(self) -> tuple[str, ...]:
+        """Returns the table's row."""
+        numbers = (f"{self.image_bytes:,.0f}", f"{self.error:.5f}", f"{self.read_ms:.1f}")
+        return str(self.encoding), *numbers
+
+
+def measure_features(
+    data_root: Path,
+    split: str,
+    teacher: bytes,
+    encodings: Sequence[FeatureEncoding],
+    images: int,
+    work: Path,
+) -> list[FeatureCost]:
+    """Writes and reads the features of the first ``images`` pictures in every encoding."""
+    samples = open_dataset("cityscapes", str(data_root)).manifest(split)[:images]
+    costs = []
+    for number, encoding in enumerate(progress(encodings, desc="encodings", unit="encoding")):
+        location = Location(work / f"{number}.zarr")
+        encode = functools.partial(_encode, location, data_root, split, samples)
+        costs.append(_cost(location, data_root, encode(teacher, encoding), encoding))
+    return costs
+
+
+def _encode(
+    location: Location,
+    data_root: Path,
+    split: str,
+    samples: Sequence[Sample],
+    teacher: bytes,
+    encoding: FeatureEncoding,
+) -> str:
+    """Writes one encoding's store and returns the component's key."""
+    teacher_id = load_network(teacher, kind="teacher").teacher_id
+    plan = make_plan("cityscapes", split, samples, SAMPLES_PER_SHARD)
+    spec = schema.teacher_spec(teacher_id, *plan.canvas, FEATURE_CHANNELS, encoding)
+    component.create_store(location)
+    location.write(plan_key(plan.dataset, plan.split), plan.to_json())
+    codecs.register_teacher(location, teacher_id, teacher)
+    component.create_component(location, plan, spec)
+    task = EncodeTask(
+        store=location,
+        dataset=plan.dataset,
+        reader="cityscapes",
+        data_root=str(data_root),
+        split=plan.split,
+        components=(spec,),
+        codec_id=None,
+        teacher_id=teacher_id,
+        psnr="none",
+        threads=1,
+    )
+    for shard in range(plan.num_shards):
+        encode_shard(task, shard)
+    finalize(location, plan.name, spec.key)
+    return f"{plan.name}/{spec.key}"
+
+
+def _cost(location: Location, data_root: Path, key: str, encoding: FeatureEncoding) -> FeatureCost:
+    split_name, _, teacher_id = key.rpartition("/teacher/")
+    split = LatentStore(location)[split_name]
+    reader = split.teacher(teacher_id)
+    stem = load_stem(location, teacher_id)
+    dataset = open_dataset("cityscapes", str(data_root))
+    window = (0, 0, *(min(CROP, side) for side in reader.array("features").shape[2:]))
+    wrong = total = 0.0
+    seconds = []
+    for row, sample in zip(split.plan.rows, split.plan.samples, strict=True):
+        image_HWC, _ = read_picture(dataset, sample)
+        with torch.inference_mode():
+            exact = stem(image_to_tensor(pad_image(image_HWC)))[0].double().numpy()
+        wrong += float(((reader.read([row])[0] - exact) ** 2).sum())
+        total += float((exact**2).sum())
+        start = time.perf_counter()
+        reader.read([row], window)
+        seconds.append(time.perf_counter() - start)
+    stored = sum(n for name, n in location.sizes(key).items() if "/c/" in name)
+    return FeatureCost(
+        encoding=encoding,
+        image_bytes=stored / len(seconds),
+        error=float(np.sqrt(wrong / total)),
+        read_ms=1000 * float(np.median(seconds)),
+    )
+
+
+def random_teacher(path: Path) -> bytes:
+    """Returns the checkpoint file of a ResNet-18 teacher with seeded random weights."""
+    torch.manual_seed(0)
+    config = NetworkConfig(domain="pixel", backbone="resnet18", num_classes=19)
+    save_checkpoint(path, build_network(config), meta={"kind": "teacher"})
+    return path.read_bytes()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; see ``--help``."""
+    return run_command("teacher_features", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = make_parser("python -m tests.benchmarks.teacher_features", __doc__ or "")
+    add = parser.add_argument
+    add("--data_root", type=Path, required=True, help="data root in Cityscapes' layout")
+    add("--split", default="val", help="split of the data root")
+    add("--teacher", type=Path, help="file that train-teacher wrote (default: random weights)")
+    add("--images", type=int, default=16, help="pictures to measure on")
+    add("--keepbits", type=int, nargs="+", default=[3, 4, 5], help="of float16-bitround")
+    flags = parser.parse_args(argv)
+    rounded = [FeatureEncoding(name=BITROUND, keepbits=bits) for bits in flags.keepbits]
+    encodings = [FeatureEncoding(), FeatureEncoding(name=FLOAT16), *rounded]
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        teacher = flags.teacher.read_bytes() if flags.teacher else random_teacher(work / "r.pt")
+        costs = measure_features(
+            flags.data_root, flags.split, teacher, encodings, flags.images, work
+        )
+    print(markdown(HEADER, [cost.cells() for cost in costs]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

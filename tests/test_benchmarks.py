@@ -1,0 +1,101 @@
+"""Every benchmark runs, on a few scenes; what it measures on real images is in MEASUREMENTS.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import latent_store.codec
+from tests.benchmarks import ledger, store, teacher_features
+from tests.conftest import RANKING, TinyStore
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Returns the cells of a Markdown table, header and rule left out."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_features_of_every_encoding_are_measured(tiny_store: TinyStore, capsys: Any) -> None:
+    args = ["--data_root", str(tiny_store.data_root), "--images", "2", "--keepbits", "3", "6"]
+    assert teacher_features.main(args) == 0
+    rows = table_rows(capsys.readouterr().out)
+    names, sizes, errors = zip(*(row[:3] for row in rows), strict=True)
+    assert names == (
+        *("uint8", "float16", "float16-bitround (3 bits)", "float16-bitround (6 bits)"),
+    )
+    uint8, float16, three, six = (int(size.replace(",", "")) for size in sizes)
+    assert three < six < float16
+    assert uint8 < float16
+    uint8, float16, three, six = map(float, errors)
+    assert float16 < six < three < 2.0**-4
+    assert 0 < uint8 < 0.01
+
+
+@pytest.fixture
+def store_args(tiny_store: TinyStore, tmp_path: Path) -> list[str]:
+    """The benchmark of the store as it is: 4 + 1 scenes, everything there but the work."""
+    checkpoint = next(Path(latent_store.codec.__path__[0], "demo").glob("*.pth.tar"))
+    return [
+        *("--data_root", str(tiny_store.data_root), "--codecs", str(checkpoint)),
+        *("--store", str(tiny_store.url), "--ranking", RANKING, "--work", str(tmp_path)),
+        *("--images", "5", "--trial_images", "2"),
+    ]
+
+
+WITHOUT_DISK = "ledger,prefix,stock,indexes,readers,compressors"
+
+
+def test_a_store_keeps_its_promises(store_args: list[str], tmp_path: Path, capsys: Any) -> None:
+    output = tmp_path / "table.md"
+    assert store.main([*store_args, "--rows", WITHOUT_DISK, "--output", str(output)]) == 0
+    text = capsys.readouterr().out
+    assert output.read_text() == text
+    promises, tried = text.split("\n\n")
+    verdicts = {what: holds for what, _, _, holds in table_rows(promises)}
+    measured = {what: found for what, _, found, _ in table_rows(promises)}
+    skipped = {what for what, found in measured.items() if found.startswith("skipped: ")}
+    assert skipped <= {"TensorStore reads the store", "zarrs reads the store"}
+    unpromised = {what for what, verdict in verdicts.items() if verdict == "-"} - skipped
+    assert {what for what in unpromised if "float32" not in what} == set()
+    assert "NO" not in verdicts.values()
+    exact = measured["ŷ from the stored strings by unmodified CompressAI in float64"]
+    assert exact == "0 of 5 images lost"
+    ratios = [float(cells[4]) for cells in table_rows(tried)]
+    assert len(ratios) == 26
+    assert all(0.5 < ratio < 10 for ratio in ratios)
+
+
+def test_a_promise_that_does_not_hold_is_told(store_args: list[str], capsys: Any) -> None:
+    """Chunks of scenes this small hold 1.5 KB at most: what surrounds them weighs more than ŷ."""
+    assert store.main([*store_args, "--rows", "disk"]) == 1
+    (row,) = table_rows(capsys.readouterr().out)
+    assert row[3] == "NO"
+    assert float(row[2].split()[0]) > 1.75
+
+
+def test_a_ledger_beyond_the_flush_does_not_hold() -> None:
+    line = ledger.judge("streams of ŷ", np.array([31.9, 32.1, 64.0, 64.2]), 64)
+    assert line.holds is False
+    assert line.measured == "31.90 to 64.20 bits in 4, 2 outside"
+
+
+def test_a_missing_store_is_made(tiny_store: TinyStore, store_args: list[str], capsys: Any) -> None:
+    at = store_args.index("--store")
+    args = store_args[:at] + store_args[at + 2 :]
+    args[args.index("--images") + 1] = "1"
+    assert store.main([*args, "--rows", "prefix"]) == 0
+    first = capsys.readouterr().out
+    assert "1 samples in 1 shards" in first
+    assert store.main([*args, "--rows", "prefix"]) == 0
+    assert first.endswith(capsys.readouterr().out)
+
+
+def test_an_unknown_row_is_refused(store_args: list[str], fails: Callable[..., str]) -> None:
+    line = fails(store.main, [*store_args, "--rows", "ledger,leger"])
+    assert "--rows has leger" in line
+    assert "rows are ledger, prefix, stock, indexes, readers, disk, compressors" in line
