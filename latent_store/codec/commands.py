@@ -75,11 +75,12 @@ def selfcheck(flags: argparse.Namespace) -> int:
         message = f"--max_samples must be at least 1, got {flags.max_samples}"
         raise LatentStoreError(message)
     store = LatentStore(Location(flags.url))
+    counts = flags.max_samples and dict.fromkeys(store.splits(), flags.max_samples)
     with progress(desc="selfcheck", unit="image") as bar:
         outcome = check_store(
             store,
             flags.codec,
-            max_samples=flags.max_samples,
+            counts=counts,
             device=flags.device,
             on_image=bar.update,
         )

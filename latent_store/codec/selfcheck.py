@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -104,7 +104,7 @@ def check_store(
     store: LatentStore,
     codec_id: str | None = None,
     *,
-    max_samples: int | None = None,
+    counts: Mapping[str, int] | None = None,
     device: str = "cpu",
     float32: bool = True,
     on_image: Callable[[int], object] = lambda _: None,
@@ -114,7 +114,7 @@ def check_store(
     Args:
         store: The store.
         codec_id: Needed where the store has several codecs.
-        max_samples: Of each split; None for all.
+        counts: Split -> how many of its first images; None for all images of all splits.
         device: ``cuda`` adds settings on that device.
         float32: Also run the stock model's precision, for comparison.
         on_image: Called with the number of images done, for a progress bar.
@@ -128,7 +128,7 @@ def check_store(
         raise LatentStoreError(message)
     codec = codec_from_store(store, codec_id)
     key = f"latents/{codec.spec.codec_id}"
-    splits = [store[name] for name in store.splits()]
+    splits = [store[name] for name in counts or store.splits()]
     splits = [split for split in splits if split.components().get(key)]
     if not splits:
         message = f"{store.url} has no complete {key} in any split; encode some first"
@@ -136,7 +136,7 @@ def check_store(
     dtypes = (torch.float64, torch.float32) if float32 else (torch.float64,)
     checker = _Checker(codec, _settings(device, dtypes))
     for split in splits:
-        checker.check_split(split, max_samples, on_image)
+        checker.check_split(split, counts and counts[split.plan.name], on_image)
     return checker.outcome()
 
 
@@ -180,11 +180,11 @@ class _Checker:
         self._h_s = {kind: self._network(*kind) for kind in kinds}
 
     def check_split(
-        self, split: Split, max_samples: int | None, on_image: Callable[[int], object]
+        self, split: Split, count: int | None, on_image: Callable[[int], object]
     ) -> None:
         """Checks the first images of a split, in batches of one coded size."""
         latents = split.latents(self.codec.spec.codec_id)
-        rows = latents.rows[:max_samples]
+        rows = latents.rows[:count]
         groups: dict[tuple[int, int], list[int]] = {}
         for row in rows.tolist():
             groups.setdefault(_hyper_size(split, row), []).append(row)
