@@ -9,7 +9,7 @@ from typing import Any
 
 from latent_store.rankings import Agreement, Ranking, compare_rankings
 from training.comparisons import Analysis, Difference, Saved, Spread
-from training.curves import Comparison
+from training.curves import Bound
 from training.methods import codec_name
 from training.resampling import Interval
 from training.tables import markdown_table
@@ -41,18 +41,23 @@ def savings_section(analysis: Analysis) -> str:
 
 
 def differences_section(analysis: Analysis) -> str:
-    """Returns the differences in mIoU at equal codecs; empty if there are none."""
+    """Returns the differences in mIoU at equal codecs, one codec a column; empty without any."""
     if not analysis.differences:
         return ""
-    header = ("method", "against", "codec", "mIoU difference", "95%", "rate")
-    rows = [_difference_row(d) for d in analysis.differences]
+    codecs = list(dict.fromkeys(codec_name(d.point) for d in analysis.differences))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for found in analysis.differences:
+        row = cells.setdefault((found.test, found.anchor), {})
+        row[codec_name(found.point)] = _difference(found)
+    rows = [(*pair, *(row.get(codec, "-") for codec in codecs)) for pair, row in cells.items()]
     note = (
-        "Method less the other one, at one codec, hence at different rates: rate is the method's, "
-        "relative to the other one's. An interval without 0 is a difference that the choice of "
-        "images does not explain; it says nothing about the chance in training."
+        "mIoU of the method less the other one's at one codec, hence at different rates: the "
+        "percentage is the method's rate relative to the other one's. An interval without 0 is a "
+        "difference that the choice of images does not explain; it says nothing about the chance "
+        "in training."
     )
-    table = markdown_table(header, rows, 3)
-    return "\n\n".join(["## Differences at one codec", table, note])
+    table = markdown_table(("method", "against", *codecs), rows, 2)
+    return "\n\n".join(["## Differences in mIoU at one codec", table, note])
 
 
 def seeds_section(analysis: Analysis) -> str:
@@ -125,21 +130,21 @@ def _saving_row(saved: Saved) -> tuple[str, ...]:
     seeds = _over_seeds(saved)
     if found.saving is not None:
         low, high = found.saving.overlap
-        best = f"{percent(found.saving.maximum)} at {found.saving.maximum_at:.4f}"
-        best += _percents(saved.maximum)
+        best = percent(found.saving.maximum) + _percents(saved.maximum)
+        best += f" at {found.saving.maximum_at:.4f}"
         median = percent(found.saving.median) + _percents(saved.median)
         return (*names, best, median, f"{low:.4f}-{high:.4f}", bd_rate, seeds)
     if found.bound is not None:
-        least = _bound_text(found) + _percents(saved.at_least)
-        return (*names, least, "-", "none", bd_rate, seeds)
+        least = percent(found.bound.at_least) + _percents(saved.at_least)
+        text = f"at least {least} ({_bound_text(found.bound)})"
+        return (*names, text, "-", "none", bd_rate, seeds)
     return (*names, f"not shown: {found.note}", "-", "none", bd_rate, seeds)
 
 
-def _bound_text(found: Comparison) -> str:
-    b = found.bound
+def _bound_text(found: Bound) -> str:
     return (
-        f"at least {percent(b.at_least)} ({b.test_score:.4f} at {b.test_rate:.4f} bpp, "
-        f"{b.anchor_score:.4f} at {b.anchor_rate:.4f})"
+        f"{found.test_score:.4f} at {found.test_rate:.4f} bpp, "
+        f"{found.anchor_score:.4f} at {found.anchor_rate:.4f}"
     )
 
 
@@ -157,14 +162,11 @@ def _over_seeds(saved: Saved) -> str:
     return f"{percent(min(values))} to {percent(max(values))} ({len(values)} seeds)"
 
 
-def _difference_row(found: Difference) -> tuple[str, ...]:
-    ends = (
-        "-"
-        if found.interval is None
-        else f"{found.interval.low:+.4f} to {found.interval.high:+.4f}"
-    )
-    codec = codec_name(found.point)
-    return (found.test, found.anchor, codec, f"{found.miou:+.4f}", ends, percent(found.rate))
+def _difference(found: Difference) -> str:
+    ends = ""
+    if found.interval is not None:
+        ends = f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
+    return f"{found.miou:+.4f}{ends} at {100 * found.rate:.0f} %"
 
 
 def _spread_row(found: Spread) -> tuple[str, ...]:

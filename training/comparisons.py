@@ -138,7 +138,8 @@ def pair_methods(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
     """Returns each method with each that it is meant to beat, as (anchor, test).
 
     Those are the pixel domain, all channels (``none``), and, for a network on N ranked channels,
-    static networks on as many by a ranking that learned nothing from the task.
+    static networks, and those of its kind, on as many by a ranking that learned nothing from the
+    task.
     """
     return [
         (anchor, test)
@@ -264,7 +265,7 @@ def _is_anchor(anchor: Point, test: Point) -> bool:
     if anchor.selection == "none":
         return True
     return (
-        anchor.selection == "static"
+        anchor.selection in ("static", test.selection)
         and anchor.keep == test.keep
         and anchor.ranking_method in _BASELINE_RANKINGS
         and test.ranking_method not in _BASELINE_RANKINGS

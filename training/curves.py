@@ -160,7 +160,8 @@ def saving(anchor: Curve, test: Curve) -> Saving | None:
     return Saving(
         maximum=float(at_knots[best]),
         maximum_at=float(knots[best]),
-        median=float(np.median(_saved(anchor, test, even))),
+        # Where all savings are equal, rounding must not lift the median above the maximum.
+        median=min(float(np.median(_saved(anchor, test, even))), float(at_knots[best])),
         overlap=(float(low), float(high)),
     )
 

@@ -22,6 +22,10 @@ _COLOURS = 10
 _SIZE_INCHES = (9.0, 5.0)
 _DPI = 140
 _LEGEND_ROWS = 24
+_SPARSE = (1.0, 2.0, 3.0, 5.0, 7.0)
+_DENSE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+_NARROW = 4
+"""Of rates that lie closer together than this factor, the axis shows more."""
 
 
 def write_figures(points: Sequence[Point], folder: Path) -> tuple[tuple[str, str], ...]:
@@ -64,10 +68,13 @@ def plot_rate_miou(points: Sequence[Point], path: Path) -> None:
 def plot_channels(points: Sequence[Point], path: Path) -> None:
     """Draws how rate and mIoU move with N at one codec; methods without an N are single markers.
 
+    The pixel domain is left out: as far below as it is, it would press the rest together.
+
     Args:
         points: Of one codec, with at least one family of several N.
         path: PNG to write.
     """
+    points = [p for p in points if p.domain != "pixel"]
     images = _images(points)
     sweeps = make_sweeps(points)
     swept = {method.name for sweep in sweeps for method in sweep.methods}
@@ -75,7 +82,7 @@ def plot_channels(points: Sequence[Point], path: Path) -> None:
     title = f"codec {codec_name(points[0])}, numbers: N"
     with _figure(path, points, title) as axes:
         for index, sweep in enumerate(sweeps):
-            _draw_sweep(axes, sweep, images, _style(index, sweep.methods[0]))
+            _draw_sweep(axes, sweep, images, _style(index, sweep.methods[0]), above=index % 2 == 0)
         for index, method in enumerate(others, start=len(sweeps)):
             _draw_method(axes, method, images, _style(index, method))
 
@@ -92,7 +99,9 @@ def _draw_method(axes: Axes, method: Method, images: Images | None, style: dict)
     axes.plot([curve.rates[q] for q in beaten], [curve.scores[q] for q in beaten], **hollow)
 
 
-def _draw_sweep(axes: Axes, sweep: Sweep, images: Images | None, style: dict) -> None:
+def _draw_sweep(
+    axes: Axes, sweep: Sweep, images: Images | None, style: dict, *, above: bool
+) -> None:
     curves = [method.curve for method in sweep.methods]
     for method, curve in zip(sweep.methods, curves, strict=True):
         _draw_points(axes, method, curve, images, style)
@@ -100,9 +109,14 @@ def _draw_sweep(axes: Axes, sweep: Sweep, images: Images | None, style: dict) ->
     axes.plot(rates, scores, label=sweep.name, markersize=6, **style)
     for keep, rate, score in zip(sweep.keeps, rates, scores, strict=True):
         axes.annotate(
-            str(keep), (rate, score), xytext=(5, -11), textcoords="offset points", fontsize=8,
+            str(keep),
+            (rate, score),
+            xytext=(-5, 5) if above else (5, -11),
+            textcoords="offset points",
+            horizontalalignment="right" if above else "left",
+            fontsize=8,
             color=style["color"],
-        )  # fmt: skip
+        )
 
 
 def _draw_points(
@@ -158,10 +172,10 @@ def _decorate(axes: Axes, points: Sequence[Point], title: str) -> None:
     # The level that means nothing was learned stands in the legend, also where it is out of sight.
     axes.plot([], [], color="0.5", linestyle=":", label=f"most frequent class: {constant:.3f}")
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    low, high = min(p.bpp for p in points), max(p.bpp for p in points)
+    axes.xaxis.set_major_locator(LogLocator(subs=_DENSE if high < _NARROW * low else _SPARSE))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    low, high = min(p.bpp for p in points), max(p.bpp for p in points)
     axes.set_xlim(low / 1.15, high * 1.15)
     axes.set_ylim(bottom=max(0, bottom))
     axes.set_xlabel("rate (bits per original pixel, real bytes, log scale)")

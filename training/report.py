@@ -240,15 +240,18 @@ def _thop_line(points: Sequence[Point]) -> str:
 
 
 def _per_class(points: Sequence[Point]) -> str:
-    rows = []
-    for index, name in enumerate(points[0].class_names):
-        values = [p.class_iou[index] for p in points]
-        if any(v is not None for v in values):
-            rows.append((name, *("-" if v is None else f"{v:.3f}" for v in values)))
-    several = len({p.codec_id for p in points}) > 1
-    names = zip(point_names(points), points, strict=True)
-    header = ("class", *(f"{name}, {codec_name(p)}" if several else name for name, p in names))
-    return "## IoU by class\n\n" + markdown_table(header, rows, 1)
+    names = points[0].class_names
+    present = [i for i in range(len(names)) if any(p.class_iou[i] is not None for p in points)]
+    rows = [
+        (name, codec_name(point), *(_iou(point.class_iou[i]) for i in present))
+        for name, point in zip(point_names(points), points, strict=True)
+    ]
+    header = ("network", "codec", *(names[i] for i in present))
+    return "## IoU by class\n\n" + markdown_table(header, rows, _TEXT_COLUMNS)
+
+
+def _iou(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _notes(points: Sequence[Point], setting: Setting) -> str:

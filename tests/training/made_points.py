@@ -64,15 +64,17 @@ def make_point(label: str = "static-16", **changes: object) -> Point:
 
 
 def make_images(
-    accuracy: float, images: int = 40, rate: float = 100.0, seed: int = 0
+    accuracy: float, images: int = 40, rate: float = 100.0, seed: int = 0, noise: int | None = None
 ) -> tuple[SampleResult, ...]:
     """Returns images of two classes: a share ``accuracy`` is right, ``rate`` bytes each, about.
 
     How hard an image is, and how large, depends on ``seed`` and its number alone: two networks
-    find the same images hard.
+    find the same images hard. With ``noise``, a seed too, each network has its own luck as well.
     """
     hard = np.random.default_rng(seed).normal(0, 0.12, images)
     size = np.random.default_rng(seed + 1).uniform(0.6, 1.4, images)
+    if noise is not None:
+        hard = hard + np.random.default_rng([seed, noise]).normal(0, 0.03, images)
     results = []
     for number in range(images):
         right = float(np.clip(accuracy + hard[number], 0.01, 0.99))
