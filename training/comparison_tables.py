@@ -31,7 +31,7 @@ def savings_section(analysis: Analysis) -> str:
         return ""
     spread = any(s.over_seeds for s in analysis.saved)
     header = ["method", "against", "rate saved (max)", "(median)", "mIoU overlap", "BD-rate"]
-    header += ["over seeds (max)"] if spread else []
+    header += ["over seeds"] if spread else []
     rows = [_saving_row(s)[: len(header)] for s in analysis.saved]
     reasons = dict.fromkeys(s.found.bd_note for s in analysis.saved if s.found.bd_note)
     parts = ["## Rate saved at equal mIoU", markdown_table(header, rows, 2), _SAVINGS_NOTE]

@@ -243,6 +243,6 @@ def _why_nothing(anchor: Curve, test: Curve) -> str:
             f"{anchor.name} starts at {anchor_score[0]:.4f}"
         )
     return (
-        f"{test.name} starts at {test_rate[0]:.4f} bpp, above {anchor_rate[-1]:.4f} bpp, "
+        f"{test.name} starts at {test_rate[0]:.4f} bpp, not below {anchor_rate[-1]:.4f} bpp, "
         f"with which {anchor.name} reaches its best"
     )

@@ -104,36 +104,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(PROG, lambda: _measure(args))
 
 
-def time_link(
-    link: Link, pictures: Sequence[np.ndarray], repeats: int, warm_up: int = 3
-) -> Latency:
-    """Times one network on pictures in turn.
+def time_links(
+    links: Sequence[Link], pictures: Sequence[np.ndarray], repeats: int, warm_up: int = 3
+) -> list[Latency]:
+    """Times networks on pictures in turn.
+
+    Every run has each network once: what else the machine does, and how warm it is, changes over
+    minutes, and would otherwise be taken for a difference between networks.
 
     Args:
-        link: Codec, gate and network.
+        links: Codec, gate and network of each.
         pictures: uint8 [H, W, 3] each, at least one.
         repeats: Timed runs.
         warm_up: Runs before them, which are not counted.
     """
-    runs, channels = [], []
-    for number in range(-warm_up, repeats):
-        camera, server, sent = _run_once(link, pictures[number % len(pictures)])
-        if number >= 0:
-            runs.append((camera, server))
-            channels.append(sent)
-    sums = np.array([[sum(side.values()) for side in run] for run in runs])
-    stages = [camera | server for camera, server in runs]
-    path = Path(link.name)
-    return Latency(
-        kind=kind_of(link.config),
-        checkpoint=f"{path.parent.name}/{path.name}",
-        codec_id=link.codec.spec.codec_id,
-        channels=float(np.mean(channels)),
-        encode=_spread(sums[:, 0]),
-        decode=_spread(sums[:, 1]),
-        total=_spread(sums.sum(axis=1)),
-        stages={name: _spread(np.array([run[name] for run in stages])) for name in stages[0]},
-    )
+    runs: list[list[_Run]] = [[] for _ in links]
+    for number in progress(range(-warm_up, repeats), desc="latency", unit="run"):
+        for link, found in zip(links, runs, strict=True):
+            run = _run_once(link, pictures[number % len(pictures)])
+            if number >= 0:
+                found.append(run)
+    return [_latency(link, found) for link, found in zip(links, runs, strict=True)]
 
 
 def kind_of(config: NetworkConfig) -> str:
@@ -168,8 +159,16 @@ def latency_markdown(found: Sequence[Latency], setting: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _run_once(link: Link, image_HWC: np.ndarray) -> tuple[dict[str, float], dict[str, float], int]:
-    """Returns the camera's and the server's milliseconds of each stage, and the sent channels."""
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One picture: milliseconds of each side's stages, and how many channels were sent."""
+
+    camera: dict[str, float]
+    server: dict[str, float]
+    channels: int
+
+
+def _run_once(link: Link, image_HWC: np.ndarray) -> _Run:
     camera, server = Stopwatch(link.device), Stopwatch(link.device)
     stream = send(link, image_HWC, camera)
     hook = link.codec.model.g_s.register_forward_hook(lambda *_: server.lap("g_s"))
@@ -177,7 +176,25 @@ def _run_once(link: Link, image_HWC: np.ndarray) -> tuple[dict[str, float], dict
         receive(link, stream, server)
     finally:
         hook.remove()
-    return camera.milliseconds, server.milliseconds, len(stream.channels)
+    return _Run(
+        camera=camera.milliseconds, server=server.milliseconds, channels=len(stream.channels)
+    )
+
+
+def _latency(link: Link, runs: Sequence[_Run]) -> Latency:
+    sums = np.array([[sum(run.camera.values()), sum(run.server.values())] for run in runs])
+    stages = [run.camera | run.server for run in runs]
+    path = Path(link.name)
+    return Latency(
+        kind=kind_of(link.config),
+        checkpoint=f"{path.parent.name}/{path.name}",
+        codec_id=link.codec.spec.codec_id,
+        channels=float(np.mean([run.channels for run in runs])),
+        encode=_spread(sums[:, 0]),
+        decode=_spread(sums[:, 1]),
+        total=_spread(sums.sum(axis=1)),
+        stages={name: _spread(np.array([run[name] for run in stages])) for name in stages[0]},
+    )
 
 
 def _spread(values: np.ndarray) -> Spread:
@@ -217,10 +234,9 @@ def _measure(args: argparse.Namespace) -> int:
     device = str(choose_device(args.device))
     store = latent_store.open(args.store)
     pictures = _pictures(args, store)
-    found = []
-    for path in progress(args.checkpoint, desc="latency", unit="network"):
-        link = open_link(path, device, _codec_of(store, args.codec))
-        found.append(time_link(link, pictures, args.repeats, args.warm_up))
+    codec = store.codec_checkpoint(store.codec(args.codec).codec_id)
+    links = [open_link(path, device, codec) for path in args.checkpoint]
+    found = time_links(links, pictures, args.repeats, args.warm_up)
     setting = {
         "store": store.url,
         "device": _device_name(device),
@@ -252,10 +268,6 @@ def _pictures(args: argparse.Namespace, store: LatentStore) -> list[np.ndarray]:
         raise DatasetError(message)
     ids = split.sample_ids(rows)
     return [decode_sample(split, name, codec_id=args.codec).image_HWC for name in ids]
-
-
-def _codec_of(store: LatentStore, codec_id: str | None) -> bytes:
-    return store.codec_checkpoint(store.codec(codec_id).codec_id)
 
 
 def _device_name(device: str) -> str:

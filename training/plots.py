@@ -24,7 +24,7 @@ _DPI = 140
 _LEGEND_ROWS = 24
 _SPARSE = (1.0, 2.0, 3.0, 5.0, 7.0)
 _DENSE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
-_NARROW = 4
+_NARROW = 8
 """Of rates that lie closer together than this factor, the axis shows more."""
 
 
