@@ -156,10 +156,11 @@ def _percents(found: Interval | None) -> str:
 
 
 def _over_seeds(saved: Saved) -> str:
-    values = saved.over_seeds
+    values = [value for value in saved.over_seeds if value is not None]
     if not values:
         return "-"
-    return f"{percent(min(values))} to {percent(max(values))} ({len(values)} seeds)"
+    of = f"{len(values)} of {len(saved.over_seeds)} seeds"
+    return f"{percent(min(values))} to {percent(max(values))} ({of})"
 
 
 def _difference(found: Difference) -> str:

@@ -35,15 +35,16 @@ class Saved:
         found: At all images, means over seeds.
         maximum, median: Intervals of the saving's; None without a saving or without draws.
         at_least: Interval of the bound; None without a bound or without draws.
-        over_seeds: The largest saving (or the bound) of each of the test's seeds, against the same
-            seed of the anchor where it has that, else against its mean; empty with a single seed.
+        over_seeds: The largest saving (or the bound) seed by seed, None where there is neither; a
+            method without one of the seeds takes part with its mean. Empty where neither method has
+            several.
     """
 
     found: Comparison
     maximum: Interval | None = None
     median: Interval | None = None
     at_least: Interval | None = None
-    over_seeds: tuple[float, ...] = ()
+    over_seeds: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,17 +234,16 @@ def _drawn_bound(anchor: Curve | None, test: Curve | None) -> float:
     return np.nan if found is None else found.at_least
 
 
-def _over_seeds(anchor: Method, test: Method) -> tuple[float, ...]:
-    if len(test.seeds) < 2:
+def _over_seeds(anchor: Method, test: Method) -> tuple[float | None, ...]:
+    seeds = max(test.seeds, anchor.seeds, key=len)
+    if len(seeds) < 2:
         return ()
     values = []
-    for seed in test.seeds:
+    for seed in seeds:
         mine, theirs = test.of_seed(seed) or test, anchor.of_seed(seed) or anchor
         found = compare(theirs.curve, mine.curve)
-        if found.saving is not None:
-            values.append(found.saving.maximum)
-        elif found.bound is not None:
-            values.append(found.bound.at_least)
+        bounded = None if found.bound is None else found.bound.at_least
+        values.append(bounded if found.saving is None else found.saving.maximum)
     return tuple(values)
 
 

@@ -179,7 +179,7 @@ def _decorate(axes: Axes, points: Sequence[Point], title: str) -> None:
     axes.set_xlim(low / 1.15, high * 1.15)
     axes.set_ylim(bottom=max(0, bottom))
     axes.set_xlabel("rate (bits per original pixel, real bytes, log scale)")
-    bars = "" if _images(points) is None else ", bars: 95 % over images"
+    bars = ", bars: 95 % over images" if why_not_drawn(points) is None else ""
     axes.set_ylabel("mIoU")
     axes.set_title(title + bars, fontsize=9)
     axes.grid(visible=True, alpha=0.3)

@@ -21,6 +21,7 @@ from latent_store.rankings import (
     compare_rankings,
     describe_agreement,
     order_channels,
+    rankings_path,
     read_ranking,
     ties_at_cuts,
     write_ranking,
@@ -104,10 +105,13 @@ def test_agreement_of_halves_is_stored_and_shown(copied_store: TinyStore):
     halves = Agreement(spearman=0.5, kendall=None, shared={2: 1})
     tied = make_ranking([3, 2, 2], codec_id=codec_id, halves=halves)
     write_ranking(location, tied)
+    write_ranking(location, make_ranking([1, 2, 3], codec_id=codec_id, ranking_id="other"))
     found = read_ranking(location, codec_id, "made")
     assert found == tied
     assert found.halves == halves
+    location.delete_tree(rankings_path(codec_id, RANKING))
     text = describe(store)
+    assert "  rankings made and other: Spearman -0.866, Kendall -0.816; shared of the first" in text
     assert "    Spearman 0.500, Kendall undefined; shared of the first 2: 1 between halves" in text
     assert "    N = 2: undetermined (2 tied)" in text
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tests.training.made_points import make_images, make_point, measured
+from training.comparison_tables import savings_section
 from training.comparisons import analyse, pair_methods
 from training.methods import make_methods
 
@@ -64,11 +67,23 @@ def test_seeds_are_averaged_and_their_spread_is_told():
     (saved,) = analysis.saved
     assert len(saved.over_seeds) == 3
     assert max(saved.over_seeds) > saved.found.saving.maximum > min(saved.over_seeds)
+    # An anchor with several seeds spreads what a method with one saves, too.
+    turned = [dataclasses.replace(p, selection="none", keep=None) for p in ours]
+    alone = [dataclasses.replace(p, selection="static", keep=16) for p in _none(seed=2)]
+    assert len(analyse([*turned, *alone]).saved[0].over_seeds) == 3
     assert [s.seeds for s in analysis.spreads] == [(1, 2, 3)] * 4
     for spread in analysis.spreads:
         assert spread.low < spread.mean < spread.high
     for difference in analysis.differences:
         assert difference.rate == pytest.approx(0.8, abs=0.01)
+
+
+def test_seeds_of_which_nothing_can_be_said_are_counted():
+    none = measured("no gate", make_images(0.7), selection="none", keep=None)
+    seeds = [measured("ours", make_images(a, rate=50), seed=s) for s, a in ((1, 0.75), (2, 0.6))]
+    (saved,) = analyse([none, *seeds]).saved
+    assert saved.over_seeds == (pytest.approx(0.5, abs=0.01), None)
+    assert "50.0 % to 50.0 % (1 of 2 seeds)" in savings_section(analyse([none, *seeds]))
 
 
 def test_too_few_points_are_said_not_guessed():
