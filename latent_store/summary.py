@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from latent_store import index
 from latent_store.location import Location
+from latent_store.rankings import compare_rankings, describe_agreement
 from latent_store.reader import LatentStore, Split
 
 
@@ -15,11 +18,19 @@ def describe(store: LatentStore) -> str:
     for codec_id, spec in store.codecs().items():
         made = f"{spec.source}" + (f", quality {spec.quality}" if spec.quality else "")
         lines.append(f"codec {codec_id} ({made}; N={spec.hyper_channels}, M={spec.channels})")
-        for ranking_id in store.rankings(codec_id):
-            ranking = store.ranking(codec_id, ranking_id)
+        known = [store.ranking(codec_id, name) for name in store.rankings(codec_id)]
+        for ranking in known:
             cuts = " ".join(map(str, ranking.cuts))
             what = f"by {ranking.method} over {ranking.num_samples} samples"
-            lines.append(f"  ranking {ranking_id} {what}, cuts {cuts}")
+            lines.append(f"  ranking {ranking.ranking_id} {what}, cuts {cuts}")
+            tied = {n: count for n, count in ranking.tied_at_cut.items() if count}
+            lines += [f"    N = {n}: undetermined ({count} tied)" for n, count in tied.items()]
+            if ranking.halves is not None:
+                found = describe_agreement(ranking.halves)
+                lines.append(f"    {found} between halves of the samples")
+        for first, second in itertools.combinations(known, 2):
+            found = describe_agreement(compare_rankings(first, second))
+            lines.append(f"  rankings {first.ranking_id} and {second.ranking_id}: {found}")
     lines += [f"teacher {teacher_id}" for teacher_id in store.teachers()]
     for name in store.splits():
         lines += _describe_split(store, store[name])
