@@ -6,7 +6,7 @@ N channels are the static mask of N channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,17 @@ class Ranking:
             )
             raise RankingError(message)
         return self.order[:keep]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain types that :meth:`from_json` reads: a ranking outside of a store."""
+        return {**_plain_attrs(self), **{name: getattr(self, name) for name in _ARRAYS}}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Ranking:
+        """Reads :meth:`to_json`, also after JSON has made lists of tuples."""
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        ties = {int(cut): int(count) for cut, count in content["tied_at_cut"].items()}
+        return cls(**{**values, "tied_at_cut": ties})
 
 
 def make_cuts(keep: Sequence[int] | None, channels: int) -> tuple[int, ...]:
