@@ -6,6 +6,7 @@ import numpy as np
 
 from latent_store import index
 from latent_store.location import Location
+from latent_store.rankings import describe_agreement
 from latent_store.reader import LatentStore, Split
 
 
@@ -20,6 +21,11 @@ def describe(store: LatentStore) -> str:
             cuts = " ".join(map(str, ranking.cuts))
             what = f"by {ranking.method} over {ranking.num_samples} samples"
             lines.append(f"  ranking {ranking_id} {what}, cuts {cuts}")
+            tied = {n: count for n, count in ranking.tied_at_cut.items() if count}
+            lines += [f"    N = {n}: undetermined ({count} tied)" for n, count in tied.items()]
+            if ranking.halves is not None:
+                found = describe_agreement(ranking.halves)
+                lines.append(f"    {found} between halves of the samples")
     lines += [f"teacher {teacher_id}" for teacher_id in store.teachers()]
     for name in store.splits():
         lines += _describe_split(store, store[name])

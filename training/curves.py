@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Curve:
         if not all(math.isfinite(s) for s in self.scores):
             raise ValueError(f"curve {self.name!r} has scores {self.scores}; each must be finite")
 
-    @property
+    @cached_property
     def front(self) -> tuple[np.ndarray, np.ndarray]:
         """Rates and scores of the Pareto front, float64, both strictly ascending."""
         return pareto_front(self.rates, self.scores)

@@ -19,7 +19,7 @@ from latent_store.errors import LatentStoreError
 from training.classes import CITYSCAPES_COLOURS
 from training.pictures import colourise, overlay, save_png
 from training.points import write_text
-from training.report import align
+from training.tables import align
 from training.trainer_config import choose_device
 from training.transmission import (
     Link,

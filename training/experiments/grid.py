@@ -237,7 +237,7 @@ def _method(name: str, entry: Mapping[str, Any], codecs: Mapping[str, str]) -> M
     own = {key: entry.pop(key) for key in ("ranking", "teacher", "init_from") if key in entry}
     chosen, seeds = entry.pop("codecs", list(codecs)), entry.pop("seeds", {})
     _require(f"{where} codecs", chosen, codecs, "codecs")
-    _require(f"{where} seeds", seeds, {name: None for name in chosen}, "codecs of this method")
+    _require(f"{where} seeds", seeds, dict.fromkeys(chosen), "codecs of this method")
     _check_flags(where, entry)
     by_codec = {codec: tuple(seeds.get(codec, (0,))) for codec in chosen}
     return Method(name=name, flags=entry, seeds=by_codec, **own)

@@ -22,6 +22,7 @@ from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import JobFailedError, LatentStoreError
 from training.experiments.grid import Grid, Run, load_grid
 from training.experiments.records import RUNS, Record
+from training.experiments.results import find, write_report
 from training.experiments.workshop import Place, Workshop
 
 PROG = "rate_miou"
@@ -144,10 +145,30 @@ def _run(args: argparse.Namespace) -> int:
     wanted = with_needs(grid, args.only)
     if args.dry_run:
         for run in wanted:
-            sys.stdout.write(f"{'finished' if workshop.finished(run) else 'to run':<9} {run.name}\n")
+            sys.stdout.write(
+                f"{'finished' if workshop.finished(run) else 'to run':<9} {run.name}\n"
+            )
         return 0
     records = run_grid(workshop, wanted, jobs=args.jobs, minutes=args.minutes)
     if not records:
         message = f"no run of {grid.name} was finished within --minutes {args.minutes}"
         raise JobFailedError(message)
     return _report(args, workshop, wanted, records)
+
+
+def _report(
+    args: argparse.Namespace, workshop: Workshop, wanted: Sequence[Run], records: Sequence[Record]
+) -> int:
+    grid, output = workshop.grid, args.output or args.work / f"{workshop.grid.name}-report"
+    command = f"python -m training.experiments.rate_miou --store STORE --grid {args.grid}"
+    found = find(grid, records)
+    written = write_report(found, workshop.rankings(), command, output)
+    unfinished = len(wanted) - len(records)
+    state = f"{unfinished} of them are still to run" if unfinished else "all are finished"
+    sys.stdout.write(f"{grid.name}: {len(wanted)} runs, {state}\n")
+    sys.stdout.write("".join(f"{path}\n" for path in written))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

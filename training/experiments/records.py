@@ -130,9 +130,7 @@ def _packed(point: dict[str, Any]) -> dict[str, Any]:
         for k in range(len(point["class_names"]))
         if any(s["labelled"][k] or s["predicted"][k] for s in samples)
     ]
-    columns: dict[str, Any] = {
-        name: [s[name] for s in samples] for name in ("sample_id", "pixels")
-    }
+    columns: dict[str, Any] = {name: [s[name] for s in samples] for name in ("sample_id", "pixels")}
     columns["rate"] = {name: [s["rate"][name] for s in samples] for name in samples[0]["rate"]}
     for name in _COUNTS:
         columns[name] = [[s[name][k] for k in seen] for s in samples]

@@ -202,9 +202,19 @@ class Workshop:
         points = [point for key in keys if (point := read_point(output / "points", key))]
         several = len(points) > 1
         return [
-            replace(p, label=f"{run.method.name}-{p.keep}" if several else run.method.name)
+            replace(p, label=f"{run.method.name}-{p.keep}") if several else p
             for p in sorted(points, key=lambda p: p.keep or 0)
         ]
+
+    def rankings(self) -> list[Ranking]:
+        """Returns every ranking of the grid that has a record."""
+        found = {}
+        for run in self.grid.runs():
+            rule = self.grid.rule_of(run)
+            ranking = None if rule is None else self._recorded(run, rule)
+            if ranking is not None:
+                found[ranking.codec_id, ranking.ranking_id] = ranking
+        return list(found.values())
 
     # -- rankings -----------------------------------------------------------------------------
 
