@@ -112,7 +112,7 @@ class Ranking:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Ranking:
-        """Reads :meth:`to_json`, also after JSON has made lists of tuples; unknown keys are left."""
+        """Reads :meth:`to_json`, also where JSON made lists of tuples; unknown keys are left."""
         names = {f.name for f in dataclasses.fields(cls)}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         ties = {int(cut): int(count) for cut, count in content["tied_at_cut"].items()}

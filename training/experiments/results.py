@@ -224,8 +224,7 @@ def _table_1(found: Findings) -> str:
         ("paper: compressed domain", *_with_gain(PAPER_TABLE_1["latent"], PAPER_TABLE_1["pixel"])),
         ("bpp", *(f"{v:.3f}" for v in latent.curve.rates)),
     ]
-    for pixel in pixels:
-        rows.append((pixel.name, *(f"{v:.4f}" for v in pixel.curve.scores)))
+    rows += [(pixel.name, *(f"{v:.4f}" for v in pixel.curve.scores)) for pixel in pixels]
     rows += [
         (f"{latent.name}, against {p.name}", *_with_gain(latent.curve.scores, p.curve.scores))
         for p in pixels
@@ -279,8 +278,10 @@ def _any_n(found: Findings) -> str:
         static = found.methods.get(f"frequency-{keep}")
         if static is None:
             continue
-        for difference in find_differences(static, method, found.images):
-            rows.append(_difference_row(name, static.name, difference))
+        rows += [
+            _difference_row(name, static.name, difference)
+            for difference in find_differences(static, method, found.images)
+        ]
     if not rows:
         return ""
     note = "Points of mIoU, one network for all N less the static network of that N, same codec."

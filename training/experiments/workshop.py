@@ -70,8 +70,7 @@ class Workshop:
         self.place = place
         self.store: LatentStore = latent_store.open(place.store)
         self._require_codecs()
-        self._locks = {run.name: threading.Lock() for run in grid.runs()}
-        self._ranking_locks: dict[tuple[str, str], threading.Lock] = {}
+        self._locks: dict[tuple[str, ...], threading.Lock] = {}
         self._guard = threading.Lock()
 
     # -- what a run is ------------------------------------------------------------------------
@@ -85,9 +84,10 @@ class Workshop:
         """
         known = self.store.teachers()
         if len(known) != 1:
+            names = ", ".join(known) or "none"
             message = (
-                f"{self.store.url} keeps the teachers {', '.join(known) or 'none'}; a grid compares "
-                "networks that start from one: encode with one --teacher_checkpoint"
+                f"{self.store.url} keeps the teachers {names}; the networks of a grid start from "
+                "one: encode with one --teacher_checkpoint"
             )
             raise MissingComponentError(message)
         return known[0]
@@ -154,8 +154,7 @@ class Workshop:
             self._provide_ranking(run)
             flags["mask"] = ranking_id
         if run.method.init_from is not None:
-            (start,) = [n for n in grid.needs(run) if n.startswith(f"{run.method.init_from}_")]
-            flags["init_from"] = str(self.place.work / start / LAST)
+            flags["init_from"] = str(self._network_of(run, run.method.init_from))
         self._command(
             folder,
             "train-from-store",
@@ -175,6 +174,13 @@ class Workshop:
             },
         )
         return folder / LAST
+
+    def _network_of(self, run: Run, method: str) -> Path:
+        """Returns another method's checkpoint, same codec and seed; trained again if it is lost."""
+        other = Run(method=self.grid.methods[method], codec=run.codec, seed=run.seed)
+        path = self.place.work / other.name / LAST
+        with self._lock(other.name):
+            return path if path.exists() else self._train(other, path.parent)
 
     def _teacher(self, folder: Path) -> Path:
         path = folder / LAST
@@ -222,10 +228,9 @@ class Workshop:
         """Sees to it that a run's ranking, and its copies of both splits, are in the store."""
         rule, ranking_id = self.grid.rule_of(run), self.grid.ranking_id(run)
         codec_id = self.grid.codecs[run.codec]
-        with self._ranking_lock(codec_id, ranking_id):
+        with self._lock(codec_id, str(ranking_id)):
             if self._recorded(run, rule) is None:
-                gate = self.place.work / self.grid.needs(run)[0] / LAST if rule.gate else None
-                self._derive(run, rule, gate)
+                self._derive(run, rule, self._network_of(run, rule.gate) if rule.gate else None)
             elif ranking_id not in list_rankings(self.store.location, codec_id):
                 write_ranking(self.store.location, self._recorded(run, rule))
             for split in (self.grid.split, self.grid.val_split):
@@ -272,9 +277,9 @@ class Workshop:
         keeps = {m.flags.get("keep") for m in self.grid.methods.values() if m.ranking == rule.name}
         return sorted({*DEFAULT_CUTS, *(k for k in keeps if k)})
 
-    def _ranking_lock(self, codec_id: str, ranking_id: str | None) -> threading.Lock:
+    def _lock(self, *name: str) -> threading.Lock:
         with self._guard:
-            return self._ranking_locks.setdefault((codec_id, str(ranking_id)), threading.Lock())
+            return self._locks.setdefault(name, threading.Lock())
 
     # -- the store ----------------------------------------------------------------------------
 
