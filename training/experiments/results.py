@@ -85,9 +85,10 @@ def write_report(
     Returns:
         The paths of report.md and results.json.
     """
-    over_rates = [p for p in found.points if _is_curve(found, p)]
+    # A grid of one codec, or one that has hardly begun, has no curves: its points are shown.
+    over_rates = [p for p in found.points if _is_curve(found, p)] or found.points
     middle = found.grid.codecs[found.grid.middle]
-    at_middle = [p for p in found.points if p.codec_id == middle]
+    at_middle = [p for p in found.points if p.codec_id == middle] or found.points
     plots.plot_rate_miou(over_rates, output / "figure5.png")
     plots.plot_channels(at_middle, output / "figure6.png")
     analysis = analyse(found.points)
