@@ -7,7 +7,7 @@ N channels are the static mask of N channels.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +105,19 @@ class Ranking:
             )
             raise RankingError(message)
         return self.order[:keep]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain types that :meth:`from_json` reads: a ranking outside of a store."""
+        return {**_plain_attrs(self), **{name: getattr(self, name) for name in _ARRAYS}}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Ranking:
+        """Reads :meth:`to_json`, also where JSON made lists of tuples; unknown keys are left."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        ties = {int(cut): int(count) for cut, count in content["tied_at_cut"].items()}
+        own = {"tied_at_cut": ties, "halves": _read_agreement(content.get("halves"))}
+        return cls(**{k: v for k, v in {**values, **own}.items() if k in names})
 
 
 def make_cuts(keep: Sequence[int] | None, channels: int) -> tuple[int, ...]:
@@ -248,13 +261,7 @@ def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:
     values: dict[str, Any] = {
         name: tuple(group[name][:].tolist()) if name in group else None for name in _ARRAYS
     }
-    attrs = dict(group.attrs)
-    ties = {int(k): int(v) for k, v in attrs.pop("tied_at_cut").items()}
-    cuts = tuple(attrs.pop("cuts"))
-    halves = _read_agreement(attrs.pop("halves", None))
-    names = {f.name for f in dataclasses.fields(Ranking)}
-    known = {name: value for name, value in attrs.items() if name in names}
-    return Ranking(**known, **values, cuts=cuts, tied_at_cut=ties, halves=halves)
+    return Ranking.from_json({**group.attrs, **values})
 
 
 def _plain_attrs(ranking: Ranking) -> dict[str, Any]:
