@@ -17,7 +17,7 @@ from training import plots, report
 from training.comparisons import Difference, Saved, analyse, find_differences, find_savings
 from training.experiments.grid import Claim, Grid
 from training.experiments.records import Record
-from training.methods import Method
+from training.methods import Method, make_sweeps
 from training.points import Point, write_text
 from training.resampling import Images, Interval, draw_images, why_not_drawn
 from training.tables import markdown_table
@@ -88,9 +88,11 @@ def write_report(
     # A grid of one codec, or one that has hardly begun, has no curves: its points are shown.
     over_rates = [p for p in found.points if _is_curve(found, p)] or found.points
     middle = found.grid.codecs[found.grid.middle]
-    at_middle = [p for p in found.points if p.codec_id == middle] or found.points
+    at_middle = [p for p in found.points if p.codec_id == middle]
     plots.plot_rate_miou(over_rates, output / "figure5.png")
-    plots.plot_channels(at_middle, output / "figure6.png")
+    swept = bool(at_middle) and bool(make_sweeps(at_middle))
+    if swept:
+        plots.plot_channels(at_middle, output / "figure6.png")
     analysis = analyse(found.points)
     setting = report.Setting(
         store=f"grid {found.grid.name}",
@@ -113,7 +115,7 @@ def write_report(
         _table_2(found),
         _any_n(found),
         "## Figure 5: rate against mIoU over the qualities\n\n![](figure5.png)",
-        f"## Figure 6: N channels at {found.grid.middle}\n\n![](figure6.png)",
+        f"## Figure 6: N channels at {found.grid.middle}\n\n![](figure6.png)" if swept else "",
         report.markdown(found.points, setting, rankings, analysis).replace("\n# ", "\n## "),
     ]
     write_text(output / "report.md", "\n\n".join(s for s in sections if s) + "\n")
