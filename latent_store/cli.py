@@ -11,6 +11,7 @@ from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import JobFailedError, MissingComponentError
 from latent_store.location import Location
 from latent_store.reader import LatentStore, Split
+from latent_store.sample_ids import normal_id
 from latent_store.summary import describe
 
 DESCRIPTION = """
@@ -105,9 +106,10 @@ def _decode(store: LatentStore, flags: argparse.Namespace) -> int:
 
 
 def _split_of(store: LatentStore, sample_id: str) -> Split:
+    wanted = normal_id(sample_id)
     for name in store.splits():
         split = store[name]
-        if any(sample.sample_id == sample_id for sample in split.plan.samples):
+        if any(sample.sample_id == wanted for sample in split.plan.samples):
             return split
     message = f"{store.url} has no sample {sample_id!r} in any of: {', '.join(store.splits())}"
     raise MissingComponentError(message)

@@ -71,11 +71,14 @@ def compare_with_stock(
     state = torch.load(io.BytesIO(codec.checkpoint_bytes), weights_only=True)
     single = ScaleHyperprior.from_state_dict(state).eval()
     double = ScaleHyperprior.from_state_dict(state).double().eval()
-    shape = tuple(n // HYPER_STRIDE for n in split.plan.canvas)
     uris = dict(zip(split.plan.rows, (s.image_uri for s in split.plan.samples), strict=True))
     report = StockReport()
-    for row in progress(latents.rows.tolist(), desc="stock CompressAI", unit="image"):
-        y_hat = torch.from_numpy(latents.read([row])[0].astype(np.int64))
+    rows = split.common_rows(latents).tolist()
+    for row in progress(rows, desc="stock CompressAI", unit="image"):
+        ((height, width),) = split.coded_sizes([row]).tolist()
+        shape = (height // HYPER_STRIDE, width // HYPER_STRIDE)
+        canvas_CHW = latents.read([row])[0].astype(np.int64)
+        y_hat = torch.from_numpy(canvas_CHW[:, : 4 * shape[0], : 4 * shape[1]])
         with Image.open(data_root / uris[row]) as image:
             x = image_to_tensor(pad_image(np.asarray(image.convert("RGB"))))
         strings = [[latents.y_string(row)], [latents.z_string(row)]]
