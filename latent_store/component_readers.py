@@ -164,7 +164,8 @@ class LatentsReader(ComponentReader):
             channels: Channel numbers in any order; None for all.
 
         Returns:
-            Integers ``[n, k, h, w]``, int8 or int16 as stored.
+            Integers ``[n, k, h, w]`` on the canvas, int8 or int16 as stored; 0 beyond a row's own
+            coded size (:meth:`Split.coded_sizes`).
         """
         y_hat = self.array("y_hat")
         if channels is None:
@@ -219,7 +220,7 @@ class RankedReader(ComponentReader):
         """Reads the ``keep`` most important channels, and fetches only the chunks that hold them.
 
         Returns:
-            Integers ``[n, keep, h, w]`` in ranked order.
+            Integers ``[n, keep, h, w]`` in ranked order, on the canvas, as of the latents.
 
         Raises:
             RankingError: ``keep`` is out of range.
@@ -286,7 +287,7 @@ class RankedReader(ComponentReader):
 
 
 class LabelsReader(ComponentReader):
-    """Segmentation labels at the coded size."""
+    """Segmentation labels on the canvas."""
 
     def __init__(self, split: Split):
         super().__init__(split, "labels", "run encode-to-store, which writes labels first")
@@ -299,7 +300,7 @@ class LabelsReader(ComponentReader):
 
 
 class FeaturesReader(ComponentReader):
-    """One teacher's stem features at a quarter of the coded size."""
+    """One teacher's stem features, on a quarter of the canvas; 0 beyond a row's coded size."""
 
     def __init__(self, split: Split, teacher_id: str):
         remedy = "run encode-to-store --teacher_checkpoint with that teacher"

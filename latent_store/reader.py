@@ -24,8 +24,9 @@ from latent_store.errors import (
 )
 from latent_store.finalize import component_keys
 from latent_store.location import Location
-from latent_store.plan import ORIGINAL_VIEW, ShardPlan, list_splits, read_plan
+from latent_store.plan import Sample, ShardPlan, list_splits, read_plan
 from latent_store.rankings import Ranking
+from latent_store.sample_ids import ORIGINAL_VIEW, normal_id
 from latent_store.schema import CodecSpec
 
 
@@ -197,23 +198,43 @@ class Split:
         picked = [by_row[int(row)] for row in rows]
         return np.array([[s.height, s.width] for s in picked], dtype=np.int32).reshape(-1, 2)
 
+    def coded_sizes(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the heights and widths, in pixels, at which rows are coded, int32 ``[n, 2]``.
+
+        Arrays have the canvas's shape, ``plan.canvas``: what lies beyond a row's own coded size
+        (for ŷ divided by 16, for features by 4) is fill, in labels 255.
+        """
+        by_row = self._samples_by_row
+        picked = [by_row[int(row)].coded_size for row in rows]
+        return np.array(picked, dtype=np.int32).reshape(-1, 2)
+
+    def source_rows(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the rows of the original pictures, int64 ``[n]``; an original is its own."""
+        sources = self._source_rows
+        return np.array([sources[int(row)] for row in rows], dtype=np.int64)
+
     def sample_ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Returns the ids of rows."""
         return [self._samples_by_row[int(row)].sample_id for row in rows]
 
     def row_of(self, sample_id: str) -> int:
-        """Returns the row of a sample.
+        """Returns the row of a sample; a view of it has an id of its own, e.g. ``ID@hflip``.
 
         Raises:
             StoreNotFoundError: The split has no such sample.
         """
+        name = normal_id(sample_id)
         for row, sample in self._samples_by_row.items():
-            if sample.sample_id == sample_id:
+            if sample.sample_id == name:
                 return row
         first = self.plan.samples[0].sample_id
         message = f"{self.plan.name} has no sample {sample_id!r} (its first is {first!r})"
         raise StoreNotFoundError(message)
 
     @cached_property
-    def _samples_by_row(self) -> dict[int, Any]:
+    def _source_rows(self) -> dict[int, int]:
+        return self.plan.source_rows
+
+    @cached_property
+    def _samples_by_row(self) -> dict[int, Sample]:
         return dict(zip(self.plan.rows, self.plan.samples, strict=True))

@@ -156,8 +156,8 @@ def make_ranking(
     """Orders the channels by what was counted.
 
     ``frequency``: times on, then mean P(on), then channel number. ``variance``: of all values
-    of a channel over images and positions (Wang et al., WACV 2022). ``entropy``: bits. ``random``:
-    a permutation by ``seed``.
+    of a channel over images and positions (Wang et al., WACV 2022), where every image weighs the
+    same, whatever its size. ``entropy``: bits. ``random``: a permutation by ``seed``.
 
     Raises:
         RankingError: Nothing was counted.

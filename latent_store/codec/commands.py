@@ -24,6 +24,7 @@ from latent_store.console import progress
 from latent_store.errors import DatasetError, LatentStoreError, MissingComponentError
 from latent_store.location import Location
 from latent_store.reader import LatentStore, Split
+from latent_store.sample_ids import normal_id
 
 
 def decode(flags: argparse.Namespace) -> int:
@@ -128,7 +129,8 @@ def _split_of(store: LatentStore, sample_id: str, name: str | None) -> Split:
     if name is not None:
         return store[name]
     splits = [store[name] for name in store.splits()]
-    found = [s for s in splits if any(x.sample_id == sample_id for x in s.plan.samples)]
+    wanted = normal_id(sample_id)
+    found = [s for s in splits if any(x.sample_id == wanted for x in s.plan.samples)]
     if len(found) == 1:
         return found[0]
     where = ", ".join(s.plan.name for s in found or splits)

@@ -23,7 +23,6 @@ from latent_store.codec.hyperprior import Codec, exact_float32, scale_indexes
 from latent_store.codec.streams import decode_z
 from latent_store.codec.symbols import indexes_crc32c
 from latent_store.errors import LatentStoreError, MissingComponentError
-from latent_store.layout import coded_size
 from latent_store.reader import LatentStore, Split
 from latent_store.schema import HYPER_STRIDE
 
@@ -258,7 +257,7 @@ def _settings(device: str, dtypes: Sequence[torch.dtype]) -> list[Setting]:
 
 
 def _hyper_size(split: Split, row: int) -> tuple[int, int]:
-    height, width = coded_size(*(int(n) for n in split.sizes([row])[0]))
+    ((height, width),) = split.coded_sizes([row]).tolist()
     return height // HYPER_STRIDE, width // HYPER_STRIDE
 
 
