@@ -5,6 +5,7 @@ With N channels the rest of ŷ is zero: what a viewer sees of the channels that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from latent_store.codec.pictures import tensor_to_image
 from latent_store.codec.streams import decode_scalable, decode_y
 from latent_store.component_readers import LatentsReader
 from latent_store.errors import MissingComponentError, RankingError
+from latent_store.layout import coded_size
 from latent_store.location import atomic_path
 from latent_store.reader import Split
+from latent_store.schema import LATENT_STRIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,34 @@ def decode_sample(
         z_bytes=int(latents.stream_bytes([row])["z"][0]),
         full_psnr=float(latents.quality([row])["psnr"][0]),
     )
+
+
+def decode_row(
+    split: Split, row: int, channels: Sequence[int] | None = None, codec_id: str | None = None
+) -> np.ndarray:
+    """Decodes the stored ŷ of one row to pixels: what its stream decodes to, or a part of it.
+
+    Args:
+        split: The split that holds it.
+        row: Row number.
+        channels: Channel numbers; the other channels are zero. None for all.
+        codec_id: Needed where the store has several codecs.
+
+    Returns:
+        uint8 RGB ``[height, width, 3]`` at the original size.
+
+    Raises:
+        LatentStoreError: The row is not usable, or the codec is missing; names the remedy.
+    """
+    latents = split.latents(codec_id)
+    codec = codec_from_store(split.store, latents.spec.codec_id)
+    y_hat_CHW = latents.read([row])[0]
+    if channels is not None:
+        dropped = np.setdiff1d(np.arange(len(y_hat_CHW)), channels)
+        y_hat_CHW[dropped] = 0
+    height, width = (int(n) for n in split.sizes([row])[0])
+    coded_height, coded_width = (n // LATENT_STRIDE for n in coded_size(height, width))
+    return reconstruct_image(codec, y_hat_CHW[:, :coded_height, :coded_width], height, width)
 
 
 def reconstruct_image(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: int) -> np.ndarray:
