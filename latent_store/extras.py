@@ -17,5 +17,6 @@ def import_with_extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        message = f"{error.name} is not installed: pip install 'latent-store[{extra}]'"
+        missing = str(error.name).partition(".")[0]
+        message = f"{missing} is not installed: pip install 'latent-store[{extra}]'"
         raise MissingExtraError(message) from error

@@ -76,7 +76,7 @@ def channel_statistics(dataset: xr.Dataset) -> xr.Dataset:
 
 def channel_sums(dataset: xr.Dataset) -> Delayed:
     """Returns the sums over all samples, lazily; each chunk of ŷ is read by one task, once."""
-    y_hat = dataset["y_hat"].data.rechunk({axis: -1 for axis in (1, 2, 3)})
+    y_hat = dataset["y_hat"].data.rechunk(dict.fromkeys((1, 2, 3), -1))
     bits = dataset["channel_bits"].data.rechunk((y_hat.chunks[0], -1))
     sides = [dataset["coded_height"].values, dataset["coded_width"].values]
     grids_N2 = np.stack(sides, axis=1) // LATENT_STRIDE
