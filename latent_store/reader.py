@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +22,17 @@ from latent_store.errors import (
     MissingComponentError,
     StoreNotFoundError,
 )
+from latent_store.extras import import_with_extra
 from latent_store.finalize import component_keys
 from latent_store.location import Location
 from latent_store.plan import Sample, ShardPlan, list_splits, read_plan
 from latent_store.rankings import Ranking
 from latent_store.sample_ids import ORIGINAL_VIEW, normal_id
 from latent_store.schema import CodecSpec
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
 
 
 def open_store(
@@ -181,6 +186,31 @@ class Split:
             )
             raise MissingComponentError(message)
         return FeaturesReader(self, str(teacher_id))
+
+    def to_xarray(self, codec: str | None = None, **choice: Any) -> xr.Dataset:
+        """Returns a lazy Dataset of the usable rows; see ``latent_store.lazy.to_xarray``."""
+        return import_with_extra("latent_store.lazy", "xarray").to_xarray(self, codec, **choice)
+
+    def to_dask(self, name: str, codec: str | None = None, **choice: Any) -> da.Array:
+        """Returns one variable of :meth:`to_xarray`, one chunk a shard."""
+        return self.to_xarray(codec, **choice)[name].data
+
+    def read(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        channels: Sequence[int] | None = None,
+        codec: str | None = None,
+    ) -> np.ndarray:
+        """Reads ŷ; opens the latents each time, so that loops do better with :meth:`latents`."""
+        return self.latents(codec).read(rows, channels)
+
+    def decode(
+        self, row: int, channels: Sequence[int] | None = None, codec: str | None = None
+    ) -> np.ndarray:
+        """Returns a row's picture, uint8 RGB ``[height, width, 3]``, from all channels of ŷ or from
+        those numbered in ``channels``; loads torch and the codec."""
+        decoding = import_with_extra("latent_store.codec.decoding", "codec")
+        return decoding.decode_row(self, row, channels, codec)
 
     def common_rows(self, *readers: ComponentReader, views: bool = False) -> np.ndarray:
         """Returns the rows that every reader has, ascending int64; stored views only on request."""

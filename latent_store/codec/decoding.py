@@ -26,7 +26,7 @@ from latent_store.codec.streams import decode_scalable, decode_y
 from latent_store.component_readers import RankedReader
 from latent_store.errors import IdentityError, MissingComponentError, RankingError
 from latent_store.reader import LatentStore, Split
-from latent_store.schema import CodecSpec
+from latent_store.schema import LATENT_STRIDE, CodecSpec
 
 ALL = "all"
 
@@ -232,6 +232,34 @@ def find_codec(
             raise IdentityError(message)
     codec.spec.require_identity(spec.identity, "the stream file")
     return codec
+
+
+def decode_row(
+    split: Split, row: int, channels: Sequence[int] | None = None, codec_id: str | None = None
+) -> np.ndarray:
+    """Decodes the stored ŷ of one row to pixels: what its stream decodes to, or a part of it.
+
+    Args:
+        split: The split that holds it.
+        row: Row number.
+        channels: Channel numbers; the other channels are zero. None for all.
+        codec_id: Needed where the store has several codecs.
+
+    Returns:
+        uint8 RGB ``[height, width, 3]`` at the original size.
+
+    Raises:
+        LatentStoreError: The row is not usable, or the codec is missing; names the remedy.
+    """
+    latents = split.latents(codec_id)
+    codec = codec_from_store(split.store, latents.spec.codec_id)
+    y_hat_CHW = latents.read([row])[0]
+    if channels is not None:
+        dropped = np.setdiff1d(np.arange(len(y_hat_CHW)), channels)
+        y_hat_CHW[dropped] = 0
+    height, width = (int(n) for n in split.sizes([row])[0])
+    ((coded_height, coded_width),) = (split.coded_sizes([row]) // LATENT_STRIDE).tolist()
+    return reconstruct_image(codec, y_hat_CHW[:, :coded_height, :coded_width], height, width)
 
 
 def reconstruct_image(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: int) -> np.ndarray:
