@@ -8,14 +8,15 @@ values are fill, and one record a row.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import google_crc32c
 
+from latent_store.errors import IntegrityError
 from latent_store.location import CONTROL, Location
+from latent_store.seals import known_fields, read_record, seal_record
 
 OK = "ok"
 FAILED = "failed"
@@ -46,27 +47,40 @@ class Receipt:
 
     Attributes:
         objects: Key -> ``(length in bytes, crc32c)``.
+        trailers: Key -> the crc32c at the end of each inner chunk and of the index, for objects
+            that have them (:func:`latent_store.layout.chunk_trailers`).
         absent: Keys that were not written, because every value is fill.
     """
 
     component: str
     shard: int
     objects: Mapping[str, tuple[int, int]]
+    trailers: Mapping[str, bytes] = field(default_factory=dict)
     absent: tuple[str, ...]
     rows: tuple[RowRecord, ...]
 
     def to_json(self) -> bytes:
         """Returns the persisted form."""
-        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+        record = dataclasses.asdict(self)
+        record["trailers"] = {key: data.hex() for key, data in self.trailers.items()}
+        return seal_record(record)
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
-        """Reads :meth:`to_json`."""
-        record = json.loads(data)
-        record["objects"] = {k: (int(n), int(crc)) for k, (n, crc) in record["objects"].items()}
-        record["absent"] = tuple(record["absent"])
-        record["rows"] = tuple(RowRecord(**row) for row in record["rows"])
-        return cls(**record)
+        """Reads :meth:`to_json`; what later minor versions add is left.
+
+        Raises:
+            IntegrityError: It was altered.
+        """
+        record = read_record(data, "a receipt", "run its job again")
+        return cls(
+            component=record["component"],
+            shard=record["shard"],
+            objects={key: (length, crc) for key, (length, crc) in record["objects"].items()},
+            trailers={key: bytes.fromhex(text) for key, text in record["trailers"].items()},
+            absent=tuple(record["absent"]),
+            rows=tuple(RowRecord(**known_fields(RowRecord, row)) for row in record["rows"]),
+        )
 
     def defect(self, location: Location) -> str | None:
         """Returns the first way in which the stored objects differ from this receipt, or None.
@@ -108,6 +122,18 @@ def failure_key(split: str, component: str, shard: int) -> str:
     return f"{CONTROL}/{split}/failures/{component}/{shard:06d}.json"
 
 
+def splits_with_receipts(location: Location) -> set[str]:
+    """Returns ``dataset/split`` of every split in which a shard was finished."""
+    found = (key.split("/") for key in location.sizes(CONTROL))
+    return {"/".join(parts[1:3]) for parts in found if len(parts) > 4 and parts[3] == "receipts"}
+
+
+def components_with_receipts(location: Location, split: str) -> set[str]:
+    """Returns the keys of the components of which a shard was finished."""
+    prefix = receipt_prefix(split, "")
+    return {key.removeprefix(prefix).rpartition("/")[0] for key in location.sizes(prefix)}
+
+
 def finished_shards(location: Location, split: str, component: str) -> set[int]:
     """Returns the shards that have a receipt, from one listing, without checking them."""
     keys = location.sizes(receipt_prefix(split, component))
@@ -123,10 +149,12 @@ def read_receipt(location: Location, split: str, component: str, shard: int) -> 
     except FileNotFoundError:
         return None
     try:
-        return Receipt.from_json(data)
-    except (ValueError, KeyError, TypeError):
-        # An unreadable receipt proves nothing: the shard counts as not written.
+        receipt = Receipt.from_json(data)
+    except IntegrityError:
+        # An altered receipt proves nothing: the shard counts as not written.
         return None
+    # Nor does one of another shard.
+    return receipt if (receipt.component, receipt.shard) == (component, shard) else None
 
 
 def read_receipts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from latent_store import index
+from latent_store import component, index
 from latent_store.location import Location
 from latent_store.reader import LatentStore, Split
 
@@ -42,7 +42,9 @@ def _describe_split(store: LatentStore, split: Split) -> list[str]:
 
 
 def _describe_rows(location: Location, split: str, key: str) -> str:
-    table = index.read_table(location, index.index_key(split, index.part_name(key)))
+    group = component.open_component(location, split, key)
+    component.require_intact(location, group)
+    table = component.read_table(location, group, split, index.part_name(key))
     failed = len(index.dead_letters(table))
     text = f"  {table.num_rows - failed} rows" + (f", {failed} failed" if failed else "")
     for name, unit in (("bpp", "bpp"), ("psnr", "dB")):

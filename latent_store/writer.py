@@ -6,6 +6,7 @@ where two writers share a shard, and a missing object reads as zeros.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -103,6 +104,7 @@ class ShardWriter:
 
     def _receipt(self, shard: int, records: Sequence[RowRecord]) -> Receipt:
         objects: dict[str, tuple[int, int]] = {}
+        trailers: dict[str, bytes] = {}
         absent = []
         for array in component.stored_arrays(self.plan.name, self.spec):
             key = array.object_key(shard)
@@ -112,10 +114,15 @@ class ShardWriter:
                 absent.append(key)
                 continue
             objects[key] = (len(data), crc32c(data))
+            inner = self.group[array.name]
+            if inner.shards is not None:
+                num_chunks = math.prod(inner.shards) // math.prod(inner.chunks)
+                trailers[key] = layout.chunk_trailers(data, num_chunks)
         return Receipt(
             component=self.spec.key,
             shard=shard,
             objects=objects,
+            trailers=trailers,
             absent=tuple(absent),
             rows=tuple(records),
         )
