@@ -9,10 +9,7 @@ that belongs there. Nothing is fetched for this that would not be fetched anyway
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -20,29 +17,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from latent_store.errors import IntegrityError
+from latent_store.index import ABSENT
 from latent_store.layout import present_chunks
-
-TRAILER = 4
-"""Bytes of a crc32c at the end of an inner chunk, and of a shard index."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectChecks:
-    """What is known of one object.
-
-    Attributes:
-        crc32c: Of the whole object.
-        trailers: For a shard with inner chunks: their trailing crc32c in the order in which they
-            lie in it, then the index's, uint32 little-endian end to end. Empty for a plain chunk.
-    """
-
-    crc32c: int
-    trailers: bytes
-
-    def trailer(self, position: int) -> bytes:
-        """Returns the trailing crc32c of the inner chunk at ``position``; the index's is last."""
-        start = TRAILER * position
-        return self.trailers[start : start + TRAILER]
+from latent_store.receipts import StoredObject
 
 
 class CheckedStore(WrapperStore[Store]):
@@ -57,7 +34,7 @@ class CheckedStore(WrapperStore[Store]):
     def __init__(self, store: Store, objects: pa.Table, remedy: str) -> None:
         super().__init__(store)
         self._remedy = remedy
-        self._checks = dict(_checks(objects))
+        self._listed = dict(_stored_objects(objects))
         self._starts: dict[str, np.ndarray] = {}
 
     async def get(
@@ -69,27 +46,27 @@ class CheckedStore(WrapperStore[Store]):
             IntegrityError: It is not what the receipt lists.
         """
         value = await self._store.get(key, prototype, byte_range)
-        checks = self._checks.get(key)
-        if (value is None) != (checks is None):
+        listed = self._listed.get(key)
+        if (value is None) != (listed is None):
             what = "is missing" if value is None else "is there, but in no receipt"
             raise self._refusal(key, what)
-        if value is not None and checks is not None:
-            self._check(key, checks, value, byte_range)
+        if value is not None and listed is not None:
+            self._check(key, listed, value, byte_range)
         return value
 
     def _check(
-        self, key: str, checks: ObjectChecks, value: Buffer, byte_range: ByteRequest | None
+        self, key: str, listed: StoredObject, value: Buffer, byte_range: ByteRequest | None
     ) -> None:
-        data = value.as_numpy_array()
+        data = value.to_bytes()
         if byte_range is None:
-            right = google_crc32c.value(data.tobytes()) == checks.crc32c
+            right = listed.defect(data) is None
         elif isinstance(byte_range, SuffixByteRequest):
-            right = _ends_in(data, checks.trailer(-1 + len(checks.trailers) // TRAILER))
+            right = data.endswith(listed.trailer(-1))
             self._starts[key] = present_chunks(data)[:, 0]
         elif isinstance(byte_range, RangeByteRequest):
             # Zarr reads a shard's index before its chunks, so the positions are known.
             position = int(np.searchsorted(self._starts[key], byte_range.start))
-            right = _ends_in(data, checks.trailer(position))
+            right = data.endswith(listed.trailer(position))
         else:
             right = False
         if not right:
@@ -99,12 +76,10 @@ class CheckedStore(WrapperStore[Store]):
         return IntegrityError(f"{key} {what}: it was deleted, swapped or altered; {self._remedy}")
 
 
-def _checks(objects: pa.Table) -> Iterator[tuple[str, ObjectChecks]]:
-    columns = (objects[name].to_pylist() for name in ("key", "length", "crc32c", "trailers"))
-    for key, length, crc32c, trailers in zip(*columns, strict=True):
-        if length >= 0:
-            yield key, ObjectChecks(crc32c=crc32c, trailers=trailers)
-
-
-def _ends_in(data: np.ndarray[Any, Any], trailer: bytes) -> bool:
-    return len(trailer) == TRAILER and data[-TRAILER:].tobytes() == trailer
+def _stored_objects(table: pa.Table) -> Iterator[tuple[str, StoredObject]]:
+    names = ("length", "crc32c", "inner_chunks", "trailers")
+    columns = [table[name].to_pylist() for name in names]
+    for key, *values in zip(table["key"].to_pylist(), *columns, strict=True):
+        stored = StoredObject(**dict(zip(names, values, strict=True)))
+        if stored.length != ABSENT:
+            yield key, stored

@@ -18,7 +18,7 @@ from latent_store import groups, layout
 from latent_store.errors import IntegrityError
 from latent_store.location import CONTROL, Location
 from latent_store.plan import ORIGINAL_VIEW, ShardPlan
-from latent_store.receipts import FAILED, Receipt, crc32c
+from latent_store.receipts import FAILED, Receipt, StoredObject, crc32c
 
 SAMPLES = pa.schema(
     [
@@ -42,6 +42,7 @@ OBJECTS = pa.schema(
         ("key", pa.string()),
         ("length", pa.int64()),
         ("crc32c", pa.uint32()),
+        ("inner_chunks", pa.int32()),
         ("trailers", pa.binary()),
     ]
 )
@@ -118,10 +119,10 @@ def objects_table(receipts: Iterable[Receipt]) -> pa.Table:
     """Builds a component's object table, ordered by shard and key."""
     rows: list[dict[str, Any]] = []
     for receipt in sorted(receipts, key=lambda r: r.shard):
-        listed = {**receipt.objects, **dict.fromkeys(receipt.absent, (ABSENT, 0))}
-        for key, (length, crc) in listed.items():
-            row = {"shard": receipt.shard, "key": key, "length": length, "crc32c": crc}
-            rows.append({**row, "trailers": receipt.trailers.get(key, b"")})
+        for key, stored in receipt.objects.items():
+            rows.append({"shard": receipt.shard, "key": key, **vars(stored)})
+        void = StoredObject(length=ABSENT, crc32c=0, inner_chunks=0, trailers=b"")
+        rows.extend({"shard": receipt.shard, "key": k, **vars(void)} for k in receipt.absent)
     return pa.Table.from_pylist(rows, schema=OBJECTS)
 
 
@@ -171,7 +172,8 @@ def read_table(location: Location, key: str, expected_crc32c: int | None = None)
         message = f"the index {key} of {location.url} is not the one that was written; {remedy}"
         raise IntegrityError(message)
     try:
-        return pq.read_table(io.BytesIO(data))
+        # One thread: handing such small tables to a pool takes longer than reading them.
+        return pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         message = f"the index {key} of {location.url} is unreadable ({error}); {remedy}"
         raise IntegrityError(message) from error

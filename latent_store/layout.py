@@ -90,19 +90,20 @@ def present_chunks(index: bytes | np.ndarray) -> np.ndarray:
     return there[np.argsort(there[:, 0])]
 
 
-def chunk_trailers(data: bytes, num_chunks: int) -> bytes:
-    """Returns the crc32c that each piece of a shard ends in: its chunks as they lie, its index.
+def chunk_trailers(data: bytes, inner_chunks: int) -> bytes:
+    """Returns the crc32c that each piece of an object ends in: its chunks as they lie, its index.
 
     Args:
         data: The object.
-        num_chunks: How many inner chunks its index has room for.
+        inner_chunks: How many inner chunks its index has room for; 0 for a plain chunk, which is
+            one piece.
 
     Returns:
         uint32, little-endian, end to end.
     """
-    index = data[-(INDEX_ENTRY * num_chunks + INDEX_CRC) :]
-    ends = [int(start + length) for start, length in present_chunks(index)]
-    return b"".join(data[end - INDEX_CRC : end] for end in [*ends, len(data)])
+    index = data[-(INDEX_ENTRY * inner_chunks + INDEX_CRC) :]
+    ends = (present_chunks(index).sum(axis=1) if inner_chunks else np.empty(0)).astype(int)
+    return b"".join(data[end - INDEX_CRC : end] for end in [*ends.tolist(), len(data)])
 
 
 def runs(rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import google_crc32c
 
+from latent_store import layout
 from latent_store.errors import IntegrityError
 from latent_store.location import CONTROL, Location
 from latent_store.seals import known_fields, read_record, seal_record
@@ -42,27 +43,73 @@ class RowRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """What a receipt says of one object.
+
+    Attributes:
+        length: In bytes.
+        crc32c: Of the whole object.
+        inner_chunks: How many inner chunks its index has room for; 0 for a plain chunk.
+        trailers: The crc32c at the end of each of its pieces
+            (:func:`latent_store.layout.chunk_trailers`). They tell its contents: bytes that end in
+            their own crc32c all have one and the same crc32c, so that of the whole object says
+            little more than how long its pieces are.
+    """
+
+    length: int
+    crc32c: int
+    inner_chunks: int
+    trailers: bytes
+
+    @classmethod
+    def of(cls, data: bytes, inner_chunks: int) -> StoredObject:
+        """Describes an object's bytes."""
+        trailers = layout.chunk_trailers(data, inner_chunks)
+        return cls(
+            length=len(data), crc32c=crc32c(data), inner_chunks=inner_chunks, trailers=trailers
+        )
+
+    def trailer(self, position: int) -> bytes:
+        """Returns the trailing crc32c of the inner chunk at ``position``; -1: of the last piece.
+
+        Raises:
+            IndexError: There are fewer pieces.
+        """
+        pieces = range(0, len(self.trailers), layout.INDEX_CRC)
+        start = pieces[position]
+        return self.trailers[start : start + layout.INDEX_CRC]
+
+    def defect(self, data: bytes) -> str | None:
+        """Returns the first way in which ``data`` is not this object, or None."""
+        if len(data) != self.length:
+            return f"has {len(data)} bytes, its receipt says {self.length}"
+        if crc32c(data) != self.crc32c:
+            return "has another crc32c than its receipt"
+        if layout.chunk_trailers(data, self.inner_chunks) != self.trailers:
+            return "is whole, but another object than its receipt lists"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """One shard of one component, whole.
 
     Attributes:
-        objects: Key -> ``(length in bytes, crc32c)``.
-        trailers: Key -> the crc32c at the end of each inner chunk and of the index, for objects
-            that have them (:func:`latent_store.layout.chunk_trailers`).
+        objects: By key.
         absent: Keys that were not written, because every value is fill.
     """
 
     component: str
     shard: int
-    objects: Mapping[str, tuple[int, int]]
-    trailers: Mapping[str, bytes] = field(default_factory=dict)
+    objects: Mapping[str, StoredObject]
     absent: tuple[str, ...]
     rows: tuple[RowRecord, ...]
 
     def to_json(self) -> bytes:
         """Returns the persisted form."""
         record = dataclasses.asdict(self)
-        record["trailers"] = {key: data.hex() for key, data in self.trailers.items()}
+        for stored in record["objects"].values():
+            stored["trailers"] = stored["trailers"].hex()
         return seal_record(record)
 
     @classmethod
@@ -76,8 +123,7 @@ class Receipt:
         return cls(
             component=record["component"],
             shard=record["shard"],
-            objects={key: (length, crc) for key, (length, crc) in record["objects"].items()},
-            trailers={key: bytes.fromhex(text) for key, text in record["trailers"].items()},
+            objects={key: _stored_object(stored) for key, stored in record["objects"].items()},
             absent=tuple(record["absent"]),
             rows=tuple(RowRecord(**known_fields(RowRecord, row)) for row in record["rows"]),
         )
@@ -87,19 +133,22 @@ class Receipt:
 
         Reads every object whole.
         """
-        for key, (length, crc) in self.objects.items():
+        for key, stored in self.objects.items():
             try:
-                data = location.read(key)
+                defect = stored.defect(location.read(key))
             except FileNotFoundError:
-                return f"{key} is missing"
-            if len(data) != length:
-                return f"{key} has {len(data)} bytes, its receipt says {length}"
-            if crc32c(data) != crc:
-                return f"{key} has another crc32c than its receipt"
+                defect = "is missing"
+            if defect is not None:
+                return f"{key} {defect}"
         for key in self.absent:
             if location.exists(key):
                 return f"{key} exists, but its receipt says that all its values are fill"
         return None
+
+
+def _stored_object(record: Mapping[str, Any]) -> StoredObject:
+    fields = known_fields(StoredObject, record)
+    return StoredObject(**{**fields, "trailers": bytes.fromhex(fields["trailers"])})
 
 
 def crc32c(data: bytes) -> int:

@@ -19,6 +19,7 @@ from latent_store.receipts import (
     OK,
     Receipt,
     RowRecord,
+    StoredObject,
     crc32c,
     failure_key,
     receipt_key,
@@ -103,8 +104,7 @@ class ShardWriter:
         self.group[f"{name}_crc32c"][rows] = np.array([crc32c(p) for p in parts], dtype=np.uint32)
 
     def _receipt(self, shard: int, records: Sequence[RowRecord]) -> Receipt:
-        objects: dict[str, tuple[int, int]] = {}
-        trailers: dict[str, bytes] = {}
+        objects: dict[str, StoredObject] = {}
         absent = []
         for array in component.stored_arrays(self.plan.name, self.spec):
             key = array.object_key(shard)
@@ -113,16 +113,13 @@ class ShardWriter:
             except FileNotFoundError:
                 absent.append(key)
                 continue
-            objects[key] = (len(data), crc32c(data))
-            inner = self.group[array.name]
-            if inner.shards is not None:
-                num_chunks = math.prod(inner.shards) // math.prod(inner.chunks)
-                trailers[key] = layout.chunk_trailers(data, num_chunks)
+            there = self.group[array.name]
+            inner = math.prod(there.shards) // math.prod(there.chunks) if there.shards else 0
+            objects[key] = StoredObject.of(data, inner)
         return Receipt(
             component=self.spec.key,
             shard=shard,
             objects=objects,
-            trailers=trailers,
             absent=tuple(absent),
             rows=tuple(records),
         )
