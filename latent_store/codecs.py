@@ -11,10 +11,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from latent_store import groups
+from latent_store import groups, small_groups
 from latent_store.errors import IdentityError, IntegrityError, MissingComponentError
 from latent_store.location import CONTROL, Location
 from latent_store.schema import CodecSpec
+
+_REMEDY = "run encode-to-store with that codec again, which writes it"
 
 
 def register_codec(
@@ -31,21 +33,22 @@ def register_codec(
     Raises:
         IdentityError: A codec of that id is there with another identity.
     """
-    path = f"codecs/{spec.codec_id}"
-    existing = groups.open_group(location, path)
-    if existing is not None and existing.attrs.get("complete"):
-        known = CodecSpec.from_attrs(dict(existing.attrs))
-        known.require_identity(spec.identity, "the codec given")
-        return
-    group = groups.make_groups(location, path)
+    try:
+        known = read_codec(location, spec.codec_id)
+        if known is not None:
+            known.require_identity(spec.identity, "the codec given")
+            read_codec_tables(location, spec.codec_id)
+            read_codec_checkpoint(location, spec)
+            return
+    except IntegrityError:
+        # What was damaged is written again: the weights given are those that the id names.
+        pass
     location.write(checkpoint_key(spec.codec_id), checkpoint)
-    for name, table in tables.items():
-        dims = tuple(f"{name}_{axis}" for axis in range(table.ndim))
-        array = group.create_array(
-            name, shape=table.shape, dtype=table.dtype, dimension_names=dims, overwrite=True
-        )
-        array[...] = table
-    group.attrs.put({**spec.to_attrs(), "complete": True})
+    dims = {
+        name: tuple(f"{name}_{axis}" for axis in range(table.ndim))
+        for name, table in tables.items()
+    }
+    small_groups.write(location, _path(spec.codec_id), spec.to_attrs(), tables, dims)
 
 
 def checkpoint_key(codec_id: str) -> str:
@@ -54,16 +57,29 @@ def checkpoint_key(codec_id: str) -> str:
 
 
 def list_codecs(location: Location) -> dict[str, CodecSpec]:
-    """Returns every codec of a store by its id."""
-    found = {
-        name: groups.open_group(location, f"codecs/{name}")
-        for name in groups.child_names(location, "codecs")
-    }
-    return {
-        name: CodecSpec.from_attrs(dict(group.attrs))
-        for name, group in found.items()
-        if group is not None and group.attrs.get("complete")
-    }
+    """Returns every codec of a store by its id.
+
+    Raises:
+        IntegrityError: The attributes of one were altered.
+    """
+    names = groups.child_names(location, "codecs")
+    found = {name: read_codec(location, name) for name in names}
+    return {name: spec for name, spec in found.items() if spec is not None}
+
+
+def read_codec(location: Location, codec_id: str) -> CodecSpec | None:
+    """Returns one codec; None where it is not there, or not finished.
+
+    Raises:
+        IntegrityError: Its attributes were altered, or are another codec's.
+    """
+    attrs = small_groups.read_attrs(location, _path(codec_id), _REMEDY)
+    if attrs is None:
+        return None
+    if attrs["codec_id"] != codec_id:
+        message = f"{location.url}: {_path(codec_id)} holds codec {attrs['codec_id']}; {_REMEDY}"
+        raise IntegrityError(message)
+    return CodecSpec.from_attrs(attrs)
 
 
 def choose_codec(location: Location, codec_id: str | None) -> CodecSpec:
@@ -71,12 +87,14 @@ def choose_codec(location: Location, codec_id: str | None) -> CodecSpec:
 
     Raises:
         MissingComponentError: It is not there, or there are several; lists them.
+        IntegrityError: Its attributes were altered.
     """
+    named = None if codec_id is None else read_codec(location, codec_id)
+    if named is not None:
+        return named
     known = list_codecs(location)
     if codec_id is None and len(known) == 1:
         return next(iter(known.values()))
-    if codec_id in known:
-        return known[codec_id]
     names = ", ".join(known) or "none"
     asked = "no codec is named" if codec_id is None else f"there is no codec {codec_id}"
     message = f"{location.url}: {asked}; give --codec with one of: {names}"
@@ -84,9 +102,15 @@ def choose_codec(location: Location, codec_id: str | None) -> CodecSpec:
 
 
 def read_codec_tables(location: Location, codec_id: str) -> dict[str, np.ndarray]:
-    """Returns a codec's tables by name."""
-    group = groups.open_group(location, f"codecs/{codec_id}")
-    return {} if group is None else {name: array[...] for name, array in group.arrays()}
+    """Returns a codec's tables by name; none where there is no such codec.
+
+    Raises:
+        IntegrityError: One is missing or was altered.
+    """
+    attrs = small_groups.read_attrs(location, _path(codec_id), _REMEDY)
+    if attrs is None:
+        return {}
+    return small_groups.read_arrays(location, _path(codec_id), attrs, _REMEDY)
 
 
 def read_codec_checkpoint(location: Location, spec: CodecSpec) -> bytes:
@@ -114,14 +138,14 @@ def register_teacher(location: Location, teacher_id: str, checkpoint: bytes) -> 
     """Keeps a teacher's checkpoint in the store: students start from it.
 
     Raises:
-        IdentityError: Another checkpoint lies under that id.
+        IdentityError: The id is not this checkpoint's.
     """
     key = teacher_key(teacher_id)
-    if not location.exists(key):
-        location.write(key, checkpoint)
-    elif location.read(key) != checkpoint:
-        message = f"{key} holds another checkpoint; a teacher's id is made from its sha256"
+    if not _is_teacher(teacher_id, checkpoint):
+        message = f"{teacher_id} is the id of another checkpoint: it ends in digits of its sha256"
         raise IdentityError(message)
+    if not location.exists(key) or location.read(key) != checkpoint:
+        location.write(key, checkpoint)
 
 
 def teacher_key(teacher_id: str) -> str:
@@ -140,10 +164,27 @@ def read_teacher_checkpoint(location: Location, teacher_id: str) -> bytes:
 
     Raises:
         MissingComponentError: The store has no such teacher; lists those it has.
+        IntegrityError: The file was altered.
     """
     try:
-        return location.read(teacher_key(teacher_id))
+        data = location.read(teacher_key(teacher_id))
     except FileNotFoundError:
         names = ", ".join(list_teachers(location)) or "none"
         message = f"{location.url} keeps no teacher {teacher_id} (it has: {names})"
         raise MissingComponentError(message) from None
+    if not _is_teacher(teacher_id, data):
+        message = (
+            f"{location.url}: {teacher_key(teacher_id)} does not have the sha256 that its name "
+            "gives; run encode-to-store with that --teacher_checkpoint again"
+        )
+        raise IntegrityError(message)
+    return data
+
+
+def _is_teacher(teacher_id: str, data: bytes) -> bool:
+    """Tells whether a file has the sha256 with whose first digits its id ends."""
+    return hashlib.sha256(data).hexdigest().startswith(teacher_id.rsplit("-", 1)[-1])
+
+
+def _path(codec_id: str) -> str:
+    return f"codecs/{codec_id}"

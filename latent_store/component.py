@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import zarr
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.errors import ZarrUserWarning
 
-from latent_store import groups, layout, schema
-from latent_store.errors import IdentityError, MissingComponentError
+from latent_store import groups, index, layout, schema, seals
+from latent_store.errors import IdentityError, IntegrityError, MissingComponentError
 from latent_store.location import Location
 from latent_store.plan import ShardPlan
 from latent_store.schema import ArraySpec, ComponentSpec
 
 CREATED_BY = "latent-store 0.1"
+ARRAYS = "arrays"
+"""Attribute of a component: the crc32c of each array's metadata, by its path below the group."""
+TABLES = "tables"
+"""Attribute of a finished component: the crc32c of its Parquet files, by name."""
 STREAM_COLUMNS = {"offset": "int64", "length": "int64", "crc32c": "uint32"}
 
 
@@ -26,6 +30,7 @@ STREAM_COLUMNS = {"offset": "int64", "length": "int64", "crc32c": "uint32"}
 class StoredArray:
     """One array as it lies in the store: where, and how its rows are cut."""
 
+    name: str
     path: str
     dtype: str
     rank: int
@@ -37,8 +42,10 @@ class StoredArray:
 
 def create_store(location: Location) -> None:
     """Makes an empty store, or checks the one that is there."""
-    store = location.zarr_store(read_only=False)
-    group = zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False)
+    group = groups.open_group(location, writable=True)
+    if group is None:
+        store = location.zarr_store(read_only=False)
+        group = zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False)
     if group.attrs:
         schema.check_format(dict(group.attrs), location.url)
         return
@@ -59,14 +66,25 @@ def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -
 
     Raises:
         IdentityError: The component exists with other attributes or another dtype.
+        IntegrityError: The metadata of one of its arrays was altered.
     """
-    group = groups.make_groups(location, f"{plan.name}/{spec.key}")
+    base = f"{plan.name}/{spec.key}"
+    group = groups.make_groups(location, base)
     _require_same_spec(group, spec)
+    names = [array.name for array in stored_arrays(plan.name, spec)]
+    for parent in sorted({name.rpartition("/")[0] for name in names} - {""}):
+        groups.make_groups(location, f"{base}/{parent}")
+    known = group.attrs.get(ARRAYS, {})
+    there = [n for n in names if n in known and groups.read_metadata(location, f"{base}/{n}")]
+    for name in there:
+        groups.open_array(location, f"{base}/{name}", known[name], growing=True)
     for array in spec.arrays:
         _require_array(group, array, plan)
     for stream in spec.streams:
         _require_stream(group, stream, plan)
-    group.attrs.update({**_marks(spec), "complete": False, "num_rows": plan.num_rows})
+    digests = {name: _metadata_crc32c(location, f"{base}/{name}") for name in names}
+    lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
+    group.attrs.update({**_marks(spec), ARRAYS: digests, "complete": False, **lengths})
 
 
 def open_component(
@@ -76,37 +94,94 @@ def open_component(
 
     Raises:
         MissingComponentError: There is none.
+        FormatVersionError: It is of a newer major version.
+        IntegrityError: Its metadata is unreadable.
     """
     group = groups.open_group(location, f"{split}/{key}", writable=writable)
     if group is None:
         message = f"{location.url} has no {key} for {split}"
         raise MissingComponentError(message)
+    where = f"{split}/{key} in {location.url}"
+    schema.check_format(dict(group.attrs), where, kind=key.split("/")[0])
     return group
+
+
+def require_intact(location: Location, group: zarr.Group) -> None:
+    """Refuses a finished component whose attributes are not those that ``finalize`` sealed.
+
+    Raises:
+        IntegrityError: With the remedy.
+    """
+    seals.require_sealed(group.attrs, f"{location.url}/{group.path}", groups.repair_hint(location))
+
+
+def open_array(
+    location: Location, group: zarr.Group, name: str, store: Store | None = None
+) -> zarr.Array:
+    """Opens one array of a component for reading, if its metadata is what was written.
+
+    Args:
+        location: The store.
+        group: The component's group.
+        name: The array's path below it.
+        store: What to read from; the location's own store if None.
+
+    Raises:
+        IntegrityError: The metadata is missing or was altered.
+    """
+    path = f"{group.path}/{name}"
+    expected = group.attrs[ARRAYS].get(name)
+    array = groups.open_array(location, path, expected, growing=True, store=store)
+    axis = array.metadata.dimension_names[0]
+    length = group.attrs["num_rows" if axis == "sample" else "num_shards"]
+    if array.shape[0] != length:
+        message = (
+            f"{location.url}: {path} has {array.shape[0]} on its axis {axis}, its component "
+            f"{length}; {groups.repair_hint(location)}"
+        )
+        raise IntegrityError(message)
+    return array
+
+
+def read_table(location: Location, group: zarr.Group, split: str, name: str) -> pa.Table:
+    """Reads one of a finished component's tables, if it is the one that was written with it.
+
+    Raises:
+        IntegrityError: It is missing, altered, or older or newer than the component.
+    """
+    # A table that the attributes do not list has no valid crc32c.
+    expected = group.attrs[TABLES].get(name, -1)
+    return index.read_table(location, index.index_key(split, name), expected)
+
+
+def array_defects(location: Location, group: zarr.Group) -> dict[str, str]:
+    """Returns what is wrong with the metadata of a component's arrays, by their paths below it."""
+    found = {}
+    for name in group.attrs.get(ARRAYS, {}):
+        try:
+            open_array(location, group, name)
+        except IntegrityError as error:
+            found[name] = str(error)
+    return found
 
 
 def stored_arrays(split: str, spec: ComponentSpec) -> Iterator[StoredArray]:
     """Yields every array of a component, the four of each bitstream included."""
     base = f"{split}/{spec.key}"
+
+    def stored(name: str, dtype: str, rank: int) -> StoredArray:
+        return StoredArray(name=name, path=f"{base}/{name}", dtype=dtype, rank=rank)
+
     for array in spec.arrays:
-        yield StoredArray(path=f"{base}/{array.name}", dtype=array.dtype, rank=1 + len(array.shape))
+        yield stored(array.name, array.dtype, 1 + len(array.shape))
     for stream in spec.streams:
-        yield StoredArray(path=f"{base}/{stream.name}_data", dtype="uint8", rank=2)
+        yield stored(f"{stream.name}_data", "uint8", 2)
         for column, dtype in STREAM_COLUMNS.items():
-            yield StoredArray(path=f"{base}/{stream.name}_{column}", dtype=dtype, rank=1)
+            yield stored(f"{stream.name}_{column}", dtype, 1)
 
 
-def consolidate(location: Location, path: str) -> None:
-    """Writes consolidated metadata for the group at ``path`` (empty: the root).
-
-    Zarr readers then open it with one request and see it as it was when the job finished.
-    """
-    with warnings.catch_warnings():
-        # Version 3 of the Zarr specification has no consolidated metadata yet; every reader that
-        # does not know it reads the groups one by one, so writing it harms nobody.
-        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
-        # The store's own objects below .latent_store are no Zarr nodes, by design.
-        warnings.filterwarnings("ignore", "Object at .latent_store", ZarrUserWarning)
-        zarr.consolidate_metadata(location.zarr_store(read_only=False), path=path or None)
+def _metadata_crc32c(location: Location, path: str) -> int:
+    return groups.metadata_crc32c(groups.read_metadata(location, path) or {}, growing=True)
 
 
 def _marks(spec: ComponentSpec) -> dict[str, Any]:

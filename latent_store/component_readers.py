@@ -1,20 +1,22 @@
 """Reads the components of a split: ŷ with channel selection, streams, labels, features.
 
 Opening a component checks, with one table and one listing, that every object is there with the
-length its receipt gave, because a missing object would read as zeros in every Zarr reader. The
-checksums of what is read are checked by Zarr's crc32c codec.
+length its receipt gave, because a missing object would read as zeros in every Zarr reader. Tables
+and metadata are compared with the digests in the component's sealed attributes, and what is read
+of an object with its receipt (:mod:`latent_store.checked_store`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import zarr
 
-from latent_store import component, index, layout
+from latent_store import component, groups, index, layout
+from latent_store.checked_store import CheckedStore
 from latent_store.errors import (
     IncompleteComponentError,
     IntegrityError,
@@ -46,7 +48,7 @@ class ComponentReader:
     def __init__(self, split: Split, key: str, remedy: str):
         self.split = split
         self.key = key
-        location = split.store.location
+        self._location = location = split.store.location
         try:
             self.group = component.open_component(location, split.plan.name, key)
         except MissingComponentError as error:
@@ -58,17 +60,22 @@ class ComponentReader:
                 "shards are kept), or `latent-store finalize` if its job ran detached"
             )
             raise IncompleteComponentError(message)
+        component.require_intact(location, self.group)
         name = index.part_name(key)
-        self.index = index.read_table(location, index.index_key(split.plan.name, name))
-        self._check_presence(location, name)
+        self.index = component.read_table(location, self.group, split.plan.name, name)
+        objects = component.read_table(location, self.group, split.plan.name, f"{name}.objects")
+        self._check_presence(location, objects)
         status = self.index["status"].to_pylist()
         rows = np.asarray(self.index["row"].to_pylist(), dtype=np.int64)
+        split.require_samples(rows.tolist(), self.index["sample_id"].to_pylist(), self.key)
         self.rows = rows[[s == OK for s in status]]
-
-    def _check_presence(self, location: Location, name: str) -> None:
-        objects = index.read_table(
-            location, index.index_key(self.split.plan.name, f"{name}.objects")
+        self._objects = CheckedStore(
+            location.zarr_store(read_only=True), objects, groups.repair_hint(location)
         )
+        self._arrays: dict[str, zarr.Array] = {}
+        self._columns: dict[str, np.ndarray] = {}
+
+    def _check_presence(self, location: Location, objects: pa.Table) -> None:
         found = location.sizes(f"{self.split.plan.name}/{self.key}")
         for key, length in zip(
             objects["key"].to_pylist(), objects["length"].to_pylist(), strict=True
@@ -83,15 +90,23 @@ class ComponentReader:
                 raise IntegrityError(message)
 
     def array(self, name: str) -> zarr.Array:
-        """Returns one array of the component."""
-        return self.group[name]
+        """Returns one array of the component, whose reads are checked against its receipts.
+
+        Raises:
+            IntegrityError: Its metadata is missing or was altered.
+        """
+        if name not in self._arrays:
+            opened = component.open_array(self._location, self.group, name, self._objects)
+            self._arrays[name] = opened
+        return self._arrays[name]
 
     def _gather(
         self, rows: Sequence[int] | np.ndarray, read: Callable[[slice], np.ndarray]
     ) -> np.ndarray:
         self._require_rows(rows)
-        parts = [read(slice(start, stop)) for start, stop in layout.runs(rows)]
-        return np.concatenate(parts) if parts else read(slice(0, 0))
+        with groups.reading(self._location, self.key):
+            parts = [read(slice(start, stop)) for start, stop in layout.runs(rows)]
+            return np.concatenate(parts) if parts else read(slice(0, 0))
 
     def _require_rows(self, rows: Sequence[int] | np.ndarray) -> None:
         missing = np.setdiff1d(np.asarray(rows, dtype=np.int64), self.rows)
@@ -106,12 +121,9 @@ class ComponentReader:
         # Columns hold a few numbers a row: one read of the whole column beats many small ones.
         self._require_rows(rows)
         if name not in self._columns:
-            self._columns[name] = self.array(name)[...]
+            with groups.reading(self._location, f"{self.key}/{name}"):
+                self._columns[name] = self.array(name)[...]
         return self._columns[name][np.asarray(rows, dtype=np.int64)]
-
-    @cached_property
-    def _columns(self) -> dict[str, np.ndarray]:
-        return {}
 
     def _stream(self, name: str, row: int, end: int | None = None) -> bytes:
         """Reads a row's byte string, or its first ``end`` bytes; only the whole has a checksum."""
@@ -120,7 +132,8 @@ class ComponentReader:
         length = int(self._column(f"{name}_length", [row])[0])
         stop = length if end is None else min(end, length)
         shard = layout.shard_of(row, self.split.plan.samples_per_shard)
-        data = self.array(f"{name}_data")[shard, offset : offset + stop].tobytes()
+        with groups.reading(self._location, f"{self.key}/{name}_data"):
+            data = self.array(f"{name}_data")[shard, offset : offset + stop].tobytes()
         if stop == length:
             self._check_crc(data, int(self._column(f"{name}_crc32c", [row])[0]), name, row)
         return data

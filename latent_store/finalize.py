@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from latent_store import component, groups, index, receipts
-from latent_store.errors import JobFailedError
+import pyarrow as pa
+import zarr
+
+from latent_store import component, groups, index, receipts, seals
+from latent_store.consolidated import consolidate
+from latent_store.errors import IntegrityError, JobFailedError
 from latent_store.lease import Lease
 from latent_store.location import Location
 from latent_store.plan import ShardPlan, list_splits, read_plan
@@ -42,7 +46,7 @@ class Closed:
 
 def component_keys(location: Location, split: str) -> list[str]:
     """Lists the components of a split, finished or not."""
-    kinds = groups.child_names(location, split)
+    kinds = location.folders(split)
     return [
         key
         for kind, depth in KEY_DEPTHS.items()
@@ -73,10 +77,12 @@ def finalize(
         on_shard: Called after each shard, for a progress bar.
 
     Raises:
-        JobFailedError: Shards are missing or damaged, or more rows failed than tolerated.
+        JobFailedError: Shards are missing or damaged, metadata was altered, or more rows failed
+            than tolerated.
     """
     plan = covered(location, read_plan(location, *split.split("/")), key)
     group = component.open_component(location, split, key, writable=True)
+    _require_metadata(location, group)
     closed, good = check_shards(location, plan, key, on_shard)
     for shard in closed.defects:
         location.delete(receipts.receipt_key(split, key, shard))
@@ -84,11 +90,14 @@ def finalize(
         group.attrs.update({"complete": False})
         raise JobFailedError(_defect_message(closed))
     limit = int(group.attrs.get("max_failures", 0)) if max_failures is None else max_failures
-    write_indexes(location, plan, key, good)
+    tables = write_indexes(location, plan, key, good)
     if len(closed.failed) > limit:
         group.attrs.update({"complete": False})
         raise JobFailedError(_failure_message(closed, limit))
-    group.attrs.update({"complete": True, "num_rows": plan.num_rows})
+    _publish_samples(location, plan, good)
+    lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
+    closing = {"complete": True, **lengths, component.TABLES: tables}
+    group.attrs.put(seals.sealed({**group.attrs, **closing}))
     publish(location, split, key)
     return closed
 
@@ -125,8 +134,10 @@ def check_shards(
         receipt = receipts.read_receipt(location, plan.name, key, shard)
         if receipt is None:
             defects[shard] = _why_unwritten(location, plan.name, key, shard)
-        elif [r.row for r in receipt.rows] != [row for row, _ in planned]:
-            defects[shard] = "its receipt lists other rows than the plan"
+        elif [(r.row, r.sample_id) for r in receipt.rows] != [
+            (row, sample.sample_id) for row, sample in planned
+        ]:
+            defects[shard] = "its receipt lists other rows or samples than the plan"
         elif (defect := receipt.defect(location)) is not None:
             defects[shard] = defect
         else:
@@ -139,26 +150,37 @@ def check_shards(
     return closed, good
 
 
-def write_indexes(location: Location, plan: ShardPlan, key: str, good: Sequence[Receipt]) -> None:
-    """Writes a component's tables, and with the labels the samples table."""
+def component_tables(key: str, good: Sequence[Receipt]) -> dict[str, pa.Table]:
+    """Returns a component's tables by name; that of the failed rows only if there are any."""
     name = index.part_name(key)
     rows = index.rows_table(good)
-    index.write_table(location, index.index_key(plan.name, name), rows)
-    index.write_table(
-        location, index.index_key(plan.name, f"{name}.objects"), index.objects_table(good)
-    )
     letters = rows.filter([status == receipts.FAILED for status in rows["status"].to_pylist()])
-    letters_key = index.index_key(plan.name, f"{name}.dead_letters")
-    if letters.num_rows:
-        index.write_table(location, letters_key, letters)
-    else:
-        location.delete(letters_key)
-    if "image_sha256" in rows.column_names:
-        pairs = zip(rows["row"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True)
-        digests = {row: digest for row, digest in pairs if digest}
-        index.write_table(
-            location, index.index_key(plan.name, "samples"), index.samples_table(plan, digests)
-        )
+    tables = {name: rows, f"{name}.objects": index.objects_table(good)}
+    return tables | ({f"{name}.dead_letters": letters} if letters.num_rows else {})
+
+
+def samples_of(plan: ShardPlan, good: Sequence[Receipt]) -> pa.Table | None:
+    """Returns the samples table, if the component's rows tell the pictures' digests."""
+    digests = {
+        record.row: record.stats["image_sha256"]
+        for receipt in good
+        for record in receipt.rows
+        if record.stats.get("image_sha256")
+    }
+    return index.samples_table(plan, digests) if digests else None
+
+
+def write_indexes(
+    location: Location, plan: ShardPlan, key: str, good: Sequence[Receipt]
+) -> dict[str, int]:
+    """Writes a component's tables, and returns the crc32c of each by its name."""
+    tables = component_tables(key, good)
+    letters = index.index_key(plan.name, f"{index.part_name(key)}.dead_letters")
+    location.delete(letters)
+    return {
+        name: index.write_table(location, index.index_key(plan.name, name), table)
+        for name, table in tables.items()
+    }
 
 
 def publish(location: Location, split: str, key: str) -> None:
@@ -167,25 +189,49 @@ def publish(location: Location, split: str, key: str) -> None:
     The root's copy shows foreign readers what is finished, and nothing else; this package never
     reads it. Jobs that finish at once take turns, so that none overwrites the other's news.
     """
-    component.consolidate(location, f"{split}/{key}")
+    consolidate(location, f"{split}/{key}")
     with Lease(location, "root", "metadata", wait_seconds=120):
-        component.consolidate(location, split)
-        component.consolidate(location, "")
+        consolidate(location, split)
+        consolidate(location, "")
+
+
+def _require_metadata(location: Location, group: zarr.Group) -> None:
+    # What is sealed now is believed from now on: nothing altered may be among it.
+    try:
+        if group.attrs.get("complete"):
+            component.require_intact(location, group)
+        for what in component.array_defects(location, group).values():
+            raise IntegrityError(what)
+    except IntegrityError as error:
+        group.attrs.update({"complete": False})
+        raise JobFailedError(str(error)) from error
+    groups.make_groups(location, group.path.rpartition("/")[0])
+
+
+def _publish_samples(location: Location, plan: ShardPlan, good: Sequence[Receipt]) -> None:
+    table = samples_of(plan, good)
+    if table is None:
+        return
+    with Lease(location, "root", "metadata", wait_seconds=120):
+        group = groups.make_groups(location, plan.name)
+        crc32c = index.write_table(location, index.index_key(plan.name, "samples"), table)
+        group.attrs.update({index.SAMPLES_CRC32C: crc32c})
 
 
 def _below(location: Location, split: str, key: str, depth: int) -> Iterator[str]:
     if depth == 0:
         yield key
         return
-    for name in groups.child_names(location, f"{split}/{key}"):
+    for name in location.folders(f"{split}/{key}"):
         yield from _below(location, split, f"{key}/{name}", depth - 1)
 
 
 def _why_unwritten(location: Location, split: str, key: str, shard: int) -> str:
     try:
-        note = location.read(receipts.failure_key(split, key, shard)).decode()
+        note = location.read(receipts.failure_key(split, key, shard)).decode(errors="replace")
     except FileNotFoundError:
-        return "not written yet"
+        there = location.exists(receipts.receipt_key(split, key, shard))
+        return "its receipt was altered" if there else "not written yet"
     return f"its last attempt failed: {note}"
 
 

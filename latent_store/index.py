@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from latent_store import layout
+from latent_store import groups, layout
 from latent_store.errors import IntegrityError
 from latent_store.location import CONTROL, Location
 from latent_store.plan import ShardPlan
-from latent_store.receipts import FAILED, Receipt
+from latent_store.receipts import FAILED, Receipt, StoredObject, crc32c
 
 SAMPLES = pa.schema(
     [
@@ -37,8 +37,17 @@ SAMPLES = pa.schema(
     ]
 )
 OBJECTS = pa.schema(
-    [("shard", pa.int32()), ("key", pa.string()), ("length", pa.int64()), ("crc32c", pa.uint32())]
+    [
+        ("shard", pa.int32()),
+        ("key", pa.string()),
+        ("length", pa.int64()),
+        ("crc32c", pa.uint32()),
+        ("inner_chunks", pa.int32()),
+        ("trailers", pa.binary()),
+    ]
 )
+SAMPLES_CRC32C = "samples_crc32c"
+"""Attribute of a split's group: the crc32c of ``samples.parquet``."""
 ABSENT = -1
 """Length in the object table of an object that is not there, because all its values are fill."""
 
@@ -111,13 +120,22 @@ def objects_table(receipts: Iterable[Receipt]) -> pa.Table:
     """Builds a component's object table, ordered by shard and key."""
     rows: list[dict[str, Any]] = []
     for receipt in sorted(receipts, key=lambda r: r.shard):
-        for key, (length, crc) in receipt.objects.items():
-            rows.append({"shard": receipt.shard, "key": key, "length": length, "crc32c": crc})
-        rows.extend(
-            {"shard": receipt.shard, "key": key, "length": ABSENT, "crc32c": 0}
-            for key in receipt.absent
-        )
+        for key, stored in receipt.objects.items():
+            rows.append({"shard": receipt.shard, "key": key, **vars(stored)})
+        void = StoredObject(length=ABSENT, crc32c=0, inner_chunks=0, trailers=b"")
+        rows.extend({"shard": receipt.shard, "key": k, **vars(void)} for k in receipt.absent)
     return pa.Table.from_pylist(rows, schema=OBJECTS)
+
+
+def read_samples(location: Location, split: str) -> pa.Table:
+    """Reads a split's samples table, if it is the one that was written last.
+
+    Raises:
+        IntegrityError: It is missing, altered or older; names the remedy.
+    """
+    group = groups.open_group(location, split)
+    expected = None if group is None else group.attrs.get(SAMPLES_CRC32C)
+    return read_table(location, index_key(split, "samples"), -1 if expected is None else expected)
 
 
 def dead_letters(table: pa.Table) -> list[dict[str, Any]]:
@@ -125,26 +143,39 @@ def dead_letters(table: pa.Table) -> list[dict[str, Any]]:
     return [row for row in table.to_pylist() if row["status"] == FAILED]
 
 
-def write_table(location: Location, key: str, table: pa.Table) -> None:
-    """Writes a table as Parquet, the same bytes for the same rows."""
+def write_table(location: Location, key: str, table: pa.Table) -> int:
+    """Writes a table as Parquet, the same bytes for the same rows, and returns their crc32c."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     location.write(key, buffer.getvalue())
+    return crc32c(buffer.getvalue())
 
 
-def read_table(location: Location, key: str) -> pa.Table:
+def read_table(location: Location, key: str, expected_crc32c: int | None = None) -> pa.Table:
     """Reads a table.
 
+    Args:
+        location: The store.
+        key: The table.
+        expected_crc32c: Of the file, as the group that owns it records; None: not checked. Parquet
+            readers trust what they read, so a table is best checked before it is parsed.
+
     Raises:
-        IntegrityError: It is missing or unreadable; names the remedy.
+        IntegrityError: It is missing, altered or unreadable; names the remedy.
     """
     remedy = f"run `latent-store finalize {location.url}`, which writes it from the receipts"
     try:
-        return pq.read_table(io.BytesIO(location.read(key)))
+        data = location.read(key)
     except FileNotFoundError:
         message = f"{location.url} lacks its index {key}; {remedy}"
         raise IntegrityError(message) from None
-    except (pa.ArrowInvalid, OSError) as error:
+    if expected_crc32c is not None and crc32c(data) != expected_crc32c:
+        message = f"the index {key} of {location.url} is not the one that was written; {remedy}"
+        raise IntegrityError(message)
+    try:
+        # One thread: handing such small tables to a pool takes longer than reading them.
+        return pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
         message = f"the index {key} of {location.url} is unreadable ({error}); {remedy}"
         raise IntegrityError(message) from error
 

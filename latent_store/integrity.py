@@ -1,7 +1,8 @@
 """``latent-store verify``: is what lies in the store what was written?
 
-Quick: every component's receipts, objects (length and crc32c) and indexes. Deep: every stream is
-decoded and compared with ŷ. What is broken is named, one line each.
+Quick: every component's receipts, objects (length and crc32c), metadata and indexes; codecs,
+rankings, teachers, plans. Deep: every stream is decoded and compared with ŷ. What is broken is
+named, one line each.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 
 import zarr
 
-from latent_store import codecs, component, index, receipts
+from latent_store import codecs, component, consolidated, groups, index, rankings, receipts
 from latent_store.errors import LatentStoreError
-from latent_store.finalize import check_shards, component_keys
+from latent_store.finalize import check_shards, component_keys, component_tables, samples_of
 from latent_store.location import Location
 from latent_store.plan import ShardPlan, list_splits, read_plan
 
@@ -26,7 +27,10 @@ class Defect:
     """One thing that is wrong.
 
     Attributes:
+        split: Of the component that its job should write again; None where no job can.
+        component: Its key.
         shard: The shard to write again; None where the damage is not in one shard.
+        metadata: The Zarr node whose metadata is to be made again; None where it is whole.
     """
 
     where: str
@@ -34,6 +38,7 @@ class Defect:
     split: str | None = None
     component: str | None = None
     shard: int | None = None
+    metadata: str | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -52,14 +57,20 @@ def verify(
         deep: Also decode every stream.
         on_shard: Called after each shard, for a progress bar.
     """
-    yield from _codec_defects(location)
-    for split in list_splits(location):
-        plan = read_plan(location, *split.split("/"))
-        for key in component_keys(location, split):
+    splits = sorted({*list_splits(location), *receipts.splits_with_receipts(location)})
+    yield from _codec_defects(location, splits)
+    for split in splits:
+        try:
+            plan = read_plan(location, *split.split("/"))
+        except LatentStoreError as error:
+            yield Defect(where=split, what=str(error))
+            continue
+        for key in _keys(location, split):
             found = list(_component_defects(location, plan, key, on_shard))
             yield from found
             if deep is not None and not found:
                 yield from deep(location, plan, key)
+    yield from _consolidated_defects(location, splits)
 
 
 def repair(location: Location, defects: list[Defect]) -> int:
@@ -70,22 +81,58 @@ def repair(location: Location, defects: list[Defect]) -> int:
     """
     dropped = set()
     for defect in defects:
+        if defect.metadata is not None:
+            location.delete(groups.metadata_key(defect.metadata))
         if defect.split is None or defect.component is None:
             continue
-        group = component.open_component(location, defect.split, defect.component, writable=True)
-        group.attrs.update({"complete": False})
+        path = f"{defect.split}/{defect.component}"
+        group = groups.open_group(location, path, writable=True)
+        if group is not None:
+            group.attrs.update({"complete": False})
         if defect.shard is not None:
             location.delete(receipts.receipt_key(defect.split, defect.component, defect.shard))
             dropped.add((defect.split, defect.component, defect.shard))
     return len(dropped)
 
 
-def _codec_defects(location: Location) -> Iterator[Defect]:
-    for codec_id, spec in codecs.list_codecs(location).items():
+def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
+    """Checks codecs, rankings and teachers: those that are there, and those that are used."""
+    used = {key for split in splits for key in _keys(location, split)}
+    in_use = {tuple(key.split("/")[:2]) for key in used if "/" in key}
+    codec_ids = {name for kind, name in in_use if kind in ("latents", "ranked")}
+    for codec_id in sorted({*location.folders("codecs"), *codec_ids}):
         try:
+            spec = codecs.choose_codec(location, codec_id)
+            codecs.read_codec_tables(location, codec_id)
             codecs.read_codec_checkpoint(location, spec)
         except LatentStoreError as error:
-            yield Defect(where=f"codecs/{codec_id}", what=str(error))
+            yield from _of_each_split(location, splits, "latents", codec_id, error)
+        for ranking_id in location.folders(rankings.rankings_path(codec_id)):
+            try:
+                rankings.read_ranking(location, codec_id, ranking_id)
+            except LatentStoreError as error:
+                where = rankings.rankings_path(codec_id, ranking_id)
+                yield Defect(where=where, what=str(error))
+    teacher_ids = {name for kind, name in in_use if kind == "teacher"}
+    for teacher_id in sorted({*codecs.list_teachers(location), *teacher_ids}):
+        try:
+            codecs.read_teacher_checkpoint(location, teacher_id)
+        except LatentStoreError as error:
+            yield from _of_each_split(location, splits, "teacher", teacher_id, error)
+
+
+def _of_each_split(
+    location: Location, splits: list[str], kind: str, name: str, error: LatentStoreError
+) -> Iterator[Defect]:
+    key = f"{kind}/{name}"
+    users = [split for split in splits if key in _keys(location, split)]
+    for split in users or [None]:
+        yield Defect(where=key, what=str(error), split=split, component=split and key)
+
+
+def _keys(location: Location, split: str) -> list[str]:
+    there = receipts.components_with_receipts(location, split)
+    return sorted({*component_keys(location, split), *there})
 
 
 def _component_defects(
@@ -94,20 +141,24 @@ def _component_defects(
     where = f"{plan.name}/{key}"
     closed, good = check_shards(location, plan, key, on_shard)
     for shard, what in closed.defects.items():
-        yield Defect(
-            where=f"{where} shard {shard}",
-            what=what,
-            split=plan.name,
-            component=key,
-            shard=shard,
-        )
+        place = f"{where} shard {shard}"
+        yield Defect(where=place, what=what, split=plan.name, component=key, shard=shard)
     try:
         group = component.open_component(location, plan.name, key)
+        if group.attrs.get("complete"):
+            component.require_intact(location, group)
     except LatentStoreError as error:
-        yield Defect(where=where, what=str(error), split=plan.name, component=key)
+        yield Defect(where=where, what=str(error), split=plan.name, component=key, metadata=where)
         return
-    if closed.complete:
-        yield from _index_defects(location, plan, key, group, good)
+    for name, what in component.array_defects(location, group).items():
+        path = f"{where}/{name}"
+        yield Defect(where=path, what=what, split=plan.name, component=key, metadata=path)
+    if not closed.complete:
+        return
+    if not group.attrs.get("complete"):
+        yield Defect(where=where, what="every shard is whole, but it was not finalized")
+        return
+    yield from _index_defects(location, plan, key, group, good)
 
 
 def _index_defects(
@@ -117,18 +168,41 @@ def _index_defects(
     group: zarr.Group,
     good: list[receipts.Receipt],
 ) -> Iterator[Defect]:
-    where = f"{plan.name}/{key}"
-    if not group.attrs.get("complete"):
-        yield Defect(where=where, what="every shard is whole, but it was not finalized")
-        return
-    name = index.part_name(key)
-    expected = {name: index.rows_table(good), f"{name}.objects": index.objects_table(good)}
-    for part, table in expected.items():
+    read = {
+        name: (table, lambda name=name: component.read_table(location, group, plan.name, name))
+        for name, table in component_tables(key, good).items()
+    }
+    samples = samples_of(plan, good)
+    if samples is not None:
+        read["samples"] = (samples, lambda: index.read_samples(location, plan.name))
+    for name, (expected, stored) in read.items():
         try:
-            stored = index.read_table(location, index.index_key(plan.name, part))
+            same = stored().equals(expected)
+            what = f"the index {name} does not agree with the receipts; run latent-store finalize"
         except LatentStoreError as error:
-            yield Defect(where=where, what=str(error), split=plan.name, component=key)
+            same, what = False, str(error)
+        if not same:
+            yield Defect(where=f"{plan.name}/{key}", what=what)
+
+
+def _consolidated_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
+    finished = set()
+    for split in splits:
+        for key in _keys(location, split):
+            path = f"{split}/{key}"
+            try:
+                group = component.open_component(location, split, key)
+            except LatentStoreError:
+                continue  # Named already.
+            if group.attrs.get("complete"):
+                finished.add(path)
+    for path in sorted({"", *splits, *finished}) if finished else []:
+        try:
+            found = list(consolidated.differences(location, path, finished))
+        except LatentStoreError as error:
+            yield Defect(where=path, what=str(error), metadata=path)
             continue
-        if not stored.equals(table):
-            what = f"the index {part} does not agree with the receipts; run latent-store finalize"
-            yield Defect(where=where, what=what, split=plan.name, component=key)
+        for node, what in dict(found).items():
+            broken = None if node == path else node
+            what = f"{what}; run latent-store finalize"
+            yield Defect(where=node or "the root", what=what, metadata=broken)

@@ -14,6 +14,10 @@ from latent_store.schema import CHANNEL_GROUP, PAD_MULTIPLE, ArraySpec, BytesSpe
 
 STREAM_CHUNK = 1 << 16
 """Bytes in an inner chunk of flat bitstreams."""
+INDEX_ENTRY = 16
+"""Bytes of a shard index for each inner chunk: start and length."""
+INDEX_CRC = 4
+"""Bytes of the crc32c behind a shard index, and behind each inner chunk."""
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -70,6 +74,36 @@ def object_key(array_path: str, shard: int, rank: int) -> str:
 def num_groups(channels: int) -> int:
     """Returns how many inner chunks hold the first ``channels`` ranked channels of a row."""
     return -(-channels // CHANNEL_GROUP)
+
+
+def present_chunks(index: bytes | np.ndarray) -> np.ndarray:
+    """Returns where the inner chunks of a shard lie, from its index.
+
+    Args:
+        index: The bytes of the index, its crc32c at the end included.
+
+    Returns:
+        int64 ``[n, 2]``: start and length of every chunk that is there, by rising start.
+    """
+    entries = np.frombuffer(bytes(index)[:-INDEX_CRC], dtype="<u8").reshape(-1, 2)
+    there = entries[(entries != np.iinfo(np.uint64).max).any(axis=1)].astype(np.int64)
+    return there[np.argsort(there[:, 0])]
+
+
+def chunk_trailers(data: bytes, inner_chunks: int) -> bytes:
+    """Returns the crc32c that each piece of an object ends in: its chunks as they lie, its index.
+
+    Args:
+        data: The object.
+        inner_chunks: How many inner chunks its index has room for; 0 for a plain chunk, which is
+            one piece.
+
+    Returns:
+        uint32, little-endian, end to end.
+    """
+    index = data[-(INDEX_ENTRY * inner_chunks + INDEX_CRC) :]
+    ends = (present_chunks(index).sum(axis=1) if inner_chunks else np.empty(0)).astype(int)
+    return b"".join(data[end - INDEX_CRC : end] for end in [*ends.tolist(), len(data)])
 
 
 def runs(rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:

@@ -134,6 +134,15 @@ class Location:
             return {}
         return {name[start:]: int(info["size"]) for name, info in found.items()}
 
+    def folders(self, prefix: str) -> list[str]:
+        """Lists the names directly below ``prefix`` that have something below them, ascending."""
+        try:
+            found = self.fs.ls(self.path(prefix), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = (info["name"].rstrip("/") for info in found if info["type"] == "directory")
+        return sorted(name.rsplit("/", 1)[1] for name in names)
+
     def age_seconds(self, key: str) -> float:
         """Returns an object's age by the store's own clock, never by this machine's.
 

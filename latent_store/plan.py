@@ -7,16 +7,25 @@ refused, because a row that changes its picture silently would poison everything
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latent_store import layout
-from latent_store.errors import DatasetError, PlanMismatchError, StoreNotFoundError
+from latent_store import layout, seals
+from latent_store.errors import (
+    DatasetError,
+    IntegrityError,
+    PlanMismatchError,
+    StoreNotFoundError,
+)
 from latent_store.location import CONTROL, Location
 from latent_store.sample_ids import ORIGINAL_VIEW, safe_id, view_id, view_suffix
 from latent_store.schema import PAD_MULTIPLE
+
+_REMEDY = (
+    "restore plan.json from a copy of the store, or remove it and run encode-to-store again with "
+    "the same data and --samples_per_shard"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +186,18 @@ class ShardPlan:
 
     def to_json(self) -> bytes:
         """Returns the persisted form."""
-        record = dataclasses.asdict(self)
-        return json.dumps(record, indent=1).encode()
+        return seals.seal_record(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes) -> ShardPlan:
-        """Reads :meth:`to_json`."""
-        record = _known_fields(cls, json.loads(data))
-        record["samples"] = tuple(Sample(**_known_fields(Sample, s)) for s in record["samples"])
+        """Reads :meth:`to_json`; what later minor versions add is left.
+
+        Raises:
+            IntegrityError: It was altered.
+        """
+        record = seals.known_fields(cls, seals.read_record(data, "the shard plan", _REMEDY))
+        samples = (seals.known_fields(Sample, sample) for sample in record["samples"])
+        record["samples"] = tuple(Sample(**sample) for sample in samples)
         record["rows"] = tuple(record["rows"])
         record["canvas"] = tuple(record["canvas"])
         return cls(**record)
@@ -255,13 +268,22 @@ def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
 
     Raises:
         StoreNotFoundError: The store has no such split; those it has are named.
+        IntegrityError: The plan was altered, or is another split's.
     """
+    key = plan_key(dataset, split)
     try:
-        return ShardPlan.from_json(location.read(plan_key(dataset, split)))
+        plan = ShardPlan.from_json(location.read(key))
     except FileNotFoundError:
         known = ", ".join(sorted(list_splits(location))) or "none"
         message = f"{location.url} has no split {dataset}/{split}; it has: {known}"
         raise StoreNotFoundError(message) from None
+    except IntegrityError as error:
+        message = f"{location.url}: {key}: {error}"
+        raise IntegrityError(message) from error
+    if plan.name != f"{dataset}/{split}":
+        message = f"{location.url}: {key} is the plan of {plan.name}; {_REMEDY}"
+        raise IntegrityError(message)
+    return plan
 
 
 def list_splits(location: Location) -> list[str]:
@@ -322,12 +344,6 @@ def _require_unchanged(planned: Sample, current: Sample | None) -> None:
 
 def _fields(sample: Sample) -> Mapping[str, Any]:
     return dataclasses.asdict(sample)
-
-
-def _known_fields(cls: type, record: Mapping[str, Any]) -> dict[str, Any]:
-    # What a later minor version adds is ignored.
-    names = {field.name for field in dataclasses.fields(cls)}
-    return {name: value for name, value in record.items() if name in names}
 
 
 def _in_words(size: tuple[int, int]) -> str:

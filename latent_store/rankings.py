@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from latent_store import groups
-from latent_store.errors import RankingError
+from latent_store import groups, small_groups
+from latent_store.errors import IntegrityError, RankingError
 from latent_store.location import Location
 from latent_store.schema import DEFAULT_CUTS
 
@@ -231,16 +231,13 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
         raise RankingError(message)
     path = rankings_path(ranking.codec_id, ranking.ranking_id)
     location.delete_tree(path)
-    group = groups.make_groups(location, path)
-    for name, dtype in _ARRAYS.items():
-        values = getattr(ranking, name)
-        if values is not None:
-            axis = "rank" if name == "order" else "channel"
-            array = group.create_array(
-                name, shape=(len(values),), dtype=dtype, dimension_names=(axis,)
-            )
-            array[:] = np.asarray(values, dtype=dtype)
-    group.attrs.put({**_plain_attrs(ranking), "complete": True})
+    arrays = {
+        name: np.asarray(getattr(ranking, name), dtype=dtype)
+        for name, dtype in _ARRAYS.items()
+        if getattr(ranking, name) is not None
+    }
+    dims = {name: ("rank" if name == "order" else "channel",) for name in arrays}
+    small_groups.write(location, path, _plain_attrs(ranking), arrays, dims)
 
 
 def list_rankings(location: Location, codec_id: str) -> list[str]:
@@ -254,14 +251,22 @@ def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:
     Raises:
         RankingError: The codec has none of that name; names those it has, and the codec that
             does have it, if another one does.
+        IntegrityError: It was altered.
     """
-    group = groups.open_group(location, rankings_path(codec_id, ranking_id))
-    if group is None or not group.attrs.get("complete"):
+    path = rankings_path(codec_id, ranking_id)
+    remedy = f"derive it again with channel-frequency --ranking {ranking_id} --overwrite"
+    attrs = small_groups.read_attrs(location, path, remedy)
+    if attrs is None:
         raise RankingError(_unknown(location, codec_id, ranking_id))
-    values: dict[str, Any] = {
-        name: tuple(group[name][:].tolist()) if name in group else None for name in _ARRAYS
-    }
-    return Ranking.from_json({**group.attrs, **values})
+    if (attrs["codec_id"], attrs["ranking_id"]) != (codec_id, ranking_id):
+        message = (
+            f"{location.url}: {path} holds the ranking {attrs['ranking_id']!r} of "
+            f"{attrs['codec_id']}; {remedy}"
+        )
+        raise IntegrityError(message)
+    arrays = small_groups.read_arrays(location, path, attrs, remedy)
+    values = {name: arrays[name].tolist() for name in _ARRAYS if name in arrays}
+    return Ranking.from_json({**attrs, **values})
 
 
 def _plain_attrs(ranking: Ranking) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from latent_store.component_readers import (
     RankedReader,
 )
 from latent_store.errors import (
+    IntegrityError,
     MissingComponentError,
     StoreNotFoundError,
 )
@@ -135,7 +136,10 @@ class Split:
     @cached_property
     def index(self) -> pa.Table:
         """The samples table (see ``latent_store.index.SAMPLES``)."""
-        return index.read_table(self.store.location, index.index_key(self.plan.name, "samples"))
+        table = index.read_samples(self.store.location, self.plan.name)
+        ids = table["sample_id"].to_pylist()
+        self.require_samples(table["row"].to_pylist(), ids, "samples.parquet")
+        return table
 
     def components(self) -> dict[str, bool]:
         """Returns every component's key, and whether it is complete."""
@@ -221,6 +225,23 @@ class Split:
         for reader in readers:
             keep = np.intersect1d(keep, reader.rows)
         return keep
+
+    def require_samples(self, rows: Sequence[int], sample_ids: Sequence[str], what: str) -> None:
+        """Refuses a table whose rows hold other samples than the plan says.
+
+        Raises:
+            IntegrityError: Names the first such row: the plan or the table is another store's or
+                an older one.
+        """
+        for row, sample_id in zip(rows, sample_ids, strict=True):
+            sample = self._samples_by_row.get(row)
+            if sample is None or sample.sample_id != sample_id:
+                planned = "no sample" if sample is None else repr(sample.sample_id)
+                message = (
+                    f"row {row} of {self.plan.name} is {sample_id!r} in {what}, but {planned} in "
+                    "the shard plan: one of them is older or of another store; restore plan.json"
+                )
+                raise IntegrityError(message)
 
     def sizes(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns original heights and widths, int32 ``[n, 2]``."""

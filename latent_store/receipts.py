@@ -8,14 +8,16 @@ values are fill, and one record a row.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import google_crc32c
 
+from latent_store import layout
+from latent_store.errors import IntegrityError
 from latent_store.location import CONTROL, Location
+from latent_store.seals import known_fields, read_record, seal_record
 
 OK = "ok"
 FAILED = "failed"
@@ -41,51 +43,112 @@ class RowRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """What a receipt says of one object.
+
+    Attributes:
+        length: In bytes.
+        crc32c: Of the whole object.
+        inner_chunks: How many inner chunks its index has room for; 0 for a plain chunk.
+        trailers: The crc32c at the end of each of its pieces
+            (:func:`latent_store.layout.chunk_trailers`). They tell its contents: bytes that end in
+            their own crc32c all have one and the same crc32c, so that of the whole object says
+            little more than how long its pieces are.
+    """
+
+    length: int
+    crc32c: int
+    inner_chunks: int
+    trailers: bytes
+
+    @classmethod
+    def of(cls, data: bytes, inner_chunks: int) -> StoredObject:
+        """Describes an object's bytes."""
+        trailers = layout.chunk_trailers(data, inner_chunks)
+        return cls(
+            length=len(data), crc32c=crc32c(data), inner_chunks=inner_chunks, trailers=trailers
+        )
+
+    def trailer(self, position: int) -> bytes:
+        """Returns the trailing crc32c of the inner chunk at ``position``; -1: of the last piece.
+
+        Raises:
+            IndexError: There are fewer pieces.
+        """
+        pieces = range(0, len(self.trailers), layout.INDEX_CRC)
+        start = pieces[position]
+        return self.trailers[start : start + layout.INDEX_CRC]
+
+    def defect(self, data: bytes) -> str | None:
+        """Returns the first way in which ``data`` is not this object, or None."""
+        if len(data) != self.length:
+            return f"has {len(data)} bytes, its receipt says {self.length}"
+        if crc32c(data) != self.crc32c:
+            return "has another crc32c than its receipt"
+        if layout.chunk_trailers(data, self.inner_chunks) != self.trailers:
+            return "is whole, but another object than its receipt lists"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """One shard of one component, whole.
 
     Attributes:
-        objects: Key -> ``(length in bytes, crc32c)``.
+        objects: By key.
         absent: Keys that were not written, because every value is fill.
     """
 
     component: str
     shard: int
-    objects: Mapping[str, tuple[int, int]]
+    objects: Mapping[str, StoredObject]
     absent: tuple[str, ...]
     rows: tuple[RowRecord, ...]
 
     def to_json(self) -> bytes:
         """Returns the persisted form."""
-        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+        record = dataclasses.asdict(self)
+        for stored in record["objects"].values():
+            stored["trailers"] = stored["trailers"].hex()
+        return seal_record(record)
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
-        """Reads :meth:`to_json`."""
-        record = json.loads(data)
-        record["objects"] = {k: (int(n), int(crc)) for k, (n, crc) in record["objects"].items()}
-        record["absent"] = tuple(record["absent"])
-        record["rows"] = tuple(RowRecord(**row) for row in record["rows"])
-        return cls(**record)
+        """Reads :meth:`to_json`; what later minor versions add is left.
+
+        Raises:
+            IntegrityError: It was altered.
+        """
+        record = read_record(data, "a receipt", "run its job again")
+        return cls(
+            component=record["component"],
+            shard=record["shard"],
+            objects={key: _stored_object(stored) for key, stored in record["objects"].items()},
+            absent=tuple(record["absent"]),
+            rows=tuple(RowRecord(**known_fields(RowRecord, row)) for row in record["rows"]),
+        )
 
     def defect(self, location: Location) -> str | None:
         """Returns the first way in which the stored objects differ from this receipt, or None.
 
         Reads every object whole.
         """
-        for key, (length, crc) in self.objects.items():
+        for key, stored in self.objects.items():
             try:
-                data = location.read(key)
+                defect = stored.defect(location.read(key))
             except FileNotFoundError:
-                return f"{key} is missing"
-            if len(data) != length:
-                return f"{key} has {len(data)} bytes, its receipt says {length}"
-            if crc32c(data) != crc:
-                return f"{key} has another crc32c than its receipt"
+                defect = "is missing"
+            if defect is not None:
+                return f"{key} {defect}"
         for key in self.absent:
             if location.exists(key):
                 return f"{key} exists, but its receipt says that all its values are fill"
         return None
+
+
+def _stored_object(record: Mapping[str, Any]) -> StoredObject:
+    fields = known_fields(StoredObject, record)
+    return StoredObject(**{**fields, "trailers": bytes.fromhex(fields["trailers"])})
 
 
 def crc32c(data: bytes) -> int:
@@ -108,6 +171,18 @@ def failure_key(split: str, component: str, shard: int) -> str:
     return f"{CONTROL}/{split}/failures/{component}/{shard:06d}.json"
 
 
+def splits_with_receipts(location: Location) -> set[str]:
+    """Returns ``dataset/split`` of every split in which a shard was finished."""
+    found = (key.split("/") for key in location.sizes(CONTROL))
+    return {"/".join(parts[1:3]) for parts in found if len(parts) > 4 and parts[3] == "receipts"}
+
+
+def components_with_receipts(location: Location, split: str) -> set[str]:
+    """Returns the keys of the components of which a shard was finished."""
+    prefix = receipt_prefix(split, "")
+    return {key.removeprefix(prefix).rpartition("/")[0] for key in location.sizes(prefix)}
+
+
 def finished_shards(location: Location, split: str, component: str) -> set[int]:
     """Returns the shards that have a receipt, from one listing, without checking them."""
     keys = location.sizes(receipt_prefix(split, component))
@@ -123,10 +198,12 @@ def read_receipt(location: Location, split: str, component: str, shard: int) -> 
     except FileNotFoundError:
         return None
     try:
-        return Receipt.from_json(data)
-    except (ValueError, KeyError, TypeError):
-        # An unreadable receipt proves nothing: the shard counts as not written.
+        receipt = Receipt.from_json(data)
+    except IntegrityError:
+        # An altered receipt proves nothing: the shard counts as not written.
         return None
+    # Nor does one of another shard.
+    return receipt if (receipt.component, receipt.shard) == (component, shard) else None
 
 
 def read_receipts(

@@ -257,18 +257,25 @@ def ranked_spec(
     )
 
 
-def check_format(attrs: Mapping[str, Any], where: str) -> None:
+def check_format(attrs: Mapping[str, Any], where: str, kind: str | None = None) -> None:
     """Refuses what is no latent store, or one of a newer major version.
+
+    Args:
+        attrs: Of the root, or of a component's group.
+        where: Names it in messages.
+        kind: The component's kind; None for the root.
 
     Raises:
         FormatVersionError: With the versions and the remedy.
     """
+    expected = FORMAT_NAME if kind is None else f"{FORMAT_NAME}/{kind}"
     found = attrs.get("encoding-type")
     version = str(attrs.get("encoding-version", ""))
-    if found != FORMAT_NAME or not version:
+    if found != expected or not version:
+        what = "latent store" if kind is None else f"component of kind {kind}"
         message = (
-            f"{where} is a Zarr group but no latent store (encoding-type {found!r}, expected "
-            f"{FORMAT_NAME!r}); give the URL that encode-to-store wrote"
+            f"{where} is a Zarr group but no {what} (encoding-type {found!r}, expected "
+            f"{expected!r}); give the URL that encode-to-store wrote"
         )
         raise FormatVersionError(message)
     if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from latent_store import index, receipts
+from latent_store import component, index, receipts
 from latent_store.location import Location
 from latent_store.plan import ShardPlan
 from latent_store.rankings import compare_rankings, describe_agreement
@@ -65,7 +65,9 @@ def describe_rows(location: Location, plan: ShardPlan, key: str, where: str = ""
         key: The component.
         where: Words to put after the number of samples.
     """
-    table = index.read_table(location, index.index_key(plan.name, index.part_name(key)))
+    group = component.open_component(location, plan.name, key)
+    component.require_intact(location, group)
+    table = component.read_table(location, group, plan.name, index.part_name(key))
     sources = plan.source_rows
     original = [sources[row] == row for row in table["row"].to_pylist()]
     good = [status == receipts.OK for status in table["status"].to_pylist()]

@@ -6,6 +6,7 @@ where two writers share a shard, and a missing object reads as zeros.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from latent_store.receipts import (
     OK,
     Receipt,
     RowRecord,
+    StoredObject,
     crc32c,
     failure_key,
     receipt_key,
@@ -105,7 +107,7 @@ class ShardWriter:
         self.group[f"{name}_crc32c"][rows] = np.array([crc32c(p) for p in parts], dtype=np.uint32)
 
     def _receipt(self, shard: int, records: Sequence[RowRecord]) -> Receipt:
-        objects: dict[str, tuple[int, int]] = {}
+        objects: dict[str, StoredObject] = {}
         absent = []
         for array in component.stored_arrays(self.plan.name, self.spec):
             key = array.object_key(shard)
@@ -114,7 +116,9 @@ class ShardWriter:
             except FileNotFoundError:
                 absent.append(key)
                 continue
-            objects[key] = (len(data), crc32c(data))
+            there = self.group[array.name]
+            inner = math.prod(there.shards) // math.prod(there.chunks) if there.shards else 0
+            objects[key] = StoredObject.of(data, inner)
         return Receipt(
             component=self.spec.key,
             shard=shard,

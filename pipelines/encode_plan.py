@@ -187,10 +187,11 @@ def _agreeing(
 
 def _is_complete(location: Location, plan: ShardPlan, spec: ComponentSpec) -> bool:
     try:
-        attrs = component.open_component(location, plan.name, spec.key).attrs
+        group = component.open_component(location, plan.name, spec.key)
+        component.require_intact(location, group)
     except LatentStoreError:
         return False
-    return bool(attrs.get("complete")) and attrs.get("num_rows") == plan.num_rows
+    return bool(group.attrs.get("complete")) and group.attrs.get("num_rows") == plan.num_rows
 
 
 def _failed_ids(location: Location, plan: ShardPlan) -> frozenset[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -15,6 +16,10 @@ from pipelines.generate_scenes import SceneSet, generate_scenes
 from training.checkpoints import save_checkpoint
 from training.classes import CITYSCAPES_CLASSES
 from training.networks import NetworkConfig, build_network
+
+# How long an example takes says more about a shared machine than about what is tested.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 TRAIN, VAL = 6, 4
 HEIGHT, WIDTH = 96, 150

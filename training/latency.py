@@ -24,7 +24,6 @@ import torch
 
 import latent_store
 from latent_store.codec import read_image
-from latent_store.codec.decoding import decode_sample
 from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import DatasetError, LatentStoreError
 from latent_store.reader import LatentStore
@@ -266,8 +265,7 @@ def _pictures(args: argparse.Namespace, store: LatentStore) -> list[np.ndarray]:
             "some, or give --image"
         )
         raise DatasetError(message)
-    ids = split.sample_ids(rows)
-    return [decode_sample(split, name, codec_id=args.codec).image_HWC for name in ids]
+    return [split.decode(int(row), codec=args.codec) for row in rows]
 
 
 def _device_name(device: str) -> str:

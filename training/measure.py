@@ -107,7 +107,7 @@ def _objects(reader: ComponentReader, shards: set[int]) -> list[list[object]]:
     name = f"{index.part_name(reader.key)}.objects"
     table = index.read_table(split.store.location, index.index_key(split.plan.name, name))
     rows = table.to_pylist()
-    return [[r["key"], r["length"], r["crc32c"]] for r in rows if r["shard"] in shards]
+    return [[r["key"], r["length"], r["trailers"].hex()] for r in rows if r["shard"] in shards]
 
 
 def _compare(labels_HW: np.ndarray, map_HW: np.ndarray, total: ConfusionMatrix) -> torch.Tensor:

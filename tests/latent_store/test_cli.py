@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import zarr
 from PIL import Image
 
 import latent_store
 from latent_store import cli
 from latent_store.codec import load_codec, read_stream_file, unpack_stream
-from latent_store.codec.selfcheck import check_store
+from latent_store.codec.selfcheck import Outcome, Setting, Tally
 from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
 from tests.latent_store.codec.made_codec import make_model, save
 
@@ -225,16 +225,19 @@ def test_selfcheck_finds_no_index_that_moves(
     assert "stored checksums of indexes: 0 of 16 differ" in lines
 
 
-def test_selfcheck_notices_indexes_that_are_not_the_stored_ones(copied_store: TinyStore) -> None:
-    split = latent_store.open(copied_store.url)["cityscapes/val"]
-    ranked = split.ranked(RANKING)
-    path = copied_store.url / "cityscapes/val" / ranked.key
-    array = zarr.open_array(path / "bitstream/cut_indexes_crc32c", mode="r+")
-    array[0, 0] = array[0, 0] ^ 1
-    store = latent_store.open(copied_store.url)
-    outcome = check_store(store, counts={"cityscapes/val": 1}, float32=False)
-    assert (outcome.wrong_checksums, outcome.holds) == (1, False)
-    assert outcome.total(torch.float32).symbols == 0
+def test_selfcheck_counts_indexes_that_differ_and_images_that_they_cost() -> None:
+    tally = Tally()
+    indexes = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    tally.add(indexes, indexes)
+    tally.add(indexes + (indexes == 5) + (indexes == 7), indexes)
+    assert (tally.symbols, tally.mismatches, tally.images_lost) == (48, 2, 1)
+    setting = Setting(
+        device="cpu", threads=1, memory_format="contiguous", batch=1, dtype=torch.float64
+    )
+    assert not Outcome(images=2, tallies={setting: tally}).holds
+    single = dataclasses.replace(setting, dtype=torch.float32)
+    assert Outcome(images=2, tallies={single: tally}, checksums=4).holds
+    assert not Outcome(images=2, checksums=4, wrong_checksums=1).holds
 
 
 def test_selfcheck_needs_latents_and_a_device(tiny_store: TinyStore, fails: Fails) -> None:

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import dask
 import numpy as np
-import pyarrow as pa
 import pytest
 
 import latent_store
-from latent_store import index
-from latent_store.codec.decoding import decode_sample
+from latent_store.codec.decoding import StoredSource
 from latent_store.errors import MissingComponentError
 from latent_store.location import Location
-from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
+from pipelines import encode
+from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from tests.latent_store.counted import Fetched
 from tests.latent_store.made_latents import SPLIT, write_latents
 
@@ -102,17 +101,11 @@ def test_a_split_without_usable_rows_is_empty(tmp_path: Path) -> None:
 
 
 def test_stored_views_come_only_on_request(copied_store: TinyStore) -> None:
-    key = index.index_key("cityscapes/train", "samples")
-    location = Location(copied_store.url)
-    table = index.read_table(location, key)
-    views = pa.array(["original", "flipped"] * (table.num_rows // 2))
-    column = table.column_names.index("view")
-    index.write_table(location, key, table.set_column(column, "view", views))
+    assert encode.main(encode_args(copied_store, "train", "--views", "hflip")) == 0
     split = open_train(copied_store)
-    assert split.to_xarray()["row"].values.tolist() == [0, 2, 4]
+    assert split.to_xarray()["view"].values.tolist() == ["original"] * TRAIN
     both = split.to_xarray(views=True)
-    assert both["view"].values.tolist() == views.to_pylist()
-    assert split.to_dask("y_hat").chunks[0] == (1, 1, 1)
+    assert both["view"].values.tolist() == ["original"] * TRAIN + ["hflip"] * TRAIN
 
 
 def test_a_crop_of_features_is_the_readers_window(tiny_store: TinyStore) -> None:
@@ -177,13 +170,13 @@ def test_what_was_written_anew_is_another_array(tmp_path: Path) -> None:
 
 def test_pictures_decode_from_all_channels_or_some(tiny_store: TinyStore) -> None:
     split = open_train(tiny_store)
-    (sample_id,) = split.sample_ids([2])
-    np.testing.assert_array_equal(split.decode(2), decode_sample(split, sample_id).image_HWC)
+    stored = StoredSource(split, *split.sample_ids([2]), codec_id=None, ranking_id=None)
+    np.testing.assert_array_equal(split.decode(2), stored.decode("all").image_HWC)
     kept = split.ranked(RANKING).ranking.channels(16)
     few = split.decode(2, channels=kept)
     assert few.shape == (HEIGHT, WIDTH, 3)
     assert few.dtype == np.uint8
-    np.testing.assert_array_equal(few, decode_sample(split, sample_id, "16").image_HWC)
+    np.testing.assert_array_equal(few, stored.decode("16").image_HWC)
 
 
 def test_an_unknown_component_is_refused_by_name(tiny_store: TinyStore) -> None:
