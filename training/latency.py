@@ -126,12 +126,18 @@ def time_links(
     return [_latency(link, found) for link, found in zip(links, runs, strict=True)]
 
 
-def kind_of(config: NetworkConfig) -> str:
-    """Returns a network's row in the paper's table, or the like of it."""
+def open_links(checkpoint: Path, device: str, codec: bytes) -> list[Link]:
+    """Opens a checkpoint with the codec for a teacher; one for any N once, at each of its cuts."""
+    link = open_link(checkpoint, device, codec)
+    return [dataclasses.replace(link, keep=keep) for keep in link.config.cuts or (None,)]
+
+
+def kind_of(config: NetworkConfig, keep: int | None = None) -> str:
+    """Returns a network's row in the paper's table, or the like of it; at ``keep`` for any N."""
     if config.domain == "pixel":
         return PIXEL
     if config.channels is not None:
-        return f"{config.selection}, {len(config.channels)} channels"
+        return f"{config.selection}, {keep or len(config.channels)} channels"
     return "no gate" if config.selection == "none" else config.selection
 
 
@@ -185,7 +191,7 @@ def _latency(link: Link, runs: Sequence[_Run]) -> Latency:
     stages = [run.camera | run.server for run in runs]
     path = Path(link.name)
     return Latency(
-        kind=kind_of(link.config),
+        kind=kind_of(link.config, link.keep),
         checkpoint=f"{path.parent.name}/{path.name}",
         codec_id=link.codec.spec.codec_id,
         channels=float(np.mean([run.channels for run in runs])),
@@ -234,7 +240,7 @@ def _measure(args: argparse.Namespace) -> int:
     store = latent_store.open(args.store)
     pictures = _pictures(args, store)
     codec = store.codec_checkpoint(store.codec(args.codec).codec_id)
-    links = [open_link(path, device, codec) for path in args.checkpoint]
+    links = [link for path in args.checkpoint for link in open_links(path, device, codec)]
     found = time_links(links, pictures, args.repeats, args.warm_up)
     setting = {
         "store": store.url,

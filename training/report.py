@@ -38,7 +38,7 @@ _NOTES = (
         "bpp is hyper + y + mask: the lengths of real entropy-coded strings, in bits, over "
         "original pixels, all images together. hyper is the z string, always whole. y is the whole "
         "natural string where all channels are kept and in the pixel domain, the scalable string "
-        "up to the cut for static selection, and a string of exactly the chosen channels, coded "
+        "up to the cut for ranked channels, and a string of exactly the chosen channels, coded "
         "image by image, for dynamic selection, whose mask is one bit a channel, in whole bytes."
     ),
     (

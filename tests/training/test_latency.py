@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import latent_store
-from tests.conftest import TinyStore
-from tests.training.real_networks import KEEP, make_checkpoints
+from latent_store.codec import codec_from_store
+from tests.conftest import RANKING, TinyStore
+from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training import latency
 from training.latency import main, time_links
 from training.networks import NetworkConfig
@@ -95,6 +96,18 @@ def test_given_pictures_are_timed(tiny_store, checkpoints, tmp_path):
     found = json.loads((tmp_path / "latency.json").read_text())
     assert found["setting"]["pictures"] == ["150x96"]
     assert "| - | 0.060 |" in (tmp_path / "latency.md").read_text()  # no pixel domain to divide by
+
+
+def test_a_network_for_any_n_is_timed_at_each_cut(tiny_store, tmp_path):
+    store = latent_store.open(tiny_store.url)
+    codec = codec_from_store(store)
+    channels = store.ranking(codec.spec.codec_id, RANKING).channels(32)
+    shape = {"selection": "any", "channels": channels, "cuts": (16, 32)}
+    path = make_checkpoint(tmp_path / "any.pt", codec, **shape)
+    assert main(_args(tiny_store, tmp_path, "--repeats", 1, "--checkpoint", path)) == 0
+    found = json.loads((tmp_path / "latency.json").read_text())["latencies"]
+    assert [row["kind"] for row in found] == ["any, 16 channels", "any, 32 channels"]
+    assert [row["channels"] for row in found] == [16, 32]
 
 
 def test_a_split_without_latents_says_so(tiny_store, checkpoints, tmp_path, fails, monkeypatch):
