@@ -7,6 +7,7 @@ the other checkpoints belong to.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class Candidate:
         sha256: Of the checkpoint.
         label: Its name in tables.
         config: The network's shape.
-        ranking_id: The ranking of a static network's channels.
+        ranking_id: The ranking of the channels of a static network, or one for any N.
+        keep: How many ranked channels it gets; None for all in natural order.
         spec: The codec.
     """
 
@@ -37,6 +39,7 @@ class Candidate:
     label: str
     config: NetworkConfig
     ranking_id: str | None
+    keep: int | None
     spec: CodecSpec
 
 
@@ -47,6 +50,8 @@ def find_candidates(
     codec_ids: Sequence[str] | None = None,
 ) -> list[Candidate]:
     """Reads every checkpoint once and pairs it with its codecs, in the order given.
+
+    A network for any N is a candidate at each of its cuts.
 
     Args:
         paths: Checkpoint files of any kind, domain and selection.
@@ -71,7 +76,7 @@ def find_candidates(
     found: list[Candidate] = []
     for path, network in loaded.items():
         specs = [own[path]] if path in own else (for_teachers or [store.codec()])
-        found += [_candidate(path, network, spec) for spec in specs]
+        found += [c for spec in specs for c in _at_cuts(_candidate(path, network, spec))]
     return found
 
 
@@ -96,8 +101,20 @@ def _candidate(path: Path, network: LoadedNetwork, spec: CodecSpec) -> Candidate
         label=PIXEL_RAW if teacher else (network.meta["label"] or path.stem),
         config=network.config,
         ranking_id=network.meta["ranking_id"],
+        keep=None if network.config.channels is None else len(network.config.channels),
         spec=spec,
     )
+
+
+def _at_cuts(candidate: Candidate) -> list[Candidate]:
+    """Returns the candidate at each cut, "any (gate)" as "any-16 (gate)"; itself without cuts."""
+    if candidate.config.cuts is None:
+        return [candidate]
+    name, bracket, rest = candidate.label.partition(" (")
+    return [
+        dataclasses.replace(candidate, keep=keep, label=f"{name}-{keep}{bracket}{rest}")
+        for keep in candidate.config.cuts
+    ]
 
 
 def _check_classes(path: Path, network: LoadedNetwork, class_names: Sequence[str]) -> None:

@@ -4,8 +4,9 @@
     class LoaderConfig:
         batch_size: int = flag("images in a step", default=8)
 
-A field's flag has the field's name, type and default. Fields marked `free` may differ between a
-run and its continuation with `--resume`, because they do not change what is computed.
+A field's flag has the field's name, type and default; one of type `tuple[X, ...]` takes several
+values. Fields marked `free` may differ between a run and its continuation with `--resume`, because
+they do not change what is computed.
 """
 
 import argparse
@@ -50,6 +51,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None
             options["default"] = field.default
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(kind) is tuple:
+            options |= {"type": typing.get_args(kind)[0], "nargs": "+"}
         else:
             options |= {"type": kind, "choices": field.metadata["choices"]}
         group.add_argument(f"--{field.name}", **options)
@@ -57,7 +60,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None
 
 def read_flags(args: argparse.Namespace, config: type[Config]) -> Config:
     """Returns the dataclass filled from parsed flags."""
-    return config(**{field.name: getattr(args, field.name) for field in dataclasses.fields(config)})
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(config)}
+    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def free_fields(*configs: type) -> frozenset[str]:

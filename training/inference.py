@@ -52,9 +52,10 @@ class Pipeline:
         codec, decode = self.codec, self.bench.options.decode
         latents = self.bench.latents(self.candidate.spec.codec_id)
         config = self.candidate.config
-        if config.selection == "static":
+        if config.channels is not None:
             ranked = self.bench.ranked(latents.spec.codec_id, str(self.candidate.ranking_id))
-            return ScalableStreams(codec, latents, ranked, config.channels or (), decode)
+            channels = config.channels[: self.candidate.keep]
+            return ScalableStreams(codec, latents, ranked, channels, decode)
         if self.gate is not None:
             return ChosenStreams(codec, latents, self._choose, decode)
         return WholeStreams(codec, latents, decode)

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 from torchvision import models
 
-from latent_store.errors import CheckpointError, LatentStoreError
+from latent_store.errors import CheckpointError
 from training.checkpoints import LoadedNetwork, read_state_dict
+from training.cut_norm import matching
 from training.networks import LatentNetwork, PixelNetwork, load_pretrained_backbone
 from training.sources import StoreSource
 
 _SAME_TAIL = ("backbone", "aspp_width", "num_classes")
 _FEATURE_ROWS = 16
+_OTHER_CLASSES = "use one that was trained on this dataset's classes"
 
 
 def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> None:
@@ -27,13 +29,18 @@ def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> None:
     for field in _SAME_TAIL:
         theirs, mine = getattr(teacher.config, field), getattr(network.config, field)
         if theirs != mine:
+            remedy = f"give --{field} {theirs}" if field != "num_classes" else _OTHER_CLASSES
             raise CheckpointError(
                 f"the tail cannot start from the teacher: its {field} is {theirs}, the network's "
-                f"{mine}; give --{field} {theirs}, or --init scratch"
+                f"{mine}; {remedy}, or --init scratch"
             )
     # The auxiliary head helps training only: one that the other side lacks is no obstacle.
     own = network.tail.state_dict()
-    given = {k: v for k, v in teacher.network.tail.state_dict().items() if k in own}
+    given = {
+        name: matching(name, value, None, network.config.cuts)
+        for name, value in teacher.network.tail.state_dict().items()
+        if name in own
+    }
     network.tail.load_state_dict(own | given)
     if isinstance(network, PixelNetwork):
         network.stem.load_state_dict(teacher.network.stem.state_dict())
@@ -44,6 +51,7 @@ def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
 
     Latent channels are matched by channel number: a static network takes its channels' share of
     the first layer of a network on all channels, or on other ranked ones that include them.
+    Batch norm statistics are matched by cut where one of the networks is for any N.
 
     Returns:
         The names of this network's weights that stay fresh (a gate the other one lacks; with
@@ -55,9 +63,10 @@ def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
     mine, theirs = network.config, source.config
     for field in ("domain", "transform", "transform_activation", "latent_channels", *_SAME_TAIL):
         if getattr(mine, field) != getattr(theirs, field):
+            what = "of the same architecture" if field != "num_classes" else "on the same classes"
             raise CheckpointError(
                 f"--init_from holds a network with {field} {getattr(theirs, field)}, this one has "
-                f"{getattr(mine, field)}: give a checkpoint of the same architecture"
+                f"{getattr(mine, field)}: give a checkpoint {what}"
             )
     index = _channel_index(network, source)
     state, fresh = source.network.state_dict(), []
@@ -65,6 +74,8 @@ def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
         given = state.get(name)
         if given is not None and index is not None:
             given = _pick_channels(name, given, index)
+        if given is not None:
+            given = matching(name, given, theirs.cuts, mine.cuts, mine.input_channels)
         if given is None or given.shape != value.shape:
             fresh.append(name)
             continue
@@ -127,17 +138,12 @@ def feature_statistics(source: StoreSource) -> tuple[torch.Tensor, torch.Tensor]
     for row in rows:
         ((height, width),) = source.split.sizes([row])
         window = (0, 0, -(-int(height) // 4), -(-int(width) // 4))
-        features_CN = source.teacher.read([row], window)[0].reshape(source.teacher.channels, -1)
+        features_CN = source.read_features(int(row), window).reshape(source.teacher.channels, -1)
         features_CN = features_CN.astype(np.float64)
         count += features_CN.shape[1]
         total, squares = total + features_CN.sum(1), squares + (features_CN**2).sum(1)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    if not np.isfinite(mean).all():
-        raise LatentStoreError(
-            f"the features of teacher {source.teacher.teacher_id} in {source.spec.split} are not "
-            "finite: train the teacher again and add its features anew"
-        )
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 

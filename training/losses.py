@@ -125,10 +125,11 @@ class SegmentationLoss(nn.Module):
 def _cross_entropy(
     logits_BKHW: torch.Tensor, labels_BHW: torch.Tensor, labels: int
 ) -> torch.Tensor:
-    total = F.cross_entropy(
-        logits_BKHW.float(), labels_BHW, ignore_index=IGNORE_LABEL, reduction="sum"
+    # Summed here: CUDA's own sum over maps adds in whatever order its threads finish.
+    errors_BHW = F.cross_entropy(
+        logits_BKHW.float(), labels_BHW, ignore_index=IGNORE_LABEL, reduction="none"
     )
-    return total / max(labels, 1)
+    return errors_BHW.sum() / max(labels, 1)
 
 
 def _distillation(

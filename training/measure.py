@@ -83,14 +83,15 @@ def permuted(rows: np.ndarray) -> np.ndarray:
 def point_key(bench: Bench, candidate: Candidate, rows: np.ndarray) -> str:
     """Returns the digest of everything that a point's numbers depend on.
 
-    That is the checkpoint, the codec's identity, the split, the rows, the stored objects that they
-    are read from (length and crc32c of each), and the options; not the batch size or the device,
-    which are meant to make no difference.
+    That is the checkpoint, how many channels it gets, the codec's identity, the split, the rows,
+    the stored objects that they are read from (length and crc32c of each), and the options; not the
+    batch size or the device, which are meant to make no difference.
     """
     shards = {shard_of(int(row), bench.split.plan.samples_per_shard) for row in rows}
     content = {
         "version": POINT_VERSION,
         "checkpoint": candidate.sha256,
+        "keep": candidate.keep,
         "codec": candidate.spec.identity,
         "split": bench.split.plan.name,
         "rows": rows.tolist(),
@@ -147,7 +148,7 @@ def _point(
     psnr = bench.latents(spec.codec_id).quality(rows)["psnr"]
     psnr = psnr[np.isfinite(psnr)]
     macs = _server_macs(bench, candidate, int(rows[0]))
-    keep = len(config.channels) if config.channels else None
+    keep = candidate.keep
     ranking = (
         None
         if candidate.ranking_id is None

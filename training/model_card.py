@@ -80,6 +80,7 @@ def _what(config: NetworkConfig) -> str:
         "none": "all channels",
         "dynamic": "the channels that its gate keeps in each image",
         "static": "a fixed subset of the channels",
+        "any": "the first of the ranked channels, as many of them as come",
     }
     return (
         "Semantic segmentation of the latents of a learned image codec, without decoding an "
@@ -90,14 +91,20 @@ def _what(config: NetworkConfig) -> str:
 def _input(config: NetworkConfig) -> str:
     if config.domain == "pixel":
         return "RGB in [0, 1], sides multiples of 64"
+    counts = " or ".join(map(str, config.cuts or (config.input_channels,)))
     which = "ranked channels" if config.channels else "channels"
-    return f"{config.input_channels} {which} of {config.latent_channels}, at 1/16 of the size"
+    return f"{counts} {which} of {config.latent_channels}, at 1/16 of the size"
 
 
 def _scores(scores: Mapping[str, float]) -> str:
     if not scores:
         return "Not measured in the run."
     lines = [f"mIoU {scores['miou']:.4f} on the validation split, at the last step.", ""]
+    cuts = {n: v for n, v in scores.items() if n.startswith("miou_at/")}
+    if cuts:
+        lines[0] += " This and IoUs are means over the numbers of channels."
+        lines += ["| channels | mIoU |", "|---|---|"]
+        lines += [f"| {n.removeprefix('miou_at/')} | {v:.4f} |" for n, v in cuts.items()] + [""]
     lines += ["| class | IoU |", "|---|---|"]
     for name, value in scores.items():
         if name.startswith("iou/") and value == value:

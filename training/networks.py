@@ -8,8 +8,10 @@ removes and whose output it distils. The tail is layer1 to layer4, atrous spatia
 and the classifier, from torchvision's parts; logits are upsampled bilinearly.
 
 Selection is in the network for `dynamic` (the gate multiplies the latents by 0 or 1) and outside
-for `static`: a static network takes exactly its kept channels in ranked order, as the ranked
-latents and the scalable stream deliver them.
+for `static` and `any`: a static network takes exactly its kept channels in ranked order, as the
+ranked latents and the scalable stream deliver them. A network for any N takes the first N of its
+channels, N being one of its cuts, and fills up with zeros, which scaled latents have around them;
+how many come in says which cut it is, and so which statistics batch norm uses.
 
 One image's output is the same alone or in any batch. ASPP pools over the whole map, so a batch
 holds images of one coded size, and nothing is padded beyond that.
@@ -29,12 +31,13 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from latent_store.errors import CheckpointError, LatentStoreError
 from latent_store.schema import LATENT_STRIDE
+from training.cut_norm import keep_statistics_per_cut, matching
 from training.gate import ChannelGate, parse_gate_bias
 from training.transforms import FEATURE_CHANNELS, build_transform
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 DOMAINS = ("latent", "pixel")
-SELECTIONS = ("none", "dynamic", "static")
+SELECTIONS = ("none", "dynamic", "static", "any")
 TASKS = ("segmentation",)
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -54,9 +57,11 @@ class NetworkConfig:
         aspp_width: channels inside ASPP and the classifier; 256 in DeepLab v3.
         dropout: after ASPP.
         auxiliary_head: whether there is an FCN head on layer3, as torchvision has it.
-        selection: "none", "dynamic" or "static"; always "none" in the pixel domain.
+        selection: "none", "dynamic", "static" or "any"; always "none" in the pixel domain.
         latent_channels: M of the codec.
-        channels: the kept channel numbers in ranked order; only for "static".
+        channels: the kept channel numbers in ranked order, for "any" up to the largest cut; only
+            for these two.
+        cuts: the numbers of channels that an "any" network works with, rising; only for "any".
         transform: "deconv" or "res".
         transform_activation: "igdn" or "relu".
         gate_pool: "mean" or "rms", what the gate sees of each channel.
@@ -73,6 +78,7 @@ class NetworkConfig:
     selection: str = "none"
     latent_channels: int = 192
     channels: tuple[int, ...] | None = None
+    cuts: tuple[int, ...] | None = None
     transform: str = "deconv"
     transform_activation: str = "igdn"
     gate_pool: str = "mean"
@@ -91,27 +97,44 @@ class NetworkConfig:
                     f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}"
                 )
         parse_gate_bias(self.gate_bias)
-        if (self.channels is not None) != (self.selection == "static"):
+        if (self.channels is not None) != (self.selection in ("static", "any")):
             raise LatentStoreError(
-                f"a static network, and no other, names its channels; got selection "
-                f"{self.selection!r} with channels {self.channels}"
+                f"a static network or one for any N, and no other, names its channels; got "
+                f"selection {self.selection!r} with channels {self.channels}"
             )
+        self._check_cuts()
         if self.domain == "pixel" and self.selection != "none":
             raise LatentStoreError(
                 f"pixels have no channels to select: --domain pixel goes with --selection none, "
                 f"got {self.selection!r}"
             )
 
+    def _check_cuts(self) -> None:
+        if (self.cuts is not None) != (self.selection == "any"):
+            raise LatentStoreError(
+                f"a network for any N, and no other, has cuts; got selection {self.selection!r} "
+                f"with cuts {self.cuts}"
+            )
+        if self.cuts is None:
+            return
+        rising = list(self.cuts) == sorted(set(self.cuts))
+        if not self.cuts or not rising or self.cuts[0] < 1 or self.cuts[-1] != len(self.channels):
+            raise LatentStoreError(
+                f"cuts must rise from 1 or more to all {len(self.channels)} channels of the "
+                f"network, got {list(self.cuts)}"
+            )
+
     @property
     def input_channels(self) -> int:
-        """Number of channels that `forward` takes: 3, M, or the kept ones of a static network."""
+        """Most channels that `forward` takes: 3, M, or those that the network names."""
         if self.domain == "pixel":
             return 3
         return self.latent_channels if self.channels is None else len(self.channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain types, ready for a checkpoint or JSON."""
-        return dataclasses.asdict(self) | {"channels": self.channels and list(self.channels)}
+        tuples = {name: getattr(self, name) for name in ("channels", "cuts")}
+        return dataclasses.asdict(self) | {k: v and list(v) for k, v in tuples.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
@@ -126,8 +149,8 @@ class NetworkConfig:
                 f"the network has settings that this version does not know: {', '.join(unknown)}; "
                 "update the package"
             )
-        channels = values.get("channels")
-        return cls(**{**values, "channels": None if channels is None else tuple(channels)})
+        lists = {name: values.get(name) for name in ("channels", "cuts")}
+        return cls(**{**values, **{k: None if v is None else tuple(v) for k, v in lists.items()}})
 
 
 class Stem(nn.Module):
@@ -221,6 +244,7 @@ class LatentNetwork(nn.Module):
         self.register_buffer("latent_scale_C", torch.ones(config.input_channels))
         self.register_buffer("feature_mean_C", torch.zeros(FEATURE_CHANNELS))
         self.register_buffer("feature_std_C", torch.ones(FEATURE_CHANNELS))
+        self._switch = keep_statistics_per_cut(self, len(config.cuts)) if config.cuts else None
 
     def forward(
         self,
@@ -232,8 +256,8 @@ class LatentNetwork(nn.Module):
         """Segments latents.
 
         Args:
-            y_hat_BCHW: latents as float32: all M channels in natural order, or a static
-                network's kept channels in ranked order.
+            y_hat_BCHW: latents as float32: all M channels in natural order, a static network's
+                kept channels in ranked order, or the first N of those for any N.
             pooled_BC: float32 [B, M], the whole image's channel means or RMS as
                 `config.gate_pool` says; a dynamic network needs it, others ignore it.
             noise_BC2: Gumbel noise; a dynamic network in training needs it.
@@ -245,13 +269,8 @@ class LatentNetwork(nn.Module):
         Raises:
             ValueError: if the channel count is wrong, or a dynamic network gets no `pooled_BC`.
         """
-        if y_hat_BCHW.shape[1] != self.config.input_channels:
-            raise ValueError(
-                f"the network takes {self.config.input_channels} channels "
-                f"({self.config.selection} selection), got {y_hat_BCHW.shape[1]}"
-            )
         outputs: dict[str, torch.Tensor] = {}
-        scaled_BCHW = y_hat_BCHW * self.latent_scale_C[:, None, None]
+        scaled_BCHW = self._scale(y_hat_BCHW)
         if self.gate is not None:
             if pooled_BC is None:
                 raise ValueError("a dynamic network needs pooled_BC, see training.gate")
@@ -265,6 +284,21 @@ class LatentNetwork(nn.Module):
         height, width = y_hat_BCHW.shape[-2:]
         size = (height * LATENT_STRIDE, width * LATENT_STRIDE)
         return outputs | {"features": features_BCHW} | self.tail(features_BCHW, size)
+
+    def _scale(self, y_hat_BCHW: torch.Tensor) -> torch.Tensor:
+        """Scales the latents; for any N, switches to their cut and adds zeros for the rest."""
+        config, channels = self.config, y_hat_BCHW.shape[1]
+        allowed = config.cuts or (config.input_channels,)
+        if channels not in allowed:
+            raise ValueError(
+                f"the network takes {' or '.join(map(str, allowed))} channels "
+                f"({config.selection} selection), got {channels}"
+            )
+        scaled_BCHW = y_hat_BCHW * self.latent_scale_C[:channels, None, None]
+        if self._switch is None:
+            return scaled_BCHW
+        self._switch.index = config.cuts.index(channels)
+        return F.pad(scaled_BCHW, (0, 0, 0, 0, 0, config.input_channels - channels))
 
     def set_latent_statistics(self, channel_rms_C: torch.Tensor) -> None:
         """Fixes the input scale from the RMS of every incoming channel, in incoming order.
@@ -326,13 +360,16 @@ def load_pretrained_backbone(network: nn.Module, state: Mapping[str, torch.Tenso
             source = name.removeprefix(f"{part}.")
             if name == source or source.startswith(("head.", "auxiliary.")):
                 continue
-            if source not in state or state[source].shape != own[name].shape:
-                found = tuple(state[source].shape) if source in state else "nothing"
+            given = state.get(source)
+            if given is not None:
+                given = matching(source, given, None, network.config.cuts)
+            if given is None or given.shape != own[name].shape:
+                found = "nothing" if given is None else tuple(given.shape)
                 raise CheckpointError(
                     f"the pretrained weights do not fit {network.config.backbone}: {source} should "
                     f"be {tuple(own[name].shape)}, found {found}; give weights of that ResNet"
                 )
-            own[name].copy_(state[source])
+            own[name].copy_(given)
             copied.append(name)
     return copied
 

@@ -74,10 +74,10 @@ class Point:
         label: The network's name in tables and plots; one name at several codecs is a curve.
         codec_id, quality: The codec, and its quality where it is one of the zoo's.
         domain: ``latent`` or ``pixel``.
-        selection: ``none``, ``dynamic``, ``static``.
-        ranking_id, ranking_method, keep: Of static selection, else None.
+        selection: ``none``, ``dynamic``, ``static``, ``any``.
+        ranking_id, ranking_method, keep: Of a network on the first N ranked channels, else None.
         tied: Channels of equal score on both sides of the ranking's cut at ``keep``; above 0, which
-            channels a static network has was not decided by the score.
+            channels such a network has was not decided by the score.
         channels_total: M.
         checkpoint, checkpoint_sha256: File name and digest.
         class_names: Of the K classes.

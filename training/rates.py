@@ -2,6 +2,7 @@
 
     none     ─ z string ─ whole natural y string ───────────────────────────► all M channels
     static   ─ z string ─ scalable y string up to the cut N ────────────────► N ranked channels
+    any      ─ the same, for each N in turn
     dynamic  ─ z string ─ mask ─ y string of the chosen channels, coded here ► M, the rest zero
 
 What comes out of the entropy decoder is compared with the store's ŷ, and it, not the store's copy,
@@ -36,7 +37,7 @@ class Received:
     """What a decoder hands to the network, for some rows.
 
     Attributes:
-        y_hat_BCHW: Integers; all M channels, or a static network's N in ranked order.
+        y_hat_BCHW: Integers; all M channels, or N in ranked order.
         rates: One a row.
     """
 
@@ -110,7 +111,7 @@ class WholeStreams:
 
 
 class ScalableStreams:
-    """Static selection: the first N ranked channels, from the scalable y string up to the cut N.
+    """The first N ranked channels, from the scalable y string up to the cut N.
 
     Args:
         codec: The store's codec.

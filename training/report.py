@@ -26,7 +26,7 @@ _NOTES = (
         "bpp is hyper + y + mask: the lengths of real entropy-coded strings, in bits, over "
         "original pixels, all images together. hyper is the z string, always whole. y is the whole "
         "natural string where all channels are kept and in the pixel domain, the scalable string "
-        "up to the cut for static selection, and a string of exactly the chosen channels, coded "
+        "up to the cut for ranked channels, and a string of exactly the chosen channels, coded "
         "image by image, for dynamic selection, whose mask is one bit a channel, in whole bytes."
     ),
     (
@@ -88,8 +88,8 @@ def curves(points: Sequence[Point]) -> list[Curve]:
 def comparisons(points: Sequence[Point]) -> list[Comparison]:
     """Returns what each method saves against the methods that it is meant to beat.
 
-    Those are the pixel domain, all channels (``none``), and, for a static network, static networks
-    that keep as many channels by a ranking that learned nothing from the task.
+    Those are the pixel domain, all channels (``none``), and, for a network on the first N ranked
+    channels, those of its kind on as many by a ranking that learned nothing from the task.
     """
     first = {point.label: point for point in reversed(points)}
     by_method = {curve.name: curve for curve in curves(points)}
@@ -193,7 +193,8 @@ def _is_anchor(anchor: Point, test: Point) -> bool:
     if anchor.selection == "none":
         return True
     return (
-        anchor.selection == test.selection == "static"
+        anchor.selection == test.selection
+        and anchor.keep is not None
         and anchor.keep == test.keep
         and anchor.ranking_method in _BASELINE_RANKINGS
         and test.ranking_method not in _BASELINE_RANKINGS

@@ -67,20 +67,28 @@ class Meters:
         self.sums: dict[str, torch.Tensor] = {}
         self.counts: dict[str, int] = {}
         self.kept: list[torch.Tensor] = []
+        self.decisions: torch.Tensor | None = None
 
     def add(self, parts: Mapping[str, torch.Tensor]) -> None:
-        """Adds one step's parts; "kept" [B] is collected for its spread."""
+        """Adds one step's parts; "kept" [B] and "decisions" [C] are collected for their spread."""
         for name, value in parts.items():
             value = value.detach()
             if name == "kept":
                 self.kept.append(value)
+                continue
+            if name == "decisions":
+                self.decisions = value if self.decisions is None else self.decisions + value
                 continue
             value = value.double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """Returns the mean of each part, and mean, least and most channels kept with a gate."""
+        """Returns the mean of each part, and what was kept where channels are selected.
+
+        "kept_mean" and so on are of the channels kept in each image; "always_on" and "never_on"
+        count the channels that a gate, without its noise, keeps in every image and in none.
+        """
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         if self.kept:
             kept = torch.cat(self.kept).double()
@@ -90,6 +98,10 @@ class Meters:
                 "kept_min": float(kept.min()),
                 "kept_max": float(kept.max()),
             }
+        if self.decisions is not None:
+            images = sum(len(kept) for kept in self.kept)
+            means["always_on"] = float((self.decisions == images).sum())
+            means["never_on"] = float((self.decisions == 0).sum())
         return means
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,6 +110,7 @@ class Meters:
             "sums": {name: total.cpu() for name, total in self.sums.items()},
             "counts": dict(self.counts),
             "kept": torch.cat(self.kept).cpu() if self.kept else torch.zeros(0),
+            "decisions": None if self.decisions is None else self.decisions.cpu(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
@@ -105,6 +118,8 @@ class Meters:
         self.sums = {name: total.to(device) for name, total in state["sums"].items()}
         self.counts = dict(state["counts"])
         self.kept = [state["kept"].to(device)] if len(state["kept"]) else []
+        decisions = state["decisions"]
+        self.decisions = None if decisions is None else decisions.to(device)
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Which rows form which batches, and where each image is cropped: pure functions of numbers.
+"""Which rows form which batches, where each is cropped, how much is kept: pure functions.
 
 Chunked shuffle: rows are cut into runs of `chunk_rows` consecutive ones, the runs are shuffled,
 `preload_rows` rows at a time are loaded with few contiguous reads and shuffled in memory. Random
@@ -18,7 +18,7 @@ Batch = tuple[int, ...]
 """Row numbers."""
 
 # First in every generator's key, so that no two uses of randomness share a stream.
-ORDER_KEY, CROP_KEY, NOISE_KEY = 1, 2, 3
+ORDER_KEY, CROP_KEY, NOISE_KEY, CUT_KEY = 1, 2, 3, 4
 
 
 def plan_epoch(
@@ -86,6 +86,23 @@ def crop_origin(
     steps = [(whole - part) // LATENT_STRIDE + 1 for whole, part in zip(size, crop, strict=True)]
     top, left = (int(rng.integers(n)) * LATENT_STRIDE for n in steps)
     return top, left
+
+
+def draw_cut(seed: int, epoch: int, rows: Sequence[int], cuts: Sequence[int]) -> int:
+    """Returns how many ranked channels a batch is trained with: one of `cuts`, equally likely.
+
+    All rows of a batch get the same one, so that batch norm sees a whole batch of one distribution
+    (see `training.cut_norm`). The batch's first row keys it: which rows meet in a batch is random
+    and new in every epoch, so each row meets every cut, as if it drew its own.
+
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        rows: of the batch.
+        cuts: numbers of channels.
+    """
+    rng = np.random.default_rng((CUT_KEY, seed, epoch, int(rows[0])))
+    return int(rng.choice(cuts))
 
 
 def group_by_size(rows: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list[list[int]]:

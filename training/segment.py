@@ -45,6 +45,7 @@ _EXAMPLE = """examples:
   segment --checkpoint runs/static16/last.pt --image street.png --output out
   segment --checkpoint runs/static16/last.pt --image street.png --encode_only --output camera
   segment --checkpoint runs/static16/last.pt --stream camera/street.stream --output server
+  segment --checkpoint runs/any/last.pt --keep 32 --image street.png --output out
 """
 
 
@@ -166,7 +167,8 @@ def _segment(args: argparse.Namespace) -> int:
     _check(args, inputs)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    link = open_link(args.checkpoint, str(choose_device(args.device)), args.codec_checkpoint)
+    device = str(choose_device(args.device))
+    link = open_link(args.checkpoint, device, args.codec_checkpoint, args.keep)
     if args.image:
         outcomes = [_from_image(link, path, args) for path in inputs]
     else:
@@ -242,6 +244,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="F",
         help="the codec for a teacher's checkpoint, which carries none",
+    )
+    add(
+        "--keep",
+        type=int,
+        metavar="N",
+        help="with a network for any N: send, or use, the first N channels only (default: a stream "
+        "that can be cut at every N, and all that came of it)",
     )
     add("--json", type=Path, metavar="F", help="also write bytes and milliseconds to this file")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -21,6 +21,7 @@ from latent_store.component_readers import (
     FeaturesReader,
     LatentsReader,
     RankedReader,
+    Window,
 )
 from latent_store.errors import DatasetError
 from latent_store.layout import coded_size
@@ -158,6 +159,25 @@ class StoreSource:
         inputs = self._inputs(rows)
         return [self._crop(batch, inputs, wholes, rule, epoch) for batch in batches]
 
+    def read_features(self, row: int, window: Window | None = None) -> np.ndarray:
+        """Returns the teacher's features of one image, float32 [64, h, w].
+
+        Args:
+            row: of the image.
+            window: in feature cells; None for all.
+
+        Raises:
+            DatasetError: if one of them is not finite, which would spoil every weight at once.
+        """
+        features_CHW = self.teacher.read([row], window)[0]
+        if not np.isfinite(features_CHW).all():
+            raise DatasetError(
+                f"the features of {self.split.sample_ids([row])[0]} by teacher "
+                f"{self.teacher.teacher_id} in {self.spec.split} are not finite: train the teacher "
+                "again and add its features anew"
+            )
+        return features_CHW
+
     def _crop(
         self,
         batch: Batch,
@@ -241,7 +261,7 @@ class StoreSource:
         window = tuple(n // FEATURE_STRIDE for n in window)
         whole_CHW = self._whole("features", row)
         if whole_CHW is None:
-            return self.teacher.read([row], window)[0]
+            return self.read_features(row, window)
         return _cut(whole_CHW, window)
 
     def _whole(self, name: str, row: int) -> np.ndarray | None:
@@ -254,7 +274,7 @@ class StoreSource:
         if name == "labels":
             value = self._check_classes(self._labels_reader.read([row])[0], row)
         else:
-            value = self.teacher.read([row])[0]
+            value = self.read_features(row)
         return self._remember(name, row, value)
 
     @cached_property

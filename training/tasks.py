@@ -4,6 +4,7 @@ The training loop knows nothing of segmentation: a task turns a batch into a los
 loss's sums are to be divided by, and validates.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from training.gate import annealed, gumbel_noise
 from training.losses import Counts, SegmentationLoss, count
 from training.metrics import ConfusionMatrix
 from training.networks import PixelNetwork
+from training.sampling import draw_cut
 
 
 class SegmentationTask(nn.Module):
@@ -23,7 +25,7 @@ class SegmentationTask(nn.Module):
     Args:
         network: a LatentNetwork or PixelNetwork.
         loss: its loss.
-        seed: of the gate's noise.
+        seed: of the gate's noise, and of the N that a network for any N is trained with.
         temperature: of the Gumbel-softmax at the start and at the end of the run.
     """
 
@@ -54,19 +56,29 @@ class SegmentationTask(nn.Module):
     def forward(
         self, batch: Mapping[str, Any], counts: Counts, epoch: int
     ) -> dict[str, torch.Tensor]:
-        """Returns "loss", its parts, and "kept" [B], the number of channels kept, with a gate.
+        """Returns "loss" and its parts.
+
+        With a gate, or for any N, "kept" [B] is the number of channels kept; with a gate
+        "decisions" [C] says in how many images it keeps each channel when there is no noise.
 
         Args:
             batch: as `StoreLoader` yields it, on the network's device; "x_BCHW" for pixels is
                 uint8, or float in [0, 1].
             counts: of the whole step.
-            epoch: keys the gate's noise, with the seed and the row.
+            epoch: keys the gate's noise and the N, with the seed and the row.
         """
+        batch = self._cut(batch, epoch)
         outputs = self._call[0](*network_inputs(self.network, batch), **self._noise(batch, epoch))
         batch = {**batch, "labels_BHW": batch["labels_BHW"].long()}
         parts = self.loss(outputs, batch, counts)
         if "gate" in outputs:
             parts["kept"] = outputs["gate"].detach().sum(1)
+            parts["decisions"] = (outputs["gate_probability"].detach() > 0.5).sum(0)
+        elif self.network.config.cuts:
+            y_hat_BCHW = batch["y_hat_BCHW"]
+            parts["kept"] = torch.full(
+                (len(y_hat_BCHW),), float(y_hat_BCHW.shape[1]), device=y_hat_BCHW.device
+            )
         return parts
 
     def anneal(self, progress: float) -> None:
@@ -74,6 +86,12 @@ class SegmentationTask(nn.Module):
         gate = getattr(self.network, "gate", None)
         if gate is not None:
             gate.temperature.fill_(annealed(*self.temperature, progress))
+
+    def _cut(self, batch: Mapping[str, Any], epoch: int) -> Mapping[str, Any]:
+        cuts = self.network.config.cuts
+        if not cuts:
+            return batch
+        return cut_batch(batch, draw_cut(self.seed, epoch, batch["rows_B"].tolist(), cuts))
 
     def _noise(self, batch: Mapping[str, Any], epoch: int) -> dict[str, torch.Tensor]:
         gate = getattr(self.network, "gate", None)
@@ -97,29 +115,58 @@ class SegmentationValidator:
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, device: torch.device) -> dict[str, float]:
-        """Returns "miou", "accuracy", "constant_miou", "iou/<class>", and "kept" with a gate.
+        """Returns "miou", "accuracy", "constant_miou" and "iou/<class>".
 
-        The network is left in the mode that it was in.
+        With a gate also what it keeps, see `gate_statistics`. For any N they are means over the
+        cuts, each with a matrix of its own, and "miou_at/<N>" is the mIoU of each. The network is
+        left in the mode that it was in.
         """
         was_training = network.training
         network.eval()
-        matrix = ConfusionMatrix(len(self.class_names))
-        kept: list[float] = []
+        cuts = network.config.cuts or (None,)
+        matrices = {keep: ConfusionMatrix(len(self.class_names)) for keep in cuts}
+        gates: list[torch.Tensor] = []
         for batch in self.batches:
             on_device = to_device(batch, device)
-            outputs = network(*network_inputs(network, on_device))
-            # Padding is labelled 255, so it counts nowhere.
-            matrix.update(on_device["labels_BHW"], outputs["logits"].argmax(1))
-            if "gate" in outputs:
-                kept += outputs["gate"].sum(1).tolist()
+            for keep, matrix in matrices.items():
+                outputs = network(*network_inputs(network, cut_batch(on_device, keep)))
+                # Padding is labelled 255, so it counts nowhere.
+                matrix.update(on_device["labels_BHW"], outputs["logits"].argmax(1))
+                if "gate" in outputs:
+                    gates.append(outputs["gate"])
         network.train(was_training)
-        if not matrix.pixels:
+        if not matrices[cuts[0]].pixels:
             raise DatasetError(
                 "mIoU is undefined: no pixel of the validation images has a label (all are 255); "
                 "give another --val_split, or none"
             )
-        scores = matrix.summary(self.class_names)
-        return scores | ({"kept": sum(kept) / len(kept)} if kept else {})
+        return self._scores(matrices) | (gate_statistics(torch.cat(gates)) if gates else {})
+
+    def _scores(self, matrices: Mapping[int | None, ConfusionMatrix]) -> dict[str, float]:
+        each = [matrix.summary(self.class_names) for matrix in matrices.values()]
+        scores = {name: math.fsum(s[name] for s in each) / len(each) for name in each[0]}
+        at_cuts = {f"miou_at/{k}": m.miou() for k, m in matrices.items() if k is not None}
+        return scores | at_cuts
+
+
+def gate_statistics(gates_NC: torch.Tensor) -> dict[str, float]:
+    """Returns what a gate keeps of N images: "kept", its extremes, and channels without a choice.
+
+    Those are "always_on" and "never_on", channels that are kept in all images and in none.
+    """
+    kept_N, on_C = gates_NC.sum(1), gates_NC.sum(0)
+    return {
+        "kept": float(kept_N.double().mean()),
+        "kept_min": float(kept_N.min()),
+        "kept_max": float(kept_N.max()),
+        "always_on": float((on_C == len(gates_NC)).sum()),
+        "never_on": float((on_C == 0).sum()),
+    }
+
+
+def cut_batch(batch: Mapping[str, Any], keep: int | None) -> Mapping[str, Any]:
+    """Returns the batch with the first `keep` ranked channels only; None leaves all."""
+    return batch if keep is None else {**batch, "y_hat_BCHW": batch["y_hat_BCHW"][:, :keep]}
 
 
 def network_inputs(network: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor | None, ...]:

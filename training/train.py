@@ -3,10 +3,11 @@
     train-from-store --store cv.zarr --dataset cityscapes --output runs/dynamic --selection dynamic
     train-from-store --store cv.zarr --dataset cityscapes --output runs/static-16 \\
         --selection static --mask frequency --keep 16
+    train-from-store --store cv.zarr --dataset cityscapes --output runs/any \\
+        --selection any --mask frequency
 """
 
 import argparse
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -29,146 +30,34 @@ from latent_store.schema import CodecSpec
 from training import initialise
 from training.checkpoints import LoadedNetwork, load_network
 from training.classes import class_names
-from training.flags import add_flags, flag, free_fields, read_flags
-from training.loader import LoaderConfig, StoreLoader, WholeImages
+from training.flags import add_flags, read_flags
+from training.job import CONFIGS, FREE, NONE, Job, ModelConfig
+from training.loader import StoreLoader, WholeImages
 from training.losses import SegmentationLoss
-from training.networks import (
-    BACKBONES,
-    DOMAINS,
-    SELECTIONS,
-    TASKS,
-    LatentNetwork,
-    NetworkConfig,
-    build_network,
-)
+from training.networks import LatentNetwork, NetworkConfig, build_network
 from training.sources import SourceSpec, StoreSource
 from training.tasks import SegmentationTask, SegmentationValidator
 from training.trainer import FitResult, fit
-from training.trainer_config import TrainerConfig, choose_device
-from training.transforms import ACTIVATIONS, TRANSFORMS
+from training.trainer_config import choose_device
 
 COMMAND = "train-from-store"
-NONE = "none"
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What is trained on."""
-
-    store: str = flag("URL of the store", free=True)
-    dataset: str = flag("the dataset's id in the store", default="cityscapes")
-    split: str = flag("split to train on", default="train")
-    val_split: str | None = flag(
-        "split to validate on (default: val, if the store has it); none = no validation",
-        default=None,
-        free=True,
-    )
-    codec: str | None = flag("id of the codec (default: the only one)", default=None)
-    teacher: str | None = flag("id of the teacher (default: the only one), or none", default=None)
-    val_max_samples: int = flag(
-        "validate on the first so many samples; 0 = all", default=0, free=True
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """What is trained."""
-
-    task: str = flag("the vision task", default="segmentation", choices=TASKS)
-    domain: str = flag(
-        "latents, or the images that the codec decodes from them", default="latent", choices=DOMAINS
-    )
-    selection: str = flag("how channels are selected", default="none", choices=SELECTIONS)
-    mask: str | None = flag("ranking that a static network's channels come from", default=None)
-    keep: int | None = flag("how many channels a static network keeps", default=None)
-    transform: str = flag("from latents to features", default="deconv", choices=TRANSFORMS)
-    transform_activation: str = flag(
-        "inside the deconv transform", default="igdn", choices=ACTIVATIONS
-    )
-    backbone: str | None = flag(
-        "ResNet of DeepLab v3 (default: the teacher's, else resnet50)",
-        default=None,
-        choices=BACKBONES,
-    )
-    aspp_width: int | None = flag(
-        "channels inside ASPP (default: the teacher's, else 256)", default=None
-    )
-    dropout: float = flag("dropout after ASPP", default=0.1)
-    auxiliary_head: bool = flag(
-        "train an FCN head on layer3 beside, as torchvision has it", default=False
-    )
-    gate_pool: str = flag(
-        "what the gate sees of a channel", default="mean", choices=("mean", "rms")
-    )
-    gate_bias: str = flag("the gate's initial bias: neutral, dctnet or a number", default="neutral")
-    temperature: float = flag("of the Gumbel-softmax", default=1.0)
-    temperature_end: float | None = flag(
-        "what it is annealed to (default: no annealing)", default=None
-    )
-    init: str = flag("where the tail starts", default="teacher", choices=("teacher", "scratch"))
-    init_from: str | None = flag(
-        "checkpoint of another network to start from instead", default=None
-    )
-    pretrained: str = flag(
-        "backbone to start from with --init scratch: imagenet (torchvision's), or a file",
-        default=NONE,
-    )
-    lambda_kd: float = flag("weight of the distillation loss; the paper's 1", default=1.0)
-    rate_weight: float = flag(
-        "weight of the kept channels' bits a pixel; the paper's 0", default=0.0
-    )
-    label: str | None = flag("name in tables (default: made from the selection)", default=None)
-
-    def __post_init__(self) -> None:
-        static = self.selection == "static"
-        if static != (self.mask is not None) or static != (self.keep is not None):
-            raise LatentStoreError(
-                "--selection static goes with --mask RANKING and --keep N, other selections with "
-                f"neither; got --selection {self.selection}, --mask {self.mask}, --keep {self.keep}"
-            )
-        if min(self.lambda_kd, self.rate_weight, self.dropout) < 0 or self.temperature <= 0:
-            raise LatentStoreError(
-                "--lambda_kd, --rate_weight and --dropout must be 0 or more and --temperature > 0; "
-                f"got {self.lambda_kd}, {self.rate_weight}, {self.dropout}, {self.temperature}"
-            )
-        if self.rate_weight and self.selection != "dynamic":
-            raise LatentStoreError(
-                f"--rate_weight weighs what the gate keeps: it goes with --selection dynamic, got "
-                f"--selection {self.selection}"
-            )
-        if self.pretrained != NONE and self.init != "scratch":
-            raise LatentStoreError("--pretrained goes with --init scratch")
-
-
-CONFIGS = (DataConfig, ModelConfig, LoaderConfig, TrainerConfig)
-FREE = free_fields(*CONFIGS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """The flags of one run."""
-
-    data: DataConfig
-    model: ModelConfig
-    loader: LoaderConfig
-    trainer: TrainerConfig
-    output: Path
-    resume: bool = False
-
-    def resolved(self) -> dict[str, Any]:
-        """Returns every flag's value but `output` and `resume`, as plain types."""
-        parts = (self.data, self.model, self.loader, self.trainer)
-        return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a store offers for a job, checked before anything is built."""
+    """What a store offers for a job, checked before anything is built.
+
+    Attributes:
+        ranking: that the channels come from; None for all of them.
+        cuts: of a network for any N.
+        teacher: that the weights start from.
+    """
 
     store: LatentStore
     spec: CodecSpec
     ranking: Ranking | None
+    cuts: tuple[int, ...] | None
     teacher_id: str | None
     teacher: LoadedNetwork | None
     classes: tuple[str, ...]
@@ -255,15 +144,7 @@ def find_inputs(job: Job) -> Inputs:
             "give another --dataset or --split, or encode it with encode-to-store"
         )
     spec = store.codec(job.data.codec)
-    ranking = None
-    if job.model.mask is not None:
-        ranking = store.ranking(spec.codec_id, job.model.mask)
-        ranking.channels(job.model.keep)
-        if len(ranking.order) != spec.channels:
-            raise RankingError(
-                f"ranking {ranking.ranking_id} orders {len(ranking.order)} channels, codec "
-                f"{spec.codec_id} has {spec.channels}: derive one with channel-frequency"
-            )
+    ranking = None if job.model.mask is None else _ranking(job, store, spec)
     teacher_id = _teacher_id(job, store, name)
     teacher = None
     if job.model.init == "teacher" and job.model.init_from is None:
@@ -272,6 +153,7 @@ def find_inputs(job: Job) -> Inputs:
         store=store,
         spec=spec,
         ranking=ranking,
+        cuts=_cuts(job, ranking) if job.model.selection == "any" else None,
         teacher_id=teacher_id,
         teacher=teacher,
         classes=class_names(job.data.dataset),
@@ -284,7 +166,7 @@ def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
     if job.model.init_from is not None:
         start = load_network(job.model.init_from).config
     model = job.model
-    ranked = None if inputs.ranking is None else inputs.ranking.channels(model.keep)
+    keep = _keep(job, inputs)
     return NetworkConfig(
         domain=model.domain,
         task=model.task,
@@ -295,7 +177,8 @@ def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
         auxiliary_head=model.auxiliary_head,
         selection=model.selection,
         latent_channels=inputs.spec.channels,
-        channels=ranked,
+        channels=None if keep is None else inputs.ranking.channels(keep),
+        cuts=inputs.cuts,
         transform=model.transform,
         transform_activation=model.transform_activation,
         gate_pool=model.gate_pool,
@@ -314,7 +197,7 @@ def source_spec(job: Job, inputs: Inputs, split: str) -> SourceSpec:
         domain=model.domain,
         codec_id=inputs.spec.codec_id,
         ranking_id=model.mask,
-        keep=model.keep,
+        keep=_keep(job, inputs),
         teacher_id=inputs.teacher_id if distils else None,
         gate_pool=model.gate_pool if model.selection == "dynamic" else None,
         num_classes=len(inputs.classes),
@@ -394,6 +277,44 @@ def _main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _ranking(job: Job, store: LatentStore, spec: CodecSpec) -> Ranking:
+    """Returns the ranking that the mask comes from.
+
+    Raises:
+        RankingError: if the codec has none of that name, or it does not fit.
+    """
+    ranking = store.ranking(spec.codec_id, str(job.model.mask))
+    if job.model.keep is not None:
+        ranking.channels(job.model.keep)
+    if len(ranking.order) != spec.channels:
+        raise RankingError(
+            f"ranking {ranking.ranking_id} orders {len(ranking.order)} channels, codec "
+            f"{spec.codec_id} has {spec.channels}: derive one with channel-frequency"
+        )
+    return ranking
+
+
+def _cuts(job: Job, ranking: Ranking) -> tuple[int, ...]:
+    """Returns the cuts of a network for any N, rising: those asked for, or the ranking's.
+
+    Raises:
+        RankingError: if the scalable stream cannot be cut there.
+    """
+    cuts = tuple(sorted(set(job.model.cuts or ranking.cuts)))
+    if unknown := [n for n in cuts if n not in ranking.cuts]:
+        raise RankingError(
+            f"--cuts {unknown[0]} is no cut of ranking {ranking.ranking_id}, whose streams can be "
+            f"cut at {', '.join(map(str, ranking.cuts))}: choose among them, or derive the ranking "
+            "with channel-frequency --keep and reorder-latents --overwrite"
+        )
+    return cuts
+
+
+def _keep(job: Job, inputs: Inputs) -> int | None:
+    """Returns how many ranked channels are read; None for all in natural order."""
+    return inputs.cuts[-1] if inputs.cuts else job.model.keep
+
+
 def _teacher_id(job: Job, store: LatentStore, split: str) -> str | None:
     """Returns whose features and weights are used; None for nobody's.
 
@@ -436,6 +357,7 @@ def _default_label(model: ModelConfig) -> str:
         "none": "no gate",
         "dynamic": "dynamic" + (" (rate-aware)" if model.rate_weight else ""),
         "static": f"static-{model.keep} ({model.mask})",
+        "any": f"any ({model.mask})",
     }[model.selection]
     name += " res" if model.transform == "res" else ""
     return name + (" fine-tuned" if model.init_from is not None else "")

@@ -31,6 +31,7 @@ from latent_store.console import progress
 from latent_store.errors import JobFailedError, LatentStoreError
 from latent_store.location import write_atomically
 from training.checkpoints import export_safetensors, save_checkpoint
+from training.determinism import algorithms
 from training.flags import free_fields
 from training.losses import Counts
 from training.model_card import model_card
@@ -142,7 +143,8 @@ def fit(
     if run.state.finished:
         return run.result({})
     scores: dict[str, float] = {}
-    with _until_sigterm() as stopping, run.opened() as log, run.bar() as bar:
+    exact = algorithms(deterministic=config.deterministic)
+    with exact, _until_sigterm() as stopping, run.opened() as log, run.bar() as bar:
         while run.state.step < run.total_steps:
             for batches in run.clock.timed(_in_groups(iter(loader), config.accumulate)):
                 parts = run.train_step(batches)
@@ -322,7 +324,8 @@ class _Run:
         """Writes a step's record and shows it beside the bar."""
         self.check_finite()
         rate = self.optimizer.param_groups[0]["lr"]
-        values = {name: float(part.float().mean()) for name, part in parts.items()}
+        scalars = {name: part for name, part in parts.items() if name != "decisions"}
+        values = {name: float(part.float().mean()) for name, part in scalars.items()}
         shown = {"loss": f"{values['loss']:.3f}", "lr": f"{rate:.0e}"}
         if "kept" in values:
             shown["kept"] = f"{values['kept']:.0f}"

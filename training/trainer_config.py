@@ -28,6 +28,10 @@ class TrainerConfig:
         "batch norm keeps the statistics that it starts with", default=False
     )
     seed: int = flag("of weights, order, crops and the gate's noise", default=0)
+    deterministic: bool = flag(
+        "the same run gives the same weights bit for bit, also on a GPU; slower there",
+        default=False,
+    )
     device: str = flag("auto, cpu, cuda or cuda:N", default="auto", free=True)
     amp: str = flag("autocast of the networks", default="off", choices=("off", "bf16"))
     compile: bool = flag("run the networks through torch.compile", default=False)

@@ -20,6 +20,7 @@ from latent_store.codec import (
     Codec,
     StreamFile,
     codec_from_bytes,
+    cut_stream,
     image_to_tensor,
     load_codec,
     pack_stream,
@@ -28,7 +29,7 @@ from latent_store.codec import (
     tensor_to_image,
     unpack_stream,
 )
-from latent_store.errors import CheckpointError, RankingError
+from latent_store.errors import CheckpointError, LatentStoreError, RankingError
 from training.checkpoints import load_network
 from training.gate import ChannelGate, pool_latents
 from training.inference import choose_channels, segment_latents, split_gate
@@ -71,7 +72,8 @@ class Link:
         name: The checkpoint's file, for messages.
         config: The network's shape.
         class_names: Of the network's classes.
-        ranking_id: Of a static network's channels.
+        ranking_id: Of the channels of a static network, or one for any N.
+        keep: The N that a network for any N is asked to send, or to use; None for what there is.
         codec: The frozen codec, on the device.
         gate: Runs at the camera; None unless selection is dynamic.
         network: Runs at the server, without the gate.
@@ -82,25 +84,39 @@ class Link:
     config: NetworkConfig
     class_names: tuple[str, ...]
     ranking_id: str | None
+    keep: int | None
     codec: Codec
     gate: ChannelGate | None
     network: torch.nn.Module
     device: torch.device
 
 
-def open_link(checkpoint: Path, device: str = "cpu", codec_checkpoint: Path | None = None) -> Link:
+def open_link(
+    checkpoint: Path,
+    device: str = "cpu",
+    codec_checkpoint: Path | None = None,
+    keep: int | None = None,
+) -> Link:
     """Loads a checkpoint and the codec that it carries.
 
     Args:
         checkpoint: A file of train-from-store, or of train-teacher with ``codec_checkpoint``.
         device: Where both run.
         codec_checkpoint: For a teacher, which was trained without a codec.
+        keep: See :class:`Link`.
 
     Raises:
         CheckpointError: A file is none of ours, or carries no codec and none is given.
+        LatentStoreError: ``keep`` is no cut of the network.
         IdentityError: ``codec_checkpoint`` is not the codec that the network was trained on.
     """
     loaded = load_network(checkpoint, map_location=device)
+    if keep is not None and keep not in (loaded.config.cuts or ()):
+        message = (
+            f"--keep {keep} goes with a network for any N that has this cut, and {checkpoint} is "
+            f"one with {_describe(loaded.config)}; leave --keep out, or give one of its cuts"
+        )
+        raise LatentStoreError(message)
     if loaded.codec_bytes is not None:
         codec = codec_from_bytes(loaded.codec_bytes)
     elif codec_checkpoint is not None:
@@ -118,6 +134,7 @@ def open_link(checkpoint: Path, device: str = "cpu", codec_checkpoint: Path | No
         config=loaded.config,
         class_names=tuple(loaded.meta["class_names"] or ()),
         ranking_id=loaded.meta["ranking_id"],
+        keep=keep,
         codec=codec.to(device),
         gate=split_gate(loaded.network),
         network=loaded.network,
@@ -136,6 +153,9 @@ def read_picture(path: Path, watch: Stopwatch) -> np.ndarray:
 def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
     """Turns a picture into streams, at the camera.
 
+    For any N that is a scalable stream, which can be cut behind the camera too, or with a ``keep``
+    a stream of those channels alone, which is coded sooner.
+
     Args:
         link: Codec and gate.
         image_HWC: uint8 RGB of any size.
@@ -152,7 +172,7 @@ def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
     watch.lap("h_a")
     indexes_BCHW = link.codec.indexes(latents.z_symbols_BNHW)
     watch.lap("h_s")
-    selection, channels = _select(link, latents.y_hat_BCHW)
+    selection, channels, cuts = _select(link, latents.y_hat_BCHW)
     watch.lap("gate")
     stream = pack_stream(
         link.codec,
@@ -162,8 +182,11 @@ def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
         size=(image_HWC.shape[0], image_HWC.shape[1]),
         selection=selection,
         channels=channels,
+        cuts=cuts,
         ranking_id=link.ranking_id,
     )
+    if cuts is not None:
+        stream = cut_stream(stream, cuts[-1])
     watch.lap("entropy coding")
     return stream
 
@@ -188,8 +211,8 @@ def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[np.ndarra
     watch.restart()
     decoded = unpack_stream(link.codec, stream, keep)
     y_hat_CHW = decoded.full()
-    static = link.config.selection == "static"
-    network_input = torch.from_numpy(decoded.y_hat_KHW if static else y_hat_CHW)[None]
+    ranked = link.config.channels is not None
+    network_input = torch.from_numpy(decoded.y_hat_KHW if ranked else y_hat_CHW)[None]
     watch.lap("entropy decoding")
     pixels = link.config.domain == "pixel"
     codec = link.codec if pixels else None
@@ -202,6 +225,8 @@ def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[np.ndarra
 def require_channels(link: Link, stream: StreamFile) -> int | None:
     """Returns how many of a stream's channels the network needs; None for all that are there.
 
+    A network for any N takes the most that came, or its ``keep``.
+
     Raises:
         IdentityError: The stream is another codec's.
         RankingError: The network takes other channels.
@@ -209,8 +234,10 @@ def require_channels(link: Link, stream: StreamFile) -> int | None:
     link.codec.spec.require_identity(stream.codec.identity, "the stream file")
     wanted = link.config.channels
     if wanted is not None:
-        if stream.channels[: len(wanted)] == wanted and len(wanted) in stream.cuts:
-            return len(wanted)
+        cuts = (link.keep,) if link.keep else link.config.cuts or (len(wanted),)
+        for keep in reversed(cuts):
+            if stream.channels[:keep] == wanted[:keep] and keep in stream.cuts:
+                return keep
     elif link.gate is not None:
         if stream.selection == "dynamic":
             return None
@@ -230,17 +257,26 @@ def decoded_picture(link: Link, y_hat_CHW: np.ndarray, size: tuple[int, int]) ->
     return tensor_to_image(x_hat_BCHW)[0, : size[0], : size[1]]
 
 
-def _select(link: Link, y_hat_BCHW: torch.Tensor) -> tuple[str, Sequence[int] | None]:
-    if link.config.channels is not None:
-        return "static", link.config.channels
+def _select(
+    link: Link, y_hat_BCHW: torch.Tensor
+) -> tuple[str, Sequence[int] | None, Sequence[int] | None]:
+    """Returns selection, channels and cuts as :func:`pack_stream` takes them."""
+    channels = link.config.channels
+    if channels is not None:
+        if link.config.cuts is None or link.keep is not None:
+            return "static", channels[: link.keep], None
+        rest = sorted(set(range(link.config.latent_channels)) - set(channels))
+        return "scalable", (*channels, *rest), link.config.cuts
     if link.gate is None:
-        return "all", None
+        return "all", None, None
     pooled_BC = pool_latents(y_hat_BCHW, link.config.gate_pool)
     mask_C = choose_channels(link.gate, pooled_BC)[0]
-    return "dynamic", [int(c) for c in np.flatnonzero(mask_C)]
+    return "dynamic", [int(c) for c in np.flatnonzero(mask_C)], None
 
 
 def _describe(config: NetworkConfig) -> str:
+    if config.cuts is not None:
+        return f"selection any, cuts {', '.join(map(str, config.cuts))}"
     if config.channels is not None:
         return f"static selection, {len(config.channels)} channels"
     return f"{config.domain} domain, selection {config.selection}"

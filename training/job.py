@@ -1,0 +1,144 @@
+"""The flags of `train-from-store`: what is trained, on what, and how."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latent_store.errors import LatentStoreError
+from training.flags import flag, free_fields
+from training.loader import LoaderConfig
+from training.networks import BACKBONES, DOMAINS, SELECTIONS, TASKS
+from training.trainer_config import TrainerConfig
+from training.transforms import ACTIVATIONS, TRANSFORMS
+
+NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on."""
+
+    store: str = flag("URL of the store", free=True)
+    dataset: str = flag("the dataset's id in the store", default="cityscapes")
+    split: str = flag("split to train on", default="train")
+    val_split: str | None = flag(
+        "split to validate on (default: val, if the store has it); none = no validation",
+        default=None,
+        free=True,
+    )
+    codec: str | None = flag("id of the codec (default: the only one)", default=None)
+    teacher: str | None = flag("id of the teacher (default: the only one), or none", default=None)
+    val_max_samples: int = flag(
+        "validate on the first so many samples; 0 = all", default=0, free=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What is trained."""
+
+    task: str = flag("the vision task", default="segmentation", choices=TASKS)
+    domain: str = flag(
+        "latents, or the images that the codec decodes from them", default="latent", choices=DOMAINS
+    )
+    selection: str = flag(
+        "how channels are selected: all, by a gate, the first N of a ranking, or one network for "
+        "any of several N",
+        default="none",
+        choices=SELECTIONS,
+    )
+    mask: str | None = flag(
+        "ranking that the channels of a static network, or one for any N, come from", default=None
+    )
+    keep: int | None = flag("how many channels a static network keeps", default=None)
+    cuts: tuple[int, ...] | None = flag(
+        "numbers of channels that a network for any N works with (default: the ranking's cuts)",
+        default=None,
+    )
+    transform: str = flag("from latents to features", default="deconv", choices=TRANSFORMS)
+    transform_activation: str = flag(
+        "inside the deconv transform", default="igdn", choices=ACTIVATIONS
+    )
+    backbone: str | None = flag(
+        "ResNet of DeepLab v3 (default: the teacher's, else resnet50)",
+        default=None,
+        choices=BACKBONES,
+    )
+    aspp_width: int | None = flag(
+        "channels inside ASPP (default: the teacher's, else 256)", default=None
+    )
+    dropout: float = flag("dropout after ASPP", default=0.1)
+    auxiliary_head: bool = flag(
+        "train an FCN head on layer3 beside, as torchvision has it", default=False
+    )
+    gate_pool: str = flag(
+        "what the gate sees of a channel", default="mean", choices=("mean", "rms")
+    )
+    gate_bias: str = flag("the gate's initial bias: neutral, dctnet or a number", default="neutral")
+    temperature: float = flag("of the Gumbel-softmax", default=1.0)
+    temperature_end: float | None = flag(
+        "what it is annealed to (default: no annealing)", default=None
+    )
+    init: str = flag("where the tail starts", default="teacher", choices=("teacher", "scratch"))
+    init_from: str | None = flag(
+        "checkpoint of another network to start from instead", default=None
+    )
+    pretrained: str = flag(
+        "backbone to start from with --init scratch: imagenet (torchvision's), or a file",
+        default=NONE,
+    )
+    lambda_kd: float = flag("weight of the distillation loss; the paper's 1", default=1.0)
+    rate_weight: float = flag(
+        "weight of the kept channels' bits a pixel; the paper's 0", default=0.0
+    )
+    label: str | None = flag("name in tables (default: made from the selection)", default=None)
+
+    def __post_init__(self) -> None:
+        self._check_channels()
+        if min(self.lambda_kd, self.rate_weight, self.dropout) < 0 or self.temperature <= 0:
+            raise LatentStoreError(
+                "--lambda_kd, --rate_weight and --dropout must be 0 or more and --temperature > 0; "
+                f"got {self.lambda_kd}, {self.rate_weight}, {self.dropout}, {self.temperature}"
+            )
+        if self.rate_weight and self.selection != "dynamic":
+            raise LatentStoreError(
+                f"--rate_weight weighs what the gate keeps: it goes with --selection dynamic, got "
+                f"--selection {self.selection}"
+            )
+        if self.pretrained != NONE and self.init != "scratch":
+            raise LatentStoreError("--pretrained goes with --init scratch")
+
+    def _check_channels(self) -> None:
+        ranked, static = self.selection in ("static", "any"), self.selection == "static"
+        if ranked != (self.mask is not None) or static != (self.keep is not None):
+            raise LatentStoreError(
+                "--selection static goes with --mask RANKING and --keep N, --selection any with "
+                "--mask RANKING, other selections with neither; got --selection "
+                f"{self.selection}, --mask {self.mask}, --keep {self.keep}"
+            )
+        if self.cuts is not None and self.selection != "any":
+            raise LatentStoreError(
+                f"--cuts goes with --selection any, got --selection {self.selection}"
+            )
+
+
+CONFIGS = (DataConfig, ModelConfig, LoaderConfig, TrainerConfig)
+FREE = free_fields(*CONFIGS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The flags of one run."""
+
+    data: DataConfig
+    model: ModelConfig
+    loader: LoaderConfig
+    trainer: TrainerConfig
+    output: Path
+    resume: bool = False
+
+    def resolved(self) -> dict[str, Any]:
+        """Returns every flag's value but `output` and `resume`, as plain types."""
+        parts = (self.data, self.model, self.loader, self.trainer)
+        return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
