@@ -14,7 +14,7 @@ import latent_store
 from latent_store.codec import Codec, codec_from_store, cut_stream, read_stream_file
 from latent_store.errors import LatentStoreError
 from latent_store.reader import Split
-from tests.conftest import RANKING, TinyStore
+from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
 from tests.training.real_networks import make_checkpoint
 from training import evaluate, segment, train
 from training.checkpoints import LoadedNetwork, load_network, save_checkpoint
@@ -268,41 +268,52 @@ def test_the_command_trains_one_network_for_every_cut(run: Path, split: Split, c
     assert int(tracked.sum()) == epochs[-1]["step"]
 
 
-def test_evaluation_gives_a_point_at_every_cut_with_statics_bytes(
-    tiny_store: TinyStore, run: Path, split: Split, codec: Codec, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def evaluated(
+    tiny_store: TinyStore, run: Path, split: Split, codec: Codec, tmp_path_factory
+) -> Path:
+    """What the evaluation leaves of the run, and of a static network at each of its cuts."""
+    folder = tmp_path_factory.mktemp("evaluation")
     ranking = split.store.ranking(codec.spec.codec_id, RANKING)
     statics = [
-        make_checkpoint(tmp_path / f"static-{n}.pt", codec, selection="static", channels=c)
+        make_checkpoint(folder / f"static-{n}.pt", codec, selection="static", channels=c)
         for n, c in ((n, ranking.channels(n)) for n in STORE_CUTS)
     ]
-    flags = ["--store", tiny_store.url, "--output", tmp_path, "--split", "val", "--pictures", 1]
+    flags = ["--store", tiny_store.url, "--output", folder, "--split", "val", "--pictures", 4]
     flags += ["--dataset", "cityscapes", "--checkpoint", run / "last.pt", *statics]
     assert evaluate.main([str(word) for word in flags]) == 0
-    found = json.loads((tmp_path / "results.json").read_text())["points"]
-    assert [p["label"] for p in found[:3]] == [f"any-{n} ({RANKING})" for n in STORE_CUTS]
-    assert [p["keep"] for p in found] == [*STORE_CUTS, *STORE_CUTS]
-    rates = [p["bpp"] for p in found]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def points(evaluated: Path) -> list[dict]:
+    return json.loads((evaluated / "results.json").read_text())["points"]
+
+
+def test_evaluation_gives_a_point_at_every_cut_with_statics_bytes(
+    points: list[dict], evaluated: Path, split: Split, codec: Codec
+) -> None:
+    ranking = split.store.ranking(codec.spec.codec_id, RANKING)
+    assert [p["label"] for p in points[:3]] == [f"any-{n} ({RANKING})" for n in STORE_CUTS]
+    assert [p["keep"] for p in points] == [*STORE_CUTS, *STORE_CUTS]
+    rates = [p["bpp"] for p in points]
     assert rates[0] < rates[1] < rates[2]
     assert rates[:3] == rates[3:]
-    assert [p["tied"] for p in found[:3]] == [ranking.tied_at_cut[n] for n in STORE_CUTS]
-    assert len({p["key"] for p in found}) == 6
-    assert {p["selection"] for p in found[:3]} == {"any"}
-    assert found[0]["macs"] == found[2]["macs"] == found[5]["macs"]
-    assert f"any-16 ({RANKING})" in (tmp_path / "report.md").read_text()
+    assert [p["tied"] for p in points[:3]] == [ranking.tied_at_cut[n] for n in STORE_CUTS]
+    assert len({p["key"] for p in points}) == 6
+    assert {p["selection"] for p in points[:3]} == {"any"}
+    assert points[0]["macs"] == points[2]["macs"] == points[5]["macs"]
+    assert all(p["decoded"] == p["num_samples"] for p in points)
+    assert f"any-16 ({RANKING})" in (evaluated / "report.md").read_text()
 
 
-def test_evaluated_maps_are_those_of_the_network(run: Path, split: Split, tiny_store, tmp_path):
-    flags = ["--store", tiny_store.url, "--output", tmp_path, "--split", "val", "--pictures", 4]
-    flags += ["--dataset", "cityscapes", "--checkpoint", run / "last.pt", "--decode", "none"]
-    assert evaluate.main([str(word) for word in flags]) == 0
+def test_evaluated_maps_are_those_of_the_network(points, evaluated, run, split) -> None:
     network, ranked = load_network(run / "last.pt").network, split.ranked(RANKING)
-    points = json.loads((tmp_path / "results.json").read_text())["points"]
-    for point in points:
+    for point in points[:3]:
         y_hat_BCHW = torch.from_numpy(ranked.read([1], point["keep"])).float()
         with torch.inference_mode():
-            expected_HW = network(y_hat_BCHW)["logits"][0].argmax(0)[:96, :150]
-        map_HW = read_labels(tmp_path / f"points/{point['key']}-maps/000001.png")
+            expected_HW = network(y_hat_BCHW)["logits"][0].argmax(0)[:HEIGHT, :WIDTH]
+        map_HW = read_labels(evaluated / f"points/{point['key']}-maps/000001.png")
         np.testing.assert_array_equal(map_HW, expected_HW.numpy())
 
 
