@@ -26,7 +26,7 @@ CONTRACT = {
     "train-from-store": [
         "--store", "--dataset", "--output", "--task", "--domain", "--selection", "--mask", "--keep",
         "--transform", "--backbone", "--epochs", "--resume", "--codec", "--teacher", "--init_from",
-        "--rate_weight", "--lambda_kd",
+        "--rate_weight", "--lambda_kd", "--cuts", "--deterministic",
     ],
     "channel-frequency": [
         "--store", "--dataset", "--split", "--checkpoint", "--ranking", "--method", "--keep",
@@ -36,7 +36,7 @@ CONTRACT = {
     "evaluate-from-store": [
         "--store", "--dataset", "--split", "--checkpoint", "--output", "--codec",
     ],
-    "segment": ["--checkpoint", "--image", "--stream", "--encode_only", "--output"],
+    "segment": ["--checkpoint", "--image", "--stream", "--encode_only", "--output", "--keep"],
 }  # fmt: skip
 
 

@@ -9,8 +9,10 @@ import torch
 
 import latent_store
 from latent_store.codec import codec_from_store, tensor_to_image
+from latent_store.component_readers import FeaturesReader
 from latent_store.errors import DatasetError, LatentStoreError, MissingComponentError
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore
+from training.initialise import feature_statistics
 from training.loader import LoaderConfig, StoreLoader, WholeImages
 from training.prefetch import Prefetcher
 from training.sampling import crop_origin
@@ -67,6 +69,27 @@ def test_crops_of_latents_labels_and_features_belong_together(tiny_store: TinySt
             expected = [min(HEIGHT - top, 64), min(WIDTH - left, 64)]
             assert batch["valid_B2"][i].tolist() == [max(0, n) for n in expected]
             assert batch["sample_ids"][i] == split.sample_ids([row])[0]
+
+
+@pytest.mark.parametrize("cache_mb", [0, 1024])
+def test_features_that_are_not_finite_name_their_sample(
+    tiny_store: TinyStore, monkeypatch, cache_mb: int
+) -> None:
+    read = FeaturesReader.read
+
+    def damaged(self: FeaturesReader, rows, window=None) -> np.ndarray:
+        features = read(self, rows, window)
+        features[[int(row) == 4 for row in rows], :, -1] = np.nan
+        return features
+
+    monkeypatch.setattr(FeaturesReader, "read", damaged)
+    loader = make_loader(make_spec(tiny_store, cache_mb=cache_mb), crop=0)
+    sample, teacher = loader.source.split.sample_ids([4])[0], loader.source.teacher.teacher_id
+    message = f"features of {sample} by teacher {teacher} in cityscapes/train are not finite"
+    with pytest.raises(DatasetError, match=message):
+        epochs(loader)
+    with pytest.raises(DatasetError, match=message):
+        feature_statistics(loader.source)
 
 
 def test_pooled_values_and_bits_are_the_whole_images(tiny_store: TinyStore) -> None:

@@ -14,15 +14,18 @@ import pytest
 import torch
 
 import latent_store
+from latent_store.codec import codec_from_store
 from tests.conftest import RANKING, TinyStore
+from tests.training.real_networks import make_checkpoint
 from training import train
 from training.checkpoints import load_network
 from training.classes import CITYSCAPES_CLASSES
 
 FLAGS = """
     accumulate amp aspp_width auxiliary_head backbone batch_size cache_mb checkpoint_epochs
-    checkpoint_minutes chunk_rows clip_norm codec compile crop dataset device domain drop_at
-    drop_factor dropout epochs freeze_batch_norm gate_bias gate_pool help init init_from keep label
+    checkpoint_minutes chunk_rows clip_norm codec compile crop cuts dataset deterministic device
+    domain drop_at drop_factor dropout epochs freeze_batch_norm gate_bias gate_pool help init
+    init_from keep label
     lambda_kd learning_rate log_steps mask max_samples max_steps output preload_rows pretrained
     rate_weight resume seed selection split store task teacher temperature temperature_end
     tensorboard transform transform_activation val_max_samples val_split validate_epochs views
@@ -239,6 +242,19 @@ def test_a_checkpoint_of_another_architecture(tiny_store: TinyStore, tmp_path: P
     more = ["--init_from", tiny_store.teacher]
     line = fails(train.main, arguments(tiny_store, tmp_path / "run", *more))
     assert "--init_from holds a network with domain pixel, this one has latent" in line
+
+
+def test_a_teacher_or_network_of_other_classes(
+    copied_store: TinyStore, tmp_path: Path, fails
+) -> None:
+    codec = codec_from_store(latent_store.open(copied_store.url))
+    (teacher,) = copied_store.url.glob(".latent_store/teachers/*.pt")
+    make_checkpoint(teacher, None, kind="teacher", domain="pixel", num_classes=11)
+    line = fails(train.main, arguments(copied_store, tmp_path / "run", "--init", "teacher"))
+    assert "its num_classes is 11, the network's 19; use one that was trained on this" in line
+    network = make_checkpoint(tmp_path / "n.pt", codec, num_classes=11)
+    line = fails(train.main, arguments(copied_store, tmp_path / "run", "--init_from", network))
+    assert "with num_classes 11, this one has 19: give a checkpoint on the same classes" in line
 
 
 def test_an_existing_output_and_a_changed_configuration(

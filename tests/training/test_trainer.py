@@ -1,6 +1,7 @@
 """The training loop: it learns, it continues bit by bit, and it stops with a reason."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from training.trainer import fit
 from training.trainer_config import TrainerConfig, choose_device
 
 CHANNELS, CLASSES, BATCHES = 12, 3, 3
+CUTS = (4, 8, CHANNELS)
 META = {"kind": "network", "dataset": "made", "label": "made", "class_names": ["a", "b", "c"]}
 
 
@@ -77,6 +79,7 @@ def make_task(selection: str = "none", seed: int = 0, **loss: float) -> Segmenta
         num_classes=CLASSES,
         latent_channels=CHANNELS,
         selection=selection,
+        **({"channels": tuple(range(CHANNELS)), "cuts": CUTS} if selection == "any" else {}),
     )
     return SegmentationTask(build_network(config), SegmentationLoss(**loss), seed=seed)
 
@@ -140,6 +143,10 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     (epoch, _) = records(output, "epoch")
     assert {"loss", "cross_entropy", "distillation", "rate", "wait_share"} <= epoch.keys()
     assert 0 <= epoch["kept_min"] <= epoch["kept_mean"] <= epoch["kept_max"] <= CHANNELS
+    (validation, _) = records(output, "validation")
+    assert 0 <= validation["kept_min"] <= validation["kept"] <= validation["kept_max"] <= CHANNELS
+    for record in (epoch, validation):
+        assert 0 <= record["always_on"] + record["never_on"] <= CHANNELS
     assert len(records(output, "validation")) == 2
     assert json.loads((output / "config.json").read_text())["epochs"] == 2
     assert list((output / "tb").iterdir())
@@ -157,10 +164,12 @@ def test_reported_weights_are_the_last_ones(tmp_path: Path) -> None:
     assert load_network(result.checkpoint).meta["step"] == 2 * BATCHES
 
 
-@pytest.mark.parametrize("stop_after", [1, BATCHES, BATCHES + 2])
-@pytest.mark.parametrize("selection", ["none", "dynamic"])
+@pytest.mark.parametrize(
+    ("selection", "stop_after"),
+    [*itertools.product(("none", "dynamic"), (1, BATCHES, BATCHES + 2)), ("any", BATCHES + 2)],
+)
 def test_a_continued_run_is_the_undisturbed_one_bit_by_bit(
-    tmp_path: Path, stop_after: int, selection: str
+    tmp_path: Path, selection: str, stop_after: int
 ) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     config = make_config(epochs=2, warmup_steps=2)
@@ -295,6 +304,24 @@ def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
     assert all(int(v) == 0 for k, v in state.items() if k.endswith("num_batches_tracked"))
 
 
+@pytest.mark.parametrize("selection", ["dynamic", "any"])
+def test_a_deterministic_run_equals_itself(tmp_path: Path, selection: str) -> None:
+    class Watched(SegmentationTask):
+        def anneal(self, progress: float) -> None:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            super().anneal(progress)
+
+    seen: list[bool] = []
+    for name in ("first", "second"):
+        made = make_task(selection)
+        task = Watched(made.network, made.loss)
+        fit(task, MadeLoader(), make_config(deterministic=True), tmp_path / name, meta=META)
+    assert (tmp_path / "first/last.pt").read_bytes() == (tmp_path / "second/last.pt").read_bytes()
+    assert len(seen) == 4 * BATCHES
+    assert all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_bf16_trains(tmp_path: Path) -> None:
     config = make_config(amp="bf16", epochs=1)
     fit(make_task("dynamic"), MadeLoader(), config, tmp_path, meta=META)
@@ -312,11 +339,14 @@ def test_the_temperature_is_annealed(tmp_path: Path) -> None:
 def test_meters_survive_saving() -> None:
     meters, other = Meters(), Meters()
     for step in range(4):
-        meters.add({"loss": torch.tensor(float(step)), "kept": torch.tensor([1.0, 2.0 + step])})
+        parts = {"loss": torch.tensor(float(step)), "kept": torch.tensor([1.0, 2.0 + step])}
+        meters.add(parts | {"decisions": torch.tensor([2, 0, 1, step % 2])})
     other.load_state_dict(meters.state_dict(), torch.device("cpu"))
     assert other.means() == meters.means()
     assert meters.means()["loss"] == 1.5
     assert meters.means()["kept_max"] == 5
+    # Of eight images the first channel was kept in all, the second in none.
+    assert (meters.means()["always_on"], meters.means()["never_on"]) == (1, 1)
 
 
 def test_the_clock_counts_waiting_only() -> None:

@@ -34,7 +34,7 @@ from typing import Any
 
 from latent_store.errors import LatentStoreError
 from latent_store.rankings import METHODS as RANKING_METHODS
-from training.train import CONFIGS
+from training.job import CONFIGS
 
 GRIDS = Path(__file__).parent / "grids"
 FREQUENCY = "frequency"
