@@ -88,7 +88,7 @@ def decode_sample(
         y_string, y_hat_CHW = _decode_prefix(codec, latents, row, channels, ranking_id, indexes_CHW)
     height, width = (int(n) for n in split.sizes([row])[0])
     return DecodedSample(
-        sample_id=sample_id,
+        sample_id=split.sample_ids([row])[0],
         image_HWC=reconstruct_image(codec, y_hat_CHW, height, width),
         channels=codec.spec.channels if channels == "all" else int(channels),
         y_bytes=len(y_string),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import latent_store
@@ -21,7 +22,9 @@ from latent_store.reader import Split
 from pipelines import encode, frequency, reorder
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from training import train
+from training.checkpoints import save_checkpoint
 from training.loader import LoaderConfig, StoreLoader
+from training.networks import NetworkConfig, build_network
 from training.sources import SourceSpec, StoreSource
 
 Fails = Callable[..., str]
@@ -162,9 +165,7 @@ def test_later_samples_get_their_views_when_these_are_asked_for(
     assert list(integrity.verify(Location(url))) == []
 
 
-def test_plans_of_before_views_and_canvases_are_read(
-    copied_store: TinyStore, capsys: Any
-) -> None:
+def test_plans_of_before_views_and_canvases_are_read(copied_store: TinyStore, capsys: Any) -> None:
     path = copied_store.url / CONTROL / "cityscapes/train/plan.json"
     record = json.loads(path.read_text())
     del record["mixed_sizes"]
@@ -195,20 +196,40 @@ def test_views_are_left_out_unless_asked_for(
     assert "split cityscapes/train: 6 samples and 6 views in 6 shards" in out
 
 
-@pytest.mark.parametrize("method", ["variance", "entropy"])
+@pytest.fixture
+def gate_checkpoint(tiny_store: TinyStore, tmp_path: Path) -> Path:
+    """A dynamic network whose seeded gate keeps some channels of some pictures."""
+    spec = latent_store.open(tiny_store.url).codec()
+    shape = {"backbone": "resnet18", "num_classes": 19, "latent_channels": spec.channels}
+    torch.manual_seed(3)
+    network = build_network(NetworkConfig(selection="dynamic", gate_pool="rms", **shape))
+    torch.nn.init.normal_(network.gate.logits.weight, std=3.0)
+    path = tmp_path / "dynamic.pt"
+    meta = {"kind": "network", "codec_id": spec.codec_id, "codec_identity": spec.identity}
+    save_checkpoint(path, network, meta=meta | {"dataset": "x", "class_names": ["road"] * 19})
+    return path
+
+
+@pytest.mark.parametrize("method", ["frequency", "variance"])
 def test_rankings_do_not_count_views(
-    copied_store: TinyStore, viewed_store: TinyStore, tmp_path: Path, method: str
+    copied_store: TinyStore,
+    viewed_store: TinyStore,
+    gate_checkpoint: Path,
+    tmp_path: Path,
+    method: str,
 ) -> None:
     url = tmp_path / "viewed.zarr"
     shutil.copytree(viewed_store.url, url)
     found = []
     for store in (copied_store.url, url):
         args = ["--store", str(store), "--dataset", "cityscapes", "--split", "train"]
-        assert frequency.main([*args, "--method", method, "--ranking", "again"]) == 0
+        args += ["--checkpoint", str(gate_checkpoint), "--method", method]
+        assert frequency.main([*args, "--ranking", "again"]) == 0
         opened = latent_store.open(store)
         found.append(opened.ranking(opened.codec().codec_id, "again"))
     assert found[0] == found[1]
     assert found[0].num_samples == TRAIN
+    assert len(set(found[0].score)) > 2
 
 
 def test_the_ranked_copy_has_the_views(viewed_store: TinyStore, capsys: Any) -> None:
@@ -245,7 +266,9 @@ def test_a_component_that_is_behind_lacks_the_views_and_is_no_defect(
 
 
 def test_a_ranked_copy_waits_for_latents_that_are_behind(copied_store: TinyStore) -> None:
-    args = [a for a in encode_args(copied_store, "train", "--views", "hflip") if a != "--demo_codec"]
+    args = [
+        a for a in encode_args(copied_store, "train", "--views", "hflip") if a != "--demo_codec"
+    ]
     assert encode.main(args) == 0
     assert reorder.main(ranked_args(copied_store)) == 0
     assert open_train(copied_store).ranked(RANKING).rows.tolist() == list(range(TRAIN))
@@ -321,7 +344,9 @@ def test_max_samples_counts_pictures_and_takes_their_views(viewed_store: TinySto
 
 
 def test_views_that_are_not_there_are_refused(tiny_store: TinyStore) -> None:
-    with pytest.raises(DatasetError, match=r"no stored view with labels, .*encode-to-store --views"):
+    with pytest.raises(
+        DatasetError, match=r"no stored view with labels, .*encode-to-store --views"
+    ):
         _ = make_source(tiny_store).rows
 
 
