@@ -114,8 +114,9 @@ class StoredSource:
     def __init__(
         self, split: Split, sample_id: str, codec_id: str | None, ranking_id: str | None
     ) -> None:
-        self.split, self.sample_id, self.ranking_id = split, sample_id, ranking_id
+        self.split, self.ranking_id = split, ranking_id
         self.row = split.row_of(sample_id)
+        (self.sample_id,) = split.sample_ids([self.row])
         self.latents = split.latents(codec_id)
         self.codec = codec_from_store(split.store, self.latents.spec.codec_id)
         measured = float(self.latents.quality([self.row])["psnr"][0])
