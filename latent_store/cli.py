@@ -1,4 +1,4 @@
-"""``latent-store``: look at a store, check it, close it, and decode one of its pictures."""
+"""``latent-store``: look at a store, check it, close it, and decode its pictures."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from pathlib import Path
 
 from latent_store import finalize, integrity
 from latent_store.console import make_parser, progress, run_command
-from latent_store.errors import JobFailedError, MissingComponentError
+from latent_store.errors import JobFailedError
 from latent_store.location import Location
-from latent_store.reader import LatentStore, Split
+from latent_store.reader import LatentStore
 from latent_store.summary import describe
 
 DESCRIPTION = """
-Looks at a latent store, checks it, closes it, or decodes one of its pictures.
+Looks at a latent store, checks it, closes it, decodes its pictures, and takes them out as stream
+files, which decode without the store.
 """
 EXAMPLES = """
 examples:
   latent-store inspect cityscapes.zarr
   latent-store verify cityscapes.zarr --deep
-  latent-store decode cityscapes.zarr --sample aachen_000000_000019 --channels 16 --ranking gate \\
-      --output x16.png
+  latent-store decode cityscapes.zarr --sample aachen_000000_000019 --ranking gate \\
+      --channels 16 32 64 128 all --strip --output channels.png
+  latent-store export cityscapes.zarr --sample aachen_000000_000019 --ranking gate \\
+      --output aachen.stream
+  latent-store decode aachen.stream --channels 16 --store cityscapes.zarr --output x16.png
+  latent-store selfcheck cityscapes.zarr
   latent-store finalize gs://bucket/cityscapes.zarr
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; see ``--help``."""
-    return run_command("latent-store", lambda: _run(argv))
+    return run_command("latent-store", lambda: _run(make_flags().parse_args(argv)))
 
 
 def make_flags() -> argparse.ArgumentParser:
@@ -40,19 +45,45 @@ def make_flags() -> argparse.ArgumentParser:
     verify.add_argument("--deep", action="store_true", help="decode every stream (loads torch)")
     verify.add_argument("--repair", action="store_true", help="drop what is broken, for a rerun")
     close = actions.add_parser("finalize", help="close what detached jobs have written")
-    decode = actions.add_parser("decode", help="one picture, from all channels or a few")
-    for action in (inspect, verify, close, decode):
+    check = actions.add_parser("selfcheck", help="do streams decode alike under all settings?")
+    check.add_argument("--codec", help="codec id (default: the only one)")
+    check.add_argument("--max_samples", type=int, help="only the first N samples of each split")
+    check.add_argument("--device", default="cpu", help="cpu, or cuda: also decode there")
+    export = actions.add_parser("export", help="one sample, as a stream file")
+    for action in (inspect, verify, close, check, export):
         action.add_argument("url", metavar="URL", help="folder or URL of the store")
-    decode.add_argument("--sample", required=True, help="sample id")
-    decode.add_argument("--channels", default="all", help="all, or N: the N most important")
-    decode.add_argument("--ranking", help="ranking for --channels N (default: the only one)")
-    decode.add_argument("--codec", help="codec id (default: the only one)")
-    decode.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    decode = actions.add_parser("decode", help="one picture, from all channels or a few")
+    decode.add_argument("url", metavar="URL|FILE", help="a store, or a stream file")
+    _add_decode_flags(decode)
+    export.add_argument("--sample", required=True, help="sample id")
+    export.add_argument("--channels", default="all", help="all, or N: up to that cut")
+    export.add_argument("--output", type=Path, required=True, help="stream file to write")
+    for action in (decode, export):
+        action.add_argument("--split", help="dataset/split, where several have that sample")
+        action.add_argument("--ranking", help="ranking of N channels (default: the only one)")
+        action.add_argument("--codec", help="codec id (default: the only one)")
     return parser
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    flags = make_flags().parse_args(argv)
+def _add_decode_flags(decode: argparse.ArgumentParser) -> None:
+    add = decode.add_argument
+    add("--sample", help="sample id; for a store")
+    add(
+        "--channels", nargs="+", default=["all"], help="all, or N: the N most important; or several"
+    )
+    add("--output", type=Path, required=True, help="PNG file; a folder for several --channels")
+    add("--strip", action="store_true", help="several --channels side by side in one PNG")
+    add("--image", type=Path, help="the original picture, to measure PSNR against")
+    add("--codec_checkpoint", type=Path, help="codec of a stream file")
+    add("--store", help="store that keeps the codec of a stream file")
+
+
+def _run(flags: argparse.Namespace) -> int:
+    if flags.action in ("decode", "export", "selfcheck"):
+        # They load torch, which nothing else here needs.
+        from latent_store.codec import commands
+
+        return getattr(commands, flags.action)(flags)
     location = Location(flags.url)
     store = LatentStore(location)
     if flags.action == "inspect":
@@ -60,8 +91,6 @@ def _run(argv: Sequence[str] | None) -> int:
         return 0
     if flags.action == "finalize":
         return _finalize(location)
-    if flags.action == "decode":
-        return _decode(store, flags)
     return _verify(location, deep=flags.deep, repair=flags.repair)
 
 
@@ -92,22 +121,3 @@ def _verify(location: Location, *, deep: bool, repair: bool) -> int:
         dropped = integrity.repair(location, found)
         print(f"dropped {dropped} shards; run their jobs again, which write only those")
     return 1
-
-
-def _decode(store: LatentStore, flags: argparse.Namespace) -> int:
-    from latent_store.codec.decoding import decode_sample
-
-    split = _split_of(store, flags.sample)
-    decoded = decode_sample(split, flags.sample, flags.channels, flags.codec, flags.ranking)
-    decoded.save(flags.output)
-    print(decoded.describe(flags.output))
-    return 0
-
-
-def _split_of(store: LatentStore, sample_id: str) -> Split:
-    for name in store.splits():
-        split = store[name]
-        if any(sample.sample_id == sample_id for sample in split.plan.samples):
-            return split
-    message = f"{store.url} has no sample {sample_id!r} in any of: {', '.join(store.splits())}"
-    raise MissingComponentError(message)

@@ -164,7 +164,8 @@ class LatentsReader(ComponentReader):
             channels: Channel numbers in any order; None for all.
 
         Returns:
-            Integers ``[n, k, h, w]``, int8 or int16 as stored.
+            Integers ``[n, k, h, w]`` on the canvas, int8 or int16 as stored; 0 beyond a row's own
+            coded size (:meth:`Split.coded_sizes`).
         """
         y_hat = self.array("y_hat")
         if channels is None:
@@ -219,7 +220,7 @@ class RankedReader(ComponentReader):
         """Reads the ``keep`` most important channels, and fetches only the chunks that hold them.
 
         Returns:
-            Integers ``[n, keep, h, w]`` in ranked order.
+            Integers ``[n, keep, h, w]`` in ranked order, on the canvas, as of the latents.
 
         Raises:
             RankingError: ``keep`` is out of range.
@@ -231,6 +232,13 @@ class RankedReader(ComponentReader):
     def cut_bytes(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns the bytes of the scalable stream up to each cut, int64 ``[n, cuts]``."""
         return self._column("bitstream/cut_bytes", rows)
+
+    def cut_checksums(self, row: int) -> dict[str, np.ndarray]:
+        """Returns the crc32c of the ``symbols`` and of the ``indexes`` up to each cut, uint32."""
+        return {
+            name: self._column(f"bitstream/cut_{name}_crc32c", [row])[0]
+            for name in ("symbols", "indexes")
+        }
 
     def scalable_string(self, row: int, keep: int) -> bytes:
         """Returns the prefix of the scalable stream that holds ``keep`` channels; crc32c checked.
@@ -279,7 +287,7 @@ class RankedReader(ComponentReader):
 
 
 class LabelsReader(ComponentReader):
-    """Segmentation labels at the coded size."""
+    """Segmentation labels on the canvas."""
 
     def __init__(self, split: Split):
         super().__init__(split, "labels", "run encode-to-store, which writes labels first")
@@ -292,7 +300,7 @@ class LabelsReader(ComponentReader):
 
 
 class FeaturesReader(ComponentReader):
-    """One teacher's stem features at a quarter of the coded size."""
+    """One teacher's stem features, on a quarter of the canvas; 0 beyond a row's coded size."""
 
     def __init__(self, split: Split, teacher_id: str):
         remedy = "run encode-to-store --teacher_checkpoint with that teacher"

@@ -16,6 +16,7 @@ __all__ = [
     "LatentStoreError",
     "LeaseHeldError",
     "MissingComponentError",
+    "MissingExtraError",
     "PlanMismatchError",
     "RankingError",
     "StoreNotFoundError",
@@ -36,6 +37,10 @@ class FormatVersionError(LatentStoreError):
 
 class MissingComponentError(LatentStoreError, LookupError):
     """The store lacks a component (labels, features, latents, ranking) that is asked for."""
+
+
+class MissingExtraError(LatentStoreError, ImportError):
+    """A package that only an optional extra installs is not there; the extra is named."""
 
 
 class IncompleteComponentError(LatentStoreError):

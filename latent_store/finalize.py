@@ -75,7 +75,7 @@ def finalize(
     Raises:
         JobFailedError: Shards are missing or damaged, or more rows failed than tolerated.
     """
-    plan = read_plan(location, *split.split("/"))
+    plan = covered(location, read_plan(location, *split.split("/")), key)
     group = component.open_component(location, split, key, writable=True)
     closed, good = check_shards(location, plan, key, on_shard)
     for shard in closed.defects:
@@ -103,10 +103,21 @@ def finalize_all(location: Location) -> Iterator[Closed | JobFailedError]:
                 yield error
 
 
+def covered(location: Location, plan: ShardPlan, key: str) -> ShardPlan:
+    """Returns the part of a plan that a component covers: all, or less where it is behind.
+
+    Its job noted the length of the plan as it was then; an append since, by another component's
+    job, is no defect of this one.
+    """
+    group = groups.open_group(location, f"{plan.name}/{key}")
+    return plan if group is None else plan.up_to(int(group.attrs.get("num_rows", plan.num_rows)))
+
+
 def check_shards(
     location: Location, plan: ShardPlan, key: str, on_shard: Callable[[int], object]
 ) -> tuple[Closed, list[Receipt]]:
-    """Compares every shard of a component with its receipt; changes nothing."""
+    """Compares every shard that a component covers with its receipt; changes nothing."""
+    plan = covered(location, plan, key)
     defects: dict[int, str] = {}
     good: list[Receipt] = []
     for shard in range(plan.num_shards):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from latent_store import layout
 from latent_store.errors import IntegrityError
 from latent_store.location import CONTROL, Location
-from latent_store.plan import ORIGINAL_VIEW, ShardPlan
+from latent_store.plan import ShardPlan
 from latent_store.receipts import FAILED, Receipt
 
 SAMPLES = pa.schema(
@@ -61,8 +61,9 @@ def samples_table(plan: ShardPlan, sha256: Mapping[int, str]) -> pa.Table:
         sha256: Row number -> sha256 of the picture's file, where it is known.
     """
     rows = []
+    sources = plan.source_rows
     for row, sample in zip(plan.rows, plan.samples, strict=True):
-        coded_height, coded_width = layout.coded_size(sample.height, sample.width)
+        coded_height, coded_width = sample.coded_size
         rows.append(
             {
                 "sample_id": sample.sample_id,
@@ -75,8 +76,8 @@ def samples_table(plan: ShardPlan, sha256: Mapping[int, str]) -> pa.Table:
                 "coded_width": coded_width,
                 "shard": layout.shard_of(row, plan.samples_per_shard),
                 "row": row,
-                "view": ORIGINAL_VIEW,
-                "source_row": row,
+                "view": sample.view,
+                "source_row": sources[row],
             }
         )
     return pa.Table.from_pylist(rows, schema=SAMPLES)

@@ -15,8 +15,8 @@ from typing import Any
 from latent_store import layout
 from latent_store.errors import DatasetError, PlanMismatchError, StoreNotFoundError
 from latent_store.location import CONTROL, Location
-
-ORIGINAL_VIEW = "original"
+from latent_store.sample_ids import ORIGINAL_VIEW, safe_id, view_id, view_suffix
+from latent_store.schema import PAD_MULTIPLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,16 @@ class Sample:
     """One picture of a dataset, as its reader lists it, before anything is decoded.
 
     Attributes:
-        sample_id: Unique in the split.
+        sample_id: Unique in the split; kept in Unicode form NFC.
         image_uri: Path of the picture, relative to the data root.
         label_uri: Path of its labels, relative to the data root; empty if it has none.
         height: Pixels, from the file's header.
         width: Pixels, from the file's header.
         image_bytes: Length of the picture's file: a cheap sign that it was replaced.
+        view: What is made of the picture before it is padded and coded; see ``sample_ids.VIEWS``.
+
+    Raises:
+        DatasetError: The id cannot be one (:func:`latent_store.sample_ids.safe_id`).
     """
 
     sample_id: str
@@ -38,6 +42,25 @@ class Sample:
     height: int
     width: int
     image_bytes: int
+    view: str = ORIGINAL_VIEW
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sample_id", safe_id(self.sample_id, self.view))
+
+    @property
+    def source_id(self) -> str:
+        """Id of the original picture's sample."""
+        return self.sample_id.removesuffix(view_suffix(self.view))
+
+    @property
+    def coded_size(self) -> tuple[int, int]:
+        """Height and width, in pixels, at which the picture is coded."""
+        return layout.coded_size(self.height, self.width)
+
+    def seen_as(self, view: str) -> Sample:
+        """Returns the sample of a view of this picture."""
+        name = view_id(self.source_id, view)
+        return dataclasses.replace(self, sample_id=name, view=view)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +69,9 @@ class ShardPlan:
 
     Attributes:
         rows: Row of each sample, ascending. An append starts at a new shard, so numbers may skip.
-        canvas: Height and width, in pixels, of the arrays: the coded size of every sample here.
+        canvas: Height and width, in pixels, of the arrays.
+        mixed_sizes: Whether a sample's coded size may be smaller than the canvas; else it is the
+            canvas.
     """
 
     dataset: str
@@ -55,6 +80,19 @@ class ShardPlan:
     canvas: tuple[int, int]
     samples: tuple[Sample, ...]
     rows: tuple[int, ...]
+    mixed_sizes: bool = False
+
+    @property
+    def originals(self) -> tuple[Sample, ...]:
+        """The samples that are no views."""
+        return tuple(sample for sample in self.samples if sample.view == ORIGINAL_VIEW)
+
+    @property
+    def source_rows(self) -> dict[int, int]:
+        """Row of each sample -> row of its original picture; an original is its own."""
+        row_of = dict(zip((s.sample_id for s in self.samples), self.rows, strict=True))
+        pairs = zip(self.rows, self.samples, strict=True)
+        return {row: row_of[sample.source_id] for row, sample in pairs}
 
     @property
     def num_shards(self) -> int:
@@ -78,32 +116,64 @@ class ShardPlan:
         pairs = zip(self.rows, self.samples, strict=True)
         return [(row, sample) for row, sample in pairs if row in wanted]
 
+    def up_to(self, num_rows: int) -> ShardPlan:
+        """Returns the plan of the first rows: what a component covers that is behind."""
+        count = sum(row < num_rows for row in self.rows)
+        return dataclasses.replace(self, samples=self.samples[:count], rows=self.rows[:count])
+
+    def appended(self, fresh: Sequence[Sample]) -> ShardPlan:
+        """Returns the plan with more samples, from a new shard on.
+
+        Raises:
+            DatasetError: An id occurs twice, or a size is not allowed.
+        """
+        first = self.num_rows
+        longer = dataclasses.replace(
+            self,
+            samples=(*self.samples, *fresh),
+            rows=self.rows + tuple(range(first, first + len(fresh))),
+        )
+        _require_unique(longer.samples)
+        _require_sizes(longer)
+        return longer
+
     def extended(self, manifest: Sequence[Sample], *, mended: Collection[str] = ()) -> ShardPlan:
         """Returns the plan with the samples of ``manifest`` that it lacks, from a new shard on.
 
         Args:
-            manifest: What the data root holds now; the plan's own samples must be among it.
+            manifest: What the data root holds now; the plan's own originals must be among it.
             mended: Ids of samples that failed so far, whose files may therefore have changed.
 
         Raises:
             PlanMismatchError: The data root changed; the first difference is named.
-            DatasetError: A new sample has another size.
+            DatasetError: A new sample's size is not allowed.
         """
-        known = {sample.sample_id: sample for sample in self.samples}
+        known = {sample.sample_id: sample for sample in self.originals}
         current = {sample.sample_id: sample for sample in manifest}
         for sample_id, sample in known.items():
             if sample_id in mended and sample_id in current:
                 known[sample_id] = current[sample_id]
             else:
                 _require_unchanged(sample, current.get(sample_id))
+        kept = tuple(known[sample.source_id].seen_as(sample.view) for sample in self.samples)
         fresh = [sample for sample in manifest if sample.sample_id not in known]
-        require_sizes([*known.values(), *fresh], self.canvas)
-        first = self.num_rows
-        return dataclasses.replace(
-            self,
-            samples=(*known.values(), *fresh),
-            rows=self.rows + tuple(range(first, first + len(fresh))),
-        )
+        return dataclasses.replace(self, samples=kept).appended(fresh)
+
+    def with_views(self, views: Collection[str]) -> ShardPlan:
+        """Returns the plan with those views of every original, from a new shard on if it lacks any.
+
+        Args:
+            views: Of ``sample_ids.VIEWS``. Views that the plan has stay, named or not.
+        """
+        known = {sample.sample_id for sample in self.samples}
+        wanted = (sample.seen_as(view) for view in views for sample in self.originals)
+        return self.appended([view for view in wanted if view.sample_id not in known])
+
+    def describe_samples(self) -> str:
+        """Returns how many samples there are, in words; views are counted apart."""
+        count = len(self.originals)
+        views = len(self.samples) - count
+        return f"{count} samples" + (f" and {views} views" if views else "")
 
     def to_json(self) -> bytes:
         """Returns the persisted form."""
@@ -113,21 +183,33 @@ class ShardPlan:
     @classmethod
     def from_json(cls, data: bytes) -> ShardPlan:
         """Reads :meth:`to_json`."""
-        record: dict[str, Any] = json.loads(data)
-        record["samples"] = tuple(Sample(**sample) for sample in record["samples"])
+        record = _known_fields(cls, json.loads(data))
+        record["samples"] = tuple(Sample(**_known_fields(Sample, s)) for s in record["samples"])
         record["rows"] = tuple(record["rows"])
         record["canvas"] = tuple(record["canvas"])
         return cls(**record)
 
 
 def make_plan(
-    dataset: str, split: str, manifest: Sequence[Sample], samples_per_shard: int
+    dataset: str,
+    split: str,
+    manifest: Sequence[Sample],
+    samples_per_shard: int,
+    canvas: tuple[int, int] | None = None,
 ) -> ShardPlan:
     """Assigns rows to a split's samples, in the order of its manifest.
 
+    Args:
+        dataset: The dataset's id.
+        split: The split's name.
+        manifest: The split's samples.
+        samples_per_shard: Rows in a shard.
+        canvas: Height and width, in pixels, of the arrays, for pictures of different sizes; without
+            it they are the coded size, and every picture must have the same.
+
     Raises:
-        DatasetError: There is no sample, an id occurs twice, or sizes differ.
-        PlanMismatchError: ``samples_per_shard`` is below 1.
+        DatasetError: There is no sample, an id occurs twice, or a size is not allowed.
+        PlanMismatchError: ``samples_per_shard`` is below 1, or the canvas no multiple of 64.
     """
     if samples_per_shard < 1:
         message = f"--samples_per_shard must be at least 1, got {samples_per_shard}"
@@ -135,38 +217,32 @@ def make_plan(
     if not manifest:
         message = f"the split {dataset}/{split} has no samples; check --data_root and --split"
         raise DatasetError(message)
-    seen: set[str] = set()
-    for sample in manifest:
-        if sample.sample_id in seen:
-            message = f"sample id {sample.sample_id!r} occurs twice; ids must be unique in a split"
-            raise DatasetError(message)
-        seen.add(sample.sample_id)
-    canvas = layout.coded_size(manifest[0].height, manifest[0].width)
-    require_sizes(manifest, canvas)
-    return ShardPlan(
+    if canvas is not None:
+        require_canvas(canvas)
+    empty = ShardPlan(
         dataset=dataset,
         split=split,
         samples_per_shard=samples_per_shard,
-        canvas=canvas,
-        samples=tuple(manifest),
-        rows=tuple(range(len(manifest))),
+        canvas=canvas or manifest[0].coded_size,
+        samples=(),
+        rows=(),
+        mixed_sizes=canvas is not None,
     )
+    return empty.appended(manifest)
 
 
-def require_sizes(samples: Sequence[Sample], canvas: tuple[int, int]) -> None:
-    """Refuses samples whose coded size is not the split's.
+def require_canvas(canvas: tuple[int, int]) -> None:
+    """Refuses a canvas on which no picture is coded.
 
     Raises:
-        DatasetError: Names the sample and both sizes.
+        PlanMismatchError: A side is no positive multiple of 64.
     """
-    for sample in samples:
-        if layout.coded_size(sample.height, sample.width) != canvas:
-            message = (
-                f"{sample.image_uri} is {sample.height}x{sample.width} (height x width), but the "
-                f"split is coded at {canvas[0]}x{canvas[1]}: every image of a split has one size; "
-                "put other sizes into a split of their own"
-            )
-            raise DatasetError(message)
+    if any(side < 1 or side % PAD_MULTIPLE for side in canvas):
+        message = (
+            f"--canvas must be a height and a width that are multiples of {PAD_MULTIPLE} pixels, "
+            f"at which pictures are coded; got {canvas[0]} {canvas[1]}"
+        )
+        raise PlanMismatchError(message)
 
 
 def plan_key(dataset: str, split: str) -> str:
@@ -196,6 +272,37 @@ def list_splits(location: Location) -> list[str]:
     )
 
 
+def _require_unique(samples: Sequence[Sample]) -> None:
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.sample_id in seen:
+            message = f"sample id {sample.sample_id!r} occurs twice; ids must be unique in a split"
+            raise DatasetError(message)
+        seen.add(sample.sample_id)
+
+
+def _require_sizes(plan: ShardPlan) -> None:
+    for sample in plan.samples:
+        larger = any(n > limit for n, limit in zip(sample.coded_size, plan.canvas, strict=True))
+        if larger or not (plan.mixed_sizes or sample.coded_size == plan.canvas):
+            raise DatasetError(_size_message(plan, sample))
+
+
+def _size_message(plan: ShardPlan, sample: Sample) -> str:
+    canvas = _in_words(plan.canvas)
+    if plan.mixed_sizes:
+        rule = f"coded at {_in_words(sample.coded_size)}, larger than the canvas of {canvas}"
+    else:
+        rule = f"but the split is coded at {canvas}: without --canvas every picture has one size"
+    sizes = [plan.canvas, *(s.coded_size for s in plan.samples)]
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    where = "" if (height, width) == plan.canvas else "into a new store "
+    return (
+        f"{sample.image_uri} is {_in_words((sample.height, sample.width))} (height x width), "
+        f"{rule}; encode {where}with --canvas {height} {width}, which holds all"
+    )
+
+
 def _require_unchanged(planned: Sample, current: Sample | None) -> None:
     if current is None:
         message = (
@@ -215,3 +322,13 @@ def _require_unchanged(planned: Sample, current: Sample | None) -> None:
 
 def _fields(sample: Sample) -> Mapping[str, Any]:
     return dataclasses.asdict(sample)
+
+
+def _known_fields(cls: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    # What a later minor version adds is ignored.
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {name: value for name, value in record.items() if name in names}
+
+
+def _in_words(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -6,8 +6,9 @@ N channels are the static mask of N channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,24 @@ _ARRAYS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far two orders of the same channels agree.
+
+    Channels of equal importance share the mean of their ranks, so that numbering them alike is no
+    agreement. A correlation is None where one side finds all channels equally important.
+
+    Attributes:
+        spearman: Correlation of the ranks, -1 to 1.
+        kendall: Kendall's tau-b, -1 to 1: pairs in the same order less pairs in the other one.
+        shared: N -> channels that are among the first N of both; N²/M of them by chance.
+    """
+
+    spearman: float | None
+    kendall: float | None
+    shared: dict[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ranking:
     """An order of importance over all M channels of one codec.
 
@@ -40,6 +59,8 @@ class Ranking:
         mean_probability: For ``frequency``: mean P(on) of each channel, the tie-break.
         tied_at_cut: N -> channels with the same score on both sides of the cut; 0 means that the
             cut is decided by the score.
+        halves: How far the orders that each half of the samples gives agree, at the cuts; None for
+            ``random``, where a half has no sample, and in stores of earlier versions.
     """
 
     ranking_id: str
@@ -57,6 +78,19 @@ class Ranking:
     task: str = "segmentation"
     checkpoint_sha256: str | None = None
     seed: int | None = None
+    # What is known about an order does not make it another one.
+    halves: Agreement | None = field(default=None, compare=False)
+
+    @property
+    def keys(self) -> tuple[np.ndarray, ...]:
+        """What orders the channels, float64 [M] each: the score, then its tie-break if it has one.
+
+        See :func:`order_channels`.
+        """
+        keys = (
+            (self.score,) if self.mean_probability is None else (self.score, self.mean_probability)
+        )
+        return tuple(np.asarray(key, dtype=np.float64) for key in keys)
 
     def channels(self, keep: int) -> tuple[int, ...]:
         """Returns the first ``keep`` channel numbers: the static mask of that size.
@@ -71,6 +105,19 @@ class Ranking:
             )
             raise RankingError(message)
         return self.order[:keep]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain types that :meth:`from_json` reads: a ranking outside of a store."""
+        return {**_plain_attrs(self), **{name: getattr(self, name) for name in _ARRAYS}}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Ranking:
+        """Reads :meth:`to_json`, also where JSON made lists of tuples; unknown keys are left."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        ties = {int(cut): int(count) for cut, count in content["tied_at_cut"].items()}
+        own = {"tied_at_cut": ties, "halves": _read_agreement(content.get("halves"))}
+        return cls(**{k: v for k, v in {**values, **own}.items() if k in names})
 
 
 def make_cuts(keep: Sequence[int] | None, channels: int) -> tuple[int, ...]:
@@ -111,6 +158,54 @@ def ties_at_cuts(score: np.ndarray, order: np.ndarray, cuts: Sequence[int]) -> d
         inside = cut < len(ranked) and ranked[cut - 1] == ranked[cut]
         ties[int(cut)] = int((ranked == ranked[cut]).sum()) if inside else 0
     return ties
+
+
+def compare_orders(
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], cuts: Sequence[int]
+) -> Agreement:
+    """Compares two orders of the same channels.
+
+    Args:
+        first: Score and tie-breaks, ``[M]`` each, as :func:`order_channels` takes them.
+        second: Those of the other order.
+        cuts: The N at which the first N channels are compared.
+    """
+    orders = order_channels(*first), order_channels(*second)
+    ranks = _mean_ranks(first), _mean_ranks(second)
+    signs = [np.sign(rank[:, None] - rank[None, :]) for rank in ranks]
+    return Agreement(
+        spearman=_correlation(*(rank - rank.mean() for rank in ranks)),
+        kendall=_correlation(*signs),
+        shared={int(n): len(np.intersect1d(*(order[:n] for order in orders))) for n in cuts},
+    )
+
+
+def compare_rankings(first: Ranking, second: Ranking) -> Agreement:
+    """Compares two rankings of one codec at every cut that one of them has, all channels left out.
+
+    Raises:
+        RankingError: They belong to different codecs.
+    """
+    if first.codec_id != second.codec_id:
+        message = (
+            f"rankings {first.ranking_id} of {first.codec_id} and {second.ranking_id} of "
+            f"{second.codec_id} order different things: the same channel number means something "
+            "else in another codec; compare rankings of one codec"
+        )
+        raise RankingError(message)
+    cuts = sorted({*first.cuts, *second.cuts} - {len(first.order)})
+    return compare_orders(first.keys, second.keys, cuts)
+
+
+def describe_agreement(found: Agreement) -> str:
+    """Returns one line, e.g. ``Spearman 0.981, Kendall 0.902; shared of the first 16: 15``."""
+    correlations = [
+        f"{name} {'undefined' if value is None else f'{value:.3f}'}"
+        for name, value in (("Spearman", found.spearman), ("Kendall", found.kendall))
+    ]
+    shared = [f"{n}: {count}" for n, count in found.shared.items()]
+    text = ", ".join(correlations)
+    return f"{text}; shared of the first {', '.join(shared)}" if shared else text
 
 
 def rankings_path(codec_id: str, ranking_id: str = "") -> str:
@@ -166,18 +261,38 @@ def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:
     values: dict[str, Any] = {
         name: tuple(group[name][:].tolist()) if name in group else None for name in _ARRAYS
     }
-    attrs = dict(group.attrs)
-    ties = {int(k): int(v) for k, v in attrs.pop("tied_at_cut").items()}
-    cuts = tuple(attrs.pop("cuts"))
-    attrs.pop("complete")
-    return Ranking(**attrs, **values, cuts=cuts, tied_at_cut=ties)
+    return Ranking.from_json({**group.attrs, **values})
 
 
 def _plain_attrs(ranking: Ranking) -> dict[str, Any]:
     attrs = {k: v for k, v in vars(ranking).items() if k not in _ARRAYS}
     attrs["cuts"] = list(ranking.cuts)
     attrs["tied_at_cut"] = {str(k): v for k, v in ranking.tied_at_cut.items()}
+    if ranking.halves is not None:
+        shared = {str(k): v for k, v in ranking.halves.shared.items()}
+        attrs["halves"] = {**vars(ranking.halves), "shared": shared}
     return attrs
+
+
+def _read_agreement(attrs: dict[str, Any] | None) -> Agreement | None:
+    if attrs is None:
+        return None
+    shared = {int(k): int(v) for k, v in attrs["shared"].items()}
+    return Agreement(spearman=attrs["spearman"], kendall=attrs["kendall"], shared=shared)
+
+
+def _mean_ranks(keys: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns each channel's place in rising importance, float64 [M]; equals share their mean."""
+    rows = np.stack([np.asarray(key, dtype=np.float64) for key in keys], axis=1)
+    _, group, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts - 1) / 2
+    return middle[group.reshape(-1)]  # numpy 2.0 returns the inverse as a column
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Returns the cosine of two arrays of one shape; None if one is zero everywhere."""
+    size = np.sqrt(np.sum(first**2) * np.sum(second**2))
+    return float(np.sum(first * second) / size) if size > 0 else None
 
 
 def _unknown(location: Location, codec_id: str, ranking_id: str) -> str:

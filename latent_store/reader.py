@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,17 @@ from latent_store.errors import (
     MissingComponentError,
     StoreNotFoundError,
 )
+from latent_store.extras import import_with_extra
 from latent_store.finalize import component_keys
 from latent_store.location import Location
-from latent_store.plan import ORIGINAL_VIEW, ShardPlan, list_splits, read_plan
+from latent_store.plan import Sample, ShardPlan, list_splits, read_plan
 from latent_store.rankings import Ranking
+from latent_store.sample_ids import ORIGINAL_VIEW, normal_id
 from latent_store.schema import CodecSpec
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
 
 
 def open_store(
@@ -181,6 +187,31 @@ class Split:
             raise MissingComponentError(message)
         return FeaturesReader(self, str(teacher_id))
 
+    def to_xarray(self, codec: str | None = None, **choice: Any) -> xr.Dataset:
+        """Returns a lazy Dataset of the usable rows; see ``latent_store.lazy.to_xarray``."""
+        return import_with_extra("latent_store.lazy", "xarray").to_xarray(self, codec, **choice)
+
+    def to_dask(self, name: str, codec: str | None = None, **choice: Any) -> da.Array:
+        """Returns one variable of :meth:`to_xarray`, one chunk a shard."""
+        return self.to_xarray(codec, **choice)[name].data
+
+    def read(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        channels: Sequence[int] | None = None,
+        codec: str | None = None,
+    ) -> np.ndarray:
+        """Reads ŷ; opens the latents each time, so that loops do better with :meth:`latents`."""
+        return self.latents(codec).read(rows, channels)
+
+    def decode(
+        self, row: int, channels: Sequence[int] | None = None, codec: str | None = None
+    ) -> np.ndarray:
+        """Returns a row's picture, uint8 RGB ``[height, width, 3]``, from all channels of ŷ or from
+        those numbered in ``channels``; loads torch and the codec."""
+        decoding = import_with_extra("latent_store.codec.decoding", "codec")
+        return decoding.decode_row(self, row, channels, codec)
+
     def common_rows(self, *readers: ComponentReader, views: bool = False) -> np.ndarray:
         """Returns the rows that every reader has, ascending int64; stored views only on request."""
         table = self.index
@@ -197,23 +228,43 @@ class Split:
         picked = [by_row[int(row)] for row in rows]
         return np.array([[s.height, s.width] for s in picked], dtype=np.int32).reshape(-1, 2)
 
+    def coded_sizes(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the heights and widths, in pixels, at which rows are coded, int32 ``[n, 2]``.
+
+        Arrays have the canvas's shape, ``plan.canvas``: what lies beyond a row's own coded size
+        (for ŷ divided by 16, for features by 4) is fill, in labels 255.
+        """
+        by_row = self._samples_by_row
+        picked = [by_row[int(row)].coded_size for row in rows]
+        return np.array(picked, dtype=np.int32).reshape(-1, 2)
+
+    def source_rows(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns the rows of the original pictures, int64 ``[n]``; an original is its own."""
+        sources = self._source_rows
+        return np.array([sources[int(row)] for row in rows], dtype=np.int64)
+
     def sample_ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Returns the ids of rows."""
         return [self._samples_by_row[int(row)].sample_id for row in rows]
 
     def row_of(self, sample_id: str) -> int:
-        """Returns the row of a sample.
+        """Returns the row of a sample; a view of it has an id of its own, e.g. ``ID@hflip``.
 
         Raises:
             StoreNotFoundError: The split has no such sample.
         """
+        name = normal_id(sample_id)
         for row, sample in self._samples_by_row.items():
-            if sample.sample_id == sample_id:
+            if sample.sample_id == name:
                 return row
         first = self.plan.samples[0].sample_id
         message = f"{self.plan.name} has no sample {sample_id!r} (its first is {first!r})"
         raise StoreNotFoundError(message)
 
     @cached_property
-    def _samples_by_row(self) -> dict[int, Any]:
+    def _source_rows(self) -> dict[int, int]:
+        return self.plan.source_rows
+
+    @cached_property
+    def _samples_by_row(self) -> dict[int, Sample]:
         return dict(zip(self.plan.rows, self.plan.samples, strict=True))

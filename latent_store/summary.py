@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from latent_store import index
+from latent_store import index, receipts
 from latent_store.location import Location
+from latent_store.plan import ShardPlan
+from latent_store.rankings import compare_rankings, describe_agreement
 from latent_store.reader import LatentStore, Split
 
 
@@ -15,11 +19,19 @@ def describe(store: LatentStore) -> str:
     for codec_id, spec in store.codecs().items():
         made = f"{spec.source}" + (f", quality {spec.quality}" if spec.quality else "")
         lines.append(f"codec {codec_id} ({made}; N={spec.hyper_channels}, M={spec.channels})")
-        for ranking_id in store.rankings(codec_id):
-            ranking = store.ranking(codec_id, ranking_id)
+        known = [store.ranking(codec_id, name) for name in store.rankings(codec_id)]
+        for ranking in known:
             cuts = " ".join(map(str, ranking.cuts))
             what = f"by {ranking.method} over {ranking.num_samples} samples"
-            lines.append(f"  ranking {ranking_id} {what}, cuts {cuts}")
+            lines.append(f"  ranking {ranking.ranking_id} {what}, cuts {cuts}")
+            tied = {n: count for n, count in ranking.tied_at_cut.items() if count}
+            lines += [f"    N = {n}: undetermined ({count} tied)" for n, count in tied.items()]
+            if ranking.halves is not None:
+                found = describe_agreement(ranking.halves)
+                lines.append(f"    {found} between halves of the samples")
+        for first, second in itertools.combinations(known, 2):
+            found = describe_agreement(compare_rankings(first, second))
+            lines.append(f"  rankings {first.ranking_id} and {second.ranking_id}: {found}")
     lines += [f"teacher {teacher_id}" for teacher_id in store.teachers()]
     for name in store.splits():
         lines += _describe_split(store, store[name])
@@ -30,23 +42,40 @@ def _describe_split(store: LatentStore, split: Split) -> list[str]:
     plan = split.plan
     rows = f"{plan.num_shards} shards of {plan.samples_per_shard}"
     size = f"{plan.canvas[0]}x{plan.canvas[1]}"
-    lines = [f"split {plan.name}: {len(plan.samples)} samples in {rows}, coded at {size}"]
+    place = f"on a canvas of {size}" if plan.mixed_sizes else f"coded at {size}"
+    lines = [f"split {plan.name}: {plan.describe_samples()} in {rows}, {place}"]
     for key, complete in split.components().items():
         size = sum(store.location.sizes(f"{plan.name}/{key}").values())
         state = "complete" if complete else "INCOMPLETE"
         line = f"  {key:<56} {state:<10} {size / 2**20:9.2f} MiB"
         if complete:
-            line += _describe_rows(store.location, plan.name, key)
+            line += f"  {describe_rows(store.location, plan, key)}"
         lines.append(line)
     return lines
 
 
-def _describe_rows(location: Location, split: str, key: str) -> str:
-    table = index.read_table(location, index.index_key(split, index.part_name(key)))
-    failed = len(index.dead_letters(table))
-    text = f"  {table.num_rows - failed} rows" + (f", {failed} failed" if failed else "")
-    for name, unit in (("bpp", "bpp"), ("psnr", "dB")):
+def describe_rows(location: Location, plan: ShardPlan, key: str, where: str = "") -> str:
+    """Returns what a finished component holds: samples, failures, mean rate and PSNR.
+
+    Views are counted apart and left out of the means: they show the same pictures again.
+
+    Args:
+        location: The store.
+        plan: The split's plan.
+        key: The component.
+        where: Words to put after the number of samples.
+    """
+    table = index.read_table(location, index.index_key(plan.name, index.part_name(key)))
+    sources = plan.source_rows
+    original = [sources[row] == row for row in table["row"].to_pylist()]
+    good = [status == receipts.OK for status in table["status"].to_pylist()]
+    count = sum(fine for fine, first in zip(good, original, strict=True) if first)
+    views, failed = sum(good) - count, table.num_rows - sum(good)
+    text = f"{count} samples" + (f" and {views} views" if views else "") + where
+    text += f", {failed} failed" if failed else ""
+    table = table.filter(original)
+    for name, symbol in (("bpp", "bpp"), ("psnr", "dB PSNR")):
         if name in table.column_names:
             values = [value for value in table[name].to_pylist() if value is not None]
-            text += f", {np.mean(values):.4g} {unit}" if values else ""
+            text += f", {np.mean(values):.4g} {symbol}" if values else ""
     return text

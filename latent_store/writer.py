@@ -52,7 +52,8 @@ class ShardWriter:
 
         Args:
             shard: Shard number.
-            columns: Values of the rows that succeeded; the rest of the shard stays fill.
+            columns: Values of the rows that succeeded; the rest of the shard stays fill. A plane
+                smaller than the array's lies in its top left corner.
             streams: Byte strings of the rows that succeeded.
             records: One record for each planned row of the shard.
 
@@ -60,7 +61,7 @@ class ShardWriter:
             The receipt, as written.
 
         Raises:
-            CapacityError: A value does not fit the array's dtype, or the streams their row.
+            CapacityError: A value does not fit its array's dtype or shape, or streams their row.
             OSError: The store cannot be written; no receipt is left behind.
         """
         self.forget(shard)
@@ -85,7 +86,9 @@ class ShardWriter:
         first = shard * size
         block = np.zeros((size, *spec.shape), dtype=spec.dtype)
         for row, value in values.items():
-            block[row - first] = _fitting(value, spec, row)
+            value = _fitting(np.asarray(value), spec, row)
+            corner = tuple(slice(side) for side in value.shape)
+            block[(row - first, *corner)] = value
         array = self.group[spec.name]
         array[first : first + size] = block
 
@@ -127,8 +130,20 @@ def ok_rows(records: Sequence[RowRecord]) -> list[int]:
 
 
 def _fitting(value: np.ndarray, spec: ArraySpec, row: int) -> np.ndarray:
-    """Casts an integer value to the array's dtype, refusing what does not fit."""
-    value = np.asarray(value)
+    """Casts a value to the array's dtype, refusing what does not fit a row of it."""
+    # Only planes vary with the picture: the last two axes of an array that has more than one.
+    fixed = len(spec.shape) - 2 if len(spec.shape) > 1 else len(spec.shape)
+    pairs = list(zip(value.shape, spec.shape, strict=False))
+    if (
+        value.ndim != len(spec.shape)
+        or any(side != n for side, n in pairs[:fixed])
+        or any(side > n for side, n in pairs)
+    ):
+        message = (
+            f"{spec.name} of row {row} has shape {value.shape}, a row of the array {spec.shape}; "
+            "encode into a new store with a --canvas that holds it"
+        )
+        raise CapacityError(message)
     target = np.dtype(spec.dtype)
     if target.kind in "iu" and value.dtype.kind in "iu" and value.size:
         low, high = int(value.min()), int(value.max())

@@ -36,6 +36,8 @@ def train_id_table() -> np.ndarray:
 class Cityscapes:
     """Reads a data root in Cityscapes' layout, from a folder or an object store."""
 
+    canvas = None
+
     def __init__(self, data_root: Location):
         self.data_root = data_root
 

@@ -7,14 +7,22 @@ the order in which a runner adds them.
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from latent_store.component_readers import LatentsReader
 from latent_store.errors import CheckpointError, RankingError
 from latent_store.location import Location
-from latent_store.rankings import Ranking, make_cuts, order_channels, ties_at_cuts
+from latent_store.rankings import (
+    Ranking,
+    compare_orders,
+    make_cuts,
+    order_channels,
+    ties_at_cuts,
+)
 from latent_store.reader import LatentStore
 from training.checkpoints import LoadedNetwork, load_network
 
@@ -66,13 +74,32 @@ class Totals:
 
 EMPTY = Totals(samples=0, first=(), second=())
 
+Halves = tuple[Totals, Totals]
+"""Totals of two halves of the samples, which say whether another such set would rank alike."""
+NO_HALVES: Halves = (EMPTY, EMPTY)
 
-def count_shard(task: CountTask, shard: int) -> Totals:
+
+def add_halves(one: Halves, other: Halves) -> Halves:
+    """Adds each half."""
+    return one[0] + other[0], one[1] + other[1]
+
+
+def half_of(sample_id: str) -> int:
+    """Returns the half, 0 or 1, that a sample belongs to, wherever it lies in a store."""
+    return hashlib.sha256(sample_id.encode()).digest()[0] % 2
+
+
+def count_shard(task: CountTask, shard: int) -> Halves:
     """Counts the usable rows of one shard; reads the per-channel columns, never ŷ."""
     split = LatentStore(task.store)[task.split]
     latents = split.latents(task.codec_id)
     planned = [row for row, _ in split.plan.in_shard(shard)]
     rows = np.intersect1d(planned, split.common_rows(latents))
+    half = np.array([half_of(sample_id) for sample_id in split.sample_ids(rows)], dtype=int)
+    return _count_rows(task, latents, rows[half == 0]), _count_rows(task, latents, rows[half == 1])
+
+
+def _count_rows(task: CountTask, latents: LatentsReader, rows: np.ndarray) -> Totals:
     if not rows.size:
         return EMPTY
     if task.method == "frequency":
@@ -115,7 +142,7 @@ def count_gates(
 
 
 def make_ranking(
-    totals: Totals,
+    halves: Halves,
     *,
     ranking_id: str,
     codec_id: str,
@@ -129,44 +156,44 @@ def make_ranking(
     """Orders the channels by what was counted.
 
     ``frequency``: times on, then mean P(on), then channel number. ``variance``: of all values
-    of a channel over images and positions (Wang et al., WACV 2022). ``entropy``: bits. ``random``:
-    a permutation by ``seed``.
+    of a channel over images and positions (Wang et al., WACV 2022), where every image weighs the
+    same, whatever its size. ``entropy``: bits. ``random``: a permutation by ``seed``.
 
     Raises:
         RankingError: Nothing was counted.
     """
     dataset, _, name = split.partition("/")
+    totals = halves[0] + halves[1]
     if not totals.samples and method != "random":
         message = f"{split} has no usable samples to rank channels by; encode it first"
         raise RankingError(message)
-    counts = probability = None
-    tie_breaks: tuple[np.ndarray, ...] = ()
-    if method == "frequency":
-        counts = totals.first
-        probability = np.array([p / FIXED_POINT / totals.samples for p in totals.second])
-        score = np.array(counts, dtype=np.float64)
-        tie_breaks = (probability,)
-    elif method == "random":
-        score = np.random.default_rng(seed).permutation(channels).astype(np.float64)
+    if method == "random":
+        keys = (np.random.default_rng(seed).permutation(channels).astype(np.float64),)
     else:
-        score = _score(totals)
-    order = order_channels(score, *tie_breaks)
+        keys = _keys(totals, method)
+    order = order_channels(*keys)
     cuts = make_cuts(keep, channels)
+    counted = method == "frequency"
     return Ranking(
         ranking_id=ranking_id,
         codec_id=codec_id,
         method=method,
         order=tuple(int(c) for c in order),
         cuts=cuts,
-        score=tuple(float(s) for s in score),
-        counts=counts,
-        mean_probability=None if probability is None else tuple(float(p) for p in probability),
-        tied_at_cut=ties_at_cuts(score, order, cuts),
+        score=tuple(float(s) for s in keys[0]),
+        counts=totals.first if counted else None,
+        mean_probability=tuple(float(p) for p in keys[1]) if counted else None,
+        tied_at_cut=ties_at_cuts(keys[0], order, cuts),
         num_samples=totals.samples,
         dataset=dataset,
         split=name,
         checkpoint_sha256=checkpoint_sha256,
         seed=seed if method == "random" else None,
+        halves=(
+            compare_orders(*(_keys(half, method) for half in halves), cuts[:-1])
+            if method != "random" and all(half.samples for half in halves)
+            else None
+        ),
     )
 
 
@@ -191,12 +218,14 @@ def load_gate(checkpoint: bytes) -> LoadedNetwork:
     return loaded
 
 
-def _score(totals: Totals) -> np.ndarray:
+def _keys(totals: Totals, method: str) -> tuple[np.ndarray, ...]:
+    """Returns each channel's score and tie-breaks, float64 [M] each."""
+    second = np.array([v / FIXED_POINT / totals.samples for v in totals.second])
+    if method == "frequency":
+        return np.array(totals.first, dtype=np.float64), second
     first = np.array([v / FIXED_POINT / totals.samples for v in totals.first])
-    if not any(totals.second):
-        return first
-    mean = np.array([v / FIXED_POINT / totals.samples for v in totals.second])
-    return first - mean**2
+    # A variance is a mean square less the squared mean; entropy has no second sum, zeros.
+    return (first - second**2,)
 
 
 def _exact_sum(values_BC: np.ndarray) -> tuple[int, ...]:

@@ -21,13 +21,16 @@ class DatasetReader(Protocol):
     """
 
     data_root: Location
+    canvas: tuple[int, int] | None
+    """Height and width, in pixels, that hold every picture of a dataset of mixed sizes; None where
+    a split has one size."""
 
     def manifest(self, split: str) -> list[Sample]:
         """Lists a split's samples, ordered by id, from listings and file headers alone."""
         ...
 
     def read_labels(self, sample: Sample) -> np.ndarray:
-        """Reads one sample's labels: uint8 train ids ``[H, W]``, 255 = ignore."""
+        """Reads the labels of a sample's original picture: uint8 ``[H, W]``, 255 = ignore."""
         ...
 
 
@@ -55,7 +58,7 @@ def open_dataset(name: str, data_root: str) -> DatasetReader:
 
 
 def read_picture(reader: DatasetReader, sample: Sample) -> tuple[np.ndarray, bytes]:
-    """Reads one sample's picture.
+    """Reads one sample's picture, as its view shows it.
 
     Returns:
         ``(uint8 RGB [H, W, 3], the file's bytes)``.
@@ -82,4 +85,18 @@ def read_picture(reader: DatasetReader, sample: Sample) -> tuple[np.ndarray, byt
             f"planned {sample.height}x{sample.width}; restore it"
         )
         raise DatasetError(message)
-    return image_HWC, data
+    return _seen(image_HWC, sample.view), data
+
+
+def read_labels(reader: DatasetReader, sample: Sample) -> np.ndarray:
+    """Reads one sample's labels, as its view shows them: uint8 train ids ``[H, W]``.
+
+    Raises:
+        DatasetError: The file is missing, unreadable, or of another size than its picture.
+    """
+    return _seen(reader.read_labels(sample), sample.view)
+
+
+def _seen(original: np.ndarray, view: str) -> np.ndarray:
+    """Makes a view of an original picture ``[H, W, ...]``, before it is padded."""
+    return np.ascontiguousarray(original[:, ::-1]) if view == "hflip" else original

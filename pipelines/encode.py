@@ -8,18 +8,18 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store import codecs, component
 from latent_store.console import make_parser, progress, run_command
 from latent_store.feature_encoding import ENCODINGS
 from latent_store.finalize import Closed, finalize
-from latent_store.index import index_key, part_name, read_table
 from latent_store.lease import Lease
 from latent_store.location import Location
 from latent_store.plan import ShardPlan, plan_key
+from latent_store.sample_ids import VIEWS
 from latent_store.schema import ComponentSpec
+from latent_store.summary import describe_rows
 from pipelines import encode_plan
 from pipelines.beam_jobs import (
     RUNNER_HELP,
@@ -64,6 +64,22 @@ def make_flags() -> argparse.ArgumentParser:
     add("--store", required=True, help="folder or URL of the store")
     add("--dataset_id", help="name of the dataset in the store (default: --dataset)")
     add("--max_samples", type=int, help="only the first N samples; the rest can follow later")
+    add(
+        "--canvas",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="store pictures of any size up to this one, in pixels, multiples of 64; each is coded "
+        "at its own size (default: what the store or the dataset has, or one size for all)",
+    )
+    add(
+        "--views",
+        nargs="+",
+        choices=VIEWS,
+        default=[],
+        help="also store views of every picture, as rows of their own: hflip is mirrored left to "
+        "right; they can follow later, and stay once they are there",
+    )
     add = parser.add_mutually_exclusive_group().add_argument
     add("--codec_checkpoint", type=Path, help="checkpoint file of a bmshj2018-hyperprior")
     add("--quality", type=int, help="weights of CompressAI's zoo, quality 1 to 8")
@@ -102,7 +118,7 @@ def _run(argv: Sequence[str] | None) -> int:
     location = Location(flags.store)
     inputs = encode_plan.open_inputs(flags)
     dataset = flags.dataset_id or flags.dataset
-    plan = encode_plan.settle_plan(location, dataset, flags, inputs.manifest)
+    plan = encode_plan.settle_plan(location, dataset, flags, inputs)
     if flags.dry_run:
         specs = encode_plan.asked_components(location, plan, inputs, flags)
         print(encode_plan.describe(location, plan, specs))
@@ -110,12 +126,12 @@ def _run(argv: Sequence[str] | None) -> int:
     component.create_store(location)
     with Lease(location, plan.name, "plan", steal=flags.steal_lease, wait_seconds=30):
         # Again, under the lease: another job may have appended meanwhile.
-        plan = encode_plan.settle_plan(location, dataset, flags, inputs.manifest)
+        plan = encode_plan.settle_plan(location, dataset, flags, inputs)
         location.write(plan_key(plan.dataset, plan.split), plan.to_json())
     specs = encode_plan.asked_components(location, plan, inputs, flags)
     specs = encode_plan.missing_components(location, plan, specs)
     if not specs:
-        print(f"{plan.name}: everything asked for is there ({len(plan.samples)} samples)")
+        print(f"{plan.name}: everything asked for is there ({plan.describe_samples()})")
         return 0
     with contextlib.ExitStack() as leases:
         for spec in specs:
@@ -123,7 +139,7 @@ def _run(argv: Sequence[str] | None) -> int:
         task = _prepare(location, plan, specs, inputs, flags, options)
         _encode(task, plan, options)
         for spec in specs:
-            print(_summary(location, _close(location, plan, spec)))
+            print(_summary(location, plan, _close(location, plan, spec)))
     return 0
 
 
@@ -178,15 +194,7 @@ def _close(location: Location, plan: ShardPlan, spec: ComponentSpec) -> Closed:
         return finalize(location, plan.name, spec.key, on_shard=lambda _: bar.update())
 
 
-def _summary(location: Location, closed: Closed) -> str:
-    table = read_table(location, index_key(closed.split, part_name(closed.component)))
-    good = table.num_rows - len(closed.failed)
-    line = f"{closed.split}/{closed.component}: {good} samples in {closed.num_shards} shards"
-    if closed.failed:
-        line += f", {len(closed.failed)} failed"
-    for name, unit in (("bpp", "bpp"), ("psnr", "dB PSNR")):
-        if name in table.column_names:
-            values = [v for v in table[name].to_pylist() if v is not None]
-            if values:
-                line += f", {np.mean(values):.3f} {unit}"
-    return line
+def _summary(location: Location, plan: ShardPlan, closed: Closed) -> str:
+    where = f" in {closed.num_shards} shards"
+    text = describe_rows(location, plan, closed.component, where)
+    return f"{closed.split}/{closed.component}: {text}"

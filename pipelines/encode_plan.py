@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,31 +81,29 @@ def open_inputs(flags: argparse.Namespace) -> Inputs:
 
 
 def settle_plan(
-    location: Location, dataset: str, flags: argparse.Namespace, manifest: Sequence[Sample]
+    location: Location, dataset: str, flags: argparse.Namespace, inputs: Inputs
 ) -> ShardPlan:
-    """Reads the store's plan and extends it by the samples it lacks, or makes one.
+    """Reads the store's plan and extends it by the samples and views it lacks, or makes one.
 
     Raises:
-        PlanMismatchError: The data root changed, or ``--samples_per_shard`` differs.
+        PlanMismatchError: The data root, ``--samples_per_shard`` or ``--canvas`` differs.
+        DatasetError: A picture has a size that the plan does not allow.
     """
     size = flags.samples_per_shard
-    if not location.exists(plan_key(dataset, flags.split)):
-        wanted = manifest[: flags.max_samples]
+    canvas = tuple(flags.canvas) if flags.canvas else None
+    if location.exists(plan_key(dataset, flags.split)):
+        plan = _agreeing(read_plan(location, dataset, flags.split), size, canvas)
+        known = {sample.sample_id for sample in plan.originals}
+        there = [sample for sample in inputs.manifest if sample.sample_id in known]
+        fresh = [sample for sample in inputs.manifest if sample.sample_id not in known]
+        if flags.max_samples is not None:
+            fresh = fresh[: max(0, flags.max_samples - len(known))]
+        plan = plan.extended([*there, *fresh], mended=_failed_ids(location, plan))
+    else:
+        wanted = inputs.manifest[: flags.max_samples]
         size = DEFAULT_SAMPLES_PER_SHARD if size is None else size
-        return make_plan(dataset, flags.split, wanted, size)
-    plan = read_plan(location, dataset, flags.split)
-    if size not in (None, plan.samples_per_shard):
-        message = (
-            f"the store's plan has {plan.samples_per_shard} samples a shard, --samples_per_shard "
-            f"is {size}; leave the flag out, or encode into a new store"
-        )
-        raise PlanMismatchError(message)
-    known = {sample.sample_id for sample in plan.samples}
-    there = [sample for sample in manifest if sample.sample_id in known]
-    fresh = [sample for sample in manifest if sample.sample_id not in known]
-    if flags.max_samples is not None:
-        fresh = fresh[: max(0, flags.max_samples - len(known))]
-    return plan.extended([*there, *fresh], mended=_failed_ids(location, plan))
+        plan = make_plan(dataset, flags.split, wanted, size, canvas or inputs.reader.canvas)
+    return plan.with_views(flags.views)
 
 
 def asked_components(
@@ -150,11 +149,13 @@ def forget_failures(location: Location, plan: ShardPlan, specs: Sequence[Compone
 
 def describe(location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]) -> str:
     """Returns what a call would do: rows, shards, components and raw sizes. Writes nothing."""
-    height, width = plan.samples[0].height, plan.samples[0].width
     missing = {spec.key for spec in missing_components(location, plan, specs)}
-    size = f"{height}x{width}, coded at {plan.canvas[0]}x{plan.canvas[1]}"
+    sizes = sorted({(sample.height, sample.width) for sample in plan.samples})
+    size = f"{sizes[0][0]}x{sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
+    place = "on a canvas of" if plan.mixed_sizes else "coded at"
+    size += f", {place} {plan.canvas[0]}x{plan.canvas[1]}"
     shards = f"{plan.num_shards} shards of {plan.samples_per_shard}"
-    lines = [f"{plan.name}: {len(plan.samples)} samples of {size}, in {shards}"]
+    lines = [f"{plan.name}: {plan.describe_samples()} of {size}, in {shards}"]
     for spec in specs:
         raw = sum(
             np.dtype(a.dtype).itemsize * int(np.prod(a.shape, dtype=np.int64)) for a in spec.arrays
@@ -163,6 +164,25 @@ def describe(location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]
         state = "to write" if spec.key in missing else "complete"
         lines.append(f"  {spec.key:<48} {total:10.1f} MiB before compression   {state}")
     return "\n".join(lines)
+
+
+def _agreeing(
+    plan: ShardPlan, samples_per_shard: int | None, canvas: tuple[int, int] | None
+) -> ShardPlan:
+    """Returns the store's plan if a call's flags agree with it; ``--canvas`` allows mixed sizes."""
+    if samples_per_shard not in (None, plan.samples_per_shard):
+        message = (
+            f"the store's plan has {plan.samples_per_shard} samples a shard, --samples_per_shard "
+            f"is {samples_per_shard}; leave the flag out, or encode into a new store"
+        )
+        raise PlanMismatchError(message)
+    if canvas not in (None, plan.canvas):
+        message = (
+            f"the store's plan has a canvas of {plan.canvas[0]}x{plan.canvas[1]} (height x width), "
+            f"--canvas is {canvas[0]} {canvas[1]}; leave the flag out, or encode into a new store"
+        )
+        raise PlanMismatchError(message)
+    return plan if canvas is None else dataclasses.replace(plan, mixed_sizes=True)
 
 
 def _is_complete(location: Location, plan: ShardPlan, spec: ComponentSpec) -> bool:

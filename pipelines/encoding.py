@@ -39,7 +39,7 @@ from latent_store.reader import LatentStore
 from latent_store.receipts import FAILED, RowRecord
 from latent_store.schema import ComponentSpec
 from latent_store.writer import ShardWriter
-from pipelines.datasets import DatasetReader, open_dataset, read_picture
+from pipelines.datasets import DatasetReader, open_dataset, read_labels, read_picture
 from training.checkpoints import load_network
 from training.networks import Stem
 
@@ -145,7 +145,8 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
         measure_psnr: Also decode to pixels.
 
     Returns:
-        ŷ ``[M, h, w]`` int16, the ledger, the pooled statistics, both strings.
+        ŷ ``[M, h, w]`` at the picture's own coded size, the ledger, the pooled statistics, both
+        strings.
 
     Raises:
         IntegrityError: A string does not decode to what was encoded.
@@ -186,11 +187,11 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
 
 
 def encode_labels(
-    reader: DatasetReader, sample: Sample, size: tuple[int, int], image_bytes: bytes
+    reader: DatasetReader, sample: Sample, canvas: tuple[int, int], image_bytes: bytes
 ) -> Encoded:
-    """Reads one sample's labels and pads them right and bottom with 255 to the coded size."""
-    labels_HW = reader.read_labels(sample)
-    padded_HW = np.full(size, schema.IGNORE_LABEL, dtype=np.uint8)
+    """Reads one sample's labels and pads them right and bottom with 255 to the canvas."""
+    labels_HW = read_labels(reader, sample)
+    padded_HW = np.full(canvas, schema.IGNORE_LABEL, dtype=np.uint8)
     padded_HW[: sample.height, : sample.width] = labels_HW
     digest = hashlib.sha256(image_bytes).hexdigest()
     return Encoded(arrays={"segmentation": padded_HW}, stats={"image_sha256": digest})

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import apache_beam as beam
@@ -18,10 +19,19 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from latent_store.console import make_parser, run_command
 from latent_store.errors import CheckpointError, IdentityError, RankingError
 from latent_store.location import CONTROL, Location
-from latent_store.rankings import METHODS, Ranking, write_ranking
+from latent_store.rankings import METHODS, Ranking, describe_agreement, write_ranking
 from latent_store.reader import LatentStore
 from pipelines.beam_jobs import RUNNER_HELP, parse_flags, run_over_shards
-from pipelines.counting import EMPTY, CountTask, Totals, count_shard, load_gate, make_ranking
+from pipelines.counting import (
+    NO_HALVES,
+    CountTask,
+    Halves,
+    Totals,
+    add_halves,
+    count_shard,
+    load_gate,
+    make_ranking,
+)
 
 DESCRIPTION = """
 Ranks a codec's channels for a task. With --method frequency (the paper's) the gate of a dynamic
@@ -38,22 +48,22 @@ examples:
 """
 
 
-class AddTotals(beam.CombineFn):
-    """Adds :class:`Totals`; exact, so the order of addition does not matter."""
+class AddHalves(beam.CombineFn):
+    """Adds both halves' :class:`Totals`; exact, so the order of addition does not matter."""
 
-    def create_accumulator(self) -> Totals:
+    def create_accumulator(self) -> Halves:
         """Returns zero."""
-        return EMPTY
+        return NO_HALVES
 
-    def add_input(self, accumulator: Totals, element: Totals) -> Totals:
+    def add_input(self, accumulator: Halves, element: Halves) -> Halves:
         """Adds one shard."""
-        return accumulator + element
+        return add_halves(accumulator, element)
 
-    def merge_accumulators(self, accumulators: Iterable[Totals]) -> Totals:
+    def merge_accumulators(self, accumulators: Iterable[Halves]) -> Halves:
         """Adds partial sums."""
-        return functools.reduce(Totals.__add__, accumulators, EMPTY)
+        return functools.reduce(add_halves, accumulators, NO_HALVES)
 
-    def extract_output(self, accumulator: Totals) -> Totals:
+    def extract_output(self, accumulator: Halves) -> Halves:
         """Returns the sum."""
         return accumulator
 
@@ -137,14 +147,14 @@ def _read_checkpoint(flags: argparse.Namespace, codec_id: str, identity: dict[st
 
 def _count(
     task: CountTask, checkpoint: bytes, shards: Sequence[int], options: PipelineOptions
-) -> Totals:
+) -> Halves:
     """Counts over shards with Beam.
 
     The checkpoint goes out and the sum comes back through objects in the store, the one place that
     every worker of every runner can reach.
     """
     if not shards:
-        return EMPTY
+        return NO_HALVES
     folder = f"{CONTROL}/counts/{uuid4().hex}"
     key = f"{folder}/totals.json"
     if checkpoint:
@@ -156,22 +166,26 @@ def _count(
             shards,
             functools.partial(count_shard, task),
             options,
-            collect=lambda totals: (
-                totals
-                | "Add" >> beam.CombineGlobally(AddTotals())
+            collect=lambda counts: (
+                counts
+                | "Add" >> beam.CombineGlobally(AddHalves())
                 | "Write" >> beam.Map(functools.partial(_write_totals, task.store, key))
             ),
         )
-        record = json.loads(task.store.read(key))
+        first, second = (_read_totals(half) for half in json.loads(task.store.read(key)))
     finally:
         task.store.delete_tree(folder)
+    return first, second
+
+
+def _write_totals(store: Location, key: str, halves: Halves) -> None:
+    store.write(key, json.dumps([vars(totals) for totals in halves]).encode())
+
+
+def _read_totals(record: dict[str, Any]) -> Totals:
     return Totals(
         samples=record["samples"], first=tuple(record["first"]), second=tuple(record["second"])
     )
-
-
-def _write_totals(store: Location, key: str, totals: Totals) -> None:
-    store.write(key, json.dumps(vars(totals)).encode())
 
 
 def _report_ties(ranking: Ranking, *, strict: bool) -> None:
@@ -201,5 +215,7 @@ def _describe(ranking: Ranking) -> str:
         ties = ranking.tied_at_cut[cut]
         state = f"undetermined ({ties} tied)" if ties else "decided"
         lines.append(f"  N = {cut:<4} score {edge[0]:.6g} | {edge[1]:.6g}   {state}")
+    if ranking.halves is not None:
+        lines.append(f"  {describe_agreement(ranking.halves)} between halves of the samples")
     lines.append(f"  first 16: {' '.join(str(c) for c in ranking.order[:16])}")
     return "\n".join(lines)

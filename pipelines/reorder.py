@@ -10,7 +10,7 @@ import numpy as np
 
 from latent_store import component, receipts, schema
 from latent_store.console import make_parser, progress, run_command
-from latent_store.finalize import finalize
+from latent_store.finalize import covered, finalize
 from latent_store.lease import Lease
 from latent_store.location import Location
 from latent_store.rankings import Ranking
@@ -63,6 +63,8 @@ def _run(argv: Sequence[str] | None) -> int:
     split = store[f"{flags.dataset}/{flags.split}"]
     ranking = store.ranking(codec.codec_id, flags.ranking)
     latents = split.latents(codec.codec_id)
+    # Where the latents are behind the plan, so is the copy: it follows when they have caught up.
+    plan = covered(location, split.plan, latents.key)
     spec = schema.ranked_spec(
         codec,
         ranking.ranking_id,
@@ -74,7 +76,7 @@ def _run(argv: Sequence[str] | None) -> int:
     with Lease(location, split.plan.name, spec.key, steal=flags.steal_lease):
         if flags.overwrite:
             _forget(location, split, spec)
-        component.create_component(location, split.plan, spec)
+        component.create_component(location, plan, spec)
         group = component.open_component(location, split.plan.name, spec.key, writable=True)
         # Rows without latents are failed here too; the encoding job judged them already.
         group.attrs.update({"max_failures": len(split.plan.samples)})
@@ -86,12 +88,12 @@ def _run(argv: Sequence[str] | None) -> int:
             threads=local_threads(options),
         )
         done = receipts.finished_shards(location, split.plan.name, spec.key)
-        todo = [shard for shard in range(split.plan.num_shards) if shard not in done]
+        todo = [shard for shard in range(plan.num_shards) if shard not in done]
         label = f"reorder {split.plan.name}"
         with receipt_progress(location, split.plan.name, [spec.key], len(todo), label):
             if todo:
                 run_over_shards("Reorder", todo, functools.partial(reorder_shard, task), options)
-        with progress(total=split.plan.num_shards, desc="check", unit="shard") as bar:
+        with progress(total=plan.num_shards, desc="check", unit="shard") as bar:
             finalize(location, split.plan.name, spec.key, on_shard=lambda _: bar.update())
     print(_summary(store, split.plan.name, ranking))
     return 0
@@ -110,7 +112,9 @@ def _summary(store: LatentStore, name: str, ranking: Ranking) -> str:
     rows = split.common_rows(reader, latents)
     pixels = split.sizes(rows).prod(axis=1)
     hyper = latents.stream_bytes(rows)["z"]
-    lines = [f"{name}/{reader.key}: {len(rows)} samples"]
+    views = len(split.common_rows(reader, latents, views=True)) - len(rows)
+    more = f" and {views} views" if views else ""
+    lines = [f"{name}/{reader.key}: {len(rows)} samples{more}"]
     for cut, length in zip(reader.cuts, reader.cut_bytes(rows).T, strict=True):
         bpp = np.mean(8 * (length + hyper) / pixels)
         lines.append(

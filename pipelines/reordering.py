@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from latent_store import receipts
-from latent_store.codec import Codec, decode_scalable, decode_z, encode_scalable
+from latent_store.codec import Codec, decode_scalable, encode_scalable
+from latent_store.codec.deep_check import decode_indexes
 from latent_store.component_readers import LatentsReader
 from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.location import Location
 from latent_store.rankings import Ranking
 from latent_store.reader import LatentStore
 from latent_store.receipts import RowRecord, crc32c
-from latent_store.schema import HYPER_STRIDE, ComponentSpec
+from latent_store.schema import ComponentSpec
 from latent_store.writer import ShardWriter
 from pipelines.encoding import Encoded, load_store_codec
 
@@ -77,12 +78,9 @@ def reorder_row(codec: Codec, latents: LatentsReader, row: int, ranking: Ranking
     Raises:
         IntegrityError: A prefix does not decode to its channels.
     """
-    y_hat_CHW = latents.read([row])[0].astype(np.int32)
-    height, width = latents.split.plan.canvas
-    z_NHW = decode_z(
-        codec.tables, latents.z_string(row), height // HYPER_STRIDE, width // HYPER_STRIDE
-    )
-    indexes_CHW = codec.indexes(torch.from_numpy(z_NHW)[None])[0].cpu().numpy()
+    indexes_CHW = decode_indexes(codec, latents, row)
+    height, width = indexes_CHW.shape[1:]
+    y_hat_CHW = latents.read([row])[0, :, :height, :width].astype(np.int32)
     order = list(ranking.order)
     stream = encode_scalable(codec.tables, y_hat_CHW, indexes_CHW, order, ranking.cuts)
     ranked_CHW = y_hat_CHW[order]

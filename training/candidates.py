@@ -30,6 +30,7 @@ class Candidate:
         config: The network's shape.
         ranking_id: The ranking of a static network's channels.
         spec: The codec.
+        seed: Of the training run, where the checkpoint says it.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Candidate:
     config: NetworkConfig
     ranking_id: str | None
     spec: CodecSpec
+    seed: int | None
 
 
 def find_candidates(
@@ -76,16 +78,28 @@ def find_candidates(
 
 
 def distinct_labels(candidates: Sequence[Candidate]) -> list[str]:
-    """Returns a label for each candidate; those that share label and codec get their file's name.
+    """Returns a label for each candidate; those that nothing tells apart get their file's name.
 
-    Two runs under one name (seeds, say) are two methods: on one curve, the better would hide the
-    other.
+    Networks of one label and codec but other seeds repeat one method. Two of one seed are two
+    methods: on one curve, the better would hide the other.
     """
-    files: dict[tuple[str, str], set[str]] = {}
+    files: dict[tuple[str, str, int | None], dict[str, Path]] = {}
     for c in candidates:
-        files.setdefault((c.label, c.spec.codec_id), set()).add(c.sha256)
-    shared = {label for (label, _), found in files.items() if len(found) > 1}
-    return [f"{c.label} [{c.path.stem}]" if c.label in shared else c.label for c in candidates]
+        files.setdefault((c.label, c.spec.codec_id, c.seed), {})[c.sha256] = c.path
+    shared: dict[str, set[Path]] = {}
+    for (label, _, _), found in files.items():
+        if len(found) > 1:
+            shared.setdefault(label, set()).update(found.values())
+    return [
+        f"{c.label} [{_short(c, shared[c.label])}]" if c.label in shared else c.label
+        for c in candidates
+    ]
+
+
+def _short(candidate: Candidate, paths: set[Path]) -> str:
+    stems = [path.stem for path in paths]
+    stem = candidate.path.stem
+    return stem if stems.count(stem) < 2 else f"{candidate.path.parent.name}/{stem}"
 
 
 def _candidate(path: Path, network: LoadedNetwork, spec: CodecSpec) -> Candidate:
@@ -97,6 +111,7 @@ def _candidate(path: Path, network: LoadedNetwork, spec: CodecSpec) -> Candidate
         config=network.config,
         ranking_id=network.meta["ranking_id"],
         spec=spec,
+        seed=network.meta["train"].get("seed"),
     )
 
 

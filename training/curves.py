@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Curve:
         if not all(math.isfinite(s) for s in self.scores):
             raise ValueError(f"curve {self.name!r} has scores {self.scores}; each must be finite")
 
-    @property
+    @cached_property
     def front(self) -> tuple[np.ndarray, np.ndarray]:
         """Rates and scores of the Pareto front, float64, both strictly ascending."""
         return pareto_front(self.rates, self.scores)
@@ -159,7 +160,8 @@ def saving(anchor: Curve, test: Curve) -> Saving | None:
     return Saving(
         maximum=float(at_knots[best]),
         maximum_at=float(knots[best]),
-        median=float(np.median(_saved(anchor, test, even))),
+        # Where all savings are equal, rounding must not lift the median above the maximum.
+        median=min(float(np.median(_saved(anchor, test, even))), float(at_knots[best])),
         overlap=(float(low), float(high)),
     )
 
@@ -241,6 +243,6 @@ def _why_nothing(anchor: Curve, test: Curve) -> str:
             f"{anchor.name} starts at {anchor_score[0]:.4f}"
         )
     return (
-        f"{test.name} starts at {test_rate[0]:.4f} bpp, above {anchor_rate[-1]:.4f} bpp, "
+        f"{test.name} starts at {test_rate[0]:.4f} bpp, not below {anchor_rate[-1]:.4f} bpp, "
         f"with which {anchor.name} reaches its best"
     )

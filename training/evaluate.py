@@ -15,16 +15,19 @@ import torch
 
 import latent_store
 from latent_store.codec import tensor_to_image
+from latent_store.codec.panels import save_png, strip
 from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.layout import coded_size
+from latent_store.rankings import Ranking
 from training import plots, report
 from training.bench import Bench, Options
 from training.candidates import Candidate, distinct_labels, find_candidates
 from training.classes import CITYSCAPES_COLOURS, class_names
+from training.comparisons import analyse
 from training.inference import Pipeline
 from training.measure import measure, point_key
-from training.pictures import colourise, read_labels, save_png, strip
+from training.pictures import colourise, read_labels
 from training.points import Point, read_point, write_point, write_text
 from training.rates import DECODE_MODES, WholeStreams
 from training.trainer_config import choose_device
@@ -34,7 +37,8 @@ _DESCRIPTION = """Measures networks on a split of a store: mIoU and real bits pe
 
 Every checkpoint that is given becomes a row of one table, whatever its domain, selection and
 codec. What was measured is kept in OUTPUT/points, so that a second call measures only what is new.
-Writes report.md, results.json, per_class.csv, rate_miou.png and pictures/ below OUTPUT.
+Writes report.md, results.json, per_class.csv, rate_miou.png, where there are several N also
+channels_CODEC.png, and pictures/ below OUTPUT.
 """
 _EXAMPLE = """example:
   evaluate-from-store --store city.zarr --dataset cityscapes --split val \\
@@ -82,17 +86,32 @@ def evaluate(
                 point = measure(bench, candidate, rows, keep)
             write_point(folder, point)
         # The file's name and the label may have changed since; the numbers have not.
-        points.append(dataclasses.replace(point, label=label, checkpoint=candidate.path.name))
+        now = {"label": label, "checkpoint": candidate.path.name, "seed": candidate.seed}
+        points.append(dataclasses.replace(point, **now))
     return points
 
 
-def write_report(points: Sequence[Point], setting: report.Setting, output: Path) -> None:
-    """Writes report.md, results.json, per_class.csv and rate_miou.png below ``output``."""
-    content = json.dumps(report.results(points, setting), indent=1)
+def write_report(
+    points: Sequence[Point],
+    setting: report.Setting,
+    output: Path,
+    rankings: Sequence[Ranking] = (),
+) -> None:
+    """Writes report.md, results.json, per_class.csv and the plots below ``output``.
+
+    Args:
+        points: What was measured.
+        setting: What it was measured on; the plots are added to it.
+        output: The folder.
+        rankings: Those whose agreement is shown.
+    """
+    figures = plots.write_figures(points, output)
+    setting = dataclasses.replace(setting, figures=figures)
+    analysis = analyse(points)
+    content = json.dumps(report.results(points, setting, rankings, analysis), indent=1)
     write_text(output / "results.json", content + "\n")
     write_text(output / "per_class.csv", report.per_class_csv(points))
-    plots.plot_rate_miou(points, output / "rate_miou.png")
-    write_text(output / "report.md", report.markdown(points, setting))
+    write_text(output / "report.md", report.markdown(points, setting, rankings, analysis))
 
 
 def write_pictures(
@@ -145,7 +164,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         decode=args.decode,
         pictures=write_pictures(bench, candidates, points, shown, args.output),
     )
-    write_report(points, setting, args.output)
+    ids = dict.fromkeys((p.codec_id, p.ranking_id) for p in points if p.ranking_id is not None)
+    rankings = [store.ranking(*both) for both in ids]
+    write_report(points, setting, args.output, rankings)
     sys.stdout.write(f"{report.console_table(points)}\n{report.constant_line(points)}\n")
     sys.stdout.write(f"report: {args.output / 'report.md'}\n")
     return 0

@@ -29,7 +29,9 @@ class LoaderConfig:
     crop: int = flag(
         "side of the random crop in pixels, a multiple of 16; 0 = whole images", default=512
     )
-    max_samples: int = flag("train on the first so many samples only; 0 = all", default=0)
+    max_samples: int = flag(
+        "train on the first so many pictures only, with --views on theirs too; 0 = all", default=0
+    )
     views: bool = flag("stored views (flips) count as samples of their own", default=False)
     chunk_rows: int = flag("consecutive rows that are read together and shuffled as one", default=8)
     preload_rows: int = flag("rows that are loaded and shuffled in memory together", default=32)

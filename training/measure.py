@@ -179,6 +179,7 @@ def _point(
         macs_thop=macs.thop,
         macs_parts=macs.parts,
         samples=tuple(samples),
+        seed=candidate.seed,
     )
 
 

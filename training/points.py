@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Point:
 
     Attributes:
         key: Digest of everything that the numbers depend on; the name of the file.
-        label: The network's name in tables and plots; one name at several codecs is a curve.
+        label: The method's name in tables and plots; see ``training.methods``.
         codec_id, quality: The codec, and its quality where it is one of the zoo's.
         domain: ``latent`` or ``pixel``.
         selection: ``none``, ``dynamic``, ``static``.
@@ -90,6 +90,7 @@ class Point:
             the network's, in the pixel domain with g_s; true, and as thop would count them.
         macs_parts: True multiply-adds by part: g_s, gate, transform, stem, tail.
         samples: What was measured, in the split's row order.
+        seed: Of the training run; None where the checkpoint does not say.
     """
 
     key: str
@@ -117,6 +118,7 @@ class Point:
     macs_thop: int
     macs_parts: dict[str, int]
     samples: tuple[SampleResult, ...]
+    seed: int | None = None
 
     @property
     def bpp(self) -> float:
@@ -177,7 +179,8 @@ class Point:
         Raises:
             KeyError, TypeError: The dict is of another shape.
         """
-        fields = {f.name: data[f.name] for f in dataclasses.fields(cls)}
+        # A field with a default may be missing from older files.
+        fields = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         for name in ("class_names", "class_iou"):
             fields[name] = tuple(fields[name])
         fields["samples"] = tuple(_sample_result(s) for s in fields["samples"])
@@ -193,14 +196,6 @@ def summary(point: Point) -> dict[str, Any]:
         "channels_mean", "channels_min", "channels_max", "decoded",
     )  # fmt: skip
     return {**kept, "num_samples": len(point.samples), **{n: getattr(point, n) for n in measured}}
-
-
-def by_label(points: Iterable[Point]) -> dict[str, list[Point]]:
-    """Groups points into methods, in order of appearance."""
-    grouped: dict[str, list[Point]] = {}
-    for point in points:
-        grouped.setdefault(point.label, []).append(point)
-    return grouped
 
 
 def write_point(folder: Path, point: Point) -> Path:

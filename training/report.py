@@ -1,4 +1,4 @@
-"""What an evaluation says: one table, savings between methods, and notes on what was counted."""
+"""What an evaluation says: one table, comparisons, IoU by class, notes on what was counted."""
 
 from __future__ import annotations
 
@@ -9,12 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.curves import Comparison, Curve, compare
-from training.points import PIXEL_RAW, Point, by_label, summary
+from latent_store.rankings import Ranking
+from training.comparison_tables import (
+    agreements,
+    differences_section,
+    intervals_note,
+    rankings_section,
+    savings_section,
+    seeds_section,
+)
+from training.comparisons import Analysis, Difference, Spread, analyse, miou_interval
+from training.methods import codec_name, point_names
+from training.points import Point, summary
+from training.resampling import Interval, draw_images, why_not_drawn
+from training.tables import align, markdown_table
 
 _COLUMNS = (
     "network", "codec", "channels", "bpp", "hyper", "y", "mask", "flush",
-    "mIoU", "permuted", "PSNR", "GMAC",
+    "mIoU", "95%", "permuted", "PSNR", "GMAC",
 )  # fmt: skip
 _TEXT_COLUMNS = 2
 _NOTES = (
@@ -41,18 +53,11 @@ _NOTES = (
         "size: the network's, and in the pixel domain g_s's before it."
     ),
 )
-_SAVINGS_NOTE = (
-    "Log-rate is interpolated on each method's Pareto front; maximum and median are over the mIoU "
-    "that both methods reach. Where they share none, “at least” is a bound: the other method's "
-    "best mIoU, at its rate R, is reached or passed at rate r, which saves at least 1 − r/R. "
-    "Negative savings are losses."
-)
 _TIES_NOTE = (
     "undetermined (k tied): the ranking's cut runs through k channels of equal score, so which of "
     "them a static network has was decided by the tie-break alone."
 )
 _PICTURES_NOTE = "## Pictures\n\nDecoded picture, label, and each network's map."
-_BASELINE_RANKINGS = ("variance", "entropy", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,7 @@ class Setting:
         dataset, split: The evaluated split.
         decode: Which images' streams were decoded: ``all``, ``sample`` or ``none``.
         pictures: File names of the pictures, relative to the report.
+        figures: File names and titles of the plots.
     """
 
     store: str
@@ -71,49 +77,47 @@ class Setting:
     split: str
     decode: str
     pictures: tuple[str, ...] = ()
+    figures: tuple[tuple[str, str], ...] = ()
 
 
-def curves(points: Sequence[Point]) -> list[Curve]:
-    """Returns one curve a method, in order of appearance."""
-    return [
-        Curve(
-            name=label,
-            rates=tuple(p.bpp for p in members),
-            scores=tuple(p.miou for p in members),
-        )
-        for label, members in by_label(points).items()
-    ]
+def results(
+    points: Sequence[Point],
+    setting: Setting,
+    rankings: Sequence[Ranking] = (),
+    analysis: Analysis | None = None,
+) -> dict[str, Any]:
+    """Returns the content of ``results.json``: every number of the report, no images.
 
-
-def comparisons(points: Sequence[Point]) -> list[Comparison]:
-    """Returns what each method saves against the methods that it is meant to beat.
-
-    Those are the pixel domain, all channels (``none``), and, for a static network, static networks
-    that keep as many channels by a ranking that learned nothing from the task.
+    Args:
+        points: What was measured.
+        setting: What it was measured on.
+        rankings: Those whose agreement is shown.
+        analysis: Of these points, where it is at hand; else it is made here.
     """
-    first = {point.label: point for point in reversed(points)}
-    by_method = {curve.name: curve for curve in curves(points)}
-    return [
-        compare(by_method[anchor], by_method[test])
-        for anchor in by_method
-        for test in by_method
-        if anchor != test and _is_anchor(first[anchor], first[test])
-    ]
-
-
-def results(points: Sequence[Point], setting: Setting) -> dict[str, Any]:
-    """Returns the content of ``results.json``: every number of the report, no images."""
+    analysis = analysis or analyse(points)
     return {
         "setting": dataclasses.asdict(setting),
-        "points": [summary(point) for point in points],
-        "comparisons": [dataclasses.asdict(c) for c in comparisons(points)],
+        "points": [
+            {**summary(point), "name": name, "miou_interval": _ends(found)}
+            for point, name, found in zip(
+                points, point_names(points), analysis.intervals, strict=True
+            )
+        ],
+        "intervals": {
+            "images": analysis.images,
+            "draws": analysis.draws,
+            "why_none": analysis.why_no_intervals,
+        },
+        "comparisons": [dataclasses.asdict(saved) for saved in analysis.saved],
+        "differences": [_without_point(d) for d in analysis.differences],
+        "seeds": [_without_point(s) for s in analysis.spreads],
+        "rankings": agreements(rankings),
     }
 
 
 def console_table(points: Sequence[Point]) -> str:
     """Returns the table for a terminal, columns aligned, without a trailing line break."""
-    rows = [_COLUMNS, *(_row(point) for point in points)]
-    return align(rows, _TEXT_COLUMNS)
+    return align([_COLUMNS, *_rows(points, _intervals(points))], _TEXT_COLUMNS)
 
 
 def constant_line(points: Sequence[Point]) -> str:
@@ -129,45 +133,36 @@ def constant_line(points: Sequence[Point]) -> str:
     return " ".join(lines)
 
 
-def align(rows: Sequence[Sequence[str]], text_columns: int) -> str:
-    """Returns rows in columns: a rule below the header, numbers to the right.
-
-    Args:
-        rows: Header first; all of one length.
-        text_columns: How many columns, from the left, hold text and stand to the left.
-    """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < text_columns else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([lines[0], rule, *lines[1:]])
-
-
 def per_class_csv(points: Sequence[Point]) -> str:
     """Returns IoU by class and network; empty where the labels do not contain the class."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["class", *(f"{p.label} [{p.codec_id}]" for p in points)])
+    names = zip(point_names(points), points, strict=True)
+    writer.writerow(["class", *(f"{name} [{p.codec_id}]" for name, p in names)])
     for index, name in enumerate(points[0].class_names):
         values = (p.class_iou[index] for p in points)
         writer.writerow([name, *("" if v is None else f"{v:.6f}" for v in values)])
     return file.getvalue()
 
 
-def markdown(points: Sequence[Point], setting: Setting) -> str:
-    """Returns ``report.md``."""
+def markdown(
+    points: Sequence[Point],
+    setting: Setting,
+    rankings: Sequence[Ranking] = (),
+    analysis: Analysis | None = None,
+) -> str:
+    """Returns ``report.md``; arguments as of :func:`results`."""
+    analysis = analysis or analyse(points)
     sections = [
         _head(points, setting),
-        markdown_table(_COLUMNS, [_row(p) for p in points], _TEXT_COLUMNS),
+        markdown_table(_COLUMNS, _rows(points, analysis.intervals), _TEXT_COLUMNS),
         constant_line(points),
         _thop_line(points),
-        "![Rate against mIoU](rate_miou.png)",
-        _savings(comparisons(points)),
+        *(f"![{title}]({name})" for name, title in setting.figures),
+        savings_section(analysis) or intervals_note(analysis),
+        differences_section(analysis),
+        seeds_section(analysis),
+        rankings_section(rankings),
         _per_class(points),
         _notes(points, setting),
     ]
@@ -176,34 +171,32 @@ def markdown(points: Sequence[Point], setting: Setting) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
-    """Returns a Markdown table whose first ``text_columns`` columns stand to the left."""
-    marks = ["---" if i < text_columns else "---:" for i in range(len(header))]
-    lines = [header, marks, *rows]
-    return "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in lines)
+def _intervals(points: Sequence[Point]) -> list[Interval | None]:
+    images = draw_images(points) if why_not_drawn(points) is None else None
+    return [miou_interval(point, images) for point in points]
 
 
-def _is_anchor(anchor: Point, test: Point) -> bool:
-    if anchor.domain == test.domain == "pixel":
-        return anchor.label == PIXEL_RAW
-    if anchor.domain == "pixel":
-        return True
-    if test.domain == "pixel":
-        return False
-    if anchor.selection == "none":
-        return True
+def _ends(found: Interval | None) -> list[float] | None:
+    return None if found is None else [found.low, found.high]
+
+
+def _without_point(found: Difference | Spread) -> dict[str, Any]:
+    # Not asdict: it would copy every image of the point only to drop it.
+    names = (f.name for f in dataclasses.fields(found) if f.name != "point")
+    values = {name: getattr(found, name) for name in names}
+    if isinstance(found, Difference):
+        values["interval"] = _ends(found.interval)
+    return {**values, "codec_id": found.point.codec_id}
+
+
+def _rows(points: Sequence[Point], intervals: Sequence[Interval | None]) -> list[tuple[str, ...]]:
+    return [_row(*row) for row in zip(points, point_names(points), intervals, strict=True)]
+
+
+def _row(point: Point, name: str, found: Interval | None) -> tuple[str, ...]:
     return (
-        anchor.selection == test.selection == "static"
-        and anchor.keep == test.keep
-        and anchor.ranking_method in _BASELINE_RANKINGS
-        and test.ranking_method not in _BASELINE_RANKINGS
-    )
-
-
-def _row(point: Point) -> tuple[str, ...]:
-    return (
-        point.label,
-        _codec_name(point),
+        name,
+        codec_name(point),
         _channels(point),
         f"{point.bpp:.4f}",
         f"{point.hyper_bpp:.4f}",
@@ -211,15 +204,11 @@ def _row(point: Point) -> tuple[str, ...]:
         f"{point.mask_bpp:.4f}",
         f"{point.flush_bpp:.4f}",
         f"{point.miou:.4f}",
+        "-" if found is None else f"{found.low:.4f}-{found.high:.4f}",
         "-" if point.permuted_miou is None else f"{point.permuted_miou:.4f}",
         "-" if point.psnr is None else f"{point.psnr:.2f}",
         f"{point.macs / 1e9:.2f}",
     )
-
-
-def _codec_name(point: Point) -> str:
-    digits = point.codec_id.rsplit("-", 1)[-1]
-    return digits if point.quality is None else f"{digits} (q{point.quality})"
 
 
 def _channels(point: Point) -> str:
@@ -250,48 +239,19 @@ def _thop_line(points: Sequence[Point]) -> str:
     )
 
 
-def _savings(found: Sequence[Comparison]) -> str:
-    if not found:
-        return ""
-    rows = [_saving_row(c) for c in found]
-    header = ("method", "against", "rate saved (max)", "(median)", "mIoU overlap", "BD-rate")
-    reasons = dict.fromkeys(c.bd_note for c in found if c.bd_note)
-    parts = [
-        "## Rate saved at equal mIoU",
-        markdown_table(header, rows, 2),
-        _SAVINGS_NOTE,
-    ]
-    if reasons:
-        parts.append("No BD-rate: " + "; ".join(reasons) + ".")
-    return "\n\n".join(parts)
-
-
-def _saving_row(found: Comparison) -> tuple[str, ...]:
-    percent = "-" if found.bd_rate is None else f"{found.bd_rate:+.1f} %"
-    names = (found.test, found.anchor)
-    if found.saving is not None:
-        low, high = found.saving.overlap
-        best = f"{100 * found.saving.maximum:.1f} % at {found.saving.maximum_at:.4f}"
-        median = f"{100 * found.saving.median:.1f} %"
-        return (*names, best, median, f"{low:.4f}-{high:.4f}", percent)
-    if found.bound is not None:
-        b = found.bound
-        least = (
-            f"at least {100 * b.at_least:.1f} % ({b.test_score:.4f} at {b.test_rate:.4f} bpp, "
-            f"{b.anchor_score:.4f} at {b.anchor_rate:.4f})"
-        )
-        return (*names, least, "-", "none", percent)
-    return (*names, f"not shown: {found.note}", "-", "none", percent)
-
-
 def _per_class(points: Sequence[Point]) -> str:
-    rows = []
-    for index, name in enumerate(points[0].class_names):
-        values = [p.class_iou[index] for p in points]
-        if any(v is not None for v in values):
-            rows.append((name, *("-" if v is None else f"{v:.3f}" for v in values)))
-    header = ("class", *(p.label for p in points))
-    return "## IoU by class\n\n" + markdown_table(header, rows, 1)
+    names = points[0].class_names
+    present = [i for i in range(len(names)) if any(p.class_iou[i] is not None for p in points)]
+    rows = [
+        (name, codec_name(point), *(_iou(point.class_iou[i]) for i in present))
+        for name, point in zip(point_names(points), points, strict=True)
+    ]
+    header = ("network", "codec", *(names[i] for i in present))
+    return "## IoU by class\n\n" + markdown_table(header, rows, _TEXT_COLUMNS)
+
+
+def _iou(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _notes(points: Sequence[Point], setting: Setting) -> str:

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from latent_store.codec import StreamFile, read_stream_file, write_stream_file
+from latent_store.codec.panels import save_png
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
 from training.classes import CITYSCAPES_COLOURS
-from training.pictures import colourise, overlay, save_png
+from training.pictures import colourise, overlay
 from training.points import write_text
-from training.report import align
+from training.tables import align
 from training.trainer_config import choose_device
 from training.transmission import (
     Link,

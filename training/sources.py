@@ -23,7 +23,6 @@ from latent_store.component_readers import (
     RankedReader,
 )
 from latent_store.errors import DatasetError
-from latent_store.layout import coded_size
 from latent_store.reader import Split
 from latent_store.schema import FEATURE_STRIDE, IGNORE_LABEL, LATENT_STRIDE
 from training.sampling import Batch, crop_origin, group_by_size
@@ -47,7 +46,7 @@ class SourceSpec:
         gate_pool: "mean" or "rms", the pooled input; None where there is no gate.
         num_classes: labels beyond it are refused.
         views: whether stored views (flips) count as samples.
-        max_samples: only the first so many rows; 0 for all.
+        max_samples: only the first so many pictures, and with `views` theirs; 0 for all.
         cache_mb: memory for images that need not be read or decoded twice, in each worker process.
     """
 
@@ -126,17 +125,25 @@ class StoreSource:
         wanted = (self.split.labels(), self.latents, self.ranked, self.teacher)
         readers: list[ComponentReader] = [reader for reader in wanted if reader is not None]
         rows = self.split.common_rows(*readers, views=self.spec.views)
+        keys = ", ".join(reader.key for reader in readers)
         if not len(rows):
             raise DatasetError(
-                f"{self.spec.split} of {self.spec.url} has no sample with "
-                f"{', '.join(reader.key for reader in readers)}: see `latent-store inspect` for "
-                "what failed, and encode some"
+                f"{self.spec.split} of {self.spec.url} has no sample with {keys}: see "
+                "`latent-store inspect` for what failed, and encode some"
             )
-        return rows[: self.spec.max_samples or None]
+        sources = self.split.source_rows(rows)
+        if self.spec.views and np.array_equal(sources, rows):
+            raise DatasetError(
+                f"{self.spec.split} of {self.spec.url} has no stored view with {keys}: write them "
+                "with encode-to-store --views (and reorder-latents, for a ranked copy), or leave "
+                "--views out"
+            )
+        first = np.unique(sources)[: self.spec.max_samples or None]
+        return rows[np.isin(sources, first)]
 
     def coded_sizes(self, rows: Sequence[int]) -> list[tuple[int, int]]:
         """Returns the coded height and width of each row, in pixels."""
-        return [coded_size(int(h), int(w)) for h, w in self.split.sizes(rows)]
+        return [(height, width) for height, width in self.split.coded_sizes(rows).tolist()]
 
     def groups(self, rule: CropRule) -> list[list[int]]:
         """Returns the rows grouped by the size of what the rule cuts from them."""
@@ -201,7 +208,10 @@ class StoreSource:
         return arrays
 
     def _inputs(self, rows: np.ndarray) -> dict[int, np.ndarray]:
-        """Returns each row's whole input: integers [C, h, w], or decoded uint8 [H, W, 3]."""
+        """Returns each row's whole input: integers [C, h, w], or decoded uint8 [H, W, 3].
+
+        Integers come on the split's canvas; windows lie in the image's own coded extent.
+        """
         name = "x_hat" if self.spec.domain == "pixel" else "y_hat"
         found = {int(row): self._cache.get((name, int(row))) for row in rows}
         missing = np.array([row for row, value in found.items() if value is None], np.int64)

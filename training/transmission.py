@@ -88,13 +88,15 @@ class Link:
     device: torch.device
 
 
-def open_link(checkpoint: Path, device: str = "cpu", codec_checkpoint: Path | None = None) -> Link:
+def open_link(
+    checkpoint: Path, device: str = "cpu", codec_checkpoint: Path | bytes | None = None
+) -> Link:
     """Loads a checkpoint and the codec that it carries.
 
     Args:
         checkpoint: A file of train-from-store, or of train-teacher with ``codec_checkpoint``.
         device: Where both run.
-        codec_checkpoint: For a teacher, which was trained without a codec.
+        codec_checkpoint: For a teacher, which was trained without a codec: its file, or the bytes.
 
     Raises:
         CheckpointError: A file is none of ours, or carries no codec and none is given.
@@ -103,6 +105,8 @@ def open_link(checkpoint: Path, device: str = "cpu", codec_checkpoint: Path | No
     loaded = load_network(checkpoint, map_location=device)
     if loaded.codec_bytes is not None:
         codec = codec_from_bytes(loaded.codec_bytes)
+    elif isinstance(codec_checkpoint, bytes):
+        codec = codec_from_bytes(codec_checkpoint)
     elif codec_checkpoint is not None:
         codec = load_codec(checkpoint=codec_checkpoint)
     else:

@@ -50,8 +50,8 @@ def check_streams(location: Location, plan: ShardPlan, key: str) -> Iterator[Def
 
 
 def decode_indexes(codec: Codec, latents: LatentsReader, row: int) -> np.ndarray:
-    """Returns the scale indexes of one row, uint8 ``[M, h, w]``, from its z string."""
-    height, width = latents.split.plan.canvas
+    """Returns the scale indexes of one row at its coded size, uint8 ``[M, h, w]``, from its z."""
+    ((height, width),) = latents.split.coded_sizes([row]).tolist()
     z_string = latents.z_string(row)
     z_NHW = decode_z(codec.tables, z_string, height // HYPER_STRIDE, width // HYPER_STRIDE)
     return codec.indexes(torch.from_numpy(z_NHW)[None])[0].cpu().numpy()
@@ -64,16 +64,23 @@ def _row_defect(
         indexes_CHW = decode_indexes(codec, latents, row)
         if ranked is None:
             decoded = decode_y(codec.tables, latents.y_string(row), indexes_CHW)
-            same = np.array_equal(decoded, latents.read([row])[0])
+            same = _fills(decoded, latents.read([row])[0])
             return None if same else "its y string does not decode to its y_hat"
         order = ranked.ranking.order
         stored = ranked.read([row])[0]
         for cut in ranked.cuts:
             prefix = ranked.scalable_string(row, cut)
             decoded = decode_scalable(codec.tables, prefix, indexes_CHW, order, cut)
-            if not np.array_equal(decoded, stored[:cut]):
+            if not _fills(decoded, stored[:cut]):
                 return f"its scalable stream does not decode to its first {cut} channels"
             ranked.check_symbols(row, decoded, indexes_CHW[list(order[:cut])])
     except LatentStoreError as error:
         return str(error)
     return None
+
+
+def _fills(decoded_KHW: np.ndarray, stored_KHW: np.ndarray) -> bool:
+    """Tells whether a stored canvas is the decoded picture in its corner, and fill beyond."""
+    expected_KHW = np.zeros_like(stored_KHW, dtype=decoded_KHW.dtype)
+    expected_KHW[:, : decoded_KHW.shape[1], : decoded_KHW.shape[2]] = decoded_KHW
+    return np.array_equal(expected_KHW, stored_KHW)

@@ -61,7 +61,7 @@ class Bench:
         """Yields one codec's latents in each split, and the rows to measure."""
         for name, count in self.splits.items():
             reader = self.store[name].latents(codec_id)
-            yield reader, reader.rows[:count].tolist()
+            yield reader, reader.split.common_rows(reader)[:count].tolist()
 
     def images(self, what: str) -> Iterator[tuple[Codec, LatentsReader, int]]:
         """Yields every image of every codec, with a progress bar called ``what``."""
@@ -77,8 +77,9 @@ class Bench:
 
 def hyper_symbols(codec: Codec, latents: LatentsReader, row: int) -> torch.Tensor:
     """Returns the symbols of one image's ẑ, int32 ``[N, h, w]``."""
-    height, width = (side // HYPER_STRIDE for side in latents.split.plan.canvas)
-    return torch.from_numpy(decode_z(codec.tables, latents.z_string(row), height, width))
+    ((height, width),) = latents.split.coded_sizes([row]).tolist()
+    size = height // HYPER_STRIDE, width // HYPER_STRIDE
+    return torch.from_numpy(decode_z(codec.tables, latents.z_string(row), *size))
 
 
 @functools.lru_cache(maxsize=8)

@@ -82,7 +82,9 @@ def compare_with_stock(
 ) -> StockReport:
     """Compares every image of a split, pictures included."""
     latents = store[split_name].latents(codec_id)
-    return compare_rows(latents, latents.rows.tolist(), data_root, pictures_every=1)
+    return compare_rows(
+        latents, latents.split.common_rows(latents).tolist(), data_root, pictures_every=1
+    )
 
 
 def compare_rows(
@@ -109,7 +111,6 @@ class StockModels:
         state = torch.load(io.BytesIO(self.codec.checkpoint_bytes), weights_only=True)
         self.single = ScaleHyperprior.from_state_dict(state).eval()
         self.double = ScaleHyperprior.from_state_dict(state).double().eval()
-        self.shape = tuple(n // HYPER_STRIDE for n in split.plan.canvas)
         pairs = zip(split.plan.rows, split.plan.samples, strict=True)
         self.uris = {row: sample.image_uri for row, sample in pairs}
 
@@ -118,7 +119,7 @@ class StockModels:
         lost = {}
         for name, model in (("lost_double", self.double), ("lost_float32", self.single)):
             with torch.no_grad():
-                decoded = decode_y_hat(model, self._strings(row), self.shape)
+                decoded = decode_y_hat(model, self._strings(row), self._shape(row))
             lost[name] = int(not torch.equal(decoded[0].round().long(), self._y_hat(row)))
         return StockReport(images=1, **lost)
 
@@ -129,7 +130,7 @@ class StockModels:
             x = image_to_tensor(pad_image(np.asarray(image.convert("RGB"))))
         with torch.no_grad():
             ties = int((self.single.g_a(x).round()[0].long() != y_hat).sum())
-            x_hat = self.double.decompress(self._strings(row), self.shape)["x_hat"]
+            x_hat = self.double.decompress(self._strings(row), self._shape(row))["x_hat"]
             ours = self.codec.reconstruct(y_hat[None]).double().clamp(0, 1)
         error = float((x_hat - ours).abs().max())
         return StockReport(pictures=1, symbols=y_hat.numel(), ties=ties, x_hat_error=error)
@@ -137,8 +138,14 @@ class StockModels:
     def _strings(self, row: int) -> list[list[bytes]]:
         return [[self.latents.y_string(row)], [self.latents.z_string(row)]]
 
+    def _shape(self, row: int) -> tuple[int, int]:
+        ((height, width),) = self.latents.split.coded_sizes([row]).tolist()
+        return height // HYPER_STRIDE, width // HYPER_STRIDE
+
     def _y_hat(self, row: int) -> torch.Tensor:
-        return torch.from_numpy(self.latents.read([row])[0].astype(np.int64))
+        height, width = (4 * side for side in self._shape(row))
+        canvas_CHW = self.latents.read([row])[0].astype(np.int64)
+        return torch.from_numpy(canvas_CHW[:, :height, :width])
 
 
 def measure(bench: Bench) -> list[Line]:

@@ -10,14 +10,14 @@ from latent_store.errors import DatasetError, PlanMismatchError
 from latent_store.plan import Sample, ShardPlan, make_plan
 
 
-def samples(count: int, start: int = 0) -> list[Sample]:
+def samples(count: int, start: int = 0, size: tuple[int, int] = (60, 100)) -> list[Sample]:
     return [
         Sample(
             sample_id=f"s{i:04d}",
             image_uri=f"{i}.png",
             label_uri=f"{i}_labels.png",
-            height=60,
-            width=100,
+            height=size[0],
+            width=size[1],
             image_bytes=1000 + i,
         )
         for i in range(start, start + count)

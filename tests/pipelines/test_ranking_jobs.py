@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 import latent_store
 from latent_store.codec import codec_from_store, decode_scalable
@@ -20,7 +21,7 @@ from latent_store.codec.deep_check import decode_indexes
 from latent_store.location import Location
 from latent_store.rankings import make_cuts, order_channels, ties_at_cuts
 from pipelines import frequency, reorder
-from pipelines.counting import EMPTY, Totals
+from pipelines.counting import EMPTY, Totals, half_of, make_ranking
 from tests.conftest import RANKING, TRAIN, TinyStore
 from training.checkpoints import load_network, save_checkpoint
 from training.networks import NetworkConfig, build_network
@@ -129,6 +130,37 @@ def test_variance_is_that_of_all_values(tiny_store: TinyStore) -> None:
     latents = store["cityscapes/train"].latents()
     values = latents.read(latents.rows).astype(np.float64)
     np.testing.assert_allclose(ranking.score, values.var(axis=(0, 2, 3)), atol=1e-6)
+
+
+def test_halves_agree_as_far_as_their_own_rankings_do(tiny_store: TinyStore) -> None:
+    store = latent_store.open(tiny_store.url)
+    ranking = store.ranking(store.codec().codec_id, RANKING)
+    split = store["cityscapes/train"]
+    latents = split.latents()
+    rows = latents.rows
+    half = np.array([half_of(sample_id) for sample_id in split.sample_ids(rows)])
+    assert 0 < half.sum() < len(half)
+    values = latents.read(rows).astype(np.float64)
+    scores = [values[half == h].var(axis=(0, 2, 3)) for h in (0, 1)]
+    orders = [np.argsort(-score, kind="stable") for score in scores]
+    assert set(ranking.halves.shared) == {16, 32, 64}
+    for cut, shared in ranking.halves.shared.items():
+        assert shared == len(set(orders[0][:cut]) & set(orders[1][:cut]))
+    assert ranking.halves.spearman == pytest.approx(_spearman(*scores), abs=1e-3)
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    # Silent channels have a variance of exactly 0 in both ways of computing it.
+    return float(stats.spearmanr(first.round(6), second.round(6)).statistic)
+
+
+def test_without_two_halves_nothing_is_compared(tiny_store: TinyStore) -> None:
+    one = Totals(samples=1, first=(3, 1), second=(0, 0))
+    common = {"ranking_id": "r", "codec_id": "c", "channels": 2, "keep": [1], "split": "d/train"}
+    assert make_ranking((one, EMPTY), method="entropy", **common).halves is None
+    assert make_ranking((EMPTY, EMPTY), method="random", **common).halves is None
+    both = make_ranking((one, one), method="entropy", **common).halves
+    assert (both.spearman, both.shared) == (pytest.approx(1), {1: 1})
 
 
 def test_entropy_and_random_rank_all_channels(copied_store: TinyStore) -> None:

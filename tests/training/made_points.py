@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
+
 from training.points import ImageRate, Point, SampleResult
 
 CLASSES = ("road", "building", "car")
@@ -57,6 +61,44 @@ def make_point(label: str = "static-16", **changes: object) -> Point:
         "samples": (make_sample("aachen_0"), make_sample("aachen_1", y_bytes=170)),
     }
     return Point(**(values | changes))
+
+
+def make_images(
+    accuracy: float, images: int = 40, rate: float = 100.0, seed: int = 0, noise: int | None = None
+) -> tuple[SampleResult, ...]:
+    """Returns images of two classes: a share ``accuracy`` is right, ``rate`` bytes each, about.
+
+    How hard an image is, and how large, depends on ``seed`` and its number alone: two networks
+    find the same images hard. With ``noise``, a seed too, each network has its own luck as well.
+    """
+    hard = np.random.default_rng(seed).normal(0, 0.12, images)
+    size = np.random.default_rng(seed + 1).uniform(0.6, 1.4, images)
+    if noise is not None:
+        hard = hard + np.random.default_rng([seed, noise]).normal(0, 0.03, images)
+    results = []
+    for number in range(images):
+        right = float(np.clip(accuracy + hard[number], 0.01, 0.99))
+        hits = (round(1000 * right), round(600 * right), 0)
+        rates = {"hyper_bytes": 0, "y_bytes": round(rate * size[number])}
+        sample = make_sample(f"image_{number}", **rates)
+        predicted = (hits[0] + 600 - hits[1], hits[1] + 1000 - hits[0], 0)
+        results.append(dataclasses.replace(sample, hits=hits, predicted=predicted))
+    return tuple(results)
+
+
+def measured(label: str, samples: tuple[SampleResult, ...], **changes: object) -> Point:
+    """Returns a point whose mIoU is that of its images."""
+    hits, labelled, predicted = (
+        np.sum([getattr(s, name) for s in samples], axis=0)
+        for name in ("hits", "labelled", "predicted")
+    )
+    iou = [
+        h / (t + p - h) if t else None for h, t, p in zip(hits, labelled, predicted, strict=True)
+    ]
+    present = [v for v in iou if v is not None]
+    return make_point(
+        label, samples=samples, miou=float(np.mean(present)), class_iou=tuple(iou), **changes
+    )
 
 
 def at_rate(label: str, y_bytes: int, miou: float, **changes: object) -> Point:

@@ -151,7 +151,7 @@ def test_no_saving_says_why():
     dear = _curve([(0.5, 0.7), (0.6, 0.8)], "dear")
     assert compare(high, low).note == "low reaches 0.3000 at most, high starts at 0.5000"
     assert compare(high, dear).note == (
-        "dear starts at 0.5000 bpp, above 0.2000 bpp, with which high reaches its best"
+        "dear starts at 0.5000 bpp, not below 0.2000 bpp, with which high reaches its best"
     )
 
 

@@ -192,6 +192,11 @@ def test_batches_make_no_difference(split, checkpoints):
 def test_files_are_complete(evaluated, points):
     report = (evaluated / "report.md").read_text()
     assert all(label in report for label in points)
+    assert "From only 4 images such intervals are too narrow." in report
+    assert f"| {RANKING} | halves of its samples |" in report
+    for point in points.values():
+        low, high = point["miou_interval"]
+        assert 0 <= low <= high <= 1
     pictures = sorted(evaluated.glob("pictures/*.png"))
     assert len(pictures) == 2
     assert all(f"pictures/{p.name}" in report for p in pictures)
@@ -302,6 +307,21 @@ def test_equal_labels_get_the_names_of_their_files(split, checkpoints, tmp_path)
     seeds = [make_checkpoint(tmp_path / f"s{s}.pt", codec, seed=s, label="no gate") for s in (0, 1)]
     found = _candidates(split, *seeds, checkpoints["none"], seeds[0])
     assert distinct_labels(found) == ["no gate [s0]", "no gate [s1]", "none"]
+
+
+def test_seeds_of_one_method_keep_its_name(split, tmp_path):
+    codec = codec_from_store(split.store)
+    paths = []
+    for seed in (0, 1, 1):
+        folder = tmp_path / f"run{len(paths)}"
+        folder.mkdir()
+        made = make_checkpoint(folder / "last.pt", codec, seed=len(paths), label="no gate")
+        paths.append(_with_meta(made, train={"seed": seed}))
+    first, second = _candidates(split, *paths[:2])
+    assert (first.seed, second.seed) == (0, 1)
+    assert distinct_labels([first, second]) == ["no gate", "no gate"]
+    both = _candidates(split, *paths[1:])
+    assert distinct_labels(both) == ["no gate [run1/last]", "no gate [run2/last]"]
 
 
 def test_teachers_are_given_the_codecs_of_the_networks(copied_store, tmp_path, fails, checkpoints):

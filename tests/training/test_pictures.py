@@ -1,4 +1,4 @@
-"""Maps in colour, overlays and strips."""
+"""Maps in colour, and overlays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latent_store.codec.panels import save_png
 from latent_store.errors import DatasetError
 from training import pictures
 
@@ -26,25 +27,9 @@ def test_overlay_mixes_and_leaves_ignored_pixels():
     assert mixed[1, 0].tolist() == [100, 100, 100]
 
 
-def test_strip_holds_its_panels_unchanged():
-    pictures_ = [np.full((40, 200, 3), shade, dtype=np.uint8) for shade in range(1, 6)]
-    titled = [(f"a rather long title for panel number {p[0, 0, 0]}", p) for p in pictures_]
-    made = pictures.strip(titled, across=3)
-    assert made.shape[1] == 3 * 200 + 2 * 4
-    row = (made.shape[0] + 4) // 2
-    for number, picture in enumerate(pictures_):
-        down, right = divmod(number, 3)
-        bottom, left = down * row + row - 4, right * 204
-        np.testing.assert_array_equal(made[bottom - 40 : bottom, left : left + 200], picture)
-
-
-def test_narrow_panels_leave_room_for_their_titles():
-    assert pictures.strip([("a title", np.zeros((20, 30, 3), dtype=np.uint8))]).shape[1] == 160
-
-
 def test_maps_survive_their_file(tmp_path):
     path = tmp_path / "new" / "map.png"
-    pictures.save_png(path, LABELS)
+    save_png(path, LABELS)
     np.testing.assert_array_equal(pictures.read_labels(path), LABELS)
     assert [p.name for p in path.parent.iterdir()] == ["map.png"]
 

@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from latent_store.errors import IntegrityError
-from tests.training.made_points import at_rate, make_point, make_sample
+from latent_store.rankings import Agreement
+from tests.latent_store.test_rankings import make_ranking
+from tests.training.made_points import at_rate, make_images, make_point, make_sample, measured
 from training import plots, points, report
+from training.comparisons import analyse
 
 SETTING = report.Setting(store="city.zarr", dataset="cityscapes", split="val", decode="all")
 
@@ -31,6 +34,12 @@ def test_points_survive_their_file(tmp_path):
     assert points.read_point(tmp_path, point.key) == point
     assert points.read_point(tmp_path, "another") is None
     assert [p.name for p in tmp_path.iterdir()] == [f"{point.key}.json"]
+
+
+def test_points_from_before_seeds_were_noted_are_read(tmp_path):
+    path = points.write_point(tmp_path, make_point())
+    path.write_text(path.read_text().replace(', "seed": null', ""))
+    assert points.read_point(tmp_path, make_point().key) == make_point()
 
 
 def test_points_of_another_version_are_measured_again(tmp_path):
@@ -70,7 +79,8 @@ def test_savings_pair_methods_with_what_they_are_meant_to_beat():
     ours = at_rate("static-16 frequency", 70, 0.55)
     wang = at_rate("static-16 variance", 120, 0.5, ranking_method="variance")
     other = at_rate("static-32 variance", 170, 0.5, ranking_method="variance", keep=32)
-    found = {(c.anchor, c.test): c for c in report.comparisons([pixel, none, ours, wang, other])}
+    saved = analyse([pixel, none, ours, wang, other]).saved
+    found = {(s.found.anchor, s.found.test): s.found for s in saved}
     assert set(found) == {
         (pixel.label, none.label), (pixel.label, ours.label), (pixel.label, wang.label),
         (pixel.label, other.label), (none.label, ours.label), (none.label, wang.label),
@@ -82,20 +92,54 @@ def test_savings_pair_methods_with_what_they_are_meant_to_beat():
 
 def test_one_method_at_several_codecs_is_one_curve():
     pixel = [
-        at_rate("pixel", rate, miou, domain="pixel", quality=q)
+        at_rate("pixel", rate, miou, domain="pixel", quality=q, codec_id=f"hyperprior-{q}")
         for q, rate, miou in [(1, 170, 0.40), (2, 270, 0.45), (3, 370, 0.5), (4, 570, 0.55)]
     ]
     ours = [
-        at_rate("ours", rate, miou, quality=q)
+        at_rate("ours", rate, miou, quality=q, codec_id=f"hyperprior-{q}")
         for q, rate, miou in [(1, 20, 0.42), (2, 45, 0.47), (3, 70, 0.52), (4, 110, 0.57)]
     ]
-    (found,) = report.comparisons([*pixel, *ours])
-    assert found.saving.maximum > 0.7
-    assert found.bd_rate < -70
+    (saved,) = analyse([*pixel, *ours]).saved
+    assert saved.found.saving.maximum > 0.7
+    assert saved.found.bd_rate < -70
     text = report.markdown([*pixel, *ours], SETTING)
-    assert f"{100 * found.saving.maximum:.1f} % at" in text
-    assert f"{found.bd_rate:+.1f} %" in text
+    assert f"{100 * saved.found.saving.maximum:.1f} % at" in text
+    assert f"{saved.found.bd_rate:+.1f} %" in text
     assert "No BD-rate" not in text
+    assert "No intervals: a single image cannot be drawn in several ways." in text
+
+
+def test_markdown_shows_intervals_seeds_and_differences():
+    none = measured("no gate", make_images(0.7, rate=200), selection="none", keep=None)
+    seeds = [
+        measured("static-16 (gate)", make_images(a, rate=90, noise=s), seed=s)
+        for s, a in ((1, 0.74), (2, 0.78))
+    ]
+    text = report.markdown([none, *seeds], SETTING)
+    assert "| static-16 (gate), seed 1 | 01234567 |" in text
+    (saved,) = analyse([none, *seeds]).saved
+    assert f"[{100 * saved.at_least.low:.1f}, {100 * saved.at_least.high:.1f}]" in text
+    assert "1000 times as many of the 40 images were drawn with replacement" in text
+    assert "## Seeds" in text
+    (difference,) = analyse([none, *seeds]).differences
+    low, high = difference.interval.low, difference.interval.high
+    assert f"{difference.miou:+.4f} [{low:+.4f}, {high:+.4f}] at 45 %" in text
+    assert "images such intervals are too narrow" not in text
+    few = [measured(p.label, p.samples[:20], selection=p.selection) for p in (none, seeds[0])]
+    assert "From only 20 images such intervals are too narrow." in report.markdown(few, SETTING)
+
+
+def test_markdown_compares_rankings():
+    halves = Agreement(spearman=0.9, kendall=0.8, shared={2: 1})
+    gate = make_ranking([5, 4, 3, 2, 1], ranking_id="gate", halves=halves)
+    variance = make_ranking([5, 3, 4, 4, 1], ranking_id="variance")
+    foreign = make_ranking([1, 2, 3], ranking_id="foreign", codec_id="other")
+    text = report.markdown([make_point()], SETTING, [gate, variance, foreign, gate])
+    assert "| gate | halves of its samples | codec | 0.900 | 0.800 | 2: 1 (0.8) |" in text
+    assert "| gate | variance | codec | 0.667 | 0.527 | 2: 1 (0.8, undetermined) |" in text
+    assert "foreign" not in text
+    (first, second) = report.results([make_point()], SETTING, [gate, variance])["rankings"]
+    assert (first["against"], second["shared"]) == ("halves of its samples", {2: 1})
 
 
 def test_markdown_gives_bounds_and_says_what_is_missing():
@@ -152,9 +196,18 @@ def test_per_class_csv_leaves_absent_classes_empty():
     assert rows[3] == ["car", "", "0.200000"]
 
 
-def test_plot_is_a_picture(tmp_path):
-    path = tmp_path / "new" / "rate_miou.png"
-    plots.plot_rate_miou([make_point(), at_rate("pixel", 500, 0.3, domain="pixel")], path)
-    with Image.open(path) as picture:
-        assert picture.width > 800
-    assert [p.name for p in path.parent.iterdir()] == ["rate_miou.png"]
+def test_plots_are_pictures(tmp_path):
+    points_ = [
+        *(make_point(f"static-{n}", keep=n, miou=n / 100) for n in (16, 32)),
+        make_point("static-32", keep=32, seed=1, miou=0.33),
+        at_rate("pixel", 500, 0.3, domain="pixel", keep=None),
+    ]
+    folder = tmp_path / "new"
+    figures = plots.write_figures(points_, folder)
+    names = ["rate_miou.png", "channels_01234567.png"]
+    assert [name for name, _ in figures] == names
+    for name in names:
+        with Image.open(folder / name) as picture:
+            assert picture.width > 800
+    assert sorted(p.name for p in folder.iterdir()) == sorted(names)
+    assert plots.write_figures(points_[:1], folder) == (figures[0],)

@@ -1,0 +1,144 @@
+"""Grids: what a file declares, in which order it can run, and every way to contradict itself."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import pytest
+
+from latent_store.errors import LatentStoreError
+from training.experiments.grid import GRIDS, load_grid, parse_grid
+
+GRID = """
+name = "small"
+dataset = "cityscapes"
+
+[codecs]
+q1 = "codec-1"
+q2 = "codec-2"
+
+[train]
+max_steps = 2
+
+[ranking.frequency]
+method = "frequency"
+gate = "dynamic"
+
+[ranking.variance]
+method = "variance"
+
+[method.pixel-raw]
+teacher = true
+
+[method.dynamic]
+selection = "dynamic"
+seeds = { q2 = [0, 1] }
+
+[method.frequency-16]
+selection = "static"
+ranking = "frequency"
+keep = 16
+codecs = ["q2"]
+seeds = { q2 = [0, 1] }
+
+[method.variance-16]
+selection = "static"
+ranking = "variance"
+keep = 16
+init_from = "dynamic"
+
+[[claim]]
+what = "gate against variance"
+test = "frequency-16"
+anchor = "variance-16"
+paper = "15.8 %"
+aim = 0.16
+"""
+
+
+def made(**changes: Any) -> dict[str, Any]:
+    """Returns the grid above as its file is parsed, with top-level entries replaced."""
+    return {**tomllib.loads(GRID), **changes}
+
+
+def with_method(name: str, **entry: Any) -> dict[str, Any]:
+    content = made()
+    content["method"] = {**content["method"], name: entry}
+    return content
+
+
+def test_runs_are_methods_times_codecs_times_seeds() -> None:
+    grid = parse_grid(made())
+    assert [run.name for run in grid.runs()] == [
+        "pixel-raw_q1_s0", "pixel-raw_q2_s0",
+        "dynamic_q1_s0", "dynamic_q2_s0", "dynamic_q2_s1",
+        "frequency-16_q2_s0", "frequency-16_q2_s1",
+        "variance-16_q1_s0", "variance-16_q2_s0",
+    ]  # fmt: skip
+    assert grid.middle == "q1"
+
+
+def test_a_static_run_waits_for_its_gate_and_each_seed_has_its_own_ranking() -> None:
+    grid = parse_grid(made())
+    runs = {run.name: run for run in grid.runs()}
+    assert grid.needs(runs["frequency-16_q2_s1"]) == ("dynamic_q2_s1",)
+    assert grid.ranking_id(runs["frequency-16_q2_s1"]) == "small-frequency-s1"
+    assert grid.needs(runs["variance-16_q1_s0"]) == ("dynamic_q1_s0",)
+    assert grid.ranking_id(runs["variance-16_q1_s0"]) == "small-variance"
+    assert grid.ranking_id(runs["pixel-raw_q1_s0"]) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (made(method={}), r"a grid needs method; see training/experiments/grids"),
+        (made(extra=1), r"a grid has extra, which mean nothing there"),
+        (made(middle="q9"), r"middle names 'q9'; the grid's codecs are q1, q2"),
+        (made(train={"max_step": 3}), r"\[train\] has max_step, which mean nothing there; known"),
+        (made(train={"seed": 3}), r"\[train\] has seed, which mean nothing there"),
+        (with_method("x", ranking="best"), r"\[method.x\] ranking names 'best'; the grid's rank"),
+        (with_method("x", codecs=["q7"]), r"\[method.x\] codecs names 'q7'"),
+        (with_method("x", seeds={"q7": [1]}), r"\[method.x\] seeds names 'q7'"),
+        (with_method("x", init_from="y"), r"init_from names 'y'; the grid's methods are pixel-raw"),
+        (
+            made(ranking={"variance": {"method": "variance", "gate": "dynamic"}}),
+            r"\[ranking.variance\]: a gate goes with method frequency, and with no other",
+        ),
+        (
+            made(ranking={"best": {"method": "best"}}),
+            r"\[ranking.best\] has method 'best'; choose one of frequency, variance",
+        ),
+        (
+            with_method("frequency-16", ranking="frequency", seeds={"q1": [5]}, codecs=["q1"]),
+            r"frequency-16_q1_s5 needs dynamic_q1_s5, which the grid does not run: give that",
+        ),
+        (
+            made(claim=[{"what": "x", "test": "y", "anchor": "dynamic", "paper": "", "aim": 0.1}]),
+            r"claim 'x' names 'y'; the grid's methods are",
+        ),
+        (made(claim=[{"what": "x"}]), r"a \[\[claim\]\] needs test, anchor, paper, aim"),
+    ],
+)
+def test_contradictions_are_refused(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(LatentStoreError, match=message):
+        parse_grid(content)
+
+
+def test_grids_that_are_not_there_or_not_toml(tmp_path) -> None:
+    with pytest.raises(LatentStoreError, match=r"there is no grid camvid; give one of camvid_cpu"):
+        load_grid("camvid")
+    path = tmp_path / "mine.toml"
+    path.write_text("name = ")
+    with pytest.raises(LatentStoreError, match=r"mine.toml is no TOML"):
+        load_grid(str(path))
+    path.write_text("name = 'x'")
+    with pytest.raises(LatentStoreError, match=r"mine.toml: a grid needs dataset"):
+        load_grid(str(path))
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_grids_are_sound(path) -> None:
+    grid = load_grid(path.stem)
+    assert grid.name == path.stem
+    assert len({run.name for run in grid.runs()}) == len(list(grid.runs()))

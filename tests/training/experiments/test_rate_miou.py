@@ -1,0 +1,103 @@
+"""The experiment's command on a real, tiny store: run, stop, go on, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import latent_store
+from tests.conftest import TinyStore
+from training.experiments import rate_miou
+
+GRID = """
+name = "tiny"
+dataset = "cityscapes"
+[codecs]
+demo = "{codec}"
+[train]
+max_steps = 2
+batch_size = 2
+crop = 64
+validate_epochs = 0
+tensorboard = false
+[ranking.frequency]
+method = "frequency"
+gate = "dynamic"
+[method.pixel-raw]
+teacher = true
+[method.dynamic]
+selection = "dynamic"
+[method.frequency-16]
+selection = "static"
+ranking = "frequency"
+keep = 16
+[method.any]
+selection = "any"
+ranking = "frequency"
+[[claim]]
+what = "static against pixels"
+test = "frequency-16"
+anchor = "pixel-raw"
+paper = "83.6 %"
+aim = 0.85
+"""
+
+
+@pytest.fixture
+def arguments(copied_store: TinyStore, tmp_path: Path) -> list[str]:
+    codec = latent_store.open(copied_store.url).codec().codec_id
+    grid = tmp_path / "tiny.toml"
+    grid.write_text(GRID.format(codec=codec))
+    return [
+        *("--store", str(copied_store.url), "--grid", str(grid), "--jobs", "1"),
+        *("--work", str(tmp_path / "work"), "--records", str(tmp_path / "records")),
+        *("--output", str(tmp_path / "report"), "--device", "cpu"),
+    ]
+
+
+def test_a_single_method_is_measured_recorded_and_not_measured_again(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], fails
+) -> None:
+    assert rate_miou.main([*arguments, "--only", "pixel-raw"]) == 0
+    record = tmp_path / "records/tiny/pixel-raw_demo_s0.json"
+    written = record.stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "work")
+    assert rate_miou.main([*arguments, "--only", "pixel-raw"]) == 0
+    assert record.stat().st_mtime_ns == written
+    assert "Not run yet: dynamic_demo_s0" in (tmp_path / "report/report.md").read_text()
+    capsys.readouterr()
+    assert rate_miou.main([*arguments, "--dry_run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "finished  pixel-raw_demo_s0",
+        "to run    dynamic_demo_s0",
+        "to run    frequency-16_demo_s0",
+        "to run    any_demo_s0",
+    ]
+    error = fails(rate_miou.main, [*arguments, "--only", "best"])
+    assert "the grid tiny has no method best; it has ['pixel-raw'" in error
+
+
+def test_a_codec_that_the_store_lacks_is_refused(arguments: list[str], tmp_path, fails) -> None:
+    grid = tmp_path / "tiny.toml"
+    grid.write_text(GRID.format(codec="bmshj2018-hyperprior-00000000"))
+    assert "there is no codec bmshj2018-hyperprior-00000000" in fails(rate_miou.main, arguments)
+
+
+@pytest.mark.slow
+def test_a_grid_goes_on_where_a_fresh_clone_of_its_records_stands(
+    arguments: list[str], copied_store: TinyStore, tmp_path: Path
+) -> None:
+    assert rate_miou.main([*arguments, "--only", "dynamic"]) == 0
+    # A fresh clone has the records, the gate's ranking among them, and neither checkpoints nor
+    # the ranking in its store.
+    shutil.rmtree(tmp_path / "work")
+    codec = latent_store.open(copied_store.url).codec().codec_id
+    shutil.rmtree(copied_store.url / f"codecs/{codec}/rankings/tiny-frequency-s0")
+    assert rate_miou.main(arguments) == 0
+    content = json.loads((tmp_path / "report/results.json").read_text())
+    assert content["missing"] == []
+    rates = {p["label"]: p["bpp"] for p in content["points"]}
+    assert rates["any-16"] == rates["frequency-16"] < rates["any-64"] < rates["any-192"]

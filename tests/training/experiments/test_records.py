@@ -1,0 +1,67 @@
+"""Records: a run's numbers survive their file, and are never taken for another run's."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from latent_store import Ranking
+from latent_store.errors import IntegrityError, LatentStoreError
+from latent_store.rankings import Agreement
+from tests.training.made_points import make_point
+from training.experiments.records import (
+    Record,
+    read_ranking_record,
+    read_record,
+    write_ranking_record,
+    write_record,
+)
+
+CONFIG = {"method": "static-16", "seed": 0, "flags": {"max_steps": 2, "cuts": (16, 32)}}
+
+
+def make_record(**changes: object) -> Record:
+    values = {"name": "a_q1_s0", "config": CONFIG, "points": (make_point(),), "facts": {}}
+    return Record(**(values | changes))
+
+
+def test_points_survive_with_classes_that_no_image_has(tmp_path) -> None:
+    write_record(tmp_path, make_record())
+    found = read_record(tmp_path, "a_q1_s0", CONFIG)
+    assert found.points == (make_point(),)
+    assert read_record(tmp_path, "b_q1_s0", CONFIG) is None
+
+
+def test_another_configuration_is_refused_and_the_field_named(tmp_path) -> None:
+    write_record(tmp_path, make_record())
+    changed = {**CONFIG, "flags": {"max_steps": 3, "cuts": (16, 32)}}
+    with pytest.raises(LatentStoreError, match=r"with flags = .*'max_steps': 2.*; restore that"):
+        read_record(tmp_path, "a_q1_s0", changed)
+    with pytest.raises(LatentStoreError, match=r"run with teacher = None, .* now have 't'"):
+        read_record(tmp_path, "a_q1_s0", {**CONFIG, "teacher": "t"})
+
+
+def test_damaged_records_are_refused(tmp_path) -> None:
+    write_record(tmp_path, make_record())
+    path = tmp_path / "a_q1_s0.json"
+    whole = path.read_text()
+    path.write_text(whole[:50])
+    with pytest.raises(IntegrityError, match=r"a_q1_s0.json is no record .*delete it to run again"):
+        read_record(tmp_path, "a_q1_s0", CONFIG)
+    path.write_text(whole.replace('"version": 1', '"version": 7', 1))
+    with pytest.raises(IntegrityError, match=r"has version 7, expected 1"):
+        read_record(tmp_path, "a_q1_s0", CONFIG)
+
+
+def test_a_ranking_survives(tmp_path) -> None:
+    ranking = Ranking(
+        ranking_id="gate", codec_id="c", method="frequency", order=(2, 0, 1), cuts=(1, 3),
+        score=(2.0, 1.0, 3.0), counts=(2, 1, 3), mean_probability=(0.5, 0.25, 0.75),
+        tied_at_cut={1: 0, 3: 0}, num_samples=4, dataset="cityscapes", split="train",
+        halves=Agreement(spearman=0.5, kendall=None, shared={1: 1}),
+    )  # fmt: skip
+    write_ranking_record(tmp_path, "ranking", CONFIG, ranking)
+    found = read_ranking_record(tmp_path, "ranking", CONFIG)
+    assert (found, found.halves) == (ranking, ranking.halves)
+    assert json.loads((tmp_path / "ranking.json").read_text())["ranking"]["method"] == "frequency"

@@ -1,0 +1,60 @@
+"""A grid's report, from records with chosen numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.training.experiments.test_grid import made
+from tests.training.made_points import make_point, make_sample
+from training.experiments.grid import parse_grid
+from training.experiments.records import Record
+from training.experiments.results import best_saving, find, write_report
+
+FACTS = {"device": "CPU, 1 threads", "cores": 2, "torch": "2", "seconds": 60.0}
+
+
+def record(method: str, codec: str, miou: float, y_bytes: int, seed: int = 0, **changes) -> Record:
+    sample = {"pixels": 1600, "y_bytes": y_bytes}
+    point = make_point(
+        method,
+        codec_id=f"codec-{codec[1:]}",
+        key=f"{method}-{codec}-{seed}",
+        miou=miou,
+        seed=seed,
+        samples=(make_sample("a", **sample), make_sample("b", **sample)),
+        **changes,
+    )
+    config = {"method": method, "codec": codec, "seed": seed}
+    return Record(name=f"{method}_{codec}_s{seed}", config=config, points=(point,), facts=FACTS)
+
+
+PIXEL = {"domain": "pixel", "selection": "none", "keep": None, "ranking_id": None}
+RECORDS = [
+    record("pixel-raw", "q1", 0.3, 370, ranking_method=None, **PIXEL),
+    record("pixel-raw", "q2", 0.5, 770, ranking_method=None, **PIXEL),
+    record("frequency-16", "q2", 0.4, 170, 0),
+    record("frequency-16", "q2", 0.4, 170, 1),
+    record("variance-16", "q1", 0.2, 170, ranking_method="variance", ranking_id="v"),
+    record("variance-16", "q2", 0.4, 370, ranking_method="variance", ranking_id="v"),
+]
+
+
+def test_a_claim_is_the_best_of_its_tests_against_its_anchor() -> None:
+    found = find(parse_grid(made()), RECORDS)
+    (claim,) = found.grid.claims
+    saved = best_saving(found, claim)
+    # 30 + 170 bytes against 30 + 370, at the mIoU 0.4 of both.
+    assert saved.found.saving.maximum == pytest.approx(0.5)
+
+
+def test_the_report_names_what_is_missing_and_shows_claims_beside_the_papers(tmp_path) -> None:
+    found = find(parse_grid(made()), RECORDS)
+    report, results = write_report(found, [], "the command", tmp_path)
+    text = report.read_text()
+    assert "**Not run yet: dynamic_q1_s0, dynamic_q2_s0, dynamic_q2_s1.**" in text
+    assert "| gate against variance | 15.8 % | ≥ 16 % | 50.0 %" in text
+    assert text.count("# small: rate and mIoU") == 1
+    assert (tmp_path / "figure5.png").exists()
+    assert json.loads(results.read_text())["claims"][0]["found"]["found"]["test"] == "frequency-16"

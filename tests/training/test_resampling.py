@@ -1,0 +1,122 @@
+"""Drawing images again: the same for all, as mIoU itself counts, and with known answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from latent_store.errors import DatasetError
+from tests.training.made_points import make_images, make_point, make_sample, measured
+from training.methods import make_methods
+from training.metrics import ConfusionMatrix
+from training.resampling import (
+    Images,
+    draw_images,
+    drawn_bpp,
+    drawn_curves,
+    drawn_miou,
+    interval,
+    why_not_drawn,
+)
+
+
+def test_draws_are_counted_as_a_set_of_their_images_is():
+    point = measured("a", make_images(0.7, images=12))
+    images = draw_images([point], draws=20)
+    assert (images.times_DS.sum(axis=1) == 12).all()
+    miou_D, bpp_D = drawn_miou(point, images), drawn_bpp(point, images)
+    for draw, times_S in enumerate(images.times_DS):
+        drawn = [s for s, n in zip(point.samples, times_S, strict=True) for _ in range(int(n))]
+        again = measured("b", tuple(drawn))
+        assert miou_D[draw] == pytest.approx(again.miou, abs=1e-12)
+        assert bpp_D[draw] == pytest.approx(again.bpp, abs=1e-12)
+
+
+def test_each_image_once_gives_the_points_own_numbers():
+    rng = np.random.default_rng(0)
+    labels, maps = rng.integers(0, 3, (2, 5, 64))
+    matrix = ConfusionMatrix(3)
+    samples = []
+    for number in range(5):
+        matrix.update(torch.from_numpy(labels[number]), torch.from_numpy(maps[number]))
+        right = labels[number] == maps[number]
+        counts = [np.bincount(x, minlength=3) for x in (labels[number][right], labels[number])]
+        counts.append(np.bincount(maps[number], minlength=3))
+        values = dict(zip(("hits", "labelled", "predicted"), counts, strict=True))
+        values = {k: tuple(v.tolist()) for k, v in values.items()}
+        samples.append(dataclasses.replace(make_sample(f"{number}", pixels=64), **values))
+    point = make_point(samples=tuple(samples))
+    once = Images(sample_ids=tuple("01234"), times_DS=np.ones((1, 5)))
+    assert drawn_miou(point, once)[0] == pytest.approx(matrix.miou(), abs=1e-12)
+    assert drawn_bpp(point, once)[0] == pytest.approx(point.bpp)
+
+
+def test_the_same_seed_draws_the_same_images():
+    point = measured("a", make_images(0.7))
+    first, second, other = (draw_images([point], 50, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.times_DS, second.times_DS)
+    assert (first.times_DS != other.times_DS).any()
+
+
+def test_a_method_does_not_differ_from_itself():
+    a, b = measured("a", make_images(0.7)), measured("b", make_images(0.7))
+    images = draw_images([a, b])
+    found = interval(drawn_miou(a, images) - drawn_miou(b, images))
+    assert (found.low, found.high, found.share) == (0, 0, 1)
+
+
+def test_networks_of_equal_skill_differ_by_an_interval_around_zero():
+    a, b = (measured(str(n), make_images(0.7, noise=n)) for n in (1, 2))
+    images = draw_images([a, b])
+    found = interval(drawn_miou(a, images) - drawn_miou(b, images))
+    assert found.low < 0 < found.high
+
+
+def test_the_paired_interval_is_narrower_than_the_unpaired():
+    a, b = (measured(str(n), make_images(0.7, noise=n)) for n in (1, 2))
+    images, others = draw_images([a, b], seed=0), draw_images([a, b], seed=1)
+    paired = interval(drawn_miou(a, images) - drawn_miou(b, images))
+    unpaired = interval(drawn_miou(a, images) - drawn_miou(b, others))
+    assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
+
+
+def test_the_interval_of_a_mean_is_the_one_that_theory_gives():
+    """Images of one size: their rate is a mean, whose standard error is known."""
+    rng = np.random.default_rng(5)
+    rates = rng.integers(50, 150, 200)
+    samples = tuple(make_sample(f"{i}", y_bytes=int(r), hyper_bytes=0) for i, r in enumerate(rates))
+    point = make_point(samples=samples)
+    found = interval(drawn_bpp(point, draw_images([point], draws=4000)))
+    error = 8 / 1600 * rates.std() / np.sqrt(len(rates))
+    assert found.low == pytest.approx(point.bpp - 1.96 * error, rel=0.01)
+    assert found.high == pytest.approx(point.bpp + 1.96 * error, rel=0.01)
+
+
+def test_draws_without_labels_are_left_out():
+    empty = dict.fromkeys(("hits", "labelled", "predicted"), (0, 0, 0))
+    nothing = dataclasses.replace(make_sample("b"), **empty)
+    point = make_point(samples=(make_sample("a"), nothing))
+    images = draw_images([point], draws=400)
+    miou_D = drawn_miou(point, images)
+    found = interval(miou_D)
+    assert found.share == np.isfinite(miou_D).mean() == pytest.approx(0.75, abs=0.1)
+    assert interval(np.full(3, np.nan)) is None
+    (method,) = make_methods([point])
+    curves = drawn_curves(method, images)
+    assert [c is None for c in curves] == np.isnan(miou_D).tolist()
+
+
+def test_points_of_other_images_are_not_paired():
+    a, b = measured("a", make_images(0.7)), measured("b", make_images(0.7)[1:])
+    text = r"no intervals: a was measured on 40 images, b on 39, and they are not the same; measure"
+    with pytest.raises(DatasetError, match=text):
+        draw_images([a, b])
+    moved = measured("b", make_images(0.7)[::-1])
+    assert "and they are not the same" in why_not_drawn([a, moved])
+    with pytest.raises(DatasetError, match="a single image cannot be drawn in several ways"):
+        draw_images([measured("a", make_images(0.7, images=1))])
+    with pytest.raises(DatasetError, match="there are no points to compare"):
+        draw_images([])

@@ -1,0 +1,295 @@
+"""A grid: which networks are trained on which codecs with which seeds, as a TOML file declares it.
+
+    name = "camvid_cpu"
+    dataset = "cityscapes"
+
+    [codecs]                        # short name = id in the store, by rising rate
+    q1 = "bmshj2018-hyperprior-796ae7d2"
+
+    [train]                         # flags of train-from-store that every network gets
+    max_steps = 120
+
+    [ranking.frequency]             # how channel-frequency ranks; `gate` is a method of this grid
+    method = "frequency"
+    gate = "dynamic"
+
+    [method.frequency-32]           # one row of every table
+    selection = "static"            # further flags of train-from-store
+    keep = 32
+    ranking = "frequency"
+    codecs = ["q1"]                 # default: all
+    seeds = { q1 = [0, 1, 2] }      # default: [0] everywhere
+
+A method with `teacher = true` trains nothing: the store's teacher is given decoded pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from latent_store.errors import LatentStoreError
+from latent_store.rankings import METHODS as RANKING_METHODS
+from training.train import CONFIGS
+
+GRIDS = Path(__file__).parent / "grids"
+FREQUENCY = "frequency"
+_OWN_FLAGS = ("store", "dataset", "split", "codec", "seed", "mask", "label", "val_split")
+"""Flags of train-from-store that a run sets itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingRule:
+    """How one ranking of a grid is derived.
+
+    Attributes:
+        method: Of channel-frequency.
+        gate: For ``frequency``: the method whose network's gate is counted, of the same codec and
+            seed; every seed of such a ranking is another ranking.
+    """
+
+    name: str
+    method: str
+    gate: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row of the tables: the same kind of network on several codecs, with several seeds.
+
+    Attributes:
+        flags: Of train-from-store, beyond the grid's own.
+        ranking: The rule of a static or any-N network's ranking.
+        teacher: Nothing is trained; the store's teacher is given decoded pictures.
+        init_from: The method whose network, of the same codec and seed, this one starts from.
+        seeds: Codec -> seeds: what it is run on.
+    """
+
+    name: str
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    ranking: str | None = None
+    teacher: bool = False
+    init_from: str | None = None
+    seeds: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One network of a grid: one method, one codec, one seed."""
+
+    method: Method
+    codec: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its record, e.g. ``frequency-32_q2_s0``."""
+        return run_name(self.method.name, self.codec, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A saving of the paper, and the two methods that show ours.
+
+    Attributes:
+        test, anchor: Methods; the saving is of ``test`` against ``anchor`` at equal mIoU. ``test``
+            may list several: the best is taken, and named.
+        paper: What the paper has, as text.
+        aim: What this project wants, a fraction.
+    """
+
+    what: str
+    test: tuple[str, ...]
+    anchor: str
+    paper: str
+    aim: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A declared experiment.
+
+    Attributes:
+        codecs: Short name -> id in the store, by rising rate.
+        train: Flags of train-from-store that every network gets.
+        middle: The codec at which one-codec methods are compared.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    val_split: str
+    codecs: Mapping[str, str]
+    middle: str
+    train: Mapping[str, Any]
+    rankings: Mapping[str, RankingRule]
+    methods: Mapping[str, Method]
+    claims: tuple[Claim, ...]
+
+    def runs(self) -> Iterator[Run]:
+        """Yields every run, methods in the order of the file."""
+        for method in self.methods.values():
+            for codec, seeds in method.seeds.items():
+                for seed in seeds:
+                    yield Run(method=method, codec=codec, seed=seed)
+
+    def rule_of(self, run: Run) -> RankingRule | None:
+        """Returns the rule of a run's ranking."""
+        return None if run.method.ranking is None else self.rankings[run.method.ranking]
+
+    def needs(self, run: Run) -> tuple[str, ...]:
+        """Returns the names of the runs that must be finished before this one starts."""
+        rule = self.rule_of(run)
+        methods = (rule.gate if rule else None, run.method.init_from)
+        return tuple(run_name(m, run.codec, run.seed) for m in methods if m is not None)
+
+    def ranking_id(self, run: Run) -> str | None:
+        """Returns the ranking's name in the store; a gate's has its seed, others know no seed."""
+        rule = self.rule_of(run)
+        if rule is None:
+            return None
+        return f"{self.name}-{rule.name}" + (f"-s{run.seed}" if rule.gate else "")
+
+
+def run_name(method: str, codec: str, seed: int) -> str:
+    """Returns the name of a run."""
+    return f"{method}_{codec}_s{seed}"
+
+
+def load_grid(name: str) -> Grid:
+    """Reads a grid that ships with the package, or a file.
+
+    Args:
+        name: ``camvid_cpu``, or the path of a TOML file.
+
+    Raises:
+        LatentStoreError: There is none, or it contradicts itself; names the entry.
+    """
+    path = Path(name) if name.endswith(".toml") else GRIDS / f"{name}.toml"
+    try:
+        text = path.read_text()
+    except OSError:
+        shipped = ", ".join(sorted(p.stem for p in GRIDS.glob("*.toml")))
+        message = f"there is no grid {name}; give one of {shipped}, or the path of a .toml file"
+        raise LatentStoreError(message) from None
+    try:
+        return parse_grid(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        message = f"{path} is no TOML ({error}); mend it"
+        raise LatentStoreError(message) from error
+    except LatentStoreError as error:
+        message = f"{path}: {error}"
+        raise LatentStoreError(message) from error
+
+
+def parse_grid(content: Mapping[str, Any]) -> Grid:
+    """Builds a grid from what its file says, and checks it.
+
+    Raises:
+        LatentStoreError: An entry is unknown, missing, or names what is not there.
+    """
+    content = dict(content)
+    for name in ("name", "dataset", "codecs", "method"):
+        if not content.get(name):
+            message = f"a grid needs {name}; see training/experiments/grids for examples"
+            raise LatentStoreError(message)
+    codecs = dict(content.pop("codecs"))
+    grid = Grid(
+        name=content.pop("name"),
+        dataset=content.pop("dataset"),
+        split=content.pop("split", "train"),
+        val_split=content.pop("val_split", "val"),
+        codecs=codecs,
+        middle=content.pop("middle", next(iter(codecs))),
+        train=dict(content.pop("train", {})),
+        rankings={n: _rule(n, r) for n, r in content.pop("ranking", {}).items()},
+        methods={n: _method(n, m, codecs) for n, m in content.pop("method").items()},
+        claims=tuple(_claim(c) for c in content.pop("claim", ())),
+    )
+    _refuse_unknown("a grid", content, ())
+    _check(grid)
+    return grid
+
+
+def _rule(name: str, entry: Mapping[str, Any]) -> RankingRule:
+    _refuse_unknown(f"[ranking.{name}]", entry, ("method", "gate"))
+    method = entry.get("method", FREQUENCY)
+    if method not in RANKING_METHODS:
+        message = (
+            f"[ranking.{name}] has method {method!r}; choose one of {', '.join(RANKING_METHODS)}"
+        )
+        raise LatentStoreError(message)
+    if (method == FREQUENCY) != ("gate" in entry):
+        message = (
+            f"[ranking.{name}]: a gate goes with method frequency, and with no other; got method "
+            f"{method!r} and gate {entry.get('gate')!r}"
+        )
+        raise LatentStoreError(message)
+    return RankingRule(name=name, method=method, gate=entry.get("gate"))
+
+
+def _method(name: str, entry: Mapping[str, Any], codecs: Mapping[str, str]) -> Method:
+    entry, where = dict(entry), f"[method.{name}]"
+    own = {key: entry.pop(key) for key in ("ranking", "teacher", "init_from") if key in entry}
+    chosen, seeds = entry.pop("codecs", list(codecs)), entry.pop("seeds", {})
+    _require(f"{where} codecs", chosen, codecs, "codecs")
+    _require(f"{where} seeds", seeds, dict.fromkeys(chosen), "codecs of this method")
+    _check_flags(where, entry)
+    by_codec = {codec: tuple(seeds.get(codec, (0,))) for codec in chosen}
+    return Method(name=name, flags=entry, seeds=by_codec, **own)
+
+
+def _claim(entry: Mapping[str, Any]) -> Claim:
+    names = [f.name for f in dataclasses.fields(Claim)]
+    _refuse_unknown("[[claim]]", entry, names)
+    if missing := [name for name in names if name not in entry]:
+        message = f"a [[claim]] needs {', '.join(missing)}"
+        raise LatentStoreError(message)
+    test = entry["test"]
+    return Claim(**{**entry, "test": (test,) if isinstance(test, str) else tuple(test)})
+
+
+def _check_flags(where: str, flags: Mapping[str, Any]) -> None:
+    known = {f.name for config in CONFIGS for f in dataclasses.fields(config)}
+    _refuse_unknown(where, flags, known - set(_OWN_FLAGS))
+
+
+def _refuse_unknown(where: str, entry: Mapping[str, Any], known: Any) -> None:
+    if unknown := sorted(set(entry) - set(known)):
+        message = f"{where} has {', '.join(unknown)}, which mean nothing there"
+        if known:
+            message += f"; known are {', '.join(sorted(known))}"
+        raise LatentStoreError(message)
+
+
+def _check(grid: Grid) -> None:
+    """Refuses names that nothing bears."""
+    _check_flags("[train]", grid.train)
+    _require("middle", [grid.middle], grid.codecs, "codecs")
+    for rule in grid.rankings.values():
+        _require(f"[ranking.{rule.name}] gate", [rule.gate], grid.methods, "methods")
+    for method in grid.methods.values():
+        where = f"[method.{method.name}]"
+        _require(f"{where} ranking", [method.ranking], grid.rankings, "rankings")
+        _require(f"{where} init_from", [method.init_from], grid.methods, "methods")
+    for claim in grid.claims:
+        _require(f"claim {claim.what!r}", [*claim.test, claim.anchor], grid.methods, "methods")
+    names = {run.name for run in grid.runs()}
+    for run in grid.runs():
+        if missing := [name for name in grid.needs(run) if name not in names]:
+            message = (
+                f"{run.name} needs {missing[0]}, which the grid does not run: give that method the "
+                "same codecs and seeds"
+            )
+            raise LatentStoreError(message)
+
+
+def _require(where: str, names: Any, known: Mapping[str, Any], what: str) -> None:
+    for name in names:
+        if name is not None and name not in known:
+            message = f"{where} names {name!r}; the grid's {what} are {', '.join(known)}"
+            raise LatentStoreError(message)

@@ -1,0 +1,301 @@
+"""The report of a grid: the paper's tables and figures in our numbers, beside the paper's.
+
+Made of records alone: neither a store nor a checkpoint is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latent_store import Ranking
+from training import plots, report
+from training.comparisons import Difference, Saved, analyse, find_differences, find_savings
+from training.experiments.grid import Claim, Grid
+from training.experiments.records import Record
+from training.methods import Method, make_sweeps
+from training.points import Point, write_text
+from training.resampling import Images, Interval, draw_images, why_not_drawn
+from training.tables import markdown_table
+
+PAPER_TABLE_1 = {
+    "bpp": (0.084, 0.111, 0.154, 0.216),
+    "pixel": (0.423, 0.514, 0.579, 0.648),
+    "latent": (0.645, 0.673, 0.693, 0.702),
+}
+PAPER_TABLE_2 = {"deconv": (94, 0.6502, 0.6785), "res": (202, 0.6534, 0.6836)}
+"""MACs in G as the paper counts them, mIoU at 0.067 and at 0.104 bpp."""
+_NO_GATE = "no-gate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a grid's records say.
+
+    Attributes:
+        methods: The grid's name of a method -> its points at every codec and seed; each cut of an
+            any-N network is a method of its own, ``any-16``.
+        images: Draws of validation images, the same for everything; None if there can be none.
+        missing: Runs of the grid without a record.
+    """
+
+    grid: Grid
+    records: tuple[Record, ...]
+    points: tuple[Point, ...]
+    methods: Mapping[str, Method]
+    images: Images | None
+    missing: tuple[str, ...]
+
+
+def find(grid: Grid, records: Sequence[Record]) -> Findings:
+    """Collects records; several points of one record (any-N) become methods of their own."""
+    points = [point for record in records for point in record.points]
+    by_label: dict[str, list[Point]] = {}
+    for record in records:
+        for point in record.points:
+            several = len(record.points) > 1
+            name = point.label if several else str(record.config["method"])
+            by_label.setdefault(name, []).append(point)
+    finished = {record.name for record in records}
+    return Findings(
+        grid=grid,
+        records=tuple(records),
+        points=tuple(points),
+        methods={n: Method(name=n, points=tuple(p)) for n, p in by_label.items()},
+        images=draw_images(points) if why_not_drawn(points) is None else None,
+        missing=tuple(run.name for run in grid.runs() if run.name not in finished),
+    )
+
+
+def write_report(
+    found: Findings, rankings: Sequence[Ranking], command: str, output: Path
+) -> tuple[Path, Path]:
+    """Writes report.md, results.json and the figures.
+
+    Args:
+        found: What there is.
+        rankings: Those of the grid, for their agreement.
+        command: What makes this report.
+        output: Folder.
+
+    Returns:
+        The paths of report.md and results.json.
+    """
+    # A grid of one codec, or one that has hardly begun, has no curves: its points are shown.
+    over_rates = [p for p in found.points if _is_curve(found, p)] or found.points
+    middle = found.grid.codecs[found.grid.middle]
+    at_middle = [p for p in found.points if p.codec_id == middle]
+    plots.plot_rate_miou(over_rates, output / "figure5.png")
+    swept = bool(at_middle) and bool(make_sweeps(at_middle))
+    if swept:
+        plots.plot_channels(at_middle, output / "figure6.png")
+    analysis = analyse(found.points)
+    setting = report.Setting(
+        store=f"grid {found.grid.name}",
+        dataset=found.grid.dataset,
+        split=found.grid.val_split,
+        decode="sample",
+    )
+    content = {
+        "grid": found.grid.name,
+        "command": command,
+        "missing": list(found.missing),
+        "claims": [_claim_json(found, claim) for claim in found.grid.claims],
+        **report.results(found.points, setting, rankings, analysis),
+    }
+    write_text(output / "results.json", json.dumps(content, indent=1) + "\n")
+    sections = [
+        _head(found, command),
+        _claims(found),
+        _table_1(found),
+        _table_2(found),
+        _any_n(found),
+        "## Figure 5: rate against mIoU over the qualities\n\n![](figure5.png)",
+        f"## Figure 6: N channels at {found.grid.middle}\n\n![](figure6.png)" if swept else "",
+        report.markdown(found.points, setting, rankings, analysis).replace("\n# ", "\n## "),
+    ]
+    write_text(output / "report.md", "\n\n".join(s for s in sections if s) + "\n")
+    return output / "report.md", output / "results.json"
+
+
+def best_saving(found: Findings, claim: Claim) -> Saved | None:
+    """Returns the largest saving (or bound) of a claim's tests; None if nothing is finished."""
+    anchor = found.methods.get(claim.anchor)
+    tests = [found.methods[name] for name in claim.test if name in found.methods]
+    if anchor is None or not tests:
+        return None
+    savings = find_savings([(anchor, test) for test in tests], None)
+    best = max(savings, key=_largest)
+    chosen = next(test for test in tests if test.name == best.found.test)
+    return find_savings([(anchor, chosen)], found.images)[0]
+
+
+def _largest(saved: Saved) -> float:
+    if saved.found.saving is not None:
+        return saved.found.saving.maximum
+    return -1e9 if saved.found.bound is None else saved.found.bound.at_least
+
+
+def _is_curve(found: Findings, point: Point) -> bool:
+    """Whether a point's method was run at more than one codec."""
+    (method,) = [m for m in found.methods.values() if any(p is point for p in m.points)]
+    return len(method.by_codec) > 1
+
+
+def _head(found: Findings, command: str) -> str:
+    grid = found.grid
+    machines = sorted({_machine(r.facts) for r in found.records if "device" in r.facts})
+    seconds = sum(r.facts["seconds"] for r in found.records)
+    seeds = sorted({int(r.config["seed"]) for r in found.records})
+    lines = [
+        f"# {grid.name}: rate and mIoU on {grid.dataset}, beside the paper's",
+        (
+            f"{len(found.records)} networks, {len(found.points[0].samples)} validation images, "
+            f"codecs {', '.join(grid.codecs)}, seeds {', '.join(map(str, seeds))}; made on "
+            f"{'; '.join(machines)} in {seconds / 60:.0f} minutes of runs, several at a time."
+        ),
+        f"Every number, table and figure: `{command}`",
+        (
+            "The paper's numbers are of Cityscapes at 1024×2048, 400 epochs and CompressAI's own "
+            "weights; only savings and the order of methods can be compared with them."
+        ),
+    ]
+    if found.missing:
+        lines.append(f"**Not run yet: {', '.join(found.missing)}.**")
+    return "\n\n".join(lines)
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    return f"{facts['device']} of {facts['cores']} cores, torch {facts['torch']}"
+
+
+def _claims(found: Findings) -> str:
+    if not found.grid.claims:
+        return ""
+    rows = [_claim_row(found, claim) for claim in found.grid.claims]
+    header = ("what", "paper", "aim", "here", "by")
+    note = (
+        "Rate saved at equal mIoU: log-rate interpolated on each curve's Pareto front, the largest "
+        "over the overlap, with the 95 % interval of a paired bootstrap over validation images. "
+        "“At least” is a bound: there is no overlap."
+    )
+    return "\n\n".join(["## The paper's claims", markdown_table(header, rows, 1), note])
+
+
+def _claim_row(found: Findings, claim: Claim) -> tuple[str, ...]:
+    aim = f"≥ {100 * claim.aim:.0f} %"
+    saved = best_saving(found, claim)
+    if saved is None:
+        return (claim.what, claim.paper, aim, "not run", "-")
+    by = f"{saved.found.test} against {saved.found.anchor}"
+    if saved.found.saving is not None:
+        value = f"{100 * saved.found.saving.maximum:.1f} %{_brackets(saved.maximum)}"
+    elif saved.found.bound is not None:
+        value = f"at least {100 * saved.found.bound.at_least:.1f} %{_brackets(saved.at_least)}"
+    else:
+        value = f"none: {saved.found.note}"
+    return (claim.what, claim.paper, aim, value, by)
+
+
+def _claim_json(found: Findings, claim: Claim) -> dict[str, Any]:
+    saved = best_saving(found, claim)
+    return {
+        **dataclasses.asdict(claim),
+        "found": None if saved is None else dataclasses.asdict(saved),
+    }
+
+
+def _brackets(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _table_1(found: Findings) -> str:
+    """Compressed domain without selection against the pixel domain, codec by codec."""
+    latent = found.methods.get(_NO_GATE)
+    pixels = [found.methods[n] for n in ("pixel-raw", "pixel-decoded") if n in found.methods]
+    if latent is None or not pixels:
+        return ""
+    rows = [
+        ("paper: bpp", *(f"{v:.3f}" for v in PAPER_TABLE_1["bpp"])),
+        ("paper: pixel domain", *(f"{v:.3f}" for v in PAPER_TABLE_1["pixel"])),
+        ("paper: compressed domain", *_with_gain(PAPER_TABLE_1["latent"], PAPER_TABLE_1["pixel"])),
+        ("bpp", *(f"{v:.3f}" for v in latent.curve.rates)),
+    ]
+    rows += [(pixel.name, *(f"{v:.4f}" for v in pixel.curve.scores)) for pixel in pixels]
+    rows += [
+        (f"{latent.name}, against {p.name}", *_with_gain(latent.curve.scores, p.curve.scores))
+        for p in pixels
+        if len(p.curve.scores) == len(latent.curve.scores)
+    ]
+    header = ("mIoU", *list(found.grid.codecs)[: len(latent.curve.rates)])
+    padded = [row[: len(header)] + ("",) * (len(header) - len(row)) for row in rows]
+    return "## Table 1: no selection against the pixel domain\n\n" + markdown_table(
+        header, padded, 1
+    )
+
+
+def _with_gain(scores: Sequence[float], base: Sequence[float]) -> list[str]:
+    return [f"{s:.4f} ({100 * (s / b - 1):+.1f} %)" for s, b in zip(scores, base, strict=True)]
+
+
+def _table_2(found: Findings) -> str:
+    """The two transforms, all else equal."""
+    pairs = [
+        (found.methods[name], found.methods[f"{name}-res"])
+        for name in found.methods
+        if f"{name}-res" in found.methods
+    ]
+    if not pairs:
+        return ""
+    rows = [
+        (f"paper: {name}", f"{g} (thop)", "-", f"{low:.4f} at 0.067, {high:.4f} at 0.104")
+        for name, (g, low, high) in PAPER_TABLE_2.items()
+    ]
+    for deconv, res in pairs:
+        shared = [codec for codec in res.by_codec if codec in deconv.by_codec]
+        for method in (deconv, res):
+            first = method.by_codec[shared[0]]
+            scores = ", ".join(
+                f"{p.miou:.4f} at {p.bpp:.3f}" for c in shared for p in method.by_codec[c][:1]
+            )
+            macs = first[0].macs_parts["transform"] / 1e9
+            whole = f"{first[0].macs / 1e9:.2f} ({first[0].macs_thop / 1e9:.2f} by thop)"
+            rows.append((method.name, f"{macs:.2f}", whole, scores))
+    header = ("transform", "its GMAC", "network's GMAC", "mIoU at bpp")
+    return "## Table 2: the transform modules\n\n" + markdown_table(header, rows, 1)
+
+
+def _any_n(found: Findings) -> str:
+    """One network for every N against a network for each N."""
+    rows = []
+    for name, method in found.methods.items():
+        keep = method.points[0].keep
+        if method.points[0].selection != "any" or keep is None:
+            continue
+        static = found.methods.get(f"frequency-{keep}")
+        if static is None:
+            continue
+        rows += [
+            _difference_row(name, static.name, difference)
+            for difference in find_differences(static, method, found.images)
+        ]
+    if not rows:
+        return ""
+    note = "Points of mIoU, one network for all N less the static network of that N, same codec."
+    header = ("N channels", "against", "mIoU", "difference in points")
+    return "\n\n".join(["## One network for every N", markdown_table(header, rows, 2), note])
+
+
+def _difference_row(name: str, static: str, difference: Difference) -> tuple[str, ...]:
+    return (
+        name,
+        static,
+        f"{difference.point.miou:.4f}",
+        f"{100 * difference.miou:+.2f}{_brackets(difference.interval)}",
+    )
