@@ -84,6 +84,10 @@ def test_a_ledger_beyond_the_flush_does_not_hold() -> None:
     assert line.measured == "31.90 to 64.20 bits in 4, 2 outside"
 
 
+def codec_id_of(tiny: TinyStore) -> str:
+    return latent_store.open(tiny.url).codec().codec_id
+
+
 def test_a_missing_store_is_made(tiny_store: TinyStore, store_args: list[str], capsys: Any) -> None:
     at = store_args.index("--store")
     args = store_args[:at] + store_args[at + 2 :]
@@ -91,6 +95,11 @@ def test_a_missing_store_is_made(tiny_store: TinyStore, store_args: list[str], c
     assert store.main([*args, "--rows", "prefix"]) == 0
     first = capsys.readouterr().out
     assert "1 samples in 1 shards" in first
+    args[args.index("--images") + 1] = "2"
+    assert store.main([*args, "--rows", "prefix"]) == 0
+    first = capsys.readouterr().out
+    assert f"ranked/{codec_id_of(tiny_store)}/{RANKING}: 2 samples" in first
+    assert "0 of 2 differ" in first
     assert store.main([*args, "--rows", "prefix"]) == 0
     assert first.endswith(capsys.readouterr().out)
 

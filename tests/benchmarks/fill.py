@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from latent_store import component
 from latent_store.codec import load_codec
 from latent_store.errors import JobFailedError, LatentStoreError
 from latent_store.location import Location
@@ -24,10 +25,9 @@ def wanted_splits(data_root: Path, images: int) -> dict[str, int]:
     reader = open_dataset(DATASET, str(data_root))
     wanted = {}
     for split in SPLITS:
-        count = min(images, len(reader.manifest(split)))
-        if count:
-            wanted[f"{DATASET}/{split}"] = count
-        images -= count
+        if images > 0:
+            wanted[f"{DATASET}/{split}"] = min(images, len(reader.manifest(split)))
+            images -= wanted[f"{DATASET}/{split}"]
     return wanted
 
 
@@ -80,11 +80,14 @@ def _rank(location: Location, codec_id: str, splits: dict[str, int], ranking_id:
 
 
 def _has(location: Location, split: str, key: str, count: int) -> bool:
+    """Tells whether a component is complete for the whole plan, and that for enough samples."""
     try:
-        opened = LatentStore(location)[split]
-        return opened.components().get(key, False) and len(opened.plan.samples) >= count
+        plan = LatentStore(location)[split].plan
+        attrs = component.open_component(location, split, key).attrs
     except LatentStoreError:
         return False
+    covered = attrs.get("complete") and attrs.get("num_rows") == plan.num_rows
+    return bool(covered) and len(plan.samples) >= count
 
 
 def _has_teacher(location: Location, split: str, count: int) -> bool:
