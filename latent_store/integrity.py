@@ -106,7 +106,7 @@ def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
             codecs.read_codec_tables(location, codec_id)
             codecs.read_codec_checkpoint(location, spec)
         except LatentStoreError as error:
-            yield from _of_each_split(location, splits, "latents", codec_id, error)
+            yield _of_a_user(location, splits, "latents", codec_id, error)
         for ranking_id in location.folders(rankings.rankings_path(codec_id)):
             try:
                 rankings.read_ranking(location, codec_id, ranking_id)
@@ -118,16 +118,17 @@ def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
         try:
             codecs.read_teacher_checkpoint(location, teacher_id)
         except LatentStoreError as error:
-            yield from _of_each_split(location, splits, "teacher", teacher_id, error)
+            yield _of_a_user(location, splits, "teacher", teacher_id, error)
 
 
-def _of_each_split(
+def _of_a_user(
     location: Location, splits: list[str], kind: str, name: str, error: LatentStoreError
-) -> Iterator[Defect]:
+) -> Defect:
+    """Returns a defect of a codec or teacher; the job of one split that uses it brings it back."""
     key = f"{kind}/{name}"
-    users = [split for split in splits if key in _keys(location, split)]
-    for split in users or [None]:
-        yield Defect(where=key, what=str(error), split=split, component=split and key)
+    split = next((split for split in splits if key in _keys(location, split)), None)
+    where = key if split is None else f"{split}/{key}"
+    return Defect(where=where, what=str(error), split=split, component=split and key)
 
 
 def _keys(location: Location, split: str) -> list[str]:

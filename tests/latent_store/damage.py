@@ -35,6 +35,8 @@ KINDS = {
     "stream file": r"^streams/",
 }
 """Kind of object -> what its key looks like; the first that fits."""
+WEIGHTS = {"shard": 4, "array metadata": 2, "index": 2, "group metadata": 2, "receipt": 0.5}
+"""How often a kind is picked; the others 1. Nobody reads receipts, so their damage is harmless."""
 FLIP, TRUNCATE, DELETE, EMPTY, SWAP, FOREIGN, STALE = DAMAGES = (
     "flip", "truncate", "delete", "empty", "swap", "foreign", "stale",
 )  # fmt: skip
@@ -104,7 +106,7 @@ class Ground:
         """Returns the trial of a seed."""
         rng = random.Random(seed)
         while True:
-            kind = rng.choice(list(KINDS))
+            (kind,) = rng.choices(list(KINDS), [WEIGHTS.get(kind, 1) for kind in KINDS])
             key = rng.choice(self.keys[kind])
             damage = rng.choice(DAMAGES)
             changes = self._changes(rng, kind, key, damage)

@@ -50,6 +50,9 @@ def read_everything(
     """
     store = latent_store.open(url)
     found: dict[str, str] = {}
+    for codec_id in sorted(store.codecs()):
+        tables = sorted(store.codec_tables(codec_id).items())
+        found[f"{codec_id} tables"] = digest([(name, digest(table)) for name, table in tables])
     for path in streams:
         found[f"stream {path.name}"] = digest(_decoded_stream(store, path))
     for name, keys in sorted(wanted.items(), key=lambda item: item[0] not in first):
@@ -113,7 +116,6 @@ def _read_latents(split: Split, codec_id: str) -> Iterator[tuple[str, Any]]:
     for name in LATENT_COLUMNS:
         yield name, latents.column(name, rows)
     yield "quality", sorted(latents.quality(rows).items())
-    yield "tables", sorted(split.store.codec_tables(codec_id).items())
     for row in rows.tolist():
         yield f"strings {row}", latents.y_string(row) + latents.z_string(row)
     codec = _codec(split.store.codec_checkpoint(codec_id), latents.spec)
