@@ -30,6 +30,8 @@ def consolidate(location: Location, path: str) -> None:
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
         # The store's own objects below .latent_store are no Zarr nodes, by design.
         warnings.filterwarnings("ignore", "Object at .latent_store", ZarrUserWarning)
+        # Nor is what an unfinished job made below a group that keeps an older picture.
+        warnings.filterwarnings("ignore", ".*not found in consolidated metadata", ZarrUserWarning)
         zarr.consolidate_metadata(location.zarr_store(read_only=False), path=path or None)
 
 
@@ -46,11 +48,10 @@ def differences(location: Location, path: str, finished: set[str]) -> Iterator[t
         ``(path of a node, what is wrong)``; the group's own path where the picture is.
     """
     record = groups.read_metadata(location, path) or {}
-    pictured = (record.get(CONSOLIDATED) or {}).get("metadata")
-    if not isinstance(pictured, dict):
-        yield path, "has no consolidated metadata"
-        return
-    for name, then in pictured.items():
+    picture = record.get(CONSOLIDATED)
+    pictured = picture.get("metadata") if isinstance(picture, dict) else None
+    # Without a picture, foreign readers read the nodes themselves.
+    for name, then in (pictured if isinstance(pictured, dict) else {}).items():
         node = f"{path}/{name}" if path else name
         inside = any(f"{node}/".startswith(f"{part}/") for part in finished)
         above = any(part.startswith(f"{node}/") for part in finished)
@@ -63,8 +64,15 @@ def differences(location: Location, path: str, finished: set[str]) -> Iterator[t
             continue
         if now is None or now["node_type"] != _plain(then).get("node_type"):
             yield node, "its metadata is missing, or another node's"
-        elif inside and _plain(now) != _plain(then):
+        elif inside and not _shows(_plain(then), _plain(now)):
             yield path, f"its consolidated metadata shows another {node} than there is"
+
+
+def _shows(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tells whether a node looks as in the picture, but for attributes added since."""
+    attrs, shown = now.get("attributes", {}), then.get("attributes", {})
+    same = isinstance(shown, dict) and {k: attrs.get(k) for k in shown} == shown
+    return same and {**now, "attributes": shown} == {**then, "attributes": shown}
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -174,9 +174,8 @@ class Split:
         Raises:
             MissingComponentError: There are none, or several.
         """
-        have = [
-            key.removeprefix("teacher/") for key in self.components() if key.startswith("teacher/")
-        ]
+        keys = component_keys(self.store.location, self.plan.name)
+        have = [key.removeprefix("teacher/") for key in keys if key.startswith("teacher/")]
         if teacher_id is None and len(have) == 1:
             teacher_id = have[0]
         if teacher_id not in have:

@@ -1,0 +1,138 @@
+"""Stores of every format version are read for ever; what a newer minor version adds is ignored."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zarr
+
+import latent_store
+from latent_store import cli, component, groups, index, integrity, receipts, seals
+from latent_store.codec.deep_check import check_streams
+from latent_store.consolidated import consolidate
+from latent_store.errors import FormatVersionError
+from latent_store.location import Location
+from tests.latent_store.archives.make_v1 import ARCHIVE, EXPECTED, digests
+from tests.latent_store.readings import contents
+
+MAX_ARCHIVE_BYTES = 1_500_000
+NEWER = {"encoding-version": "1.9", "unknown": {"of": "a newer minor version"}}
+
+
+@pytest.fixture
+def archived(tmp_path: Path) -> Path:
+    """The archived store, unpacked."""
+    url = tmp_path / "v1.zarr"
+    zipfile.ZipFile(ARCHIVE).extractall(url)
+    return url
+
+
+def test_the_archive_of_version_1_reads_as_it_was_written(archived: Path) -> None:
+    assert digests(archived) == json.loads(EXPECTED.read_text())
+    assert ARCHIVE.stat().st_size <= MAX_ARCHIVE_BYTES
+
+
+def test_the_archive_has_no_defects(archived: Path) -> None:
+    assert list(integrity.verify(Location(archived), deep=check_streams)) == []
+
+
+def test_a_newer_minor_version_with_unknown_things_is_read(archived: Path) -> None:
+    make_newer(archived)
+    assert latent_store.open(archived)["made/train"].plan.num_rows == 6
+    assert digests(archived) == json.loads(EXPECTED.read_text())
+    assert list(integrity.verify(Location(archived), deep=check_streams)) == []
+
+
+def test_a_newer_major_version_is_refused(archived: Path, fails: Callable[..., str]) -> None:
+    edit(archived, "", lambda attrs: {**attrs, "encoding-version": "2.0"})
+    line = fails(cli.main, ["inspect", str(archived)])
+    assert "has format version 2.0, this library reads 1.0; install a release of" in line
+
+
+def test_a_component_of_a_newer_major_version_is_refused_alone(archived: Path) -> None:
+    edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": "2.0"}))
+    split = latent_store.open(archived)["made/train"]
+    with pytest.raises(FormatVersionError, match=r"made/train/labels in .* has format version 2\."):
+        split.labels()
+    assert len(split.teacher().rows) == 5
+
+
+def make_newer(url: Path) -> None:
+    """Adds what a writer of a later minor version might: attributes, arrays, groups, fields."""
+    location = Location(url)
+    names = ["", "made", "made/train", "made/train/latents"]
+    for name in names:
+        edit(url, name, lambda attrs: {**attrs, **NEWER})
+    for name in names[:-1]:
+        add_array(url, name)
+    for name in latent_store.open(url).splits():
+        plan_path = url / f".latent_store/{name}/plan.json"
+        plan_path.write_bytes(with_unknown(plan_path.read_bytes(), "samples"))
+        for path in plan_path.parent.rglob("receipts/**/*.json"):
+            path.write_bytes(with_unknown(path.read_bytes(), "rows"))
+        for key in latent_store.open(url)[name].components():
+            add_to_component(location, name, key)
+    small = [*url.glob("codecs/*/zarr.json"), *url.glob("codecs/*/rankings/*/zarr.json")]
+    for group in [str(path.parent.relative_to(url)) for path in small]:
+        edit(url, group, lambda attrs: seals.sealed({**attrs, "unknown": 1}))
+        add_array(url, group)
+    for name, keys in contents(url).items():
+        for path in [*(f"{name}/{key}" for key in keys), name, ""]:
+            consolidate(location, path)
+
+
+def add_to_component(location: Location, split: str, key: str) -> None:
+    """Adds to a component's tables, attributes and arrays, and seals it as its writer would."""
+    url = Path(location.url)
+    base = f"{split}/{key}"
+    tables = dict(component.open_component(location, split, key).attrs[component.TABLES])
+    for name in tables:
+        path = url / index.index_key(split, name)
+        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        if not name.endswith((".objects", ".dead_letters")):
+            table = table.append_column("unknown", pa.array([1] * table.num_rows))
+            for receipt_path in (url / receipts.receipt_prefix(split, key)).glob("*.json"):
+                stats = json.loads(receipt_path.read_bytes())
+                stats.pop(seals.CRC32C)
+                for row in stats["rows"]:
+                    row["stats"]["unknown"] = 1
+                receipt_path.write_bytes(seals.seal_record(stats))
+        tables[name] = index.write_table(location, index.index_key(split, name), table)
+    edit(url, base, lambda a: seals.sealed({**a, **NEWER, component.TABLES: tables}))
+    add_array(url, base)
+    # A user's own note is no part of what was sealed.
+    edit(url, base, lambda attrs: {**attrs, "note": "mine"})
+
+
+def with_unknown(data: bytes, records: str) -> bytes:
+    """Adds a field to a sealed record and to each of its records."""
+    record = json.loads(data)
+    record.pop(seals.CRC32C)
+    for part in record[records]:
+        part["unknown"] = [1, 2]
+    return seals.seal_record({**record, "unknown": "x"})
+
+
+def edit(url: Path, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Changes a group's attributes, and keeps its consolidated metadata."""
+    file = url / groups.metadata_key(path)
+    record = json.loads(file.read_bytes())
+    record["attributes"] = change(record["attributes"])
+    file.write_text(json.dumps(record))
+
+
+def add_array(url: Path, path: str) -> None:
+    """Adds an array and a group that today's reader does not know."""
+    group = zarr.open_group(url, path=path, mode="r+", use_consolidated=False)
+    metadata = (url / path / "zarr.json").read_bytes()
+    group.create_array("unknown_array", shape=(3,), dtype="int8")[:] = 1
+    group.create_group("unknown_group")
+    (url / path / "zarr.json").write_bytes(metadata)
