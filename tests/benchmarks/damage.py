@@ -22,10 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from latent_store.console import progress
+from tests.benchmarks.bench import Bench, Line
 from tests.latent_store.damage import ALLOWED, CRASH, DETECTED, HARMLESS, SILENT, Ground, Outcome
 from tests.latent_store.made_store import make_store
 
 MOST_SHOWN = 50
+PROCESSES = 2
 RESULTS = (DETECTED, HARMLESS, SILENT, CRASH)
 
 
@@ -55,9 +57,26 @@ def make_flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0, help="of the first trial")
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     return parser
+
+
+def measure(bench: Bench) -> list[Line]:
+    """Damages a made store of every kind of component; how the pictures look is of no matter."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder))
+        trials = run_trials(Path(folder), range(bench.trials), PROCESSES)
+        found = Counter(o.result for o in progress(trials, desc="damage", total=bench.trials))
+    counts = ", ".join(f"{found[result]} {result}" for result in RESULTS)
+    return [
+        Line(
+            what="random damage to objects, receipts, indexes, metadata and stream files",
+            promised="0 silent, 0 crashes",
+            measured=f"{counts} of {bench.trials} trials",
+            holds=not found[SILENT] and not found[CRASH],
+        )
+    ]
 
 
 def prepare(root: Path) -> None:

@@ -21,6 +21,7 @@ from latent_store.reader import LatentStore
 from tests.benchmarks import (
     bench,
     compressors,
+    damage,
     disk,
     fill,
     ledger,
@@ -37,6 +38,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "prefix": prefixes.measure,
     "stock": stock_codec.measure,
     "indexes": scale_indexes.measure,
+    "damage": damage.measure,
     "readers": readers.measure,
     "disk": disk.measure,
 }
@@ -61,6 +63,7 @@ def make_flags() -> argparse.ArgumentParser:
     add("--ranking", default="entropy", help="ranking to measure; made by entropy if it is missing")
     add("--rows", default=",".join([*ROWS, COMPRESSORS]), help="rows to measure, with commas")
     add("--trial_images", type=int, default=16, help="images of each codec for the compressors")
+    add("--trials", type=int, default=10_000, help="trials of damage")
     add("--output", type=Path, help="file for the tables as well")
     return parser
 
@@ -85,6 +88,7 @@ def _run(argv: Sequence[str] | None) -> int:
         codec_ids=codec_ids,
         splits=splits,
         ranking_id=flags.ranking,
+        trials=flags.trials,
     )
     lines = [line for name in names if name in ROWS for line in ROWS[name](measured)]
     tables = [markdown(bench.HEADER, [line.cells() for line in lines])] if lines else []

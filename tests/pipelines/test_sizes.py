@@ -15,7 +15,7 @@ import torch
 import latent_store
 from latent_store import cli, component, receipts
 from latent_store.codec import codec_from_store
-from latent_store.codec.decoding import decode_sample
+from latent_store.codec.decoding import StoredSource
 from latent_store.codec.deep_check import decode_indexes
 from latent_store.component_readers import ComponentReader
 from latent_store.finalize import finalize
@@ -179,8 +179,8 @@ def test_measured_rates_and_inputs_do_not_depend_on_the_canvas(pair: Any) -> Non
 def test_pictures_decode_at_their_own_size(pair: Any, channels: str) -> None:
     mixed, theirs, tight, mine = pair
     for name in tight.sample_ids(mine):
-        one = decode_sample(mixed, name, channels, ranking_id=RANKING)
-        other = decode_sample(tight, name, channels, ranking_id=RANKING)
+        one = StoredSource(mixed, name, None, RANKING).decode(channels)
+        other = StoredSource(tight, name, None, RANKING).decode(channels)
         np.testing.assert_array_equal(one.image_HWC, other.image_HWC)
         assert one.image_HWC.shape[:2] in SIZES.values()
         assert (one.y_bytes, one.z_bytes) == (other.y_bytes, other.z_bytes)
