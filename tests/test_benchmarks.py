@@ -43,11 +43,11 @@ def store_args(tiny_store: TinyStore, tmp_path: Path) -> list[str]:
     return [
         *("--data_root", str(tiny_store.data_root), "--codecs", str(checkpoint)),
         *("--store", str(tiny_store.url), "--ranking", RANKING, "--work", str(tmp_path)),
-        *("--images", "5", "--trial_images", "2"),
+        *("--images", "5", "--trial_images", "2", "--trials", "3"),
     ]
 
 
-WITHOUT_DISK = "ledger,prefix,stock,indexes,readers,compressors"
+WITHOUT_DISK = "ledger,prefix,stock,indexes,damage,readers,compressors"
 
 
 def test_a_store_keeps_its_promises(store_args: list[str], tmp_path: Path, capsys: Any) -> None:
@@ -107,4 +107,4 @@ def test_a_missing_store_is_made(tiny_store: TinyStore, store_args: list[str], c
 def test_an_unknown_row_is_refused(store_args: list[str], fails: Callable[..., str]) -> None:
     line = fails(store.main, [*store_args, "--rows", "ledger,leger"])
     assert "--rows has leger" in line
-    assert "rows are ledger, prefix, stock, indexes, readers, disk, compressors" in line
+    assert "rows are ledger, prefix, stock, indexes, damage, readers, disk, compressors" in line

@@ -44,6 +44,7 @@ class Bench:
     Attributes:
         splits: Name -> how many of its first images.
         ranking_id: Every codec has this ranking, and every split its copies.
+        trials: Of the row ``damage``.
     """
 
     store: LatentStore
@@ -51,6 +52,7 @@ class Bench:
     codec_ids: tuple[str, ...]
     splits: dict[str, int]
     ranking_id: str
+    trials: int
     seed: int = 0
 
     def codec(self, codec_id: str) -> Codec:

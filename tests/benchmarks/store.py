@@ -25,6 +25,7 @@ from tests.benchmarks import (
     fill,
     ledger,
     prefixes,
+    random_damage,
     readers,
     scale_indexes,
     stock_codec,
@@ -37,6 +38,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "prefix": prefixes.measure,
     "stock": stock_codec.measure,
     "indexes": scale_indexes.measure,
+    "damage": random_damage.measure,
     "readers": readers.measure,
     "disk": disk.measure,
 }
@@ -60,6 +62,7 @@ def make_flags() -> argparse.ArgumentParser:
     add("--store", help="URL of a store to measure and complete (default: one in --work)")
     add("--ranking", default="entropy", help="ranking to measure; made by entropy if it is missing")
     add("--rows", default=",".join([*ROWS, COMPRESSORS]), help="rows to measure, with commas")
+    add("--trials", type=int, default=2000, help="damaged stores of the row damage")
     add("--trial_images", type=int, default=16, help="images of each codec for the compressors")
     add("--output", type=Path, help="file for the tables as well")
     return parser
@@ -85,6 +88,7 @@ def _run(argv: Sequence[str] | None) -> int:
         codec_ids=codec_ids,
         splits=splits,
         ranking_id=flags.ranking,
+        trials=flags.trials,
     )
     lines = [line for name in names if name in ROWS for line in ROWS[name](measured)]
     tables = [markdown(bench.HEADER, [line.cells() for line in lines])] if lines else []
