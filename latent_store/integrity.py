@@ -69,7 +69,7 @@ def verify(
             found = list(_component_defects(location, plan, key, on_shard))
             yield from found
             if deep is not None and not found:
-                yield from deep(location, plan, key)
+                yield from _deep_defects(location, plan, key, deep)
     yield from _consolidated_defects(location, splits)
 
 
@@ -79,10 +79,10 @@ def repair(location: Location, defects: list[Defect]) -> int:
     Returns:
         How many shards were dropped.
     """
+    for path in {d.metadata for d in defects if d.metadata is not None}:
+        location.delete(groups.metadata_key(path))
     dropped = set()
     for defect in defects:
-        if defect.metadata is not None:
-            location.delete(groups.metadata_key(defect.metadata))
         if defect.split is None or defect.component is None:
             continue
         path = f"{defect.split}/{defect.component}"
@@ -160,6 +160,16 @@ def _component_defects(
         yield Defect(where=where, what="every shard is whole, but it was not finalized")
         return
     yield from _index_defects(location, plan, key, group, good)
+
+
+def _deep_defects(
+    location: Location, plan: ShardPlan, key: str, deep: DeepCheck
+) -> Iterator[Defect]:
+    try:
+        yield from deep(location, plan, key)
+    except LatentStoreError as error:
+        # Its codec or ranking cannot be read: named already, and nothing can be decoded.
+        yield Defect(where=f"{plan.name}/{key}", what=str(error))
 
 
 def _index_defects(

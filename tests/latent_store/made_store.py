@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import latent_store
 from latent_store import codecs, component, schema
@@ -44,6 +45,7 @@ SAMPLES_PER_SHARD = 2
 FEATURES = 6
 CODECS = ((8, 40), (8, 24))
 """N and M of the codecs; the first one's latents are ranked."""
+LOUDER = 30
 BAD = 1
 """The sample of ``train`` that failed at first; mended, it has another height."""
 
@@ -64,7 +66,7 @@ def make_store(root: Path, past: Path | None = None) -> Path:
     url = root / "made.zarr"
     location = Location(url)
     component.create_store(location)
-    made = [codec_from_bytes(save(make_model(*size).state_dict())) for size in CODECS]
+    made = [_make_codec(*size) for size in CODECS]
     _write_split(location, make_plan(DATASET, "val", _samples(2), SAMPLES_PER_SHARD), made[:1], 50)
     plan = make_plan(DATASET, "train", _samples(3, mended=False), SAMPLES_PER_SHARD)
     _write_split(location, plan, made, 0, bad={BAD})
@@ -86,6 +88,15 @@ def made_picture(seed: int, height: int, width: int) -> np.ndarray:
     waves = [127 + 90 * np.sin(x / (5 + c) + seed) * np.cos(y / (7 + c)) for c in range(3)]
     noisy = np.stack(waves, axis=2) + rng.normal(scale=20, size=(height, width, 3))
     return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def _make_codec(hyper_channels: int, channels: int) -> Codec:
+    """Returns a made codec with louder analysis: fresh weights alone round everything to 0."""
+    model = make_model(hyper_channels, channels)
+    with torch.no_grad():
+        model.g_a[-1].weight.mul_(LOUDER)
+        model.h_a[-1].weight.mul_(LOUDER)
+    return codec_from_bytes(save(model.state_dict()))
 
 
 def _samples(count: int, *, mended: bool = True) -> list[Sample]:

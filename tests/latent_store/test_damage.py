@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from pathlib import Path
 
 import google_crc32c
@@ -16,28 +15,12 @@ from latent_store.codec.deep_check import check_streams
 from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.location import Location
 from pipelines import encode
-from tests.benchmarks.damage import prepare, run_trials
+from tests.benchmarks.damage import run_trials
 from tests.conftest import TRAIN, TinyStore, encode_args
 from tests.latent_store.damage import ALLOWED, DAMAGES, HARMLESS, KINDS, Ground
 
 TRIALS = 160
 VERIFIED = 60
-
-
-@pytest.fixture(scope="session")
-def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made store, its past, and stream files; do not write to it."""
-    root = tmp_path_factory.mktemp("made")
-    prepare(root)
-    return root
-
-
-@pytest.fixture
-def ground(made_root: Path) -> Ground:
-    """The made store with a private copy; hard links, so on the same file system."""
-    scratch = made_root / f"scratch-{random.random()}"
-    scratch.mkdir()
-    return Ground(made_root / "whole", made_root / "past.zarr", scratch)
 
 
 def test_no_damage_is_silent_and_none_crashes(made_root: Path) -> None:
