@@ -18,6 +18,7 @@ from latent_store.schema import IGNORE_LABEL
 from pipelines.datasets import DatasetReader, read_picture
 from training.loader import EpochLoader, LoaderConfig, TensorBatch, to_tensors
 from training.prefetch import Prefetcher
+from training.ranks import ALONE, Ranks
 from training.sampling import batches_an_epoch, crop_origin, plan_epoch
 from training.sources import CropRule
 
@@ -80,13 +81,18 @@ class RawImageLoader(EpochLoader):
         images: What is read.
         config: How batches are made.
         seed: Order and crops depend on it, the epoch and the row.
+        ranks: Those that train together; only this one's part of each batch is read.
 
     Raises:
-        LatentStoreError: A batch is larger than the split.
+        LatentStoreError: A batch is larger than the split, or cannot be shared equally.
     """
 
-    def __init__(self, images: RawImages, config: LoaderConfig, *, seed: int) -> None:
+    def __init__(
+        self, images: RawImages, config: LoaderConfig, *, seed: int, ranks: Ranks = ALONE
+    ) -> None:
         super().__init__()
+        ranks.require_equal_shares(config.batch_size)
+        self.ranks = ranks
         if config.batch_size > len(images.samples):
             message = (
                 f"--batch_size {config.batch_size} is larger than the split, which has "
@@ -135,16 +141,17 @@ class RawImageLoader(EpochLoader):
             )
             batches = [batch for load in loads for batch in load]
             for batch in batches[position if current == epoch else 0 :]:
-                yield [batch], self.rule, current
+                yield [self.ranks.share(batch)], self.rule, current
 
 
 class WholeRawImages:
-    """Whole pictures in order, for validation."""
+    """Whole pictures in order, for validation; each rank has its own batches."""
 
-    def __init__(self, images: RawImages, *, batch_size: int) -> None:
+    def __init__(self, images: RawImages, *, batch_size: int, ranks: Ranks = ALONE) -> None:
         self.images = images
         rows = range(len(images.samples))
-        self.batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        self.batches = batches[ranks.rank :: ranks.world]
 
     def __iter__(self) -> Iterator[TensorBatch]:
         rule = CropRule(seed=0, crop=0)

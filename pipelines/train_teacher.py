@@ -2,12 +2,16 @@
 
 Its first two layers give the features that students distil, its weights are where students
 start, and it is itself the pixel-domain reference ("trained on raw").
+
+Several GPUs share every batch under ``torchrun --standalone --nproc_per_node 4 -m
+pipelines.train_teacher``; ``--batch_size`` counts all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +30,7 @@ from training.initialise import start_from_pretrained
 from training.loader import LoaderConfig
 from training.losses import SegmentationLoss
 from training.networks import BACKBONES, NetworkConfig, build_network
+from training.ranks import ALONE, Ranks, joined
 from training.tasks import SegmentationTask, SegmentationValidator
 from training.trainer import FitResult, fit
 from training.trainer_config import TrainerConfig
@@ -79,8 +84,9 @@ def train_teacher(
     output: Path,
     *,
     resume: bool = False,
+    ranks: Ranks = ALONE,
 ) -> FitResult:
-    """Trains the teacher.
+    """Trains the teacher, together with other ranks where there are any.
 
     Raises:
         LatentStoreError: The data root lacks something, or the flags contradict each other.
@@ -100,7 +106,7 @@ def train_teacher(
     network = build_network(config)
     if teacher.pretrained != NONE:
         start_from_pretrained(network, teacher.pretrained)
-    loader = RawImageLoader(images, loader_config, seed=trainer.seed)
+    loader = RawImageLoader(images, loader_config, seed=trainer.seed, ranks=ranks)
     try:
         return fit(
             SegmentationTask(network, SegmentationLoss(lambda_kd=0, rate_weight=0)),
@@ -109,9 +115,10 @@ def train_teacher(
             output,
             meta=_meta(teacher),
             run_config=_resolved(teacher, loader_config, trainer),
-            validate=_validator(reader, teacher, loader_config),
+            validate=_validator(reader, teacher, loader_config, ranks),
             resume=resume,
             free=free_fields(*CONFIGS),
+            ranks=ranks,
         )
     finally:
         loader.close()
@@ -119,7 +126,12 @@ def train_teacher(
 
 def _run(args: argparse.Namespace) -> int:
     teacher, loader, trainer = (read_flags(args, config) for config in CONFIGS)
-    result = train_teacher(teacher, loader, trainer, args.output, resume=args.resume)
+    with joined() as ranks:
+        result = train_teacher(
+            teacher, loader, trainer, args.output, resume=args.resume, ranks=ranks
+        )
+    if not ranks.first:
+        return 0
     miou = f"mIoU {result.scores['miou']:.4f}, " if result.scores else ""
     print(f"{result.checkpoint}: {miou}{result.step} steps in {result.seconds:.0f} s")
     return 0
@@ -139,13 +151,14 @@ def _resolved(*configs: Any) -> dict[str, Any]:
 
 
 def _validator(
-    reader: DatasetReader, teacher: TeacherConfig, loader: LoaderConfig
+    reader: DatasetReader, teacher: TeacherConfig, loader: LoaderConfig, ranks: Ranks
 ) -> SegmentationValidator | None:
     if teacher.val_split == NONE:
         return None
     samples = _first(reader.manifest(teacher.val_split), teacher.val_max_samples)
     images = RawImages(reader, samples, cache_mb=loader.cache_mb)
-    return SegmentationValidator(WholeRawImages(images, batch_size=1), CITYSCAPES_CLASSES)
+    whole = WholeRawImages(images, batch_size=1, ranks=ranks)
+    return SegmentationValidator(whole, CITYSCAPES_CLASSES, ranks=ranks)
 
 
 def _first(samples: list[Sample], count: int) -> list[Sample]:
@@ -153,3 +166,7 @@ def _first(samples: list[Sample], count: int) -> list[Sample]:
         message = f"--max_samples and --val_max_samples must be 0 (all) or more, got {count}"
         raise LatentStoreError(message)
     return samples[:count] if count else samples
+
+
+if __name__ == "__main__":
+    sys.exit(main())

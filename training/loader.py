@@ -14,6 +14,7 @@ from latent_store.errors import LatentStoreError
 from latent_store.schema import LATENT_STRIDE
 from training.flags import flag
 from training.prefetch import KINDS, Prefetcher
+from training.ranks import ALONE, Ranks
 from training.sampling import Batch, batches_an_epoch, plan_epoch, plan_in_order
 from training.sources import Arrays, CropRule, StoreSource
 
@@ -25,7 +26,7 @@ TensorBatch = dict[str, Any]
 class LoaderConfig:
     """How batches are made."""
 
-    batch_size: int = flag("images in a batch", default=8)
+    batch_size: int = flag("images in a batch, of all ranks together", default=8)
     crop: int = flag(
         "side of the random crop in pixels, a multiple of 16; 0 = whole images", default=512
     )
@@ -128,20 +129,28 @@ class StoreLoader(EpochLoader):
         config: how batches are made.
         seed: order and crops depend on it, the epoch and the row, on nothing else.
         pin_memory: whether tensors are put into page-locked memory, for a GPU.
+        ranks: those that train together; only this one's part of each batch is read.
 
     Raises:
-        LatentStoreError: if a batch is larger than the split.
+        LatentStoreError: if a batch is larger than the split, or cannot be shared equally.
     """
 
     def __init__(
-        self, source: StoreSource, config: LoaderConfig, *, seed: int, pin_memory: bool = False
+        self,
+        source: StoreSource,
+        config: LoaderConfig,
+        *,
+        seed: int,
+        pin_memory: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
+        ranks.require_equal_shares(config.batch_size)
         self.source = source
         self.config = config
         self.rule = CropRule(seed=seed, crop=config.crop)
         self.groups = source.groups(self.rule)
-        self._pin_memory = pin_memory
+        self._pin_memory, self._ranks = pin_memory, ranks
         if config.batch_size > len(source.rows):
             raise LatentStoreError(
                 f"--batch_size {config.batch_size} is larger than {source.spec.split}, which has "
@@ -176,7 +185,9 @@ class StoreLoader(EpochLoader):
         self.close_stream()
         self._prefetcher.close()
 
-    def _loads(self, epoch: int, position: int) -> Iterator[tuple[list[Batch], CropRule, int]]:
+    def _loads(
+        self, epoch: int, position: int
+    ) -> Iterator[tuple[list[Batch], CropRule, int, Ranks]]:
         for current in itertools.count(epoch):
             loads = plan_epoch(
                 self.groups,
@@ -189,23 +200,32 @@ class StoreLoader(EpochLoader):
             skip = position if current == epoch else 0
             for load in loads:
                 if skip < len(load):
-                    yield load[skip:], self.rule, current
+                    yield load[skip:], self.rule, current, self._ranks
                 skip = max(skip - len(load), 0)
 
 
 class WholeImages:
-    """A split's whole images in row order, for validation: every row once.
+    """A split's whole images in row order, for validation: every row once, on one of the ranks.
 
     Args:
         source: what is read.
         batch_size: images in a batch, at most; they have one coded size.
         workers: background threads that read ahead, within one pass.
+        ranks: those that validate together, each its own batches.
     """
 
-    def __init__(self, source: StoreSource, *, batch_size: int = 1, workers: int = 1) -> None:
+    def __init__(
+        self,
+        source: StoreSource,
+        *,
+        batch_size: int = 1,
+        workers: int = 1,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.source = source
         self.rule = CropRule(seed=0, crop=0)
-        self.loads = plan_in_order(source.groups(self.rule), batch_size=batch_size)
+        loads = plan_in_order(source.groups(self.rule), batch_size=batch_size)
+        self.loads = loads[ranks.rank :: ranks.world]
         self._prefetcher = Prefetcher(source.load, workers=workers)
 
     def __len__(self) -> int:

@@ -22,22 +22,30 @@ class RunLog:
         output: folder of the run.
         resumed_step: records of later steps, which an interrupted run left, are dropped.
         tensorboard: whether to write TensorBoard files, to `tb/`.
+        silent: write nothing; another rank does.
 
     Raises:
         LatentStoreError: if TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, output: Path, *, resumed_step: int, tensorboard: bool) -> None:
+    def __init__(
+        self, output: Path, *, resumed_step: int, tensorboard: bool, silent: bool = False
+    ) -> None:
+        self._file, self._board = None, None
+        if silent:
+            return
         path = output / LOG_FILE
         _drop_later(path, resumed_step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = _open_board(output / "tb", resumed_step) if tensorboard else None
+        if tensorboard:
+            self._board = _open_board(output / "tb", resumed_step)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -50,6 +58,8 @@ class RunLog:
             epoch: the epoch that they belong to, from 0.
             values: numbers by name; nan becomes null in JSON and a gap in curves.
         """
+        if self._file is None:
+            return
         finite = {name: value if value == value else None for name, value in values.items()}
         record = {"kind": kind, "step": step, "epoch": epoch, **finite}
         self._file.write(json.dumps(record) + "\n")

@@ -6,7 +6,7 @@ use. One file, renamed into place, cannot be half old and half new.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 
 from latent_store.errors import CheckpointError, LatentStoreError
 from training.checkpoints import parse, read_file, state_on_cpu, write_payload
+from training.ranks import Ranks
 from training.run_log import Meters
 
 RESUME_FILE = "resume.pt"
@@ -49,8 +50,9 @@ def save_run(
     loader: Any,
     meters: Meters,
     config: Mapping[str, Any],
+    rng: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Writes `resume.pt` atomically."""
+    """Writes `resume.pt` atomically; `rng` holds every rank's `random_state`, by rank."""
     payload = {
         "format": RESUME_FORMAT,
         "format_version": 1,
@@ -60,10 +62,7 @@ def save_run(
         "optimizer": optimizer.state_dict(),
         "loader": loader.state_dict(),
         "meters": meters.state_dict(),
-        "rng": {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        },
+        "rng": list(rng),
     }
     write_payload(output / RESUME_FILE, payload)
 
@@ -78,8 +77,12 @@ def load_run(
     *,
     free: frozenset[str],
     device: torch.device,
+    ranks: Ranks,
 ) -> RunState:
     """Reads `resume.pt` back into the parts of a run.
+
+    Another number of ranks, or another kind of device, may go on with a run: only dropout then
+    starts from fresh random numbers.
 
     Args:
         free: names in `config` that may have changed.
@@ -101,10 +104,24 @@ def load_run(
     optimizer.load_state_dict(payload["optimizer"])
     loader.load_state_dict(payload["loader"])
     meters.load_state_dict(payload["meters"], device)
-    torch.set_rng_state(payload["rng"]["cpu"])
-    if len(payload["rng"]["cuda"]) == torch.cuda.device_count() > 0:
-        torch.cuda.set_rng_state_all(payload["rng"]["cuda"])
+    if len(payload["rng"]) == ranks.world:
+        _set_random_state(payload["rng"][ranks.rank], device)
     return RunState(**payload["state"])
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Returns where this process's random numbers are: "cpu", and "cuda" for a GPU, else None."""
+    on_gpu = device.type == "cuda"
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if on_gpu else None,
+    }
+
+
+def _set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def require_same_config(

@@ -26,6 +26,7 @@ from latent_store.component_readers import (
 from latent_store.errors import DatasetError
 from latent_store.reader import Split
 from latent_store.schema import FEATURE_STRIDE, IGNORE_LABEL, LATENT_STRIDE
+from training.ranks import ALONE, Ranks
 from training.sampling import Batch, crop_origin, group_by_size
 
 Arrays = dict[str, Any]
@@ -151,20 +152,27 @@ class StoreSource:
         sizes = [rule.size(coded) for coded in self.coded_sizes(self.rows)]
         return group_by_size(self.rows.tolist(), sizes)
 
-    def load(self, batches: Sequence[Batch], rule: CropRule, epoch: int) -> list[Arrays]:
-        """Reads and crops batches that are handed out together.
+    def load(
+        self, batches: Sequence[Batch], rule: CropRule, epoch: int, ranks: Ranks = ALONE
+    ) -> list[Arrays]:
+        """Reads and crops batches, or this rank's part of them, that are handed out together.
 
         Returns:
             For each batch: "y_hat_BCHW" (integers) or "x_BHWC" (uint8), "labels_BHW" (uint8),
             "features_BCHW" (float32, if there is a teacher), "pooled_BC" (if there is a gate),
             "channel_bits_BC", "pixels_B" (original pixels), "valid_B2" (height and width of the
-            crop that are original image), "rows_B", "sample_ids".
+            crop that are original image), "rows_B", "sample_ids", and "batch_rows", the row
+            numbers of the whole batch.
         """
-        rows = np.unique(np.concatenate([np.asarray(batch, np.int64) for batch in batches]))
+        parts = [ranks.share(batch) for batch in batches]
+        rows = np.unique(np.concatenate([np.asarray(part, np.int64) for part in parts]))
         sizes = self.coded_sizes(rows)
         wholes = dict(zip(rows.tolist(), sizes, strict=True))
         inputs = self._inputs(rows)
-        return [self._crop(batch, inputs, wholes, rule, epoch) for batch in batches]
+        return [
+            self._crop(part, inputs, wholes, rule, epoch) | {"batch_rows": batch}
+            for part, batch in zip(parts, batches, strict=True)
+        ]
 
     def read_features(self, row: int, window: Window | None = None) -> np.ndarray:
         """Returns the teacher's features of one image, float32 [64, h, w].

@@ -16,6 +16,7 @@ from training.gate import annealed, gumbel_noise
 from training.losses import Counts, SegmentationLoss, count
 from training.metrics import ConfusionMatrix
 from training.networks import PixelNetwork
+from training.ranks import ALONE, Ranks
 from training.sampling import draw_cut
 
 
@@ -91,7 +92,7 @@ class SegmentationTask(nn.Module):
         cuts = self.network.config.cuts
         if not cuts:
             return batch
-        return cut_batch(batch, draw_cut(self.seed, epoch, batch["rows_B"].tolist(), cuts))
+        return cut_batch(batch, draw_cut(self.seed, epoch, batch["batch_rows"], cuts))
 
     def _noise(self, batch: Mapping[str, Any], epoch: int) -> dict[str, torch.Tensor]:
         gate = getattr(self.network, "gate", None)
@@ -107,9 +108,17 @@ class SegmentationValidator:
     Args:
         batches: whole images as `WholeImages` yields them; iterated anew each time.
         class_names: by train id.
+        ranks: those that validate together; each has its own batches, all return the same.
     """
 
-    def __init__(self, batches: Iterable[Mapping[str, Any]], class_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        batches: Iterable[Mapping[str, Any]],
+        class_names: Sequence[str],
+        *,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.ranks = ranks
         self.batches = batches
         self.class_names = tuple(class_names)
 
@@ -133,8 +142,11 @@ class SegmentationValidator:
                 # Padding is labelled 255, so it counts nowhere.
                 matrix.update(on_device["labels_BHW"], outputs["logits"].argmax(1))
                 if "gate" in outputs:
-                    gates.append(outputs["gate"])
+                    gates.append(outputs["gate"].cpu())
         network.train(was_training)
+        for matrix in matrices.values():
+            matrix.counts_KK = sum(self.ranks.gather(matrix.counts_KK))
+        gates = [gate for part in self.ranks.gather(gates) for gate in part]
         if not matrices[cuts[0]].pixels:
             raise DatasetError(
                 "mIoU is undefined: no pixel of the validation images has a label (all are 255); "

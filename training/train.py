@@ -5,6 +5,10 @@
         --selection static --mask frequency --keep 16
     train-from-store --store cv.zarr --dataset cityscapes --output runs/any \\
         --selection any --mask frequency
+
+Several GPUs, each with its part of every batch (--batch_size counts all of them):
+
+    torchrun --standalone --nproc_per_node 4 -m training.train --store cv.zarr --output runs/one ...
 """
 
 import argparse
@@ -35,10 +39,10 @@ from training.job import CONFIGS, FREE, NONE, Job, ModelConfig
 from training.loader import StoreLoader, WholeImages
 from training.losses import SegmentationLoss
 from training.networks import LatentNetwork, NetworkConfig, build_network
+from training.ranks import ALONE, Ranks, joined
 from training.sources import SourceSpec, StoreSource
 from training.tasks import SegmentationTask, SegmentationValidator
 from training.trainer import FitResult, fit
-from training.trainer_config import choose_device
 
 COMMAND = "train-from-store"
 _LOG = logging.getLogger(__name__)
@@ -81,8 +85,8 @@ def make_arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def train(job: Job) -> FitResult:
-    """Trains one network from a store.
+def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
+    """Trains one network from a store, together with other ranks where there are any.
 
     Raises:
         LatentStoreError: if the flags contradict each other or the store lacks what they ask for;
@@ -102,10 +106,11 @@ def train(job: Job) -> FitResult:
         source,
         job.loader,
         seed=trainer.seed,
-        pin_memory=choose_device(trainer.device).type == "cuda",
+        pin_memory=ranks.device(trainer.device).type == "cuda",
+        ranks=ranks,
     )
     initialise_network(network, job, inputs, source)
-    validator = make_validator(job, inputs)
+    validator = make_validator(job, inputs, ranks)
     end = job.model.temperature if job.model.temperature_end is None else job.model.temperature_end
     loss = SegmentationLoss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
     task = SegmentationTask(
@@ -123,6 +128,7 @@ def train(job: Job) -> FitResult:
             validate=validator,
             resume=job.resume,
             free=FREE,
+            ranks=ranks,
         )
     finally:
         loader.close()
@@ -223,7 +229,7 @@ def initialise_network(
         initialise.start_from_pretrained(network, job.model.pretrained)
 
 
-def make_validator(job: Job, inputs: Inputs) -> SegmentationValidator | None:
+def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> SegmentationValidator | None:
     """Returns the validator, or None without a split to validate on.
 
     Raises:
@@ -240,7 +246,7 @@ def make_validator(job: Job, inputs: Inputs) -> SegmentationValidator | None:
             "give another --val_split, or --val_split none"
         )
     source = StoreSource(source_spec(job, inputs, split))
-    return SegmentationValidator(WholeImages(source), inputs.classes)
+    return SegmentationValidator(WholeImages(source, ranks=ranks), inputs.classes, ranks=ranks)
 
 
 def make_meta(job: Job, inputs: Inputs, config: NetworkConfig) -> dict[str, Any]:
@@ -268,7 +274,12 @@ def _main(args: argparse.Namespace) -> int:
         output=args.output,
         resume=args.resume,
     )
-    result = train(job)
+    with joined() as ranks:
+        if not ranks.first:
+            logging.disable(logging.INFO)
+        result = train(job, ranks)
+    if not ranks.first:
+        return 0
     miou = f"mIoU {result.scores['miou']:.4f}, " if result.scores else ""
     print(
         f"{result.checkpoint}: {miou}{result.step} steps in {result.seconds:.0f} s, "

@@ -1,4 +1,4 @@
-"""The training loop: any task, any loader, one device; stops and continues anywhere.
+"""The training loop: any task, any loader, one process or several; stops and continues anywhere.
 
 A run's folder:
 
@@ -7,15 +7,15 @@ A run's folder:
     resume.pt     everything that `--resume` needs
     last.pt       the network as it is (the reported one); best.pt at its best validation
     last.safetensors, README.md    at the end: exported weights and model card
+
+Under `torchrun` every rank runs the loop, in step with the others; the first one alone writes.
 """
 
-import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,10 +35,12 @@ from training.determinism import algorithms
 from training.flags import free_fields
 from training.losses import Counts
 from training.model_card import model_card
+from training.ranks import ALONE, Ranks
 from training.run_log import Clock, Meters, RunLog
-from training.run_state import RESUME_FILE, RunState, load_run, save_run
+from training.run_state import RESUME_FILE, RunState, load_run, random_state, save_run
+from training.stops import LossWatch, until_sigterm
 from training.tasks import to_device
-from training.trainer_config import TrainerConfig, choose_device
+from training.trainer_config import TrainerConfig
 
 LAST_FILE = "last.pt"
 BEST_FILE = "best.pt"
@@ -113,6 +115,7 @@ def fit(
     validate: Validate | None = None,
     resume: bool = False,
     free: frozenset[str] | None = None,
+    ranks: Ranks = ALONE,
 ) -> FitResult:
     """Trains a task's network.
 
@@ -125,37 +128,40 @@ def fit(
         meta: the checkpoint's, see `LoadedNetwork`; "train", "epoch" and "step" are filled in.
         run_config: everything that the run depends on, plain types; by default `config`.
         codec_bytes: the codec's checkpoint file, to lie in the network's.
-        validate: called as `validate(network, device)`; "miou" decides which is best.pt.
+        validate: called as `validate(network, device)`; "miou" decides which is best.pt. Every rank
+            calls it, and must get the same.
         resume: go on where `resume.pt` in `output` stands, if it is there.
         free: names in `run_config` that a resumed run may change; by default `config`'s own.
+        ranks: those that train together; `loader` and `validate` must know them too.
 
     Returns:
         Where the network lies and how it went.
 
     Raises:
         LatentStoreError: if `output` holds a run and `resume` is not set, or the configuration
-            changed since.
+            changed since, or ranks cannot train this network together.
         JobFailedError: if the loss is not finite (the samples are named), if no sample has a
-            label, or after SIGTERM (a checkpoint is saved first).
+            label, or after SIGTERM on any rank (a checkpoint is saved first).
     """
-    run = _Run(task, loader, config, output, meta, run_config, codec_bytes, free)
+    run = _Run(task, loader, config, output, meta, run_config, codec_bytes, free, ranks)
     run.start(resume=resume)
     if run.state.finished:
         return run.result({})
     scores: dict[str, float] = {}
     exact = algorithms(deterministic=config.deterministic)
-    with exact, _until_sigterm() as stopping, run.opened() as log, run.bar() as bar:
+    with exact, until_sigterm() as stopping, run.opened() as log, run.bar() as bar:
         while run.state.step < run.total_steps:
             for batches in run.clock.timed(_in_groups(iter(loader), config.accumulate)):
                 parts = run.train_step(batches)
                 run.meters.add(parts)
-                run.watch(parts, batches)
                 if run.state.step % config.log_steps == 0:
                     run.log_step(log, bar, parts)
                 bar.update()
-                if stopping.is_set() or run.checkpoint_due():
+                wish = {"stop": stopping.is_set(), "save": run.checkpoint_due()}
+                told = ranks.sum_numbers(wish)
+                if told["stop"] or told["save"]:
                     run.save()
-                if stopping.is_set():
+                if told["stop"]:
                     raise JobFailedError(
                         f"stopped by SIGTERM after step {run.state.step} of {run.total_steps}; "
                         f"everything is saved in {output}: go on with --resume"
@@ -181,18 +187,20 @@ class _Run:
         run_config: Mapping[str, Any] | None,
         codec_bytes: bytes | None,
         free: frozenset[str] | None,
+        ranks: Ranks,
     ) -> None:
         self.task, self.loader, self.config, self.output = task, loader, config, output
-        self.device = choose_device(config.device)
+        self.ranks, self.device = ranks, ranks.device(config.device)
         own = {name: getattr(config, name) for name in TrainerConfig.__dataclass_fields__}
         self.run_config = dict(run_config) if run_config is not None else own
         self.free = free if free is not None else free_fields(TrainerConfig)
         self.meta, self.codec_bytes = dict(meta), codec_bytes
         self.total_steps = config.total_steps(len(loader))
         self.state, self.meters, self.clock = RunState(), Meters(), Clock()
-        self._pending: list[tuple[int, list[str], torch.Tensor]] = []
+        self.watch = LossWatch(ranks)
         self._saved_at, self._saved_epoch = time.monotonic(), 0
         task.network.to(self.device, memory_format=torch.channels_last)
+        ranks.prepare(task.network, self.device, frozen=config.freeze_batch_norm)
         # One fused pass over all parameters: the plain form takes as long as a small network.
         self.optimizer = torch.optim.Adam(
             task.network.parameters(), lr=config.learning_rate, fused=True
@@ -203,7 +211,10 @@ class _Run:
     def start(self, *, resume: bool) -> None:
         """Prepares the folder, and reads the interrupted run back if there is one."""
         self.output.mkdir(parents=True, exist_ok=True)
-        if (self.output / RESUME_FILE).exists():
+        # Dropout differs between ranks, and begins as it does in one process.
+        if not self.ranks.first:
+            torch.manual_seed(self.config.seed + self.ranks.rank)
+        if self._holds_run():
             if not resume:
                 raise LatentStoreError(
                     f"{self.output} holds a run already: go on with it with --resume, or give "
@@ -218,13 +229,24 @@ class _Run:
                 self.run_config,
                 free=self.free,
                 device=self.device,
+                ranks=self.ranks,
             )
             self._saved_epoch = self.state.epoch
         text = json.dumps(self.run_config, indent=2) + "\n"
-        write_atomically(self.output / "config.json", text.encode())
+        if self.ranks.first:
+            write_atomically(self.output / "config.json", text.encode())
         if self.config.compile:
             self.task.compile_network()
         self.set_training_mode()
+
+    def _holds_run(self) -> bool:
+        found = self.ranks.gather((self.output / RESUME_FILE).exists())
+        if len(set(found)) > 1:
+            raise LatentStoreError(
+                f"only some ranks see the run in {self.output}: give an --output that all machines "
+                "share"
+            )
+        return found[0]
 
     def set_training_mode(self) -> None:
         """Puts the network into training mode, except for frozen batch norms."""
@@ -237,21 +259,26 @@ class _Run:
     def opened(self) -> RunLog:
         """Opens the log."""
         return RunLog(
-            self.output, resumed_step=self.state.step, tensorboard=self.config.tensorboard
+            self.output,
+            resumed_step=self.state.step,
+            tensorboard=self.config.tensorboard,
+            silent=not self.ranks.first,
         )
 
     def bar(self) -> Any:
         """Returns the progress bar."""
-        return progress(total=self.total_steps, initial=self.state.step, unit="step")
+        shown = {} if self.ranks.first else {"disable": True}
+        return progress(total=self.total_steps, initial=self.state.step, unit="step", **shown)
 
     def finish(self, scores: dict[str, float]) -> FitResult:
         """Saves the run, exports the network and writes its card."""
         self.state.finished = True
         self.save()
-        network = self.task.network
-        export_safetensors(self.output / "last.safetensors", network, meta=self.current_meta())
-        card = model_card(network.config, self.current_meta(), scores)
-        write_atomically(self.output / "README.md", card.encode())
+        network, meta = self.task.network, self.current_meta()
+        if self.ranks.first:
+            export_safetensors(self.output / "last.safetensors", network, meta=meta)
+            card = model_card(network.config, meta, scores)
+            write_atomically(self.output / "README.md", card.encode())
         return self.result(scores)
 
     def result(self, scores: dict[str, float]) -> FitResult:
@@ -272,21 +299,24 @@ class _Run:
     def train_step(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
         """Does one optimiser step over one or several batches; returns the summed parts."""
         # Counted before the transfer: a number read back from a GPU would make it wait.
-        counts = reduce(add, [self.task.count(batch) for batch in batches])
+        own = reduce(add, [self.task.count(batch) for batch in batches])
+        counts = Counts(**self.ranks.sum_numbers(dataclasses.asdict(own)))
         on_device = [to_device(batch, self.device) for batch in batches]
         rate = self.config.rate(self.state.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.task.anneal(self.state.step / self.total_steps)
         self.optimizer.zero_grad()
-        parts = [self._backward(batch, counts) for batch in on_device]
+        own_parts = _merged([self._backward(batch, counts) for batch in on_device])
+        parts = self.ranks.sum_step(self.task.network, own_parts)
         if self.config.clip_norm:
             parameters = self.task.network.parameters()
             norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
-            parts[0]["gradient_norm"] = norm
+            parts["gradient_norm"] = norm
         self.optimizer.step()
         self.state.step += 1
-        return _merged(parts) | {"labels": torch.tensor(float(counts.labels))}
+        self.watch.add(self.state.step, batches, own_parts["loss"], parts)
+        return parts | {"labels": torch.tensor(float(counts.labels))}
 
     def _backward(self, batch: Batch, counts: Counts) -> dict[str, torch.Tensor]:
         bf16 = self.config.amp == "bf16"
@@ -295,34 +325,11 @@ class _Run:
         parts["loss"].backward()
         return {name: part.detach() for name, part in parts.items()}
 
-    def watch(self, parts: Mapping[str, torch.Tensor], batches: Sequence[Batch]) -> None:
-        """Remembers whether the step's loss was finite; looked at when something is logged.
-
-        Looking at every step would make a GPU wait for the loop.
-        """
-        finite = torch.isfinite(parts["loss"])
-        if "gradient_norm" in parts:
-            finite = finite & torch.isfinite(parts["gradient_norm"])
-        ids = [name for batch in batches for name in batch.get("sample_ids", ())]
-        self._pending.append((self.state.step, ids, finite))
-
-    def check_finite(self) -> None:
-        """Raises JobFailedError if the loss of a step since the last look was not finite."""
-        pending, self._pending = self._pending, []
-        for step, ids, finite in pending:
-            if not finite:
-                raise JobFailedError(
-                    f"the loss is not finite at step {step} (epoch {self.state.epoch}); the batch "
-                    f"was {', '.join(ids) or 'not named by its loader'}; nothing since the last "
-                    "checkpoint is saved: look at these samples' labels and features, or lower "
-                    "--learning_rate, set --clip_norm, use --amp off"
-                )
-
     # -- what is told and saved ----------------------------------------------------------------
 
     def log_step(self, log: RunLog, bar: Any, parts: Mapping[str, torch.Tensor]) -> None:
         """Writes a step's record and shows it beside the bar."""
-        self.check_finite()
+        self.watch.check(self.state.epoch)
         rate = self.optimizer.param_groups[0]["lr"]
         scalars = {name: part for name, part in parts.items() if name != "decisions"}
         values = {name: float(part.float().mean()) for name, part in scalars.items()}
@@ -336,7 +343,7 @@ class _Run:
 
     def end_epoch(self, log: RunLog) -> None:
         """Writes the epoch's means and counts it."""
-        self.check_finite()
+        self.watch.check(self.state.epoch)
         means = self.meters.means()
         timing = {"wait_share": self.clock.wait_share, "seconds": self.clock.total}
         log.write("epoch", self.state.step, self.state.epoch, means | timing)
@@ -368,7 +375,8 @@ class _Run:
         miou = scores.get("miou", math.nan)
         if miou > self.state.best_miou or math.isnan(self.state.best_miou):
             self.state.best_miou = miou
-            self.save_network(BEST_FILE)
+            if self.ranks.first:
+                self.save_network(BEST_FILE)
         return scores
 
     def checkpoint_due(self) -> bool:
@@ -378,18 +386,22 @@ class _Run:
 
     def save(self) -> None:
         """Writes resume.pt and last.pt, after making sure that the weights are sound."""
-        self.check_finite()
+        self.watch.check(self.state.epoch)
         self.state.seconds += self.clock.lap()
-        self.save_network(LAST_FILE)
-        save_run(
-            self.output,
-            self.state,
-            self.task.network,
-            self.optimizer,
-            self.loader,
-            self.meters,
-            self.run_config,
-        )
+        rng = self.ranks.gather(random_state(self.device))
+        if self.ranks.first:
+            self.save_network(LAST_FILE)
+            save_run(
+                self.output,
+                self.state,
+                self.task.network,
+                self.optimizer,
+                self.loader,
+                self.meters,
+                self.run_config,
+                rng,
+            )
+        self.ranks.wait()  # torchrun ends them all when the first of them ends
         self._saved_at, self._saved_epoch = time.monotonic(), self.state.epoch
 
     def save_network(self, name: str) -> None:
@@ -402,20 +414,6 @@ class _Run:
         """Returns the checkpoint's meta as of now."""
         now = {"train": self.run_config, "epoch": self.state.epoch, "step": self.state.step}
         return self.meta | now
-
-
-@contextlib.contextmanager
-def _until_sigterm() -> Iterator[threading.Event]:
-    """Yields an event that SIGTERM sets, so that the step under way ends and is saved."""
-    stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping  # signals are the main thread's matter
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    try:
-        yield stopping
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
