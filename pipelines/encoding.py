@@ -31,6 +31,7 @@ from latent_store.codec import (
     psnr,
     tensor_to_image,
 )
+from latent_store.codec.hyperprior import torch_threads
 from latent_store.errors import DatasetError, IntegrityError, LatentStoreError
 from latent_store.feature_encoding import FeatureEncoding
 from latent_store.location import Location
@@ -122,7 +123,7 @@ def encode_shard(task: EncodeTask, shard: int) -> int:
     if not lacking:
         return 0
     try:
-        with _torch_threads(task.threads):
+        with torch_threads(task.threads):
             shards = _encode_rows(task, plan, shard, lacking)
         for spec in lacking:
             gathered = shards[spec.key]
@@ -301,13 +302,3 @@ def _note_failure(
         with contextlib.suppress(OSError):
             key = receipts.failure_key(plan.name, spec.key, shard)
             task.store.write(key, text.encode())
-
-
-@contextlib.contextmanager
-def _torch_threads(threads: int) -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

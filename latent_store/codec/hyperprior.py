@@ -187,6 +187,17 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             conv.fp32_precision = before
 
 
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Runs a block with so many threads; the setting is the process's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _check_pictures(x_BCHW: Tensor) -> None:
     shape = tuple(x_BCHW.shape)
     if len(shape) != 4 or shape[1] != 3 or x_BCHW.dtype != torch.float32:

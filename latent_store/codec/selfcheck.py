@@ -8,10 +8,9 @@ model would, and compared.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 
 from latent_store.codec.checkpoints import codec_from_store
-from latent_store.codec.hyperprior import Codec, exact_float32, scale_indexes
+from latent_store.codec.hyperprior import Codec, exact_float32, scale_indexes, torch_threads
 from latent_store.codec.streams import decode_z
 from latent_store.codec.symbols import indexes_crc32c
 from latent_store.errors import LatentStoreError, MissingComponentError
@@ -207,10 +206,10 @@ class _Checker:
 
     def _compare(self, z_BNHW: torch.Tensor) -> np.ndarray:
         """Tallies every setting on one batch; returns the indexes that the codec derives."""
-        with _threads(1):
+        with torch_threads(1):
             expected = [self.codec.indexes(z[None])[0].cpu().numpy() for z in z_BNHW]
         for setting, tally in self.tallies.items():
-            with _threads(setting.threads):
+            with torch_threads(setting.threads):
                 found = [self._indexes(part, setting) for part in z_BNHW.split(setting.batch)]
             for mine, theirs in zip(np.concatenate(found), expected, strict=True):
                 tally.add(mine, theirs)
@@ -259,13 +258,3 @@ def _settings(device: str, dtypes: Sequence[torch.dtype]) -> list[Setting]:
 def _hyper_size(split: Split, row: int) -> tuple[int, int]:
     ((height, width),) = split.coded_sizes([row]).tolist()
     return height // HYPER_STRIDE, width // HYPER_STRIDE
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

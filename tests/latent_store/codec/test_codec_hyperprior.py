@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +25,10 @@ from latent_store.codec import (
     read_image,
 )
 from latent_store.codec.checkpoints import DEMO_FOLDER
-from latent_store.codec.hyperprior import exact_float32, scale_indexes
+from latent_store.codec.hyperprior import exact_float32, scale_indexes, torch_threads
 from latent_store.codec.stock import ScaleHyperprior, get_scale_table
 from latent_store.errors import LatentStoreError
 from tests.latent_store.codec.made_codec import CODECS, PICTURES, random_latents
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def stock_y_hat(stock: ScaleHyperprior, y: bytes, z: bytes, shape: tuple[int, int]) -> Tensor:
@@ -111,11 +100,11 @@ def test_indexes_do_not_depend_on_threads_layout_or_batch(
     codec: Codec, hyper_symbols: Callable
 ) -> None:
     z_symbols = hyper_symbols(4, 3, 5)
-    with threads(1):
+    with torch_threads(1):
         one = codec.indexes(z_symbols)
         singles = torch.cat([codec.indexes(z_symbols[i : i + 1]) for i in range(4)])
         layout = codec.indexes(z_symbols.contiguous(memory_format=torch.channels_last))
-    with threads(2):
+    with torch_threads(2):
         two = codec.indexes(z_symbols.long())
     for other in (singles, layout, two):
         assert torch.equal(one, other)
