@@ -98,7 +98,7 @@ def encode_args(root: Path, url: Path) -> list[str]:
 def test_odd_names_go_through_encode_inspect_verify_and_decode(tmp_path: Path, capsys: Any) -> None:
     """The file is named in decomposed form, as some file systems do; it is found in either."""
     root, url = tmp_path / "data", tmp_path / "s.zarr"
-    names = [f"caf{DECOMPOSED}", *(name for name in SAFE if name not in ("@hflip.1",))]
+    names = [f"caf{DECOMPOSED}", *SAFE]
     write_pictures(root, names)
     assert encode.main(encode_args(root, url)) == 0
     assert encode.main(encode_args(root, url)) == 0
@@ -107,7 +107,7 @@ def test_odd_names_go_through_encode_inspect_verify_and_decode(tmp_path: Path, c
     assert split.row_of(f"caf{COMPOSED}") == split.row_of(f"caf{DECOMPOSED}")
     assert cli.main(["inspect", str(url)]) == 0
     assert cli.main(["verify", str(url), "--deep"]) == 0
-    for name in (*names, f"caf{COMPOSED}", f"caf{DECOMPOSED}@hflip"):
+    for name in (f"caf{COMPOSED}", f"caf{DECOMPOSED}@hflip", "-x", "..."):
         picture = tmp_path / "out.png"
         args = ["decode", str(url), f"--sample={name}", "--output", str(picture)]
         assert cli.main(args) == 0

@@ -33,9 +33,9 @@ from training.sources import SourceSpec, StoreSource
 
 Fails = Callable[..., str]
 
-SIZES = {"alpha": (96, 150), "beta": (150, 90)}
-"""City -> height, width: coded at 128x192 and 192x128."""
-CANVAS = ("--canvas", "192", "256")
+SIZES = {"alpha": (64, 100), "beta": (100, 64)}
+"""City -> height, width: coded at 64x128 and 128x64."""
+CANVAS = ("--canvas", "128", "192")
 RANKING = "variance"
 
 
@@ -44,7 +44,7 @@ def size_roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Data roots in Cityscapes' layout: one for each size, and ``both``; read only."""
     folder = tmp_path_factory.mktemp("sizes")
     for city, (height, width) in SIZES.items():
-        scenes = SceneSet(train=2, val=1, height=height, width=width, seed=5, city=city)
+        scenes = SceneSet(train=2, val=0, height=height, width=width, seed=5, city=city)
         generate_scenes(folder / city, scenes)
         shutil.copytree(folder / city, folder / "both", dirs_exist_ok=True)
     return {name: folder / name for name in (*SIZES, "both")}
@@ -115,7 +115,7 @@ def test_rows_are_those_of_a_tight_store_with_fill_beyond(pair: Any) -> None:
     height, width = tight.plan.canvas
     assert mixed.coded_sizes(theirs).tolist() == [[height, width]] * 2
     assert tight.coded_sizes(mine).tolist() == [[height, width]] * 2
-    assert mixed.plan.canvas == (192, 256) != tight.plan.canvas
+    assert mixed.plan.canvas == (128, 192) != tight.plan.canvas
     for read, fill in (
         (lambda split, rows: split.latents().read(rows), 0),
         (lambda split, rows: split.ranked(RANKING).read(rows), 0),
@@ -147,7 +147,7 @@ def test_rates_count_original_pixels_and_real_bytes(pair: Any) -> None:
     mixed, theirs, _, _ = pair
     latents = mixed.latents()
     pixels = mixed.sizes(theirs).prod(axis=1)
-    assert pixels.tolist() in ([96 * 150] * 2, [150 * 90] * 2)
+    assert pixels.tolist() in ([64 * 100] * 2, [100 * 64] * 2)
     strings = [len(latents.y_string(row)) + len(latents.z_string(row)) for row in theirs]
     bpp = 8 * np.array(strings) / pixels
     np.testing.assert_allclose(latents.quality(theirs)["bpp"], bpp, rtol=1e-12)
@@ -228,10 +228,10 @@ def test_a_networks_input_is_the_same_for_any_canvas(
 
 
 def test_batches_hold_one_coded_size_and_crops_stay_inside(sized_stores: dict[str, Path]) -> None:
-    config = LoaderConfig(batch_size=2, crop=160, workers=0)
+    config = LoaderConfig(batch_size=2, crop=96, workers=0)
     batches = list(StoreLoader(source(sized_stores["both"]), config, seed=1))
     shapes = sorted(tuple(batch["labels_BHW"].shape[1:]) for batch in batches)
-    assert shapes == [(128, 160), (160, 128)]
+    assert shapes == [(64, 96), (96, 64)]
     for batch in batches:
         height, width = batch["labels_BHW"].shape[1:]
         assert batch["y_hat_BCHW"].shape[2:] == (height // 16, width // 16)
@@ -245,7 +245,7 @@ def test_a_mixed_store_verifies_and_is_described(
     assert cli.main(["inspect", str(sized_stores["both"])]) == 0
     out = capsys.readouterr().out
     assert "no defects" in out
-    assert "split cityscapes/train: 4 samples in 2 shards of 2, on a canvas of 192x256" in out
+    assert "split cityscapes/train: 4 samples in 2 shards of 2, on a canvas of 128x192" in out
 
 
 def test_symbols_beyond_a_picture_are_a_defect(
@@ -274,16 +274,16 @@ def test_without_a_canvas_one_size_is_asked_for(
 ) -> None:
     url = tmp_path / "s.zarr"
     line = fails(encode.main, args(size_roots["both"], url))
-    assert "beta_000000_000019_leftImg8bit.png is 150x90 (height x width)" in line
-    assert "the split is coded at 128x192: without --canvas every picture has one size" in line
-    assert "encode into a new store with --canvas 192 192, which holds all" in line
+    assert "beta_000000_000019_leftImg8bit.png is 100x64 (height x width)" in line
+    assert "the split is coded at 64x128: without --canvas every picture has one size" in line
+    assert "encode into a new store with --canvas 128 128, which holds all" in line
     for bad in (("100", "192"), ("0", "64"), ("-64", "64")):
         assert "--canvas must be a height and a width" in fails(
             encode.main, args(size_roots["both"], url, "--canvas", *bad)
         )
-    line = fails(encode.main, args(size_roots["both"], url, "--canvas", 128, 192))
-    assert "coded at 192x128, larger than the canvas of 128x192" in line
-    assert "encode into a new store with --canvas 192 192" in line
+    line = fails(encode.main, args(size_roots["both"], url, "--canvas", 64, 192))
+    assert "coded at 128x64, larger than the canvas of 64x192" in line
+    assert "encode into a new store with --canvas 128 192" in line
     assert not url.exists()
 
 
@@ -292,12 +292,12 @@ def test_a_stores_canvas_stays(
 ) -> None:
     url = tmp_path / "s.zarr"
     few = ("--psnr", "none", "--max_samples", 1)
-    assert encode.main(args(size_roots["both"], url, *few, "--canvas", 128, 192)) == 0
-    assert read_plan(Location(url), "cityscapes", "train").canvas == (128, 192)
-    line = fails(encode.main, args(size_roots["both"], url, "--canvas", 192, 192))
-    assert "the store's plan has a canvas of 128x192 (height x width), --canvas is 192 192" in line
+    assert encode.main(args(size_roots["both"], url, *few, "--canvas", 64, 128)) == 0
+    assert read_plan(Location(url), "cityscapes", "train").canvas == (64, 128)
+    line = fails(encode.main, args(size_roots["both"], url, *CANVAS))
+    assert "the store's plan has a canvas of 64x128 (height x width), --canvas is 128 192" in line
     line = fails(encode.main, args(size_roots["both"], url))
-    assert "larger than the canvas of 128x192; encode into a new store with --canvas 192" in line
+    assert "larger than the canvas of 64x128; encode into a new store with --canvas 128" in line
     capsys.readouterr()
     assert encode.main(args(size_roots["both"], url, *few)) == 0
     assert "everything asked for is there (1 samples)" in capsys.readouterr().out
@@ -307,15 +307,15 @@ def test_a_canvas_lets_smaller_pictures_into_a_store_of_one_size(
     size_roots: dict[str, Path], tmp_path: Path, fails: Fails
 ) -> None:
     root = tmp_path / "data"
-    generate_scenes(root, SceneSet(train=1, val=0, height=64, width=100, seed=1, city="gamma"))
+    generate_scenes(root, SceneSet(train=1, val=0, height=64, width=64, seed=1, city="gamma"))
     shutil.copytree(size_roots["alpha"], root, dirs_exist_ok=True)
     url = tmp_path / "s.zarr"
     assert encode.main(args(root, url, "--psnr", "none", "--max_samples", 2)) == 0
     line = fails(encode.main, args(root, url))
-    assert line.endswith("encode with --canvas 128 192, which holds all")
-    assert encode.main(args(root, url, "--psnr", "none", "--canvas", 128, 192)) == 0
+    assert line.endswith("encode with --canvas 64 128, which holds all")
+    assert encode.main(args(root, url, "--psnr", "none", "--canvas", 64, 128)) == 0
     split = open_split(url)
-    assert split.coded_sizes(split.common_rows()).tolist() == [[128, 192]] * 2 + [[64, 128]]
+    assert split.coded_sizes(split.common_rows()).tolist() == [[64, 128]] * 2 + [[64, 64]]
 
 
 def test_a_reader_may_know_a_canvas_that_holds_its_dataset(
@@ -329,4 +329,4 @@ def test_a_reader_may_know_a_canvas_that_holds_its_dataset(
     assert encode.main(args(size_roots["both"], tmp_path / "s.zarr", *dry)) == 0
     assert "4 samples of 2 sizes, on a canvas of 256x256" in capsys.readouterr().out
     assert encode.main(args(size_roots["both"], tmp_path / "s.zarr", *dry, *CANVAS)) == 0
-    assert "4 samples of 2 sizes, on a canvas of 192x256" in capsys.readouterr().out
+    assert "4 samples of 2 sizes, on a canvas of 128x192" in capsys.readouterr().out
