@@ -8,6 +8,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
+import zarr
 
 import latent_store
 from latent_store import finalize, integrity, receipts
@@ -82,6 +83,8 @@ def test_a_swapped_shard_is_seen_when_it_is_read(ground: Ground) -> None:
     assert len(data) == one.stat().st_size
     one.unlink()
     one.write_bytes(data)
+    foreign = zarr.open_group(base, mode="r")
+    np.testing.assert_array_equal(foreign["hyper_bits"][:], foreign["overhead_bits"][:])
     latents = latent_store.open(ground.copy / "made.zarr")["made/val"].latents(
         key.partition("/")[2]
     )

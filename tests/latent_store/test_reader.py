@@ -49,7 +49,9 @@ def test_importing_the_package_loads_neither_torch_nor_beam() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None
+)
 @given(
     rows=st.lists(st.integers(0, TRAIN - 1), min_size=1, max_size=8),
     channels=st.none() | st.lists(st.integers(0, 191), min_size=1, max_size=5),
