@@ -52,19 +52,19 @@ class Tally:
     Attributes:
         symbols: Compared.
         mismatches: Indexes that differ.
-        images_lost: Images with at least one: their streams would not decode.
+        images_hit: Images with at least one: an rANS decoder goes astray from there on.
     """
 
     symbols: int = 0
     mismatches: int = 0
-    images_lost: int = 0
+    images_hit: int = 0
 
     def add(self, found: np.ndarray, expected: np.ndarray) -> None:
         """Compares one image's indexes."""
         differing = int((found != expected).sum())
         self.symbols += expected.size
         self.mismatches += differing
-        self.images_lost += differing > 0
+        self.images_hit += differing > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class Outcome:
         return Tally(
             symbols=sum(t.symbols for t in chosen),
             mismatches=sum(t.mismatches for t in chosen),
-            images_lost=max((t.images_lost for t in chosen), default=0),
+            images_hit=max((t.images_hit for t in chosen), default=0),
         )
 
     @property
@@ -140,12 +140,12 @@ def check_store(
 
 def report(outcome: Outcome) -> str:
     """Returns a table, a line a setting, and what follows from it."""
-    header = f"{'h_s in':<52} {'symbols':>13} {'mismatches':>11} {'images lost':>12}"
+    header = f"{'h_s in':<52} {'symbols':>13} {'mismatches':>11} {'images hit':>12}"
     lines = [
         f"{outcome.images} images; threads, memory format and batch size of each setting:",
         header,
         *(
-            f"{setting!s:<52} {t.symbols:>13,} {t.mismatches:>11} {t.images_lost:>12}"
+            f"{setting!s:<52} {t.symbols:>13,} {t.mismatches:>11} {t.images_hit:>12}"
             for setting, t in outcome.tallies.items()
         ),
     ]
@@ -153,8 +153,8 @@ def report(outcome: Outcome) -> str:
     lines.append(f"float64: {double.mismatches} mismatches in {double.symbols:,} symbols")
     if single.symbols:
         lines.append(
-            f"float32, as stock CompressAI runs it: {single.mismatches} in {single.symbols:,}; up "
-            f"to {single.images_lost} of {outcome.images} images would be lost"
+            f"float32, as stock CompressAI runs it: {single.mismatches} in {single.symbols:,}; a "
+            f"decoder would go astray in up to {single.images_hit} of {outcome.images} images"
         )
     if outcome.checksums:
         lines.append(

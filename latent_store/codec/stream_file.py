@@ -159,8 +159,9 @@ class StreamFile:
             IntegrityError: Foreign, truncated or altered bytes, or some behind the end.
             FormatVersionError: A whole file of another version.
         """
-        header, body = _read_header(data, name)
+        text, body = _read_header(data, name)
         try:
+            header: dict[str, Any] = json.loads(text)
             parts = _split_parts(body, header["parts"], name)
             spec = CodecSpec.from_attrs(header["codec"])
             listed = header.get("channels")
@@ -212,7 +213,8 @@ def read_stream_file(path: str | Path) -> StreamFile:
     return StreamFile.from_bytes(data, str(path))
 
 
-def _read_header(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
+def _read_header(data: bytes, name: str) -> tuple[bytes, bytes]:
+    """Returns the header's JSON and what stands behind it."""
     if data[: len(MAGIC)] != MAGIC:
         message = (
             f"{name} is no stream file: it starts with {data[:8]!r}; give one that segment wrote"
@@ -234,7 +236,7 @@ def _read_header(data: bytes, name: str) -> tuple[dict[str, Any], bytes]:
             "release of latent-store that reads it"
         )
         raise FormatVersionError(message)
-    return json.loads(header), data[end:]
+    return header, data[end:]
 
 
 def _split_parts(body: bytes, sizes: list[list[int]], name: str) -> dict[str, bytes]:

@@ -28,9 +28,11 @@ def measure(bench: Bench) -> list[Line]:
     for dtype in (torch.float64, torch.float32):
         tallies = [outcome.total(dtype) for outcome in outcomes]
         moved, compared = sum(t.mismatches for t in tallies), sum(t.symbols for t in tallies)
-        lost = sum(t.images_lost for t in tallies)
+        hit = sum(t.images_hit for t in tallies)
         double = dtype is torch.float64
-        note = f"; {wrong} of {checked} stored checksums differ" if double else f"; {lost} lost"
+        note = (
+            f"; {wrong} of {checked} stored checksums differ" if double else f"; {lost} images hit"
+        )
         lines.append(
             Line(
                 what=f"scale indexes in {dtype}: {ways}".replace("torch.", ""),

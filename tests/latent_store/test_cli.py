@@ -230,7 +230,7 @@ def test_selfcheck_counts_indexes_that_differ_and_images_that_they_cost() -> Non
     indexes = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     tally.add(indexes, indexes)
     tally.add(indexes + (indexes == 5) + (indexes == 7), indexes)
-    assert (tally.symbols, tally.mismatches, tally.images_lost) == (48, 2, 1)
+    assert (tally.symbols, tally.mismatches, tally.images_hit) == (48, 2, 1)
     setting = Setting(
         device="cpu", threads=1, memory_format="contiguous", batch=1, dtype=torch.float64
     )

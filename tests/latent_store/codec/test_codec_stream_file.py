@@ -178,6 +178,14 @@ def forge(version: int, header: bytes, body: bytes = b"") -> bytes:
     return PREAMBLE.pack(MAGIC, version, len(header), checksum) + header + body
 
 
+def test_a_header_that_is_no_json_although_its_checksum_is_right() -> None:
+    header = b"{channels"
+    checksum = crc32c(struct.pack("<HI", 1, len(header)) + header)
+    data = PREAMBLE.pack(MAGIC, 1, len(header), checksum) + header
+    with pytest.raises(IntegrityError, match="has a header that cannot be right"):
+        StreamFile.from_bytes(data)
+
+
 def test_a_newer_version_is_told_from_damage(small_file: bytes) -> None:
     with pytest.raises(FormatVersionError, match="has stream file version 2, this library reads 1"):
         StreamFile.from_bytes(forge(2, b"{}"))
