@@ -30,9 +30,8 @@ def measure(bench: Bench) -> list[Line]:
         moved, compared = sum(t.mismatches for t in tallies), sum(t.symbols for t in tallies)
         hit = sum(t.images_hit for t in tallies)
         double = dtype is torch.float64
-        note = (
-            f"; {wrong} of {checked} stored checksums differ" if double else f"; {lost} images hit"
-        )
+        stored = f"; {wrong} of {checked} stored checksums differ"
+        note = stored if double else f", in {hit} images"
         lines.append(
             Line(
                 what=f"scale indexes in {dtype}: {ways}".replace("torch.", ""),
