@@ -183,10 +183,10 @@ class Ranks:
         try:
             call(*values)
         except RuntimeError as error:
+            cause = str(error).split(". ")[0]
             raise JobFailedError(
-                f"rank {self.rank} of {self.world} lost the others "
-                f"({str(error).splitlines()[0]}): one of them stopped, and its own error says why; "
-                "go on from the last checkpoint with --resume"
+                f"rank {self.rank} of {self.world} lost the others ({cause}): one of them "
+                "stopped, and its own error says why; go on from the last checkpoint with --resume"
             ) from error
 
 
