@@ -183,10 +183,10 @@ class Ranks:
         try:
             call(*values)
         except RuntimeError as error:
+            cause = str(error).split(". ")[0]
             raise JobFailedError(
-                f"rank {self.rank} of {self.world} lost the others "
-                f"({str(error).splitlines()[0]}): one of them stopped, and its own error says why; "
-                "go on from the last checkpoint with --resume"
+                f"rank {self.rank} of {self.world} lost the others ({cause}): one of them "
+                "stopped, and its own error says why; go on from the last checkpoint with --resume"
             ) from error
 
 
@@ -197,7 +197,8 @@ ALONE = Ranks()
 def joined() -> Iterator[Ranks]:
     """Joins the processes that `torchrun` started with this one, and leaves them at the end.
 
-    Without `torchrun`, or with one process, there is no group and nothing to exchange.
+    Without `torchrun`, or with one process, there is no group and nothing to exchange. A script
+    that joined before, to train several networks one after another, stays in its group.
 
     Raises:
         LatentStoreError: if the others cannot be found.
@@ -205,6 +206,9 @@ def joined() -> Iterator[Ranks]:
     # torchrun's contract: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
+        return
+    if distributed.is_initialized():
+        yield _here()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
@@ -215,10 +219,14 @@ def joined() -> Iterator[Ranks]:
             f"({str(error).splitlines()[0]}): start all of them with torchrun, or unset WORLD_SIZE"
         ) from error
     try:
-        yield Ranks(
-            rank=distributed.get_rank(),
-            world=distributed.get_world_size(),
-            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        )
+        yield _here()
     finally:
         distributed.destroy_process_group()
+
+
+def _here() -> Ranks:
+    return Ranks(
+        rank=distributed.get_rank(),
+        world=distributed.get_world_size(),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+    )

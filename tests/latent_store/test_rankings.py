@@ -26,6 +26,7 @@ from latent_store.rankings import (
     ties_at_cuts,
     write_ranking,
 )
+from latent_store.seals import sealed
 from latent_store.summary import describe
 from tests.conftest import RANKING, TinyStore
 
@@ -121,6 +122,6 @@ def test_rankings_of_other_minor_versions_are_read(copied_store: TinyStore):
     path = copied_store.url / f"codecs/{codec_id}/rankings/{RANKING}/zarr.json"
     content = json.loads(path.read_text())
     del content["attributes"]["halves"]
-    content["attributes"]["from_a_later_version"] = 1
+    content["attributes"] = sealed(content["attributes"]) | {"from_a_later_version": 1}
     path.write_text(json.dumps(content))
     assert read_ranking(Location(copied_store.url), codec_id, RANKING).halves is None

@@ -19,6 +19,7 @@ from latent_store.codec.deep_check import check_streams
 from latent_store.errors import DatasetError
 from latent_store.location import CONTROL, Location
 from latent_store.reader import Split
+from latent_store.seals import CRC32C, seal_record
 from pipelines import encode, frequency, reorder
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from training import train
@@ -172,7 +173,8 @@ def test_plans_of_before_views_and_canvases_are_read(copied_store: TinyStore, ca
     del record["mixed_sizes"]
     for sample in record["samples"]:
         del sample["view"]
-    path.write_text(json.dumps(record | {"added_by_a_later_minor": 1}))
+    del record[CRC32C]
+    path.write_bytes(seal_record(record | {"added_by_a_later_minor": 1}))
     assert open_train(copied_store).common_rows().tolist() == list(range(TRAIN))
     assert encode.main(encode_args(copied_store, "train")) == 0
     assert "everything asked for is there (6 samples)" in capsys.readouterr().out

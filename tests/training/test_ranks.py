@@ -13,7 +13,8 @@ import torch
 import latent_store
 from latent_store.component_readers import LatentsReader
 from latent_store.errors import LatentStoreError
-from tests.conftest import RANKING, TinyStore
+from tests.conftest import TinyStore
+from tests.training.two_ranks import any_arguments
 from training import train
 from training.checkpoints import load_network
 from training.cut_norm import keep_statistics_per_cut
@@ -24,13 +25,6 @@ from training.sources import SourceSpec, StoreSource
 TWO = (Ranks(rank=0, world=2), Ranks(rank=1, world=2))
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-ANY = f"""
-    --selection any --mask {RANKING} --cuts 16 32 --init scratch --backbone resnet18 --aspp_width 16
-    --crop 64 --batch_size 4 --accumulate 2 --max_steps 2 --dropout 0 --clip_norm 1 --log_steps 1
-    --learning_rate 1e-4 --device cpu --workers 0 --no-tensorboard --freeze_batch_norm
-    --val_max_samples 3
-"""
 
 
 def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
@@ -57,34 +51,34 @@ def numbers(record: dict) -> dict:
     return {name: v for name, v in timeless(record).items() if isinstance(v, int | float)}
 
 
-def test_two_ranks_train_what_one_process_trains(tiny_store: TinyStore, tmp_path: Path) -> None:
-    words = ["--store", str(tiny_store.url), *ANY.split()]
-    assert train.main([*words, "--output", str(tmp_path / "one")]) == 0
-    done = torchrun("-m", "training.train", *words, "--output", tmp_path / "two")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("last.pt: mIoU") == 1
-    one, two = (load_network(tmp_path / name / "last.pt").network for name in ("one", "two"))
-    for name, value in one.state_dict().items():
-        torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-5, atol=1e-5)
-    # Adam does not see a gradient's scale; the norm that clipping reports does.
-    (step, *_) = records(tmp_path / "one", "step")
-    assert {"gradient_norm", "loss", "distillation", "kept", "labels"} <= step.keys()
-    for kind, count in (("step", 2), ("epoch", 2), ("validation", 1)):
-        theirs = [numbers(record) for record in records(tmp_path / "one", kind)]
-        assert len(theirs) == count
-        for record, other in zip(records(tmp_path / "two", kind), theirs, strict=True):
-            assert numbers(record) == pytest.approx(other, rel=1e-4, abs=1e-3)
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
-
-
 @pytest.fixture(scope="module")
 def left(tiny_store: TinyStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the runs of `two_ranks` left."""
     output = tmp_path_factory.mktemp("ranks")
     done = torchrun("-m", "tests.training.two_ranks", tiny_store.url, output)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("last.pt: mIoU") == 1  # the first rank alone talks
     return output
+
+
+def test_two_ranks_train_what_one_process_trains(
+    tiny_store: TinyStore, left: Path, tmp_path: Path
+) -> None:
+    alone, together = tmp_path / "one", left / "any"
+    assert train.main(any_arguments(str(tiny_store.url), alone)) == 0
+    one, two = (load_network(output / "last.pt").network for output in (alone, together))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-5, atol=1e-5)
+    # Adam does not see a gradient's scale; the norm that clipping reports does.
+    (step, *_) = records(alone, "step")
+    assert {"gradient_norm", "loss", "distillation", "kept", "labels"} <= step.keys()
+    for kind, count in (("step", 2), ("epoch", 2), ("validation", 1)):
+        theirs = [numbers(record) for record in records(alone, kind)]
+        assert len(theirs) == count
+        for record, other in zip(records(together, kind), theirs, strict=True):
+            assert numbers(record) == pytest.approx(other, rel=1e-4, abs=1e-3)
+    names = sorted(path.name for path in alone.iterdir())
+    assert sorted(path.name for path in together.iterdir()) == names
 
 
 def reasons(left: Path, name: str) -> list[str]:

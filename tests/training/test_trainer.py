@@ -278,6 +278,52 @@ def test_accumulated_batches_make_one_step(tmp_path: Path) -> None:
     assert [record["labels"] for record in steps] == [8192, 4096, 8192, 4096]
 
 
+def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
+    for name, joined in (("parts", False), ("whole", True)):
+        task = make_task(rate_weight=0.0)
+        task.network.tail.head[0].project[-1].p = 0.0  # dropout draws for other shapes
+        config = make_config(
+            epochs=1,
+            accumulate=1 if joined else BATCHES,
+            learning_rate=1e-4,
+            freeze_batch_norm=True,
+            clip_norm=1.0,
+        )
+        fit(task, UnevenLoader(joined=joined), config, tmp_path / name, meta=META)
+    ((mine,), (theirs,)) = (records(tmp_path / name, "step") for name in ("parts", "whole"))
+    names = {"loss", "cross_entropy", "distillation", "gradient_norm", "labels"}
+    assert {n: mine[n] for n in names} == pytest.approx({n: theirs[n] for n in names}, rel=1e-4)
+    whole = weights(tmp_path / "whole/last.pt")
+    for name, value in weights(tmp_path / "parts/last.pt").items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-5)
+
+
+class UnevenLoader(MadeLoader):
+    """Batches of which some have fewer labels and cells than others; or all of them in one."""
+
+    def __init__(self, *, joined: bool) -> None:
+        super().__init__()
+        self.joined = joined
+
+    def __len__(self) -> int:
+        return 1 if self.joined else BATCHES
+
+    def batch(self, index: int) -> dict[str, Any]:
+        batches = [self.part(i) for i in (range(BATCHES) if self.joined else [index])]
+        return {
+            name: torch.cat([b[name] for b in batches])
+            if torch.is_tensor(value)
+            else [sample_id for b in batches for sample_id in b[name]]
+            for name, value in batches[0].items()
+        }
+
+    def part(self, index: int) -> dict[str, Any]:
+        batch = super().batch(index)
+        batch["labels_BHW"][:, : 8 * index] = 255
+        batch["valid_B2"] -= 8 * index
+        return batch
+
+
 def test_max_steps_ends_the_run_and_fits_the_schedule(tmp_path: Path) -> None:
     config = make_config(epochs=100, max_steps=8)
     result = fit(make_task(), MadeLoader(), config, tmp_path, meta=META)

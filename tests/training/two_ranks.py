@@ -1,6 +1,8 @@
-"""What each of two ranks does in `test_ranks`: runs that stop, go on, and refuse.
+"""What each of two ranks does in `test_ranks`: runs that end, stop, go on, and refuse.
 
     torchrun --standalone --nproc_per_node 2 -m tests.training.two_ranks STORE OUTPUT
+
+All in one group, because starting processes is most of the time.
 
 Each rank leaves `OUTPUT/rank-N.json`: what stopped each run.
 """
@@ -20,6 +22,14 @@ from training.flags import read_flags
 from training.job import CONFIGS, Job
 from training.ranks import Ranks, joined
 from training.tasks import SegmentationTask
+
+ANY = """
+    --selection any --mask variance --cuts 16 32 --init scratch --backbone resnet18 --aspp_width 16
+    --crop 64 --batch_size 4 --accumulate 2 --max_steps 2 --dropout 0 --clip_norm 1 --log_steps 1
+    --learning_rate 1e-4 --device cpu --workers 0 --no-tensorboard --freeze_batch_norm
+    --val_max_samples 3
+"""
+"""Without dropout, so that one process and two compute the same."""
 
 FLAGS = """
     --selection dynamic --init scratch --backbone resnet18 --aspp_width 16 --crop 64 --batch_size 2
@@ -49,6 +59,10 @@ class Poisoned(SegmentationTask):
         return super().forward(batch, *others)
 
 
+def any_arguments(store: str, output: Path) -> list[str]:
+    return ["--store", store, "--output", str(output), *ANY.split()]
+
+
 def make_job(store: str, output: Path, *more: str, resume: bool = False) -> Job:
     words = ["--store", store, "--output", str(output), *FLAGS.split(), *more]
     args = train.make_arguments().parse_args(words)
@@ -71,6 +85,7 @@ def reason(job: Job, ranks: Ranks, task: type[SegmentationTask] = SegmentationTa
 def main(store: str, output: Path) -> None:
     torch.set_num_threads(1)
     with joined() as ranks:
+        assert train.main(any_arguments(store, output / "any")) == 0
         parted = output / "parted"
         found = {
             "whole": reason(make_job(store, output / "whole"), ranks),
