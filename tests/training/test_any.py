@@ -163,6 +163,7 @@ def make_batch(row: int) -> dict:
         "y_hat_BCHW": latents(),
         "labels_BHW": torch.randint(19, (2, 64, 64)),
         "rows_B": torch.tensor([row, row + 1]),
+        "batch_rows": (row, row + 1),
     }
 
 

@@ -1,5 +1,6 @@
 """`train-from-store` on a small real store: every kind of network, kill and resume, refusals."""
 
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,8 @@ import torch
 
 import latent_store
 from latent_store.codec import codec_from_store
+from latent_store.codecs import register_teacher
+from latent_store.location import Location
 from tests.conftest import RANKING, TinyStore
 from tests.training.real_networks import make_checkpoint
 from training import train
@@ -249,11 +252,17 @@ def test_a_teacher_or_network_of_other_classes(
 ) -> None:
     codec = codec_from_store(latent_store.open(copied_store.url))
     (teacher,) = copied_store.url.glob(".latent_store/teachers/*.pt")
-    make_checkpoint(teacher, None, kind="teacher", domain="pixel", num_classes=11)
-    line = fails(train.main, arguments(copied_store, tmp_path / "run", "--init", "teacher"))
+    teacher.unlink()
+    other = make_checkpoint(tmp_path / "t.pt", None, kind="teacher", domain="pixel", num_classes=11)
+    content = Path(other).read_bytes()
+    name = f"other-{hashlib.sha256(content).hexdigest()[:8]}"
+    register_teacher(Location(copied_store.url), name, content)
+    more = ["--init", "teacher", "--lambda_kd", 0]
+    line = fails(train.main, arguments(copied_store, tmp_path / "run", *more))
     assert "its num_classes is 11, the network's 19; use one that was trained on this" in line
     network = make_checkpoint(tmp_path / "n.pt", codec, num_classes=11)
-    line = fails(train.main, arguments(copied_store, tmp_path / "run", "--init_from", network))
+    more = ["--init_from", network, "--lambda_kd", 0]
+    line = fails(train.main, arguments(copied_store, tmp_path / "run", *more))
     assert "with num_classes 11, this one has 19: give a checkpoint on the same classes" in line
 
 

@@ -67,6 +67,7 @@ class MadeLoader(EpochLoader):
             "channel_bits_BC": torch.full((2, CHANNELS), 100.0),
             "pixels_B": torch.full((2,), 2048.0),
             "rows_B": torch.tensor([2 * index, 2 * index + 1]),
+            "batch_rows": (2 * index, 2 * index + 1),
             "sample_ids": [f"made/{2 * index}", f"made/{2 * index + 1}"],
         }
 
