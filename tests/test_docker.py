@@ -1,16 +1,23 @@
-"""The Dockerfiles agree with the project: versions, paths, extras and commands."""
+"""The Dockerfiles and compose.yaml agree with the project: versions, paths, extras, commands."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+COMMANDS = {command.name for command in entry_points(group="console_scripts")}
+COMMANDS |= set(PROJECT["scripts"])
 CONSTRAINTS = dict(
     line.split("==")
     for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -50,10 +57,41 @@ def test_installed_extras_and_commands_exist(path: Path) -> None:
     assert extras
     assert set(",".join(extras).split(",")) <= set(PROJECT["optional-dependencies"])
     for line in instructions(path, "CMD"):
-        assert re.match(r'\["([a-z-]+)"', line).group(1) in PROJECT["scripts"]
+        assert re.match(r'\["([a-z-]+)"', line).group(1) in COMMANDS
 
 
 def test_the_worker_ends_in_beams_boot() -> None:
     worker = ROOT / "docker/beam-worker.Dockerfile"
     assert instructions(worker, "ENTRYPOINT") == ['["/opt/apache/beam/boot"]']
     assert "--from=beam_sdk /opt/apache/beam /opt/apache/beam" in instructions(worker, "COPY")
+
+
+def test_services_run_an_image_and_commands_that_exist() -> None:
+    assert set(COMPOSE["services"]) == {"scheduler", "worker", "notebook"}
+    for service in COMPOSE["services"].values():
+        assert ROOT / service["build"]["dockerfile"] in DOCKERFILES
+        assert set(service.get("depends_on", [])) <= set(COMPOSE["services"])
+        if "command" in service:
+            assert service["command"][0] in COMMANDS
+
+
+@pytest.mark.parametrize("name", ["scheduler", "worker"])
+def test_dask_takes_the_flags_of_its_services(name: str) -> None:
+    command = COMPOSE["services"][name]["command"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command[:2], "--help"], capture_output=True, text=True, check=True
+    )
+    assert command[1] == name
+    assert [flag for flag in command if flag.startswith("--") and flag not in done.stdout] == []
+
+
+def test_services_find_each_other_and_the_same_store() -> None:
+    services = COMPOSE["services"]
+    port = services["scheduler"]["command"][-1]
+    address = f"tcp://scheduler:{port}"
+    assert address in services["worker"]["command"]
+    assert services["notebook"]["environment"]["DASK_SCHEDULER_ADDRESS"] == address
+    assert services["worker"]["volumes"] == services["notebook"]["volumes"]
+    notebooks = [path.read_text() for path in (ROOT / "latent_store/notebooks").glob("*.ipynb")]
+    for variable in services["notebook"]["environment"]:
+        assert any(variable in text for text in notebooks)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -71,6 +71,7 @@ def test_canvas_beyond_a_picture_does_not_count(tiny_store: TinyStore) -> None:
     assert_describes(found, dataset["y_hat"].values[:, :, :4])
 
 
+@settings(deadline=None)
 @given(
     y_hat=hnp.arrays(np.int16, st.tuples(st.integers(2, 5), st.just(3), st.just(2), st.just(2))),
     cut=st.integers(1, 4),
