@@ -1,9 +1,12 @@
 """Holds a store to its promises on real images, and prints what was measured.
 
+    python -m tests.benchmarks.store
     python -m tests.benchmarks.store --data_root D --codecs q1.pth.tar q2.pth.tar --work W
 
-Images, rankings and copies that the store lacks are made first, with the project's own commands;
-run it again after an interruption and it goes on.
+Without flags it takes real pictures and codecs from a folder ``shared`` beside the checkout, if
+there is one, else scenes that it generates and the demo codec. Images, rankings and copies that the
+store lacks are made first, with the project's own commands; run it again after an interruption and
+it goes on.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from latent_store.codec.checkpoints import DEMO_FOLDER
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.location import Location, write_atomically
 from latent_store.reader import LatentStore
+from pipelines.generate_scenes import SceneSet, generate_scenes
 from tests.benchmarks import (
     bench,
     compressors,
@@ -32,6 +37,10 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.bench import Bench, Line
 from tests.benchmarks.table import markdown
+
+SHARED = Path(__file__).parents[3] / "shared"
+"""Beside the checkout, where it is present: real pictures and codecs, not the project's own."""
+SCENES = SceneSet(train=0, val=32, height=256, width=384, seed=0)
 
 ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "ledger": ledger.measure,
@@ -55,8 +64,8 @@ def make_flags() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     parser = make_parser("python -m tests.benchmarks.store", __doc__ or "")
     add = parser.add_argument
-    add("--data_root", type=Path, required=True, help="data root in Cityscapes' layout")
-    add("--codecs", type=Path, nargs="+", required=True, help="checkpoint files of codecs")
+    add("--data_root", type=Path, help="data root in Cityscapes' layout")
+    add("--codecs", type=Path, nargs="+", help="checkpoint files of codecs")
     add("--images", type=int, default=200, help="images of each codec, of val first, then of train")
     add("--work", type=Path, default=Path("benchmark-store"), help="folder for what is made")
     add("--store", help="URL of a store to measure and complete (default: one in --work)")
@@ -79,6 +88,8 @@ def _run(argv: Sequence[str] | None) -> int:
         )
         raise LatentStoreError(message)
     flags.work.mkdir(parents=True, exist_ok=True)
+    flags.data_root = flags.data_root or _data_root(flags.work)
+    flags.codecs = flags.codecs or _codecs()
     location = Location(flags.store or flags.work / "store.zarr")
     splits = fill.wanted_splits(flags.data_root, flags.images)
     codec_ids = fill.fill(location, flags.codecs, splits, flags)
@@ -101,6 +112,20 @@ def _run(argv: Sequence[str] | None) -> int:
     if flags.output:
         write_atomically(flags.output, text.encode())
     return int(any(line.holds is False for line in lines))
+
+
+def _data_root(work: Path) -> Path:
+    real = SHARED / "data/camvid_cityscapes_layout"
+    if real.is_dir():
+        return real
+    made = work / "scenes"
+    if not made.exists():
+        generate_scenes(made, SCENES)
+    return made
+
+
+def _codecs() -> list[Path]:
+    return sorted((SHARED / "codecs").glob("*.pth.tar")) or sorted(DEMO_FOLDER.glob("*.pth.tar"))
 
 
 if __name__ == "__main__":
