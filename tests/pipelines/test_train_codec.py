@@ -9,11 +9,11 @@ from PIL import Image
 
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.errors import CheckpointError, DatasetError
-from pipelines import train_codec
+from pipelines import codec_images, train_codec
+from pipelines.codec_images import RandomCrops
 from pipelines.scenes import render_scene
 from pipelines.train_codec import (
     CodecTraining,
-    RandomCrops,
     TrainCodecError,
     evaluate_codec,
     finished_state,
@@ -27,7 +27,7 @@ FLAGS = ("--batch_size", "1", "--crop", "64", "--num_scenes", "2", "--seed", "3"
 
 @pytest.fixture(autouse=True)
 def two_threads_and_small_scenes(monkeypatch):
-    monkeypatch.setattr(train_codec, "_SCENE_SIZES", ((64, 128), (96, 160)))
+    monkeypatch.setattr(codec_images, "_SCENE_SIZES", ((64, 128), (96, 160)))
     monkeypatch.setattr(
         train_codec,
         "held_out_scenes",
@@ -40,7 +40,7 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
     """Two steps of training by the command, with what it printed."""
     output = tmp_path_factory.mktemp("codec") / "codec.pth.tar"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_codec, "_SCENE_SIZES", ((64, 128),))
+        patch.setattr(codec_images, "_SCENE_SIZES", ((64, 128),))
         patch.setattr(
             train_codec,
             "held_out_scenes",
@@ -105,12 +105,12 @@ def test_the_command_reports_what_it_made(trained):
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_codec, "_SCENE_SIZES", ((64, 128),))
+    monkeypatch.setattr(codec_images, "_SCENE_SIZES", ((64, 128),))
     output = tmp_path / "codec.pth.tar"
     schedule = ("--learning_rate", "1e-4")
     unbroken = tmp_path / "unbroken.pth.tar"
     assert main(["--output", str(unbroken), "--steps", "3", *FLAGS, *schedule]) == 0
-    images = train_codec.procedural_images(train_codec.CODEC_TRAIN_FIRST, 2, 3)
+    images = codec_images.procedural_images(train_codec.CODEC_TRAIN_FIRST, 2, 3)
     training = CodecTraining(
         steps=3, batch_size=1, crop=64, num_scenes=2, seed=3, learning_rate=1e-4
     )
@@ -209,13 +209,13 @@ def test_a_folder_of_images_is_read_without_the_small_ones(tmp_path):
     (tmp_path / "sub").mkdir()
     Image.fromarray(big).save(tmp_path / "sub" / "big.png")
     Image.fromarray(small).save(tmp_path / "small.png")
-    images = train_codec.folder_images(tmp_path, 64)
+    images = codec_images.folder_images(tmp_path, 64)
     assert [image.shape for image in images] == [(80, 90, 3)]
     with pytest.raises(DatasetError, match="no image of at least 128x128 pixels among its 2"):
-        train_codec.folder_images(tmp_path, 128)
+        codec_images.folder_images(tmp_path, 128)
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(DatasetError, match=r"broken\.png cannot be read as an image"):
-        train_codec.folder_images(tmp_path, 64)
+        codec_images.folder_images(tmp_path, 64)
 
 
 @pytest.mark.parametrize(

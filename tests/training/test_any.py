@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import latent_store
-from latent_store.codec import Codec, codec_from_store, cut_stream, read_stream_file
+from latent_store.codec import Codec, cut_stream, read_stream_file
 from latent_store.errors import LatentStoreError
 from latent_store.reader import Split
 from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
@@ -228,16 +227,6 @@ def test_networks_with_and_without_cuts_start_from_each_other(tmp_path: Path) ->
 
 
 # -- the commands, on a real store ---------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def split(tiny_store: TinyStore) -> Split:
-    return latent_store.open(tiny_store.url)["cityscapes/val"]
-
-
-@pytest.fixture(scope="module")
-def codec(split: Split) -> Codec:
-    return codec_from_store(split.store)
 
 
 @pytest.fixture(scope="module")

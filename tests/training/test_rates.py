@@ -8,28 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import latent_store
-from latent_store.codec import Codec, codec_from_store, decode_y, decode_z, pack_stream
+from latent_store.codec import decode_y, decode_z, pack_stream
 from latent_store.component_readers import LatentsReader, RankedReader
 from latent_store.errors import IntegrityError, RankingError
 from latent_store.reader import Split
-from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
+from tests.conftest import HEIGHT, RANKING, WIDTH
 from training import rates
 
 SIZE = (128, 192)
 ROWS = [0, 1, 3]
 CHANNELS = 192
 CUTS = (16, 32, 64, CHANNELS)
-
-
-@pytest.fixture(scope="module")
-def split(tiny_store: TinyStore) -> Split:
-    return latent_store.open(tiny_store.url)["cityscapes/val"]
-
-
-@pytest.fixture(scope="module")
-def codec(split: Split) -> Codec:
-    return codec_from_store(split.store)
 
 
 @pytest.fixture

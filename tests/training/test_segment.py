@@ -10,10 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-import latent_store
 from latent_store.codec import (
     Codec,
-    codec_from_store,
     decode_z,
     load_codec,
     pack_stream,
@@ -21,7 +19,6 @@ from latent_store.codec import (
     read_stream_file,
     write_stream_file,
 )
-from latent_store.reader import Split
 from tests.conftest import RANKING, VAL, TinyStore
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training.bench import Bench, Options
@@ -39,16 +36,6 @@ KINDS = ("pixel", "none", "dynamic", "static")
 @pytest.fixture(scope="module")
 def checkpoints(tiny_store: TinyStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return make_checkpoints(tmp_path_factory.mktemp("networks"), tiny_store)
-
-
-@pytest.fixture(scope="module")
-def split(tiny_store: TinyStore) -> Split:
-    return latent_store.open(tiny_store.url)["cityscapes/val"]
-
-
-@pytest.fixture(scope="module")
-def codec(split: Split) -> Codec:
-    return codec_from_store(split.store)
 
 
 @pytest.fixture(scope="module")
