@@ -89,6 +89,11 @@ class ComponentReader:
                 )
                 raise IntegrityError(message)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of labels or boxes, by class id; empty in stores that were written without them."""
+        return tuple(self.group.attrs.get("class_names", ()))
+
     def array(self, name: str) -> zarr.Array:
         """Returns one array of the component, whose reads are checked against its receipts.
 
