@@ -126,7 +126,9 @@ def test_contradictions_are_refused(content: dict[str, Any], message: str) -> No
 
 
 def test_grids_that_are_not_there_or_not_toml(tmp_path) -> None:
-    with pytest.raises(LatentStoreError, match=r"there is no grid camvid; give one of camvid_cpu"):
+    with pytest.raises(
+        LatentStoreError, match=r"there is no grid camvid; give one of camvid_cpu, camvid_gpu"
+    ):
         load_grid("camvid")
     path = tmp_path / "mine.toml"
     path.write_text("name = ")
