@@ -8,7 +8,7 @@ from typing import Any
 from latent_store.errors import LatentStoreError
 from training.flags import flag, free_fields
 from training.loader import LoaderConfig
-from training.networks import BACKBONES, DOMAINS, SELECTIONS, TASKS
+from training.network_config import BACKBONES, DOMAINS, SELECTIONS, TASKS
 from training.trainer_config import TrainerConfig
 from training.transforms import ACTIVATIONS, TRANSFORMS
 

@@ -1,7 +1,7 @@
 """Tasks: what a network learns from a batch, and how well it does it.
 
-The training loop knows nothing of segmentation: a task turns a batch into a loss, says what the
-loss's sums are to be divided by, and validates.
+The training loop knows nothing of segmentation or boxes: a task turns a batch into a loss, says
+what the loss's sums are to be divided by, and validates. Detection is in `training.detection_task`.
 """
 
 import math
@@ -13,27 +13,35 @@ from torch import nn
 
 from latent_store.errors import DatasetError
 from training.gate import annealed, gumbel_noise
-from training.losses import Counts, SegmentationLoss, count
+from training.losses import Counts, TaskLoss, count
 from training.metrics import ConfusionMatrix
 from training.networks import PixelNetwork
 from training.ranks import ALONE, Ranks
 from training.sampling import draw_cut
 
 
-class SegmentationTask(nn.Module):
-    """Semantic segmentation, from latents or from pixels.
+class NetworkTask(nn.Module):
+    """What all tasks do alike, from latents or from pixels: cuts, the gate's noise, the loss.
 
     Args:
         network: a LatentNetwork or PixelNetwork.
         loss: its loss.
         seed: of the gate's noise, and of the N that a network for any N is trained with.
         temperature: of the Gumbel-softmax at the start and at the end of the run.
+
+    Attributes:
+        score: the validation's number that decides which network is the best, the higher the
+            better.
+        unlabelled: what it means that a whole epoch has not one label.
     """
+
+    score: str
+    unlabelled: str
 
     def __init__(
         self,
         network: nn.Module,
-        loss: SegmentationLoss,
+        loss: TaskLoss,
         *,
         seed: int = 0,
         temperature: tuple[float, float] = (1.0, 1.0),
@@ -44,7 +52,7 @@ class SegmentationTask(nn.Module):
         self.seed = seed
         self.temperature = temperature
         # Not a submodule: the compiled form shares the network's parameters.
-        self._call: list[Callable[..., dict[str, torch.Tensor]]] = [network]
+        self._call: list[Callable[..., dict[str, Any]]] = [network]
 
     def compile_network(self) -> None:
         """Runs the network through torch.compile from now on."""
@@ -69,8 +77,8 @@ class SegmentationTask(nn.Module):
             epoch: keys the gate's noise and the N, with the seed and the row.
         """
         batch = self._cut(batch, epoch)
-        outputs = self._call[0](*network_inputs(self.network, batch), **self._noise(batch, epoch))
-        batch = {**batch, "labels_BHW": batch["labels_BHW"].long()}
+        more = self._noise(batch, epoch) | self.tail_inputs(batch, epoch)
+        outputs = self._call[0](*network_inputs(self.network, batch), **more)
         parts = self.loss(outputs, batch, counts)
         if "gate" in outputs:
             parts["kept"] = outputs["gate"].detach().sum(1)
@@ -81,6 +89,10 @@ class SegmentationTask(nn.Module):
                 (len(y_hat_BCHW),), float(y_hat_BCHW.shape[1]), device=y_hat_BCHW.device
             )
         return parts
+
+    def tail_inputs(self, batch: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+        """Returns what the network's tail needs besides features in training."""
+        return {}
 
     def anneal(self, progress: float) -> None:
         """Sets what changes over a run: the gate's temperature, at `progress` in [0, 1]."""
@@ -100,6 +112,16 @@ class SegmentationTask(nn.Module):
             return {}
         noise_BC2 = gumbel_noise(self.seed, epoch, batch["rows_B"].tolist(), gate.channels)
         return {"noise_BC2": noise_BC2.to(batch["y_hat_BCHW"].device)}
+
+
+class SegmentationTask(NetworkTask):
+    """Semantic segmentation."""
+
+    score = "miou"
+    unlabelled = (
+        "none of this epoch's samples has a label that counts (all are 255): encode the split with "
+        "labels that its reader knows"
+    )
 
 
 class SegmentationValidator:
@@ -191,7 +213,12 @@ def network_inputs(network: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Returns the batch with its tensors on a device."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
+    return {name: _moved(value, device) for name, value in batch.items()}
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # "targets"
+        return [to_device(one, device) for one in value]
+    return value
