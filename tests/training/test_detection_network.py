@@ -39,7 +39,7 @@ def make_network(**config) -> nn.Module:
     network = build_network(NetworkConfig(**(SMALL | config)))
     # Fresh predictors say the same of everything: let scores and boxes differ.
     nn.init.normal_(network.tail.roi_heads.box_predictor.cls_score.weight, std=0.5)
-    nn.init.normal_(network.tail.roi_heads.box_predictor.bbox_pred.weight, std=0.5)
+    nn.init.normal_(network.tail.roi_heads.box_predictor.bbox_pred.weight, std=2.0)
     nn.init.normal_(network.tail.rpn.head.cls_logits.weight, std=0.5)
     return network
 
