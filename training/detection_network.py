@@ -44,8 +44,10 @@ STRIDES = (4, 8, 16, 32, 64)
 PROPOSALS = {"training": 2000, "testing": 1000}
 """Most proposals of a level before, and of an image after, non-maximum suppression."""
 
+ROI_SIZE = 7
+"""Cells a side that a proposal is pooled to."""
+
 _ASPECT_RATIOS = (0.5, 1.0, 2.0)
-_ROI_SIZE = 7
 _POOLED = ("0", "1", "2", "3")
 # Equation 1 of the FPN paper assigns a 224-pixel object to level 4, with anchors from 32 pixels.
 _CANONICAL_PER_ANCHOR = 224 / 32
@@ -243,14 +245,14 @@ def _region_proposals(config: NetworkConfig) -> RegionProposalNetwork:
 
 def _box_heads(config: NetworkConfig) -> RoIHeads:
     """Returns the box heads with torchvision's thresholds."""
-    pool = MultiScaleRoIAlign(_POOLED, _ROI_SIZE, sampling_ratio=2)
+    pool = MultiScaleRoIAlign(_POOLED, ROI_SIZE, sampling_ratio=2)
     # Set here, torchvision does not infer them from the first batch's valid extents.
     pool.scales = [1 / stride for stride in STRIDES[:-1]]
     canonical = config.anchor_size * _CANONICAL_PER_ANCHOR
     pool.map_levels = LevelMapper(2, 5, canonical_scale=canonical, canonical_level=4)
     heads = RoIHeads(
         pool,
-        TwoMLPHead(config.fpn_width * _ROI_SIZE**2, config.box_head_width),
+        TwoMLPHead(config.fpn_width * ROI_SIZE**2, config.box_head_width),
         _Predictor(config.box_head_width, config.num_classes),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,

@@ -5,6 +5,7 @@ what the loss's sums are to be divided by, and validates. Detection is in `train
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -124,14 +125,19 @@ class SegmentationTask(NetworkTask):
     )
 
 
-class SegmentationValidator:
-    """Measures mIoU at original size, from one confusion matrix over all batches.
+class NetworkValidator(ABC):
+    """Measures a network on whole images, for any N at each of its cuts.
 
     Args:
         batches: whole images as `WholeImages` yields them; iterated anew each time.
-        class_names: by train id.
+        class_names: by class id.
         ranks: those that validate together; each has its own batches, all return the same.
+
+    Attributes:
+        score: the name of the main score.
     """
+
+    score: str
 
     def __init__(
         self,
@@ -146,41 +152,88 @@ class SegmentationValidator:
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, device: torch.device) -> dict[str, float]:
-        """Returns "miou", "accuracy", "constant_miou" and "iou/<class>".
+        """Returns the scores by name.
 
         With a gate also what it keeps, see `gate_statistics`. For any N they are means over the
-        cuts, each with a matrix of its own, and "miou_at/<N>" is the mIoU of each. The network is
-        left in the mode that it was in.
+        cuts, and the score at each is "<score>_at/<N>", e.g. "miou_at/32". The network is left in
+        the mode that it was in.
         """
         was_training = network.training
         network.eval()
         cuts = network.config.cuts or (None,)
-        matrices = {keep: ConfusionMatrix(len(self.class_names)) for keep in cuts}
+        collected = {keep: self.begin() for keep in cuts}
         gates: list[torch.Tensor] = []
         for batch in self.batches:
             on_device = to_device(batch, device)
-            for keep, matrix in matrices.items():
-                outputs = network(*network_inputs(network, cut_batch(on_device, keep)))
-                # Padding is labelled 255, so it counts nowhere.
-                matrix.update(on_device["labels_BHW"], outputs["logits"].argmax(1))
+            for keep, results in collected.items():
+                inputs = network_inputs(network, cut_batch(on_device, keep))
+                outputs = network(*inputs, **self.tail_inputs(batch))
+                self.add(results, on_device, outputs)
                 if "gate" in outputs:
                     gates.append(outputs["gate"].cpu())
         network.train(was_training)
-        for matrix in matrices.values():
-            matrix.counts_KK = sum(self.ranks.gather(matrix.counts_KK))
+        each = {keep: self.summary(self.ranks.gather(part)) for keep, part in collected.items()}
         gates = [gate for part in self.ranks.gather(gates) for gate in part]
-        if not matrices[cuts[0]].pixels:
+        names = each[cuts[0]]
+        scores = {name: math.fsum(s[name] for s in each.values()) / len(each) for name in names}
+        scores |= {f"{self.score}_at/{k}": s[self.score] for k, s in each.items() if k is not None}
+        return scores | (gate_statistics(torch.cat(gates)) if gates else {})
+
+    @abstractmethod
+    def begin(self) -> Any:
+        """Returns what collects results, before the first batch; CPU tensors and plain types."""
+
+    @abstractmethod
+    def add(self, results: Any, batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Adds one batch's."""
+
+    @abstractmethod
+    def summary(self, results: Sequence[Any]) -> dict[str, float]:
+        """Returns the scores of all ranks' results.
+
+        Raises:
+            DatasetError: if there was nothing to get right.
+        """
+
+    def tail_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the network's tail needs besides features in evaluation."""
+        return {}
+
+
+class SegmentationValidator(NetworkValidator):
+    """Measures mIoU at original size, from one confusion matrix over all batches.
+
+    The scores are "miou", "accuracy", "constant_miou" and "iou/<class>".
+    """
+
+    score = SegmentationTask.score
+
+    def begin(self) -> ConfusionMatrix:
+        """Returns an empty matrix."""
+        return ConfusionMatrix(len(self.class_names))
+
+    def add(
+        self, results: ConfusionMatrix, batch: Mapping[str, Any], outputs: Mapping[str, Any]
+    ) -> None:
+        """Counts one batch's pixels; padding is labelled 255, so it counts nowhere."""
+        results.update(batch["labels_BHW"], outputs["logits"].argmax(1))
+
+    def summary(self, results: Sequence[ConfusionMatrix]) -> dict[str, float]:
+        """Returns the scores of the sum of the matrices."""
+        total = self.begin()
+        total.counts_KK = sum(matrix.counts_KK for matrix in results)
+        if not total.pixels:
             raise DatasetError(
                 "mIoU is undefined: no pixel of the validation images has a label (all are 255); "
                 "give another --val_split, or none"
             )
-        return self._scores(matrices) | (gate_statistics(torch.cat(gates)) if gates else {})
+        return total.summary(self.class_names)
 
-    def _scores(self, matrices: Mapping[int | None, ConfusionMatrix]) -> dict[str, float]:
-        each = [matrix.summary(self.class_names) for matrix in matrices.values()]
-        scores = {name: math.fsum(s[name] for s in each) / len(each) for name in each[0]}
-        at_cuts = {f"miou_at/{k}": m.miou() for k, m in matrices.items() if k is not None}
-        return scores | at_cuts
+
+def headline(scores: Mapping[str, float]) -> str:
+    """Returns a validation's main score with its name, e.g. "mIoU 0.7512"; "" without one."""
+    named = {"miou": "mIoU", "ap50": "AP50"}
+    return ", ".join(f"{named[key]} {scores[key]:.4f}" for key in named if key in scores)
 
 
 def gate_statistics(gates_NC: torch.Tensor) -> dict[str, float]:
