@@ -29,7 +29,8 @@ from training.flags import add_flags, flag, free_fields, read_flags
 from training.initialise import start_from_pretrained
 from training.loader import LoaderConfig
 from training.losses import SegmentationLoss
-from training.networks import BACKBONES, NetworkConfig, build_network
+from training.network_config import BACKBONES, NetworkConfig
+from training.networks import build_network
 from training.ranks import ALONE, Ranks, joined
 from training.tasks import SegmentationTask, SegmentationValidator
 from training.trainer import FitResult, fit

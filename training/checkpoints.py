@@ -63,7 +63,8 @@ class LoadedNetwork:
     @property
     def teacher_id(self) -> str:
         """The id under which a store keeps this teacher's features."""
-        return f"deeplabv3-{self.config.backbone}-{self.sha256[:8]}"
+        kind = {"segmentation": "deeplabv3", "detection": "fasterrcnn"}[self.config.task]
+        return f"{kind}-{self.config.backbone}-{self.sha256[:8]}"
 
 
 def save_checkpoint(

@@ -7,6 +7,9 @@ that nobody multiplies. Both counts are given, the true one first.
 Counted are convolutions and linear layers, whose products are all but everything, and IGDN, whose
 norm is a 1×1 convolution of the squares (thop does not know it). Additions, norms, activations and
 upsampling are left out of both.
+
+A detection network's box head runs once a proposal. It is counted for as many as evaluation lets
+through, `PROPOSALS["testing"]`: what a busy picture costs, and a plain one does not exceed.
 """
 
 from collections.abc import Sequence
@@ -17,8 +20,10 @@ from torch import nn
 
 from latent_store.codec.stock import GDN
 from latent_store.schema import LATENT_STRIDE
+from training.detection_network import PROPOSALS, ROI_SIZE
 from training.networks import LatentNetwork, NetworkConfig, build_network
 
+_WRAPPED = "network."
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -53,7 +58,7 @@ def count_macs(module: nn.Module, *input_shapes: Sequence[int]) -> Macs:
     state = {name: tensor.to("meta") for name, tensor in _tensors(module).items()}
     macs = Macs()
     handles = [
-        child.register_forward_hook(_hook(macs, name.split(".")[0]))
+        child.register_forward_hook(_hook(macs, name.removeprefix(_WRAPPED).split(".")[0]))
         for name, child in module.named_modules()
         if isinstance(child, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear, GDN))
     ]
@@ -79,11 +84,34 @@ def network_macs(config: NetworkConfig, height: int, width: int) -> Macs:
     """
     with torch.random.fork_rng(devices=[]):
         network = build_network(config)
-    if not isinstance(network, LatentNetwork):
+    if config.task == "detection":
+        network = _Layers(network)
+    if config.domain == "pixel":
         return count_macs(network, (1, 3, height, width))
     grid = (height // LATENT_STRIDE, width // LATENT_STRIDE)
-    pooled = [(1, config.latent_channels)] if network.gate is not None else []
+    pooled = [(1, config.latent_channels)] if config.selection == "dynamic" else []
     return count_macs(network, (1, config.input_channels, *grid), *pooled)
+
+
+class _Layers(nn.Module):
+    """The layers of a detection network on one image, without what is done to boxes between them:
+    which boxes those are has no answer where nothing is computed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: torch.Tensor) -> None:
+        network = self.network
+        if isinstance(network, LatentNetwork):
+            features_BCHW = network.transformed(*inputs)["features"]
+        else:
+            features_BCHW = network.stem(*inputs)
+        maps = network.tail.pyramid(features_BCHW)
+        network.tail.rpn.head(list(maps.values()))
+        heads = network.tail.roi_heads
+        pooled = (PROPOSALS["testing"], network.config.fpn_width, ROI_SIZE, ROI_SIZE)
+        heads.box_predictor(heads.box_head(features_BCHW.new_empty(pooled)))
 
 
 def _hook(macs: Macs, part: str):

@@ -15,18 +15,28 @@ from training.cut_norm import matching
 from training.networks import LatentNetwork, PixelNetwork, load_pretrained_backbone
 from training.sources import StoreSource
 
-_SAME_TAIL = ("backbone", "aspp_width", "num_classes")
+_SAME_TAIL = {
+    "segmentation": ("backbone", "aspp_width", "num_classes"),
+    "detection": ("backbone", "fpn_width", "box_head_width", "anchor_size", "num_classes"),
+}
 _FEATURE_ROWS = 16
 _OTHER_CLASSES = "use one that was trained on this dataset's classes"
 
 
-def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> None:
+def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> list[str]:
     """Copies the teacher's tail, and in the pixel domain its stem too.
+
+    Of a teacher of another task layer1 to layer4 are copied, which have the same shapes with and
+    without dilation; the heads have nothing in common.
+
+    Returns:
+        The names of the tail's parts that stay fresh; none with a teacher of the same task.
 
     Raises:
         CheckpointError: if the tails differ in shape; the first field that does is named.
     """
-    for field in _SAME_TAIL:
+    same_task = teacher.config.task == network.config.task
+    for field in _SAME_TAIL[network.config.task] if same_task else ("backbone",):
         theirs, mine = getattr(teacher.config, field), getattr(network.config, field)
         if theirs != mine:
             remedy = f"give --{field} {theirs}" if field != "num_classes" else _OTHER_CLASSES
@@ -39,11 +49,12 @@ def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> None:
     given = {
         name: matching(name, value, None, network.config.cuts)
         for name, value in teacher.network.tail.state_dict().items()
-        if name in own
+        if name in own and (same_task or name.startswith("layer"))
     }
     network.tail.load_state_dict(own | given)
     if isinstance(network, PixelNetwork):
         network.stem.load_state_dict(teacher.network.stem.state_dict())
+    return [] if same_task else sorted({name.split(".")[0] for name in own if name not in given})
 
 
 def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
@@ -61,7 +72,8 @@ def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
         CheckpointError: if the networks are of different kinds, or channels are missing.
     """
     mine, theirs = network.config, source.config
-    for field in ("domain", "transform", "transform_activation", "latent_channels", *_SAME_TAIL):
+    shape = ("task", "domain", "transform", "transform_activation", "latent_channels")
+    for field in (*shape, *_SAME_TAIL[mine.task]):
         if getattr(mine, field) != getattr(theirs, field):
             what = "of the same architecture" if field != "num_classes" else "on the same classes"
             raise CheckpointError(

@@ -8,11 +8,16 @@ from typing import Any
 from latent_store.errors import LatentStoreError
 from training.flags import flag, free_fields
 from training.loader import LoaderConfig
-from training.networks import BACKBONES, DOMAINS, SELECTIONS, TASKS
+from training.network_config import BACKBONES, DOMAINS, SELECTIONS, TASKS
 from training.trainer_config import TrainerConfig
 from training.transforms import ACTIVATIONS, TRANSFORMS
 
 NONE = "none"
+TASK_FLAGS = {
+    "segmentation": ("aspp_width", "auxiliary_head"),
+    "detection": ("fpn_width", "box_head_width", "anchor_size"),
+}
+"""Flags that only one task's networks know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +66,25 @@ class ModelConfig:
         "inside the deconv transform", default="igdn", choices=ACTIVATIONS
     )
     backbone: str | None = flag(
-        "ResNet of DeepLab v3 (default: the teacher's, else resnet50)",
+        "ResNet of DeepLab v3 or Faster R-CNN (default: the teacher's, else resnet50)",
         default=None,
         choices=BACKBONES,
     )
     aspp_width: int | None = flag(
         "channels inside ASPP (default: the teacher's, else 256)", default=None
+    )
+    fpn_width: int | None = flag(
+        "channels of the feature pyramid, in detection (default: the teacher's, else 256)",
+        default=None,
+    )
+    box_head_width: int | None = flag(
+        "units of the box head's layers, in detection (default: the teacher's, else 1024)",
+        default=None,
+    )
+    anchor_size: int | None = flag(
+        "side in pixels of the smallest anchors, in detection; each of five levels doubles it "
+        "(default: the teacher's, else 24)",
+        default=None,
     )
     dropout: float = flag("dropout after ASPP", default=0.1)
     auxiliary_head: bool = flag(
@@ -96,6 +114,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         self._check_channels()
+        self._check_task()
         if min(self.lambda_kd, self.rate_weight, self.dropout) < 0 or self.temperature <= 0:
             raise LatentStoreError(
                 "--lambda_kd, --rate_weight and --dropout must be 0 or more and --temperature > 0; "
@@ -108,6 +127,15 @@ class ModelConfig:
             )
         if self.pretrained != NONE and self.init != "scratch":
             raise LatentStoreError("--pretrained goes with --init scratch")
+
+    def _check_task(self) -> None:
+        for task, names in TASK_FLAGS.items():
+            given = [name for name in names if getattr(self, name)]
+            if given and self.task != task:
+                raise LatentStoreError(
+                    f"--{given[0]} is a setting of --task {task}, got --task {self.task}: leave it "
+                    "out"
+                )
 
     def _check_channels(self) -> None:
         ranked, static = self.selection in ("static", "any"), self.selection == "static"
@@ -140,5 +168,5 @@ class Job:
 
     def resolved(self) -> dict[str, Any]:
         """Returns every flag's value but `output` and `resume`, as plain types."""
-        parts = (self.data, self.model, self.loader, self.trainer)
+        parts = (self.data, self.model, self.loader.for_task(self.model.task), self.trainer)
         return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}

@@ -1,25 +1,28 @@
 """Loaders: endless, resumable streams of equal batches, and the one that reads a store."""
 
+import dataclasses
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from latent_store.errors import LatentStoreError
-from latent_store.schema import LATENT_STRIDE
+from latent_store.schema import LATENT_STRIDE, PAD_MULTIPLE
 from training.flags import flag
 from training.prefetch import KINDS, Prefetcher
 from training.ranks import ALONE, Ranks
 from training.sampling import Batch, batches_an_epoch, plan_epoch, plan_in_order
 from training.sources import Arrays, CropRule, StoreSource
 
+_CROPS = {"segmentation": 512, "detection": 0}
+
 TensorBatch = dict[str, Any]
-"""Tensors by name, and "sample_ids", a list of str."""
+"""Tensors by name, "sample_ids", a list of str, and in detection "targets", a list of dicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +30,10 @@ class LoaderConfig:
     """How batches are made."""
 
     batch_size: int = flag("images in a batch, of all ranks together", default=8)
-    crop: int = flag(
-        "side of the random crop in pixels, a multiple of 16; 0 = whole images", default=512
+    crop: int | None = flag(
+        "side of the random crop in pixels, a multiple of 16; 0 = whole images (default: 512, in "
+        "detection 0)",
+        default=None,
     )
     max_samples: int = flag(
         "train on the first so many pictures only, with --views on theirs too; 0 = all", default=0
@@ -50,11 +55,27 @@ class LoaderConfig:
         for name in ("batch_size", "chunk_rows", "preload_rows"):
             if getattr(self, name) < 1:
                 raise LatentStoreError(f"--{name} must be 1 or more, got {getattr(self, name)}")
-        if self.crop < 0 or self.crop % LATENT_STRIDE:
+        if self.crop is not None and (self.crop < 0 or self.crop % LATENT_STRIDE):
             raise LatentStoreError(
                 f"--crop must be a multiple of {LATENT_STRIDE} pixels (one latent position), or 0 "
                 f"for whole images, got {self.crop}"
             )
+
+    def for_task(self, task: str) -> Self:
+        """Returns the same with the task's crop where none was asked for.
+
+        Detection is on whole images: a crop cuts objects, and changes what sizes there are.
+
+        Raises:
+            LatentStoreError: if crops are too small for the task.
+        """
+        if task == "detection" and 0 < (self.crop or 0) < PAD_MULTIPLE:
+            raise LatentStoreError(
+                f"--crop {self.crop} is smaller than the pyramid's coarsest cell: with --task "
+                f"detection give {PAD_MULTIPLE} or more, or 0 for whole images"
+            )
+        crop = _CROPS[task] if self.crop is None else self.crop
+        return dataclasses.replace(self, crop=crop)
 
 
 class EpochLoader(ABC):
@@ -146,6 +167,7 @@ class StoreLoader(EpochLoader):
     ) -> None:
         super().__init__()
         ranks.require_equal_shares(config.batch_size)
+        config = config.for_task(source.spec.task)
         self.source = source
         self.config = config
         self.rule = CropRule(seed=seed, crop=config.crop)
@@ -248,6 +270,9 @@ def to_tensors(arrays: Arrays, *, pin_memory: bool = False) -> TensorBatch:
     """
     batch: TensorBatch = {}
     for name, value in arrays.items():
+        if name == "targets":
+            batch[name] = [to_tensors(target, pin_memory=pin_memory) for target in value]
+            continue
         if not isinstance(value, np.ndarray):
             batch[name] = value
             continue

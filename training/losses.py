@@ -1,4 +1,4 @@
-"""The loss: cross-entropy + λ₁ · distillation (equation 3), and optionally the rate of the gate.
+"""The losses: a task's own + λ₁ · distillation (equation 3), and optionally the rate of the gate.
 
 Every term is a sum over the batch divided by a count. The counts are arguments, so that several
 small batches (gradient accumulation), or several processes, give the gradient of one large batch.
@@ -20,7 +20,7 @@ class Counts:
     """What the sums of a batch are divided by; add those of batches that make one step.
 
     Attributes:
-        labels: labelled pixels.
+        labels: labelled pixels; in detection, objects.
         cells: positions of the feature map inside the original images.
         samples: images.
     """
@@ -39,10 +39,12 @@ class Counts:
 
 def count(batch: Mapping[str, Any]) -> Counts:
     """Returns a batch's counts."""
-    labels_BHW = batch["labels_BHW"]
     cells = int(cell_mask(batch).sum()) if "features_BCHW" in batch else 0
-    labels = int((labels_BHW != IGNORE_LABEL).sum())
-    return Counts(labels=labels, cells=cells, samples=len(labels_BHW))
+    if "targets" in batch:
+        labels = sum(int((~target["difficult"]).sum()) for target in batch["targets"])
+        return Counts(labels=labels, cells=cells, samples=len(batch["targets"]))
+    labels = int((batch["labels_BHW"] != IGNORE_LABEL).sum())
+    return Counts(labels=labels, cells=cells, samples=len(batch["labels_BHW"]))
 
 
 def cell_mask(batch: Mapping[str, Any]) -> torch.Tensor:
@@ -65,10 +67,62 @@ def cell_mask(batch: Mapping[str, Any]) -> torch.Tensor:
     return inside_BH[:, :, None] & inside_BW[:, None, :]
 
 
-class SegmentationLoss(nn.Module):
-    """L = L_seg + λ₁ · L_KD [+ λ_rate · rate] [+ 0.5 · L_seg of the auxiliary head].
+class TaskLoss(nn.Module):
+    """A task's own loss + λ₁ · L_KD [+ λ_rate · rate].
+
+    Args:
+        lambda_kd: λ₁; 1 in the paper.
+        rate_weight: weighs the bits a pixel that the gate keeps; 0 in the paper.
 
     Attributes:
+        weights: of every part that there may be; a weight of 0 leaves its part out.
+    """
+
+    def __init__(self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0) -> None:
+        super().__init__()
+        self.weights = {"distillation": lambda_kd, "rate": rate_weight}
+
+    def task_parts(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        """Returns the task's own parts by name; `weights` has them too."""
+        raise NotImplementedError
+
+    def forward(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        """Computes the loss of a batch, or of its part of a larger step.
+
+        Args:
+            outputs: a network's; what the task's parts need and, where a term needs them,
+                "features" and "gate".
+            batch: what the task's parts need; with "features_BCHW" (and "valid_B2") the teacher's
+                features are distilled; with "channel_bits_BC" and "pixels_B" (original pixels of
+                the image) the gate's rate is known.
+            counts: of the whole step.
+
+        Returns:
+            "loss", and its parts: the task's own, and "distillation" and "rate" where they exist.
+        """
+        parts = self.task_parts(outputs, batch, counts)
+        if self.weights["distillation"] and "features_BCHW" in batch:
+            parts["distillation"] = _distillation(outputs["features"], batch, counts.cells)
+        if "gate" in outputs:
+            parts["rate"] = _rate(outputs["gate"], batch, counts.samples)
+        # A weight of 0 leaves the part out: 0 × inf would be nan.
+        weights = self.weights
+        terms = [weights[name] * part for name, part in parts.items() if weights[name]]
+        return {"loss": torch.stack(terms).sum()} | parts
+
+
+class SegmentationLoss(TaskLoss):
+    """L = L_seg + λ₁ · L_KD [+ λ_rate · rate] [+ 0.5 · L_seg of the auxiliary head].
+
+    Its own parts are "cross_entropy" and "auxiliary", of the outputs "logits" and
+    "auxiliary_logits" and the batch's "labels_BHW", integers, 255 = ignore. A batch without a
+    labelled pixel has cross-entropy 0, not nan.
+
+    Args:
         lambda_kd: λ₁; 1 in the paper.
         rate_weight: weighs the bits a pixel that the gate keeps; 0 in the paper.
         auxiliary_weight: 0.5 in torchvision's reference.
@@ -77,49 +131,40 @@ class SegmentationLoss(nn.Module):
     def __init__(
         self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0, auxiliary_weight: float = 0.5
     ) -> None:
-        super().__init__()
-        self.lambda_kd = lambda_kd
-        self.rate_weight = rate_weight
-        self.auxiliary_weight = auxiliary_weight
+        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
+        self.weights |= {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
 
-    def forward(
-        self,
-        outputs: Mapping[str, torch.Tensor],
-        batch: Mapping[str, Any],
-        counts: Counts,
+    def task_parts(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
     ) -> dict[str, torch.Tensor]:
-        """Computes the loss of a batch, or of its part of a larger step.
+        """Returns the cross-entropies of the maps that there are."""
+        maps = {"cross_entropy": "logits", "auxiliary": "auxiliary_logits"}
+        return {
+            part: _cross_entropy(outputs[name], batch["labels_BHW"], counts.labels)
+            for part, name in maps.items()
+            if name in outputs
+        }
 
-        Args:
-            outputs: a network's; "logits" and, where a term needs them, "features", "gate",
-                "auxiliary_logits".
-            batch: "labels_BHW" int64, 255 = ignore; with "features_BCHW" (and "valid_B2") the
-                teacher's features are distilled; with "channel_bits_BC" and "pixels_B" (original
-                pixels of the image) the gate's rate is known.
-            counts: of the whole step.
 
-        Returns:
-            "loss", and its parts "cross_entropy", "distillation", "rate", "auxiliary" where they
-            exist. A batch without a labelled pixel has cross-entropy 0, not nan.
-        """
-        labels_BHW = batch["labels_BHW"]
-        parts: dict[str, torch.Tensor] = {}
-        if "logits" in outputs:
-            parts["cross_entropy"] = _cross_entropy(outputs["logits"], labels_BHW, counts.labels)
-        weights = {"cross_entropy": 1.0}
-        if self.lambda_kd and "features_BCHW" in batch:
-            parts["distillation"] = _distillation(outputs["features"], batch, counts.cells)
-            weights["distillation"] = self.lambda_kd
-        if "gate" in outputs:
-            parts["rate"] = _rate(outputs["gate"], batch, counts.samples)
-            weights["rate"] = self.rate_weight
-        if "auxiliary_logits" in outputs:
-            logits_BKHW = outputs["auxiliary_logits"]
-            parts["auxiliary"] = _cross_entropy(logits_BKHW, labels_BHW, counts.labels)
-            weights["auxiliary"] = self.auxiliary_weight
-        # A weight of 0 leaves the part out: 0 × inf would be nan.
-        terms = [weights[name] * part for name, part in parts.items() if weights[name]]
-        return {"loss": torch.stack(terms).sum()} | parts
+class DetectionLoss(TaskLoss):
+    """L = L_detection + λ₁ · L_KD [+ λ_rate · rate].
+
+    Its own parts are the outputs "objectness", "proposal_box", "classification" and "box" of
+    `DetectionTail`, which are already means over what was drawn of each image; they count equally,
+    as in torchvision.
+    """
+
+    PARTS = ("objectness", "proposal_box", "classification", "box")
+
+    def __init__(self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0) -> None:
+        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
+        self.weights |= dict.fromkeys(self.PARTS, 1.0)
+
+    def task_parts(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        """Returns each part's mean over the images of the step, or this batch's share of it."""
+        return {name: outputs[name].sum() / max(counts.samples, 1) for name in self.PARTS}
 
 
 def _cross_entropy(
@@ -127,7 +172,7 @@ def _cross_entropy(
 ) -> torch.Tensor:
     # Summed here: CUDA's own sum over maps adds in whatever order its threads finish.
     errors_BHW = F.cross_entropy(
-        logits_BKHW.float(), labels_BHW, ignore_index=IGNORE_LABEL, reduction="none"
+        logits_BKHW.float(), labels_BHW.long(), ignore_index=IGNORE_LABEL, reduction="none"
     )
     return errors_BHW.sum() / max(labels, 1)
 

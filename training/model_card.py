@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from training.networks import NetworkConfig
+from training.network_config import NetworkConfig
+from training.tasks import headline
 
 _CARD = """\
 ---
 library_name: latent-store
 license: other
-pipeline_tag: image-segmentation
+pipeline_tag: {pipeline}
 tags: [learned-image-compression, coding-for-machines]
 datasets: [{dataset}]
 ---
@@ -30,7 +31,7 @@ datasets: [{dataset}]
 
 ## Intended use
 
-Evaluate it with `evaluate-from-store`, or segment a picture with `segment --checkpoint last.pt`:
+Evaluate it with `evaluate-from-store`, or {use} a picture with `{command} --checkpoint last.pt`:
 that file holds the codec's weights too. The latents must come from the codec named above.
 
 ## Evaluation
@@ -57,13 +58,17 @@ def model_card(config: NetworkConfig, meta: Mapping[str, Any], scores: Mapping[s
         meta: of its checkpoint, see `LoadedNetwork`.
         scores: the last validation; empty without one.
     """
+    detects = config.task == "detection"
     return _CARD.format(
+        pipeline="object-detection" if detects else "image-segmentation",
+        use="find the objects of" if detects else "segment",
+        command="detect" if detects else "segment",
         dataset=meta.get("dataset") or "unknown",
         label=meta.get("label") or "network",
         what=_what(config),
         input=_input(config),
         classes=", ".join(meta.get("class_names") or ()) or config.num_classes,
-        backbone=f"DeepLab v3, {config.backbone}",
+        backbone=f"{'Faster R-CNN with FPN' if detects else 'DeepLab v3'}, {config.backbone}",
         codec=meta.get("codec_id") or "none (raw images)",
         ranking=meta.get("ranking_id") or "none",
         teacher=meta.get("teacher_id") or "none",
@@ -74,8 +79,9 @@ def model_card(config: NetworkConfig, meta: Mapping[str, Any], scores: Mapping[s
 
 
 def _what(config: NetworkConfig) -> str:
+    task = "Object detection" if config.task == "detection" else "Semantic segmentation"
     if config.domain == "pixel":
-        return "Semantic segmentation of images (raw or decoded)."
+        return f"{task} of images (raw or decoded)."
     selection = {
         "none": "all channels",
         "dynamic": "the channels that its gate keeps in each image",
@@ -83,8 +89,8 @@ def _what(config: NetworkConfig) -> str:
         "any": "the first of the ranked channels, as many of them as come",
     }
     return (
-        "Semantic segmentation of the latents of a learned image codec, without decoding an "
-        f"image, from {selection[config.selection]}."
+        f"{task} of the latents of a learned image codec, without decoding an image, from "
+        f"{selection[config.selection]}."
     )
 
 
@@ -99,14 +105,16 @@ def _input(config: NetworkConfig) -> str:
 def _scores(scores: Mapping[str, float]) -> str:
     if not scores:
         return "Not measured in the run."
-    lines = [f"mIoU {scores['miou']:.4f} on the validation split, at the last step.", ""]
-    cuts = {n: v for n, v in scores.items() if n.startswith("miou_at/")}
+    lines = [f"{headline(scores)} on the validation split, at the last step.", ""]
+    score, of_class = ("AP50", "AP50") if "ap50" in scores else ("mIoU", "IoU")
+    cuts = {n: v for n, v in scores.items() if n.startswith(f"{score.lower()}_at/")}
     if cuts:
-        lines[0] += " This and IoUs are means over the numbers of channels."
-        lines += ["| channels | mIoU |", "|---|---|"]
-        lines += [f"| {n.removeprefix('miou_at/')} | {v:.4f} |" for n, v in cuts.items()] + [""]
-    lines += ["| class | IoU |", "|---|---|"]
+        lines[0] += f" This and {of_class}s are means over the numbers of channels."
+        lines += [f"| channels | {score} |", "|---|---|"]
+        lines += [f"| {n.split('/')[1]} | {v:.4f} |" for n, v in cuts.items()] + [""]
+    lines += [f"| class | {of_class} |", "|---|---|"]
+    prefix = f"{of_class.lower()}/"
     for name, value in scores.items():
-        if name.startswith("iou/") and value == value:
-            lines.append(f"| {name.removeprefix('iou/')} | {value:.4f} |")
+        if name.startswith(prefix) and value == value:
+            lines.append(f"| {name.removeprefix(prefix)} | {value:.4f} |")
     return "\n".join(lines)

@@ -1,11 +1,12 @@
-"""The networks: DeepLab v3 on pixels, and the same without its first two layers on latents.
+"""The networks: DeepLab v3 or Faster R-CNN on pixels, and without its first two layers on latents.
 
     pixels   x [B,3,H,W] ─ normalise ─ stem ─► F [B,64,H/4,W/4] ─ tail ─► logits [B,K,H,W]
     latents  ŷ [B,C,h,w] ─ select ─ transform ─► F [B,64,4h,4w] ─ tail ─► logits [B,K,16h,16w]
 
 The stem is the ResNet's conv1, bn1, relu and maxpool: the "first two layers" that the paper
 removes and whose output it distils. The tail is layer1 to layer4, atrous spatial pyramid pooling
-and the classifier, from torchvision's parts; logits are upsampled bilinearly.
+and the classifier, from torchvision's parts; logits are upsampled bilinearly. A detection network
+has another tail, which gives boxes: `training.detection_network`.
 
 Selection is in the network for `dynamic` (the gate multiplies the latents by 0 or 1) and outside
 for `static` and `any`: a static network takes exactly its kept channels in ranked order, as the
@@ -17,9 +18,7 @@ One image's output is the same alone or in any batch. ASPP pools over the whole 
 holds images of one coded size, and nothing is padded beyond that.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,128 +28,18 @@ from torchvision import models
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.models.segmentation.fcn import FCNHead
 
-from latent_store.errors import CheckpointError, LatentStoreError
+from latent_store.errors import CheckpointError
 from latent_store.schema import LATENT_STRIDE
 from training.cut_norm import keep_statistics_per_cut, matching
-from training.gate import ChannelGate, parse_gate_bias
+from training.detection_network import DetectionTail
+from training.gate import ChannelGate
+from training.network_config import NetworkConfig
 from training.transforms import FEATURE_CHANNELS, build_transform
-
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
-DOMAINS = ("latent", "pixel")
-SELECTIONS = ("none", "dynamic", "static", "any")
-TASKS = ("segmentation",)
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _BASIC_BLOCKS = ("resnet18", "resnet34")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """Everything that a network's shape depends on; stored in every checkpoint.
-
-    Attributes:
-        domain: "latent" or "pixel" (teacher and pixel baseline).
-        task: "segmentation".
-        num_classes: number of train ids.
-        backbone: one of BACKBONES.
-        aspp_width: channels inside ASPP and the classifier; 256 in DeepLab v3.
-        dropout: after ASPP.
-        auxiliary_head: whether there is an FCN head on layer3, as torchvision has it.
-        selection: "none", "dynamic", "static" or "any"; always "none" in the pixel domain.
-        latent_channels: M of the codec.
-        channels: the kept channel numbers in ranked order, for "any" up to the largest cut; only
-            for these two.
-        cuts: the numbers of channels that an "any" network works with, rising; only for "any".
-        transform: "deconv" or "res".
-        transform_activation: "igdn" or "relu".
-        gate_pool: "mean" or "rms", what the gate sees of each channel.
-        gate_bias: the gate's initial bias, see `parse_gate_bias`.
-    """
-
-    domain: str = "latent"
-    task: str = "segmentation"
-    num_classes: int = 19
-    backbone: str = "resnet50"
-    aspp_width: int = 256
-    dropout: float = 0.1
-    auxiliary_head: bool = False
-    selection: str = "none"
-    latent_channels: int = 192
-    channels: tuple[int, ...] | None = None
-    cuts: tuple[int, ...] | None = None
-    transform: str = "deconv"
-    transform_activation: str = "igdn"
-    gate_pool: str = "mean"
-    gate_bias: str = "neutral"
-
-    def __post_init__(self) -> None:
-        for field, allowed in (
-            ("domain", DOMAINS),
-            ("task", TASKS),
-            ("backbone", BACKBONES),
-            ("selection", SELECTIONS),
-            ("gate_pool", ("mean", "rms")),
-        ):
-            if getattr(self, field) not in allowed:
-                raise LatentStoreError(
-                    f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}"
-                )
-        parse_gate_bias(self.gate_bias)
-        if (self.channels is not None) != (self.selection in ("static", "any")):
-            raise LatentStoreError(
-                f"a static network or one for any N, and no other, names its channels; got "
-                f"selection {self.selection!r} with channels {self.channels}"
-            )
-        self._check_cuts()
-        if self.domain == "pixel" and self.selection != "none":
-            raise LatentStoreError(
-                f"pixels have no channels to select: --domain pixel goes with --selection none, "
-                f"got {self.selection!r}"
-            )
-
-    def _check_cuts(self) -> None:
-        if (self.cuts is not None) != (self.selection == "any"):
-            raise LatentStoreError(
-                f"a network for any N, and no other, has cuts; got selection {self.selection!r} "
-                f"with cuts {self.cuts}"
-            )
-        if self.cuts is None:
-            return
-        rising = list(self.cuts) == sorted(set(self.cuts))
-        if not self.cuts or not rising or self.cuts[0] < 1 or self.cuts[-1] != len(self.channels):
-            raise LatentStoreError(
-                f"cuts must rise from 1 or more to all {len(self.channels)} channels of the "
-                f"network, got {list(self.cuts)}"
-            )
-
-    @property
-    def input_channels(self) -> int:
-        """Most channels that `forward` takes: 3, M, or those that the network names."""
-        if self.domain == "pixel":
-            return 3
-        return self.latent_channels if self.channels is None else len(self.channels)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain types, ready for a checkpoint or JSON."""
-        tuples = {name: getattr(self, name) for name in ("channels", "cuts")}
-        return dataclasses.asdict(self) | {k: v and list(v) for k, v in tuples.items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
-        """Builds a config from `to_dict`'s values.
-
-        Raises:
-            CheckpointError: if a field is unknown, i.e. the file comes from a newer version.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise CheckpointError(
-                f"the network has settings that this version does not know: {', '.join(unknown)}; "
-                "update the package"
-            )
-        lists = {name: values.get(name) for name in ("channels", "cuts")}
-        return cls(**{**values, **{k: None if v is None else tuple(v) for k, v in lists.items()}})
+_BACKBONE_PARTS = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 
 
 class Stem(nn.Module):
@@ -196,26 +85,29 @@ class Tail(nn.Module):
 
 
 class PixelNetwork(nn.Module):
-    """The whole DeepLab v3: the teacher, and the pixel-domain baseline."""
+    """The whole DeepLab v3 or Faster R-CNN: the teacher, and the pixel-domain baseline."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        resnet = build_backbone(config.backbone)
+        resnet = _backbone(config)
         self.stem = Stem(resnet)
-        self.tail = Tail(resnet, config)
+        self.tail = _tail(resnet, config)
 
-    def forward(self, x_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Segments images.
+    def forward(self, x_BCHW: torch.Tensor, **tail_inputs: Any) -> dict[str, Any]:
+        """Segments images, or detects their objects.
 
         Args:
             x_BCHW: float32 RGB in [0, 1], [B, 3, H, W].
+            tail_inputs: what the task's tail needs besides features; for detection see
+                `DetectionTail.forward`.
 
         Returns:
-            "logits" [B, K, H, W] and "features" [B, 64, H/4, W/4].
+            "features" [B, 64, H/4, W/4], and the tail's: "logits" [B, K, H, W] in segmentation.
         """
         features_BCHW = self.stem(x_BCHW)
-        return {"features": features_BCHW} | self.tail(features_BCHW, x_BCHW.shape[-2:])
+        outputs = self.tail(features_BCHW, x_BCHW.shape[-2:], **tail_inputs)
+        return {"features": features_BCHW} | outputs
 
 
 class LatentNetwork(nn.Module):
@@ -240,7 +132,7 @@ class LatentNetwork(nn.Module):
         self.transform = build_transform(
             config.transform, config.input_channels, activation=config.transform_activation
         )
-        self.tail = Tail(build_backbone(config.backbone), config)
+        self.tail = _tail(_backbone(config), config)
         self.register_buffer("latent_scale_C", torch.ones(config.input_channels))
         self.register_buffer("feature_mean_C", torch.zeros(FEATURE_CHANNELS))
         self.register_buffer("feature_std_C", torch.ones(FEATURE_CHANNELS))
@@ -252,8 +144,9 @@ class LatentNetwork(nn.Module):
         pooled_BC: torch.Tensor | None = None,
         *,
         noise_BC2: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """Segments latents.
+        **tail_inputs: Any,
+    ) -> dict[str, Any]:
+        """Segments latents, or detects their image's objects.
 
         Args:
             y_hat_BCHW: latents as float32: all M channels in natural order, a static network's
@@ -261,14 +154,28 @@ class LatentNetwork(nn.Module):
             pooled_BC: float32 [B, M], the whole image's channel means or RMS as
                 `config.gate_pool` says; a dynamic network needs it, others ignore it.
             noise_BC2: Gumbel noise; a dynamic network in training needs it.
+            tail_inputs: what the task's tail needs besides features; for detection see
+                `DetectionTail.forward`.
 
         Returns:
-            "logits" [B, K, 16h, 16w], "features" [B, 64, 4h, 4w], and for a dynamic network
-            "gate" and "gate_probability" [B, M].
+            "features" [B, 64, 4h, 4w], the tail's ("logits" [B, K, 16h, 16w] in segmentation), and
+            for a dynamic network "gate" and "gate_probability" [B, M].
 
         Raises:
             ValueError: if the channel count is wrong, or a dynamic network gets no `pooled_BC`.
         """
+        outputs = self.transformed(y_hat_BCHW, pooled_BC, noise_BC2)
+        height, width = y_hat_BCHW.shape[-2:]
+        size = (height * LATENT_STRIDE, width * LATENT_STRIDE)
+        return outputs | self.tail(outputs["features"], size, **tail_inputs)
+
+    def transformed(
+        self,
+        y_hat_BCHW: torch.Tensor,
+        pooled_BC: torch.Tensor | None = None,
+        noise_BC2: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Returns what comes before the tail: "features", "gate" and "gate_probability"."""
         outputs: dict[str, torch.Tensor] = {}
         scaled_BCHW = self._scale(y_hat_BCHW)
         if self.gate is not None:
@@ -278,12 +185,10 @@ class LatentNetwork(nn.Module):
             outputs["gate"] = gate_BC
             scaled_BCHW = scaled_BCHW * gate_BC[:, :, None, None]
         features_BCHW = self.transform(scaled_BCHW)
-        features_BCHW = (
+        outputs["features"] = (
             features_BCHW * self.feature_std_C[:, None, None] + self.feature_mean_C[:, None, None]
         )
-        height, width = y_hat_BCHW.shape[-2:]
-        size = (height * LATENT_STRIDE, width * LATENT_STRIDE)
-        return outputs | {"features": features_BCHW} | self.tail(features_BCHW, size)
+        return outputs
 
     def _scale(self, y_hat_BCHW: torch.Tensor) -> torch.Tensor:
         """Scales the latents; for any N, switches to their cut and adds zeros for the rest."""
@@ -358,7 +263,7 @@ def load_pretrained_backbone(network: nn.Module, state: Mapping[str, torch.Tenso
     for part in ("stem", "tail"):
         for name in own:
             source = name.removeprefix(f"{part}.")
-            if name == source or source.startswith(("head.", "auxiliary.")):
+            if name == source or not source.startswith(_BACKBONE_PARTS):
                 continue
             given = state.get(source)
             if given is not None:
@@ -372,6 +277,18 @@ def load_pretrained_backbone(network: nn.Module, state: Mapping[str, torch.Tenso
             own[name].copy_(given)
             copied.append(name)
     return copied
+
+
+def _backbone(config: NetworkConfig) -> models.ResNet:
+    # Faster R-CNN's ResNet has its strides as they are: the pyramid needs every scale, and what
+    # dilation saves is resolution that the pyramid's finer levels have.
+    if config.task == "detection":
+        return models.get_model(config.backbone, weights=None)
+    return build_backbone(config.backbone)
+
+
+def _tail(resnet: models.ResNet, config: NetworkConfig) -> nn.Module:
+    return DetectionTail(resnet, config) if config.task == "detection" else Tail(resnet, config)
 
 
 def output_stride(backbone: str) -> int:

@@ -30,14 +30,14 @@ class RunState:
     Attributes:
         step: optimiser steps done.
         epoch: epochs finished.
-        best_miou: the best validation so far; nan before the first.
+        best_score: the best validation so far; nan before the first.
         seconds: training time of all sittings so far.
         finished: whether the run came to its end.
     """
 
     step: int = 0
     epoch: int = 0
-    best_miou: float = math.nan
+    best_score: float = math.nan
     seconds: float = 0.0
     finished: bool = False
 
@@ -106,7 +106,10 @@ def load_run(
     meters.load_state_dict(payload["meters"], device)
     if len(payload["rng"]) == ranks.world:
         _set_random_state(payload["rng"][ranks.rank], device)
-    return RunState(**payload["state"])
+    values = dict(payload["state"])
+    if "best_miou" in values:  # written before there were other scores
+        values["best_score"] = values.pop("best_miou")
+    return RunState(**values)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -18,7 +18,7 @@ Batch = tuple[int, ...]
 """Row numbers."""
 
 # First in every generator's key, so that no two uses of randomness share a stream.
-ORDER_KEY, CROP_KEY, NOISE_KEY, CUT_KEY = 1, 2, 3, 4
+ORDER_KEY, CROP_KEY, NOISE_KEY, CUT_KEY, SAMPLE_KEY = 1, 2, 3, 4, 5
 
 
 def plan_epoch(

@@ -17,8 +17,10 @@ import latent_store
 from latent_store.codec import codec_from_store
 from latent_store.codec.pictures import tensor_to_image
 from latent_store.component_readers import (
+    BoxesReader,
     ComponentReader,
     FeaturesReader,
+    LabelsReader,
     LatentsReader,
     RankedReader,
     Window,
@@ -26,6 +28,7 @@ from latent_store.component_readers import (
 from latent_store.errors import DatasetError
 from latent_store.reader import Split
 from latent_store.schema import FEATURE_STRIDE, IGNORE_LABEL, LATENT_STRIDE
+from training.box_crops import check_box_classes, crop_boxes
 from training.ranks import ALONE, Ranks
 from training.sampling import Batch, crop_origin, group_by_size
 
@@ -40,6 +43,7 @@ class SourceSpec:
     Attributes:
         url: of the store.
         split: "dataset/split".
+        task: "segmentation", which reads labels, or "detection", which reads boxes.
         domain: "latent", or "pixel" for decoded images.
         codec_id: whose latents.
         ranking_id: read the ranked copy; None for natural channel order.
@@ -54,6 +58,7 @@ class SourceSpec:
 
     url: str
     split: str
+    task: str = "segmentation"
     domain: str
     codec_id: str
     ranking_id: str | None = None
@@ -118,13 +123,18 @@ class StoreSource:
         return None if self.spec.teacher_id is None else self.split.teacher(self.spec.teacher_id)
 
     @cached_property
+    def annotations(self) -> LabelsReader | BoxesReader:
+        """What the task learns: labels or boxes."""
+        return self.split.boxes() if self.spec.task == "detection" else self.split.labels()
+
+    @cached_property
     def rows(self) -> np.ndarray:
         """Rows that every component has, ascending.
 
         Raises:
             DatasetError: if there is none.
         """
-        wanted = (self.split.labels(), self.latents, self.ranked, self.teacher)
+        wanted = (self.annotations, self.latents, self.ranked, self.teacher)
         readers: list[ComponentReader] = [reader for reader in wanted if reader is not None]
         rows = self.split.common_rows(*readers, views=self.spec.views)
         keys = ", ".join(reader.key for reader in readers)
@@ -158,10 +168,11 @@ class StoreSource:
         """Reads and crops batches, or this rank's part of them, that are handed out together.
 
         Returns:
-            For each batch: "y_hat_BCHW" (integers) or "x_BHWC" (uint8), "labels_BHW" (uint8),
-            "features_BCHW" (float32, if there is a teacher), "pooled_BC" (if there is a gate),
-            "channel_bits_BC", "pixels_B" (original pixels), "valid_B2" (height and width of the
-            crop that are original image), "rows_B", "sample_ids", and "batch_rows", the row
+            For each batch: "y_hat_BCHW" (integers) or "x_BHWC" (uint8), "labels_BHW" (uint8), or in
+            detection "targets" (one an image, see `training.box_crops`), "features_BCHW" (float32,
+            if there is a teacher), "pooled_BC" (if there is a gate), "channel_bits_BC", "pixels_B"
+            (original pixels), "valid_B2" (height and width of the crop that are original image),
+            "rows_B", "sample_ids", and "batch_rows", the row
             numbers of the whole batch.
         """
         parts = [ranks.share(batch) for batch in batches]
@@ -212,14 +223,28 @@ class StoreSource:
             for row, w in zip(batch, windows, strict=True)
         ]
         arrays: Arrays = {"x_BHWC" if unit == 1 else "y_hat_BCHW": np.stack(cut)}
-        arrays["labels_BHW"] = np.stack(
-            [self._labels(row, w) for row, w in zip(batch, windows, strict=True)]
-        )
+        arrays |= self._annotations(batch, windows)
         if self.teacher is not None:
             arrays["features_BCHW"] = np.stack(
                 [self._features(row, w) for row, w in zip(batch, windows, strict=True)]
             )
         return arrays | self._numbers(batch, windows)
+
+    def _annotations(self, batch: Batch, windows: Sequence[tuple[int, ...]]) -> Arrays:
+        if self.spec.task == "detection":
+            found = zip(batch, self.annotations.read(batch), strict=True)
+            checked = [
+                check_box_classes(
+                    boxes,
+                    self.spec.num_classes,
+                    self.split.sample_ids([row])[0],
+                    self.split.dataset,
+                )
+                for row, boxes in found
+            ]
+            return {"targets": [crop_boxes(*pair) for pair in zip(checked, windows, strict=True)]}
+        labels = [self._labels(row, w) for row, w in zip(batch, windows, strict=True)]
+        return {"labels_BHW": np.stack(labels)}
 
     def _numbers(self, batch: Batch, windows: Sequence[tuple[int, ...]]) -> Arrays:
         originals = self.split.sizes(batch).astype(np.int64)
@@ -272,7 +297,7 @@ class StoreSource:
     def _labels(self, row: int, window: tuple[int, ...]) -> np.ndarray:
         whole_HW = self._whole("labels", row)
         if whole_HW is None:
-            return self._check_classes(self._labels_reader.read([row], window)[0], row)
+            return self._check_classes(self.annotations.read([row], window)[0], row)
         return _cut(whole_HW[None], window)[0]
 
     def _features(self, row: int, window: tuple[int, ...]) -> np.ndarray:
@@ -290,14 +315,10 @@ class StoreSource:
         if value is not None:
             return value
         if name == "labels":
-            value = self._check_classes(self._labels_reader.read([row])[0], row)
+            value = self._check_classes(self.annotations.read([row])[0], row)
         else:
             value = self.read_features(row)
         return self._remember(name, row, value)
-
-    @cached_property
-    def _labels_reader(self) -> Any:
-        return self.split.labels()
 
     @cached_property
     def _fits_in_memory(self) -> bool:
@@ -309,7 +330,7 @@ class StoreSource:
         channels = self.spec.keep or self.latents.channels
         a_cell = channels * self.latents.array("y_hat").dtype.itemsize
         one = 3 if self.spec.domain == "pixel" else a_cell / LATENT_STRIDE**2
-        one += 1  # labels
+        one += self.spec.task == "segmentation"  # labels
         if self.teacher is not None:
             one += 4 * self.teacher.channels / FEATURE_STRIDE**2
         return one * height * width * len(self.rows) <= self.spec.cache_mb * 2**20

@@ -1,10 +1,11 @@
 """Tasks: what a network learns from a batch, and how well it does it.
 
-The training loop knows nothing of segmentation: a task turns a batch into a loss, says what the
-loss's sums are to be divided by, and validates.
+The training loop knows nothing of segmentation or boxes: a task turns a batch into a loss, says
+what the loss's sums are to be divided by, and validates. Detection is in `training.detection_task`.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,27 +14,35 @@ from torch import nn
 
 from latent_store.errors import DatasetError
 from training.gate import annealed, gumbel_noise
-from training.losses import Counts, SegmentationLoss, count
+from training.losses import Counts, TaskLoss, count
 from training.metrics import ConfusionMatrix
 from training.networks import PixelNetwork
 from training.ranks import ALONE, Ranks
 from training.sampling import draw_cut
 
 
-class SegmentationTask(nn.Module):
-    """Semantic segmentation, from latents or from pixels.
+class NetworkTask(nn.Module):
+    """What all tasks do alike, from latents or from pixels: cuts, the gate's noise, the loss.
 
     Args:
         network: a LatentNetwork or PixelNetwork.
         loss: its loss.
         seed: of the gate's noise, and of the N that a network for any N is trained with.
         temperature: of the Gumbel-softmax at the start and at the end of the run.
+
+    Attributes:
+        score: the validation's number that decides which network is the best, the higher the
+            better.
+        unlabelled: what it means that a whole epoch has not one label.
     """
+
+    score: str
+    unlabelled: str
 
     def __init__(
         self,
         network: nn.Module,
-        loss: SegmentationLoss,
+        loss: TaskLoss,
         *,
         seed: int = 0,
         temperature: tuple[float, float] = (1.0, 1.0),
@@ -44,7 +53,7 @@ class SegmentationTask(nn.Module):
         self.seed = seed
         self.temperature = temperature
         # Not a submodule: the compiled form shares the network's parameters.
-        self._call: list[Callable[..., dict[str, torch.Tensor]]] = [network]
+        self._call: list[Callable[..., dict[str, Any]]] = [network]
 
     def compile_network(self) -> None:
         """Runs the network through torch.compile from now on."""
@@ -69,8 +78,8 @@ class SegmentationTask(nn.Module):
             epoch: keys the gate's noise and the N, with the seed and the row.
         """
         batch = self._cut(batch, epoch)
-        outputs = self._call[0](*network_inputs(self.network, batch), **self._noise(batch, epoch))
-        batch = {**batch, "labels_BHW": batch["labels_BHW"].long()}
+        more = self._noise(batch, epoch) | self.tail_inputs(batch, epoch)
+        outputs = self._call[0](*network_inputs(self.network, batch), **more)
         parts = self.loss(outputs, batch, counts)
         if "gate" in outputs:
             parts["kept"] = outputs["gate"].detach().sum(1)
@@ -81,6 +90,10 @@ class SegmentationTask(nn.Module):
                 (len(y_hat_BCHW),), float(y_hat_BCHW.shape[1]), device=y_hat_BCHW.device
             )
         return parts
+
+    def tail_inputs(self, batch: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+        """Returns what the network's tail needs besides features in training."""
+        return {}
 
     def anneal(self, progress: float) -> None:
         """Sets what changes over a run: the gate's temperature, at `progress` in [0, 1]."""
@@ -102,14 +115,29 @@ class SegmentationTask(nn.Module):
         return {"noise_BC2": noise_BC2.to(batch["y_hat_BCHW"].device)}
 
 
-class SegmentationValidator:
-    """Measures mIoU at original size, from one confusion matrix over all batches.
+class SegmentationTask(NetworkTask):
+    """Semantic segmentation."""
+
+    score = "miou"
+    unlabelled = (
+        "none of this epoch's samples has a label that counts (all are 255): encode the split with "
+        "labels that its reader knows"
+    )
+
+
+class NetworkValidator(ABC):
+    """Measures a network on whole images, for any N at each of its cuts.
 
     Args:
         batches: whole images as `WholeImages` yields them; iterated anew each time.
-        class_names: by train id.
+        class_names: by class id.
         ranks: those that validate together; each has its own batches, all return the same.
+
+    Attributes:
+        score: the name of the main score.
     """
+
+    score: str
 
     def __init__(
         self,
@@ -124,41 +152,88 @@ class SegmentationValidator:
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, device: torch.device) -> dict[str, float]:
-        """Returns "miou", "accuracy", "constant_miou" and "iou/<class>".
+        """Returns the scores by name.
 
         With a gate also what it keeps, see `gate_statistics`. For any N they are means over the
-        cuts, each with a matrix of its own, and "miou_at/<N>" is the mIoU of each. The network is
-        left in the mode that it was in.
+        cuts, and the score at each is "<score>_at/<N>", e.g. "miou_at/32". The network is left in
+        the mode that it was in.
         """
         was_training = network.training
         network.eval()
         cuts = network.config.cuts or (None,)
-        matrices = {keep: ConfusionMatrix(len(self.class_names)) for keep in cuts}
+        collected = {keep: self.begin() for keep in cuts}
         gates: list[torch.Tensor] = []
         for batch in self.batches:
             on_device = to_device(batch, device)
-            for keep, matrix in matrices.items():
-                outputs = network(*network_inputs(network, cut_batch(on_device, keep)))
-                # Padding is labelled 255, so it counts nowhere.
-                matrix.update(on_device["labels_BHW"], outputs["logits"].argmax(1))
+            for keep, results in collected.items():
+                inputs = network_inputs(network, cut_batch(on_device, keep))
+                outputs = network(*inputs, **self.tail_inputs(batch))
+                self.add(results, on_device, outputs)
                 if "gate" in outputs:
                     gates.append(outputs["gate"].cpu())
         network.train(was_training)
-        for matrix in matrices.values():
-            matrix.counts_KK = sum(self.ranks.gather(matrix.counts_KK))
+        each = {keep: self.summary(self.ranks.gather(part)) for keep, part in collected.items()}
         gates = [gate for part in self.ranks.gather(gates) for gate in part]
-        if not matrices[cuts[0]].pixels:
+        names = each[cuts[0]]
+        scores = {name: math.fsum(s[name] for s in each.values()) / len(each) for name in names}
+        scores |= {f"{self.score}_at/{k}": s[self.score] for k, s in each.items() if k is not None}
+        return scores | (gate_statistics(torch.cat(gates)) if gates else {})
+
+    @abstractmethod
+    def begin(self) -> Any:
+        """Returns what collects results, before the first batch; CPU tensors and plain types."""
+
+    @abstractmethod
+    def add(self, results: Any, batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Adds one batch's."""
+
+    @abstractmethod
+    def summary(self, results: Sequence[Any]) -> dict[str, float]:
+        """Returns the scores of all ranks' results.
+
+        Raises:
+            DatasetError: if there was nothing to get right.
+        """
+
+    def tail_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the network's tail needs besides features in evaluation."""
+        return {}
+
+
+class SegmentationValidator(NetworkValidator):
+    """Measures mIoU at original size, from one confusion matrix over all batches.
+
+    The scores are "miou", "accuracy", "constant_miou" and "iou/<class>".
+    """
+
+    score = SegmentationTask.score
+
+    def begin(self) -> ConfusionMatrix:
+        """Returns an empty matrix."""
+        return ConfusionMatrix(len(self.class_names))
+
+    def add(
+        self, results: ConfusionMatrix, batch: Mapping[str, Any], outputs: Mapping[str, Any]
+    ) -> None:
+        """Counts one batch's pixels; padding is labelled 255, so it counts nowhere."""
+        results.update(batch["labels_BHW"], outputs["logits"].argmax(1))
+
+    def summary(self, results: Sequence[ConfusionMatrix]) -> dict[str, float]:
+        """Returns the scores of the sum of the matrices."""
+        total = self.begin()
+        total.counts_KK = sum(matrix.counts_KK for matrix in results)
+        if not total.pixels:
             raise DatasetError(
                 "mIoU is undefined: no pixel of the validation images has a label (all are 255); "
                 "give another --val_split, or none"
             )
-        return self._scores(matrices) | (gate_statistics(torch.cat(gates)) if gates else {})
+        return total.summary(self.class_names)
 
-    def _scores(self, matrices: Mapping[int | None, ConfusionMatrix]) -> dict[str, float]:
-        each = [matrix.summary(self.class_names) for matrix in matrices.values()]
-        scores = {name: math.fsum(s[name] for s in each) / len(each) for name in each[0]}
-        at_cuts = {f"miou_at/{k}": m.miou() for k, m in matrices.items() if k is not None}
-        return scores | at_cuts
+
+def headline(scores: Mapping[str, float]) -> str:
+    """Returns a validation's main score with its name, e.g. "mIoU 0.7512"; "" without one."""
+    named = {"miou": "mIoU", "ap50": "AP50"}
+    return ", ".join(f"{named[key]} {scores[key]:.4f}" for key in named if key in scores)
 
 
 def gate_statistics(gates_NC: torch.Tensor) -> dict[str, float]:
@@ -191,7 +266,12 @@ def network_inputs(network: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Returns the batch with its tensors on a device."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
+    return {name: _moved(value, device) for name, value in batch.items()}
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # "targets"
+        return [to_device(one, device) for one in value]
+    return value

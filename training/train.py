@@ -1,10 +1,12 @@
-"""`train-from-store`: trains a segmentation network on the latents of a store.
+"""`train-from-store`: trains a segmentation or detection network on the latents of a store.
 
     train-from-store --store cv.zarr --dataset cityscapes --output runs/dynamic --selection dynamic
     train-from-store --store cv.zarr --dataset cityscapes --output runs/static-16 \\
         --selection static --mask frequency --keep 16
     train-from-store --store cv.zarr --dataset cityscapes --output runs/any \\
         --selection any --mask frequency
+    train-from-store --store voc.zarr --dataset voc2007 --split trainval --output runs/detector \\
+        --task detection --selection dynamic
 
 Several GPUs, each with its part of every batch (--batch_size counts all of them):
 
@@ -30,21 +32,28 @@ from latent_store.errors import (
     RankingError,
     StoreNotFoundError,
 )
+from latent_store.reader import Split
 from latent_store.schema import CodecSpec
 from training import initialise
 from training.checkpoints import LoadedNetwork, load_network
 from training.classes import class_names
+from training.detection_task import DetectionTask, DetectionValidator
 from training.flags import add_flags, read_flags
 from training.job import CONFIGS, FREE, NONE, Job, ModelConfig
 from training.loader import StoreLoader, WholeImages
-from training.losses import SegmentationLoss
+from training.losses import DetectionLoss, SegmentationLoss
 from training.networks import LatentNetwork, NetworkConfig, build_network
 from training.ranks import ALONE, Ranks, joined
 from training.sources import SourceSpec, StoreSource
-from training.tasks import SegmentationTask, SegmentationValidator
+from training.tasks import NetworkValidator, SegmentationTask, SegmentationValidator, headline
 from training.trainer import FitResult, fit
 
 COMMAND = "train-from-store"
+TASK_PARTS = {
+    "segmentation": (SegmentationTask, SegmentationLoss, SegmentationValidator),
+    "detection": (DetectionTask, DetectionLoss, DetectionValidator),
+}
+"""Task, loss and validator of each of TASKS."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -93,7 +102,8 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
             see `fit` for what can happen later.
     """
     trainer = job.trainer
-    if job.loader.batch_size == 1 and not trainer.freeze_batch_norm:
+    segments = job.model.task == "segmentation"
+    if segments and job.loader.batch_size == 1 and not trainer.freeze_batch_norm:
         raise LatentStoreError(
             "--batch_size 1 cannot train batch norm behind ASPP's image pooling, which then sees "
             "one value a channel: use --batch_size 2 or more, or --freeze_batch_norm"
@@ -112,10 +122,9 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
     initialise_network(network, job, inputs, source)
     validator = make_validator(job, inputs, ranks)
     end = job.model.temperature if job.model.temperature_end is None else job.model.temperature_end
-    loss = SegmentationLoss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
-    task = SegmentationTask(
-        network, loss, seed=trainer.seed, temperature=(job.model.temperature, end)
-    )
+    make_task, make_loss = TASK_PARTS[job.model.task][:2]
+    loss = make_loss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
+    task = make_task(network, loss, seed=trainer.seed, temperature=(job.model.temperature, end))
     try:
         return fit(
             task,
@@ -162,7 +171,7 @@ def find_inputs(job: Job) -> Inputs:
         cuts=_cuts(job, ranking) if job.model.selection == "any" else None,
         teacher_id=teacher_id,
         teacher=teacher,
-        classes=class_names(job.data.dataset),
+        classes=_class_names(job, store[name]),
     )
 
 
@@ -179,6 +188,9 @@ def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
         num_classes=len(inputs.classes),
         backbone=model.backbone or start.backbone,
         aspp_width=model.aspp_width or start.aspp_width,
+        fpn_width=model.fpn_width or start.fpn_width,
+        box_head_width=model.box_head_width or start.box_head_width,
+        anchor_size=model.anchor_size or start.anchor_size,
         dropout=model.dropout,
         auxiliary_head=model.auxiliary_head,
         selection=model.selection,
@@ -200,6 +212,7 @@ def source_spec(job: Job, inputs: Inputs, split: str) -> SourceSpec:
     return SourceSpec(
         url=job.data.store,
         split=f"{job.data.dataset}/{split}",
+        task=model.task,
         domain=model.domain,
         codec_id=inputs.spec.codec_id,
         ranking_id=model.mask,
@@ -224,12 +237,18 @@ def initialise_network(
         if fresh:
             _LOG.info("stay fresh: %s", ", ".join(fresh))
     elif inputs.teacher is not None:
-        initialise.start_from_teacher(network, inputs.teacher)
+        fresh = initialise.start_from_teacher(network, inputs.teacher)
+        if fresh:
+            _LOG.info(
+                "the teacher was trained for %s: stay fresh: %s",
+                inputs.teacher.config.task,
+                ", ".join(fresh),
+            )
     elif job.model.pretrained != NONE:
         initialise.start_from_pretrained(network, job.model.pretrained)
 
 
-def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> SegmentationValidator | None:
+def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> NetworkValidator | None:
     """Returns the validator, or None without a split to validate on.
 
     Raises:
@@ -246,7 +265,8 @@ def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> Segmentati
             "give another --val_split, or --val_split none"
         )
     source = StoreSource(source_spec(job, inputs, split))
-    return SegmentationValidator(WholeImages(source, ranks=ranks), inputs.classes, ranks=ranks)
+    make = TASK_PARTS[job.model.task][2]
+    return make(WholeImages(source, ranks=ranks), inputs.classes, ranks=ranks)
 
 
 def make_meta(job: Job, inputs: Inputs, config: NetworkConfig) -> dict[str, Any]:
@@ -280,12 +300,22 @@ def _main(args: argparse.Namespace) -> int:
         result = train(job, ranks)
     if not ranks.first:
         return 0
-    miou = f"mIoU {result.scores['miou']:.4f}, " if result.scores else ""
+    score = f"{headline(result.scores)}, " if result.scores else ""
     print(
-        f"{result.checkpoint}: {miou}{result.step} steps in {result.seconds:.0f} s, "
+        f"{result.checkpoint}: {score}{result.step} steps in {result.seconds:.0f} s, "
         f"{result.wait_share:.0%} of it waiting for data"
     )
     return 0
+
+
+def _class_names(job: Job, split: Split) -> tuple[str, ...]:
+    """Returns the names of the classes that the task learns, by id.
+
+    Raises:
+        MissingComponentError: if the split has no labels, or no boxes.
+    """
+    annotations = split.boxes() if job.model.task == "detection" else split.labels()
+    return annotations.class_names or class_names(job.data.dataset)
 
 
 def _ranking(job: Job, store: LatentStore, spec: CodecSpec) -> Ranking:

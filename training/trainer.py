@@ -69,6 +69,8 @@ class Task(Protocol):
     """What the loop needs of a task; see `SegmentationTask`."""
 
     network: nn.Module
+    score: str
+    unlabelled: str
 
     def __call__(self, batch: Batch, counts: Counts, epoch: int) -> dict[str, torch.Tensor]:
         """Returns "loss" and its parts."""
@@ -128,8 +130,8 @@ def fit(
         meta: the checkpoint's, see `LoadedNetwork`; "train", "epoch" and "step" are filled in.
         run_config: everything that the run depends on, plain types; by default `config`.
         codec_bytes: the codec's checkpoint file, to lie in the network's.
-        validate: called as `validate(network, device)`; "miou" decides which is best.pt. Every rank
-            calls it, and must get the same.
+        validate: called as `validate(network, device)`; the task's score decides which is best.pt.
+            Every rank calls it, and must get the same.
         resume: go on where `resume.pt` in `output` stands, if it is there.
         free: names in `run_config` that a resumed run may change; by default `config`'s own.
         ranks: those that train together; `loader` and `validate` must know them too.
@@ -348,10 +350,7 @@ class _Run:
         timing = {"wait_share": self.clock.wait_share, "seconds": self.clock.total}
         log.write("epoch", self.state.step, self.state.epoch, means | timing)
         if means.get("labels") == 0:
-            raise JobFailedError(
-                "none of this epoch's samples has a label that counts (all are 255): encode the "
-                "split with labels that its reader knows"
-            )
+            raise JobFailedError(self.task.unlabelled)
         self.meters = Meters()
         self.state.epoch += 1
         every = self.config.checkpoint_epochs
@@ -372,9 +371,9 @@ class _Run:
         scores = validate(network, self.device)
         self.set_training_mode()
         log.write("validation", self.state.step, self.state.epoch - 1, scores)
-        miou = scores.get("miou", math.nan)
-        if miou > self.state.best_miou or math.isnan(self.state.best_miou):
-            self.state.best_miou = miou
+        score = scores.get(self.task.score, math.nan)
+        if score > self.state.best_score or math.isnan(self.state.best_score):
+            self.state.best_score = score
             if self.ranks.first:
                 self.save_network(BEST_FILE)
         return scores

@@ -8,8 +8,8 @@ from torchvision import models
 
 from latent_store.errors import CheckpointError, LatentStoreError
 from training.gate import gumbel_noise
+from training.network_config import BACKBONES
 from training.networks import (
-    BACKBONES,
     LatentNetwork,
     NetworkConfig,
     build_backbone,
