@@ -21,7 +21,7 @@ from latent_store.layout import coded_size
 from training.bench import Bench
 from training.box_pictures import draw_detections, draw_objects
 from training.candidates import Candidate
-from training.classes import CITYSCAPES_COLOURS
+from training.classes import class_colours
 from training.detection_metrics import Detections
 from training.inference import Output, Pipeline
 from training.pictures import colourise, read_labels
@@ -93,18 +93,19 @@ def _read_output(task: str, folder: Path, key: str, row: int) -> Output | None:
 
 
 def _truth_panels(bench: Bench, row: int, decoded_HWC: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    colours = class_colours(bench.class_names)
     if bench.task == "detection":
-        truth = bench.read_boxes(row)
-        drawn_HWC = draw_objects(decoded_HWC, truth, bench.class_names, CITYSCAPES_COLOURS)
+        drawn_HWC = draw_objects(decoded_HWC, bench.read_boxes(row), bench.class_names, colours)
         return [("objects", drawn_HWC)]
-    label_HWC = colourise(bench.read_labels(row), CITYSCAPES_COLOURS)
+    label_HWC = colourise(bench.read_labels(row), colours)
     return [("decoded picture", decoded_HWC), ("label", label_HWC)]
 
 
 def _panel(bench: Bench, output: Output, decoded_HWC: np.ndarray) -> np.ndarray:
+    colours = class_colours(bench.class_names)
     if isinstance(output, Detections):
-        return draw_detections(decoded_HWC, output, bench.class_names, CITYSCAPES_COLOURS)
-    return colourise(output, CITYSCAPES_COLOURS)
+        return draw_detections(decoded_HWC, output, bench.class_names, colours)
+    return colourise(output, colours)
 
 
 def _decoded_picture(bench: Bench, candidate: Candidate, row: int) -> np.ndarray:

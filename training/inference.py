@@ -35,6 +35,7 @@ class Pipeline:
         self.candidate = candidate
         self.device = torch.device(bench.options.device)
         self.network = load_network(candidate.path, map_location=bench.options.device).network
+        require_finite_weights(self.network, str(candidate.path))
         self.codec = bench.codec(candidate.spec.codec_id)
         self.gate = split_gate(self.network)
         self.receiver = self._receiver()
@@ -160,14 +161,24 @@ def detect_latents(
         codec, device, name: See :func:`segment_latents`.
 
     Raises:
-        CheckpointError: The network's weights or features are not finite.
+        CheckpointError: The network's features are not finite; its weights were looked at before,
+            by :func:`require_finite_weights`.
     """
-    # The network drops boxes that are not finite: that would look like a picture without objects.
-    _require_finite((*network.parameters(), *network.buffers()), name)
     with torch.inference_mode():
         outputs = network(_network_input(y_hat_BCHW, codec, device), valid_B2=valid_B2.to(device))
         _require_finite([outputs["features"]], name)
         return [Detections.from_output(found) for found in outputs["detections"]]
+
+
+def require_finite_weights(network: nn.Module, name: str) -> None:
+    """Refuses damaged networks whose output would not show it.
+
+    A detector drops boxes that are not finite: that looks like a picture without objects.
+
+    Raises:
+        CheckpointError: A weight is not finite.
+    """
+    _require_finite((*network.parameters(), *network.buffers()), name)
 
 
 def _network_input(
