@@ -12,7 +12,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from latent_store import groups, index, layout, schema, seals
+from latent_store import groups, index, layout, receipts, schema, seals
 from latent_store.errors import IdentityError, IntegrityError, MissingComponentError
 from latent_store.location import Location
 from latent_store.plan import ShardPlan
@@ -85,6 +85,12 @@ def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -
     digests = {name: _metadata_crc32c(location, f"{base}/{name}") for name in names}
     lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
     group.attrs.update({**_marks(spec), ARRAYS: digests, "complete": False, **lengths})
+
+
+def forget_component(location: Location, split: str, key: str) -> None:
+    """Removes a component, its receipts first; ``split`` is ``dataset/split``."""
+    location.delete_tree(receipts.receipt_prefix(split, key))
+    location.delete_tree(f"{split}/{key}")
 
 
 def open_component(

@@ -16,6 +16,7 @@ import pyarrow as pa
 import zarr
 
 from latent_store import component, groups, index, layout
+from latent_store.boxes import Boxes
 from latent_store.checked_store import CheckedStore
 from latent_store.errors import (
     IncompleteComponentError,
@@ -88,6 +89,11 @@ class ComponentReader:
                     "run its job again"
                 )
                 raise IntegrityError(message)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of labels or boxes, by class id; empty in stores that were written without them."""
+        return tuple(self.group.attrs.get("class_names", ()))
 
     def array(self, name: str) -> zarr.Array:
         """Returns one array of the component, whose reads are checked against its receipts.
@@ -306,10 +312,41 @@ class LabelsReader(ComponentReader):
         super().__init__(split, "labels", "run encode-to-store, which writes labels first")
 
     def read(self, rows: Sequence[int] | np.ndarray, window: Window | None = None) -> np.ndarray:
-        """Reads train ids, uint8 ``[n, H, W]``, 255 = ignore; ``window`` in pixels."""
+        """Reads class ids, uint8 ``[n, H, W]``, 255 = ignore; ``window`` in pixels."""
         array = self.array("segmentation")
         vertical, horizontal = layout.window_or_all(window, *array.shape[1:])
         return self._gather(rows, lambda part: array[part, vertical, horizontal])
+
+
+class BoxesReader(ComponentReader):
+    """The objects of each picture; rows that the detection task's list lacks are not usable."""
+
+    def __init__(self, split: Split):
+        super().__init__(split, "boxes", "run encode-to-store with --voc_task detection")
+
+    @property
+    def max_boxes(self) -> int:
+        """Objects that a row has room for."""
+        return int(self.array("boxes").shape[1])
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> list[Boxes]:
+        """Reads the objects of rows; of a stored view as it shows them, that is, mirrored."""
+        names = ("boxes", "box_label", "box_difficult", "box_truncated")
+        columns = [self._column(name, rows) for name in names]
+        counts = self._column("box_count", rows)
+        return [
+            Boxes(
+                boxes_N4=edges[:count],
+                labels_N=labels[:count],
+                difficult_N=difficult[:count],
+                truncated_N=truncated[:count],
+            )
+            for count, edges, labels, difficult, truncated in zip(counts, *columns, strict=True)
+        ]
+
+    def counts(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns how many objects rows have, int32 ``[n]``."""
+        return self._column("box_count", rows)
 
 
 class FeaturesReader(ComponentReader):

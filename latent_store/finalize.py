@@ -19,7 +19,7 @@ from latent_store.location import Location
 from latent_store.plan import ShardPlan, list_splits, read_plan
 from latent_store.receipts import Receipt
 
-KEY_DEPTHS = {"labels": 0, "teacher": 1, "latents": 1, "ranked": 2}
+KEY_DEPTHS = {"labels": 0, "boxes": 0, "teacher": 1, "latents": 1, "ranked": 2}
 """How many further path parts a component of each kind has."""
 
 
@@ -159,15 +159,25 @@ def component_tables(key: str, good: Sequence[Receipt]) -> dict[str, pa.Table]:
     return tables | ({f"{name}.dead_letters": letters} if letters.num_rows else {})
 
 
-def samples_of(plan: ShardPlan, good: Sequence[Receipt]) -> pa.Table | None:
-    """Returns the samples table, if the component's rows tell the pictures' digests."""
-    digests = {
+def samples_of(location: Location, plan: ShardPlan, good: Sequence[Receipt]) -> pa.Table | None:
+    """Returns the samples table, if the component's rows tell the pictures' digests.
+
+    Digests that only another component's rows tell are taken from the table that is there.
+    """
+    told = {
         record.row: record.stats["image_sha256"]
         for receipt in good
         for record in receipt.rows
         if record.stats.get("image_sha256")
     }
-    return index.samples_table(plan, digests) if digests else None
+    if not told:
+        return None
+    try:
+        there = index.read_samples(location, plan.name)
+        known = zip(there["row"].to_pylist(), there["sha256"].to_pylist(), strict=True)
+    except IntegrityError:
+        known = ()
+    return index.samples_table(plan, {**dict(known), **told})
 
 
 def write_indexes(
@@ -209,10 +219,10 @@ def _require_metadata(location: Location, group: zarr.Group) -> None:
 
 
 def _publish_samples(location: Location, plan: ShardPlan, good: Sequence[Receipt]) -> None:
-    table = samples_of(plan, good)
-    if table is None:
-        return
     with Lease(location, "root", "metadata", wait_seconds=120):
+        table = samples_of(location, plan, good)
+        if table is None:
+            return
         group = groups.make_groups(location, plan.name)
         crc32c = index.write_table(location, index.index_key(plan.name, "samples"), table)
         group.attrs.update({index.SAMPLES_CRC32C: crc32c})

@@ -183,15 +183,15 @@ def _index_defects(
         name: (table, lambda name=name: component.read_table(location, group, plan.name, name))
         for name, table in component_tables(key, good).items()
     }
-    samples = samples_of(plan, good)
+    samples = samples_of(location, plan, good)
     if samples is not None:
         read["samples"] = (samples, lambda: index.read_samples(location, plan.name))
     for name, (expected, stored) in read.items():
         try:
             table = stored()
-            # A newer minor version may have added columns.
+            # A newer minor version may have added columns, an older one had fewer.
             known = [column for column in expected.column_names if column in table.column_names]
-            same = table.select(known).equals(expected)
+            same = table.select(known).equals(expected.select(known))
             what = f"the index {name} does not agree with the receipts; run latent-store finalize"
         except LatentStoreError as error:
             same, what = False, str(error)

@@ -20,8 +20,9 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from latent_store import index, layout, receipts
+from latent_store import index, layout, receipts, schema
 from latent_store.component_readers import ComponentReader, RankedReader
+from latent_store.errors import MissingComponentError
 from latent_store.location import Location
 from latent_store.reader import Split
 
@@ -36,6 +37,7 @@ def to_xarray(
     *,
     ranking: str | None = None,
     teacher: str | None = None,
+    task: str | None = None,
     views: bool = False,
 ) -> xr.Dataset:
     """Returns the chosen components of a split as one lazy Dataset.
@@ -52,6 +54,8 @@ def to_xarray(
         codec: Codec id; None for the only one.
         ranking: Ranking id; None leaves ranked copies out.
         teacher: Teacher id; None leaves features out.
+        task: ``segmentation`` takes the labels, ``detection`` the boxes; None takes labels where
+            the split has any, else boxes.
         views: Also stored views, e.g. flipped pictures.
 
     Returns:
@@ -64,8 +68,7 @@ def to_xarray(
     """
     latents = split.latents(codec)
     readers: list[ComponentReader] = [latents]
-    if "labels" in split.components():
-        readers.append(split.labels())
+    readers += _annotations(split, task)
     if teacher is not None:
         readers.append(split.teacher(teacher))
     if ranking is not None:
@@ -136,6 +139,17 @@ def _read_rows(array: zarr.Array, rows: np.ndarray, rest: tuple[Key, ...]) -> np
     source = array if all(isinstance(k, slice) for k in rest) else array.oindex
     runs = layout.runs(rows) or [(0, 0)]
     return np.concatenate([source[(slice(start, stop), *rest)] for start, stop in runs])
+
+
+def _annotations(split: Split, task: str | None) -> list[ComponentReader]:
+    tasks = schema.TASK_COMPONENTS
+    if task is None:
+        there = split.components()
+        task = next((name for name, key in tasks.items() if key in there), None)
+    elif task not in tasks:
+        message = f"there is no task {task!r}; choose one of: {', '.join(tasks)}"
+        raise MissingComponentError(message)
+    return [getattr(split, tasks[task])()] if task else []
 
 
 def _variables(reader: ComponentReader, rows: np.ndarray) -> Variables:

@@ -7,7 +7,7 @@ refused, because a row that changes its picture silently would poison everything
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,14 @@ _REMEDY = (
 )
 
 
+_ANNOTATIONS = {"label_uri": ("label_uri",), "boxes_uri": ("boxes_uri", "num_boxes")}
+"""What the list of one task gives a sample: the field that is empty where the list lacks it, and
+the fields that come with it."""
+_LATER_FIELDS = ("boxes_uri", "num_boxes")
+"""Fields that plans had not always: without a value they are left out, so that the plan of a
+dataset that does not use them stays the same bytes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One picture of a dataset, as its reader lists it, before anything is decoded.
@@ -35,11 +43,15 @@ class Sample:
     Attributes:
         sample_id: Unique in the split; kept in Unicode form NFC.
         image_uri: Path of the picture, relative to the data root.
-        label_uri: Path of its labels, relative to the data root; empty if it has none.
+        label_uri: Path of its labels, relative to the data root; empty if it has none, or if no
+            list of a segmentation task named it yet.
         height: Pixels, from the file's header.
         width: Pixels, from the file's header.
         image_bytes: Length of the picture's file: a cheap sign that it was replaced.
         view: What is made of the picture before it is padded and coded; see ``sample_ids.VIEWS``.
+        boxes_uri: Path of the file that lists its objects, relative to the data root; empty as
+            ``label_uri`` is, for the lists of detection tasks.
+        num_boxes: Objects in that file.
 
     Raises:
         DatasetError: The id cannot be one (:func:`latent_store.sample_ids.safe_id`).
@@ -52,6 +64,8 @@ class Sample:
     width: int
     image_bytes: int
     view: str = ORIGINAL_VIEW
+    boxes_uri: str = ""
+    num_boxes: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sample_id", safe_id(self.sample_id, self.view))
@@ -65,6 +79,28 @@ class Sample:
     def coded_size(self) -> tuple[int, int]:
         """Height and width, in pixels, at which the picture is coded."""
         return layout.coded_size(self.height, self.width)
+
+    @property
+    def annotations(self) -> frozenset[str]:
+        """Which of ``label_uri`` and ``boxes_uri`` it has."""
+        return frozenset(name for name in _ANNOTATIONS if getattr(self, name))
+
+    def lacks(self, kind: str) -> bool:
+        """Tells whether there is nothing to write of it for a kind of component."""
+        uris = {"labels": self.label_uri, "boxes": self.boxes_uri}
+        return not uris.get(kind, self.image_uri)
+
+    def joined(self, other: Sample) -> Sample:
+        """Returns this sample with the annotations that only another task's list gives it."""
+        lacking = other.annotations - self.annotations
+        names = [name for key in lacking for name in _ANNOTATIONS[key]]
+        return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
+
+    def to_record(self) -> dict[str, Any]:
+        """Returns the persisted form."""
+        record = dataclasses.asdict(self)
+        unused = [name for name in _LATER_FIELDS if not record[name]]
+        return {name: value for name, value in record.items() if name not in unused}
 
     def seen_as(self, view: str) -> Sample:
         """Returns the sample of a view of this picture."""
@@ -149,8 +185,12 @@ class ShardPlan:
     def extended(self, manifest: Sequence[Sample], *, mended: Collection[str] = ()) -> ShardPlan:
         """Returns the plan with the samples of ``manifest`` that it lacks, from a new shard on.
 
+        The tasks of a dataset share a plan, and each may have a list of its own: a sample that
+        both name gets the annotations of both, one that only the other's names stays.
+
         Args:
-            manifest: What the data root holds now; the plan's own originals must be among it.
+            manifest: What the data root holds now for one task; the plan's originals that have
+                annotations for it must be among it.
             mended: Ids of samples that failed so far, whose files may therefore have changed.
 
         Raises:
@@ -159,11 +199,15 @@ class ShardPlan:
         """
         known = {sample.sample_id: sample for sample in self.originals}
         current = {sample.sample_id: sample for sample in manifest}
+        listed = frozenset().union(*(sample.annotations for sample in manifest))
         for sample_id, sample in known.items():
-            if sample_id in mended and sample_id in current:
-                known[sample_id] = current[sample_id]
+            now = current.get(sample_id)
+            if now is None and sample.annotations and not sample.annotations & listed:
+                continue
+            if now is not None and sample_id in mended:
+                known[sample_id] = now.joined(sample)
             else:
-                _require_unchanged(sample, current.get(sample_id))
+                known[sample_id] = _unchanged(sample, now)
         kept = tuple(known[sample.source_id].seen_as(sample.view) for sample in self.samples)
         fresh = [sample for sample in manifest if sample.sample_id not in known]
         return dataclasses.replace(self, samples=kept).appended(fresh)
@@ -186,7 +230,8 @@ class ShardPlan:
 
     def to_json(self) -> bytes:
         """Returns the persisted form."""
-        return seals.seal_record(dataclasses.asdict(self))
+        samples = [sample.to_record() for sample in self.samples]
+        return seals.seal_record({**dataclasses.asdict(self), "samples": samples})
 
     @classmethod
     def from_json(cls, data: bytes) -> ShardPlan:
@@ -325,25 +370,24 @@ def _size_message(plan: ShardPlan, sample: Sample) -> str:
     )
 
 
-def _require_unchanged(planned: Sample, current: Sample | None) -> None:
+def _unchanged(planned: Sample, current: Sample | None) -> Sample:
+    """Returns a planned sample with what the current list adds to it; refuses other changes."""
     if current is None:
         message = (
             f"the data root changed since the plan was made: {planned.sample_id} is gone; restore "
             "it, or encode into a new store"
         )
         raise PlanMismatchError(message)
-    for name, value in _fields(planned).items():
-        now = getattr(current, name)
+    joined, other = planned.joined(current), current.joined(planned)
+    for name, value in dataclasses.asdict(joined).items():
+        now = getattr(other, name)
         if now != value:
             message = (
                 f"the data root changed since the plan was made: {planned.sample_id} has {name} "
                 f"{now!r}, planned {value!r}; restore it, or encode into a new store"
             )
             raise PlanMismatchError(message)
-
-
-def _fields(sample: Sample) -> Mapping[str, Any]:
-    return dataclasses.asdict(sample)
+    return joined
 
 
 def _in_words(size: tuple[int, int]) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from latent_store import codecs, component, groups, index, rankings, schema
 from latent_store.component_readers import (
+    BoxesReader,
     ComponentReader,
     FeaturesReader,
     LabelsReader,
@@ -167,6 +168,10 @@ class Split:
     def labels(self) -> LabelsReader:
         """Opens the segmentation labels."""
         return LabelsReader(self)
+
+    def boxes(self) -> BoxesReader:
+        """Opens the objects of the pictures."""
+        return BoxesReader(self)
 
     def teacher(self, teacher_id: str | None = None) -> FeaturesReader:
         """Opens one teacher's features; without an id those of the only one.

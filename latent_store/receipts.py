@@ -21,6 +21,8 @@ from latent_store.seals import known_fields, read_record, seal_record
 
 OK = "ok"
 FAILED = "failed"
+NOT_LISTED = "absent"
+"""Status of a row that its dataset has nothing for: the list of the component's task lacks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class RowRecord:
     Attributes:
         row: Row number.
         sample_id: The sample's id.
-        status: ``"ok"`` or ``"failed"``.
+        status: ``"ok"``, ``"failed"`` or ``"absent"``.
         reason: Why it failed; empty otherwise.
         stats: Numbers and strings for the component's index part.
     """

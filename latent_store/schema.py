@@ -8,7 +8,7 @@ axis is cut into shards.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,13 @@ FEATURE_STRIDE = 4
 IGNORE_LABEL = 255
 CHANNEL_GROUP = 16
 """Channels in one inner chunk of latents: the unit that a reader fetches."""
+SEGMENTATION, DETECTION = "segmentation", "detection"
+TASK_COMPONENTS = {SEGMENTATION: "labels", DETECTION: "boxes"}
+"""The annotations that each task learns from."""
+BOX_EDGES = ("x1", "y1", "x2", "y2")
+"""The last axis of stored boxes: half-open pixel edges of the original picture, from 0."""
+BOX_MULTIPLE = 8
+"""Room for boxes comes in such steps: a dataset may gain a few without a wider array."""
 DEFAULT_CUTS = (16, 32, 64, 128)
 
 PAD_RULE = "right-bottom-edge-64"
@@ -132,7 +139,7 @@ class ComponentSpec:
     """What one job writes: its place in the split's group, its arrays and their meaning."""
 
     kind: str
-    """``labels``, ``teacher``, ``latents`` or ``ranked``."""
+    """``labels``, ``boxes``, ``teacher``, ``latents`` or ``ranked``."""
     key: str
     """Path below the split's group, e.g. ``latents/bmshj2018-hyperprior-6d87be32``."""
     arrays: tuple[ArraySpec, ...]
@@ -140,8 +147,20 @@ class ComponentSpec:
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def labels_spec(height: int, width: int) -> ComponentSpec:
-    """Segmentation labels, uint8 train ids at the coded size, 255 = ignore."""
+def labels_spec(
+    height: int,
+    width: int,
+    class_names: Sequence[str] = (),
+    label_ids: str = "cityscapes-train-ids",
+) -> ComponentSpec:
+    """Segmentation labels, uint8 class ids at the coded size, 255 = ignore.
+
+    Args:
+        height: Of the canvas, in pixels.
+        width: Of the canvas, in pixels.
+        class_names: By class id; empty where they are not known.
+        label_ids: Names the numbering.
+    """
     segmentation = ArraySpec(
         name="segmentation",
         dtype="uint8",
@@ -154,8 +173,27 @@ def labels_spec(height: int, width: int) -> ComponentSpec:
         kind="labels",
         key="labels",
         arrays=(segmentation,),
-        attrs={"ignore_label": IGNORE_LABEL, "label_ids": "cityscapes-train-ids"},
+        attrs={"ignore_label": IGNORE_LABEL, "label_ids": label_ids, **_named(class_names)},
     )
+
+
+def boxes_spec(max_boxes: int, class_names: Sequence[str]) -> ComponentSpec:
+    """The objects of each picture, float32 edges and uint8 class ids, padded with 0.
+
+    Args:
+        max_boxes: Objects that a row has room for.
+        class_names: By class id; 0 is the background, which no object has.
+    """
+    flag = {"dtype": "uint8", "shape": (max_boxes,), "dims": ("box",)}
+    arrays = (
+        ArraySpec(name="boxes", dtype="float32", shape=(max_boxes, 4), dims=("box", "edge")),
+        ArraySpec(name="box_label", **flag),
+        ArraySpec(name="box_difficult", **flag),
+        ArraySpec(name="box_truncated", **flag),
+        ArraySpec(name="box_count", dtype="int32"),
+    )
+    attrs = {"edges": list(BOX_EDGES), **_named(class_names)}
+    return ComponentSpec(kind="boxes", key="boxes", arrays=arrays, attrs=attrs)
 
 
 def teacher_spec(
@@ -284,6 +322,10 @@ def check_format(attrs: Mapping[str, Any], where: str, kind: str | None = None) 
             "release of latent-store that reads it"
         )
         raise FormatVersionError(message)
+
+
+def _named(class_names: Sequence[str]) -> dict[str, Any]:
+    return {"class_names": list(class_names)} if class_names else {}
 
 
 def _latent_array(

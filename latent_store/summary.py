@@ -55,7 +55,7 @@ def _describe_split(store: LatentStore, split: Split) -> list[str]:
 
 
 def describe_rows(location: Location, plan: ShardPlan, key: str, where: str = "") -> str:
-    """Returns what a finished component holds: samples, failures, mean rate and PSNR.
+    """Returns what a finished component holds: samples, failed and absent rows, mean rate and PSNR.
 
     Views are counted apart and left out of the means: they show the same pictures again.
 
@@ -70,11 +70,13 @@ def describe_rows(location: Location, plan: ShardPlan, key: str, where: str = ""
     table = component.read_table(location, group, plan.name, index.part_name(key))
     sources = plan.source_rows
     original = [sources[row] == row for row in table["row"].to_pylist()]
-    good = [status == receipts.OK for status in table["status"].to_pylist()]
+    statuses = table["status"].to_pylist()
+    good = [status == receipts.OK for status in statuses]
     count = sum(fine for fine, first in zip(good, original, strict=True) if first)
-    views, failed = sum(good) - count, table.num_rows - sum(good)
+    views = sum(good) - count
     text = f"{count} samples" + (f" and {views} views" if views else "") + where
-    text += f", {failed} failed" if failed else ""
+    for status in (receipts.FAILED, receipts.NOT_LISTED):
+        text += f", {statuses.count(status)} {status}" if status in statuses else ""
     table = table.filter(original)
     for name, symbol in (("bpp", "bpp"), ("psnr", "dB PSNR")):
         if name in table.column_names:

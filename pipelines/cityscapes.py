@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from latent_store.boxes import Boxes
 from latent_store.errors import DatasetError
 from latent_store.location import Location
 from latent_store.plan import Sample
 from latent_store.schema import IGNORE_LABEL
+from pipelines.headers import picture_sizes
+from training.classes import CITYSCAPES_CLASSES
 
 IMAGES, IMAGE_SUFFIX = "leftImg8bit", "_leftImg8bit.png"
 LABELS, LABEL_SUFFIX = "gtFine", "_gtFine_labelIds.png"
@@ -21,8 +23,6 @@ TRAIN_IDS = {
     26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
 }  # fmt: skip
 """Label id -> train id (cityscapesScripts, ``helpers/labels.py``); every other id is ignored."""
-
-_HEADER_READERS = 16
 
 
 def train_id_table() -> np.ndarray:
@@ -37,6 +37,10 @@ class Cityscapes:
     """Reads a data root in Cityscapes' layout, from a folder or an object store."""
 
     canvas = None
+    dataset_id = "cityscapes"
+    task = "segmentation"
+    class_names = CITYSCAPES_CLASSES
+    label_ids = "cityscapes-train-ids"
 
     def __init__(self, data_root: Location):
         self.data_root = data_root
@@ -64,8 +68,7 @@ class Cityscapes:
                 f"{lacking[0]}; expected {self.data_root.url}/{expected}"
             )
             raise DatasetError(message)
-        with ThreadPoolExecutor(_HEADER_READERS) as pool:
-            sizes = list(pool.map(self._size, (uri for uri, _ in images.values())))
+        sizes = picture_sizes(self.data_root, (uri for uri, _ in images.values()))
         return [
             Sample(
                 sample_id=stem.rsplit("/", 1)[1],
@@ -101,6 +104,15 @@ class Cityscapes:
             raise DatasetError(message)
         return train_id_table()[label_ids]
 
+    def read_boxes(self, sample: Sample) -> Boxes:
+        """Refuses: the layout has no boxes.
+
+        Raises:
+            DatasetError: Always.
+        """
+        message = f"{sample.sample_id}: a dataset in Cityscapes' layout has no boxes to read"
+        raise DatasetError(message)
+
     def _listing(self, kind: str, split: str, suffix: str) -> dict[str, tuple[str, int]]:
         """Maps ``city/stem`` to ``(uri, bytes)``, ordered."""
         prefix = f"{kind}/{split}/"
@@ -117,13 +129,3 @@ class Cityscapes:
             return ""
         names = (p.rstrip("/").rsplit("/", 1)[1] for p in self.data_root.fs.ls(path, detail=False))
         return ", ".join(sorted(names))
-
-    def _size(self, uri: str) -> tuple[int, int]:
-        try:
-            # Pillow reads the header alone here; pixels are read when they are encoded.
-            path = self.data_root.path(uri)
-            with self.data_root.fs.open(path, "rb") as file, Image.open(file) as image:
-                return image.height, image.width
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            message = f"{uri} has no readable picture header ({error}); restore it"
-            raise DatasetError(message) from error

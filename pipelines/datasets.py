@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from latent_store.boxes import Boxes
 from latent_store.errors import DatasetError
 from latent_store.location import Location
 from latent_store.plan import Sample
+from latent_store.schema import TASK_COMPONENTS
 from pipelines.cityscapes import Cityscapes
+from pipelines.voc import Voc
 
 
 class DatasetReader(Protocol):
-    """Lists a dataset's samples, and reads the labels of one.
+    """Lists a dataset's samples, and reads the labels or the boxes of one.
 
     Readers are small and picklable: they travel to Beam workers.
     """
 
     data_root: Location
+    dataset_id: str
+    """What the dataset is called in a store unless ``--dataset_id`` says otherwise."""
+    task: str
+    """``segmentation`` or ``detection``: whose list is read, and whose annotations are stored."""
+    class_names: tuple[str, ...]
+    """By the ids that labels and boxes are stored with."""
+    label_ids: str
+    """Names that numbering."""
     canvas: tuple[int, int] | None
     """Height and width, in pixels, that hold every picture of a dataset of mixed sizes; None where
     a split has one size."""
@@ -33,27 +44,49 @@ class DatasetReader(Protocol):
         """Reads the labels of a sample's original picture: uint8 ``[H, W]``, 255 = ignore."""
         ...
 
+    def read_boxes(self, sample: Sample) -> Boxes:
+        """Reads the objects of a sample's original picture."""
+        ...
 
-READERS: dict[str, Callable[[Location], DatasetReader]] = {"cityscapes": Cityscapes}
+
+READERS: dict[str, Callable[..., DatasetReader]] = {"cityscapes": Cityscapes, "voc": Voc}
+"""By the names of ``--dataset``. What a reader takes beside the data root are further choices."""
 
 
-def open_dataset(name: str, data_root: str) -> DatasetReader:
+def open_dataset(
+    name: str, data_root: str, *, voc_task: str | None = None, years: Sequence[int] | None = None
+) -> DatasetReader:
     """Opens a dataset.
 
     Args:
         name: One of ``READERS``.
         data_root: The folder or URL that holds it.
+        voc_task: ``segmentation`` or ``detection``; for ``voc``, and needed there.
+        years: Of ``voc``; None for the only one that the data root holds.
 
     Raises:
-        DatasetError: The name is unknown, or nothing lies at ``data_root``.
+        DatasetError: The name is unknown, a choice is missing or not one of this dataset, or
+            nothing lies at ``data_root``.
     """
     if name not in READERS:
         message = f"unknown dataset {name!r}; known are: {', '.join(sorted(READERS))}"
+        raise DatasetError(message)
+    if name == "voc" and voc_task not in TASK_COMPONENTS:
+        message = (
+            "--dataset voc needs --voc_task segmentation or --voc_task detection, which says whose "
+            f"image lists and annotations are meant; got {voc_task or 'none'}"
+        )
+        raise DatasetError(message)
+    if name != "voc" and (voc_task or years):
+        flag = "--voc_task" if voc_task else "--year"
+        message = f"{flag} is a choice of --dataset voc, not of {name}; leave it out"
         raise DatasetError(message)
     location = Location(data_root)
     if not location.fs.exists(location.root):
         message = f"no data root at {data_root}; give --data_root the folder that holds the dataset"
         raise DatasetError(message)
+    if name == "voc":
+        return READERS[name](location, task=voc_task, years=tuple(years or ()))
     return READERS[name](location)
 
 
@@ -95,6 +128,22 @@ def read_labels(reader: DatasetReader, sample: Sample) -> np.ndarray:
         DatasetError: The file is missing, unreadable, or of another size than its picture.
     """
     return _seen(reader.read_labels(sample), sample.view)
+
+
+def read_boxes(reader: DatasetReader, sample: Sample) -> Boxes:
+    """Reads one sample's objects, as its view shows them.
+
+    Raises:
+        DatasetError: The file is missing or unreadable, an object cannot be one, or there are not
+            as many as the plan says.
+    """
+    boxes = reader.read_boxes(sample)
+    if len(boxes) != sample.num_boxes:
+        message = (
+            f"{sample.boxes_uri} has {len(boxes)} objects, planned {sample.num_boxes}; restore it"
+        )
+        raise DatasetError(message)
+    return boxes.flipped(sample.width) if sample.view == "hflip" else boxes
 
 
 def _seen(original: np.ndarray, view: str) -> np.ndarray:

@@ -18,7 +18,7 @@ from latent_store.lease import Lease
 from latent_store.location import Location
 from latent_store.plan import ShardPlan, plan_key
 from latent_store.sample_ids import VIEWS
-from latent_store.schema import ComponentSpec
+from latent_store.schema import TASK_COMPONENTS, ComponentSpec
 from latent_store.summary import describe_rows
 from pipelines import encode_plan
 from pipelines.beam_jobs import (
@@ -34,7 +34,7 @@ from pipelines.encoding import EncodeTask, encode_shard
 
 DESCRIPTION = """
 Encodes a split of a dataset into a latent store, once: real bitstreams, integer latents, the
-ledger of bits per channel, labels and, with --teacher_checkpoint, teacher features.
+ledger of bits per channel, labels or boxes and, with --teacher_checkpoint, teacher features.
 
 Run it again after an interruption and it goes on; with another codec, a teacher or more samples
 it adds what is missing and touches nothing else.
@@ -45,6 +45,8 @@ examples:
       --store cityscapes.zarr --quality 2 --teacher_checkpoint teacher/last.pt
   encode-to-store --dataset cityscapes --data_root /data/cityscapes --split val \\
       --store cityscapes.zarr --demo_codec --max_samples 32 --dry_run
+  encode-to-store --dataset voc --voc_task detection --year 2007 --data_root /data/VOCdevkit \
+      --split trainval --store voc.zarr --quality 2
 """
 
 
@@ -62,7 +64,24 @@ def make_flags() -> argparse.ArgumentParser:
     add("--data_root", required=True, help="folder or URL of the dataset")
     add("--split", required=True, help="split to encode, e.g. train")
     add("--store", required=True, help="folder or URL of the store")
-    add("--dataset_id", help="name of the dataset in the store (default: --dataset)")
+    add(
+        "--voc_task",
+        choices=sorted(TASK_COMPONENTS),
+        help="for voc: whose image lists are read and whose annotations are stored, as labels or "
+        "as boxes; both can share a store, one after the other",
+    )
+    add(
+        "--year",
+        type=int,
+        nargs="+",
+        metavar="YEAR",
+        help="for voc: one or several, e.g. 2007 2012 (default: the only one in the data root)",
+    )
+    add(
+        "--dataset_id",
+        help="name of the dataset in the store (default: cityscapes; voc2012; voc0712 for two "
+        "years)",
+    )
     add("--max_samples", type=int, help="only the first N samples; the rest can follow later")
     add(
         "--canvas",
@@ -117,7 +136,7 @@ def _run(argv: Sequence[str] | None) -> int:
     flags, options = parse_flags(make_flags(), argv)
     location = Location(flags.store)
     inputs = encode_plan.open_inputs(flags)
-    dataset = flags.dataset_id or flags.dataset
+    dataset = flags.dataset_id or inputs.reader.dataset_id
     plan = encode_plan.settle_plan(location, dataset, flags, inputs)
     if flags.dry_run:
         specs = encode_plan.asked_components(location, plan, inputs, flags)
@@ -160,6 +179,7 @@ def _prepare(
     if inputs.teacher is not None:
         codecs.register_teacher(location, inputs.teacher.teacher_id, inputs.teacher_bytes)
     threads = flags.threads or local_threads(options)
+    encode_plan.forget_narrow_boxes(location, plan, specs)
     for spec in specs:
         component.create_component(location, plan, spec)
         group = component.open_component(location, plan.name, spec.key, writable=True)
@@ -169,8 +189,7 @@ def _prepare(
     return EncodeTask(
         store=location,
         dataset=plan.dataset,
-        reader=flags.dataset,
-        data_root=flags.data_root,
+        reader=inputs.reader,
         split=plan.split,
         components=tuple(specs),
         codec_id=inputs.codec.spec.codec_id if inputs.codec else None,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latent_store import component, receipts, schema
+from latent_store import component, layout, receipts, schema
 from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
 from latent_store.errors import (
     DatasetError,
@@ -22,8 +22,8 @@ from latent_store.errors import (
 from latent_store.feature_encoding import UINT8, FeatureEncoding
 from latent_store.location import Location
 from latent_store.plan import Sample, ShardPlan, make_plan, plan_key, read_plan
-from latent_store.receipts import FAILED, Receipt
-from latent_store.schema import ComponentSpec
+from latent_store.receipts import FAILED, NOT_LISTED, Receipt, RowRecord
+from latent_store.schema import SEGMENTATION, TASK_COMPONENTS, ComponentSpec
 from pipelines.datasets import DatasetReader, open_dataset, read_picture
 from training.checkpoints import LoadedNetwork, load_network
 from training.networks import FEATURE_CHANNELS
@@ -61,7 +61,7 @@ def open_inputs(flags: argparse.Namespace) -> Inputs:
     if flags.max_samples is not None and flags.max_samples < 1:
         message = f"--max_samples must be at least 1, got {flags.max_samples}"
         raise LatentStoreError(message)
-    reader = open_dataset(flags.dataset, flags.data_root)
+    reader = open_dataset(flags.dataset, flags.data_root, voc_task=flags.voc_task, years=flags.year)
     manifest = reader.manifest(flags.split)
     codec = teacher = None
     teacher_bytes = b""
@@ -97,7 +97,7 @@ def settle_plan(
         there = [sample for sample in inputs.manifest if sample.sample_id in known]
         fresh = [sample for sample in inputs.manifest if sample.sample_id not in known]
         if flags.max_samples is not None:
-            fresh = fresh[: max(0, flags.max_samples - len(known))]
+            fresh = fresh[: max(0, flags.max_samples - len(there))]
         plan = plan.extended([*there, *fresh], mended=_failed_ids(location, plan))
     else:
         wanted = inputs.manifest[: flags.max_samples]
@@ -110,7 +110,7 @@ def asked_components(
     location: Location, plan: ShardPlan, inputs: Inputs, flags: argparse.Namespace
 ) -> list[ComponentSpec]:
     """Returns the components that a call asks for, in the order in which they are written."""
-    specs = [schema.labels_spec(*plan.canvas)]
+    specs = [_annotation_spec(location, plan, inputs)]
     if inputs.codec is not None:
         dtype = _latent_dtype(location, plan, inputs, flags)
         specs.append(schema.latents_spec(inputs.codec.spec, *plan.canvas, dtype))
@@ -128,6 +128,20 @@ def missing_components(
     return [spec for spec in specs if not _is_complete(location, plan, spec)]
 
 
+def forget_narrow_boxes(
+    location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]
+) -> None:
+    """Removes boxes whose arrays have not the room that the plan needs: they are written anew.
+
+    A shard of an array is one object, so that arrays grow along the samples alone; and boxes are
+    cheap to read again from the data root.
+    """
+    for spec in specs:
+        stored = _stored_room(location, plan) if spec.kind == "boxes" else None
+        if stored is not None and stored != spec.arrays[0].shape[0]:
+            component.forget_component(location, plan.name, spec.key)
+
+
 def shards_to_write(
     location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]
 ) -> dict[str, list[int]]:
@@ -140,10 +154,15 @@ def shards_to_write(
 
 
 def forget_failures(location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]) -> None:
-    """Removes the receipts of shards with failed rows, so that this run tries them again."""
+    """Removes the receipts of shards with failed rows, so that this run tries them again.
+
+    Likewise those of rows that the task's list did not have, and has now.
+    """
     for spec in specs:
+        listed = _listed_rows(plan, spec)
         for shard, receipt in _receipts(location, plan, spec.key).items():
-            if any(record.status == FAILED for record in receipt.rows):
+            again = (r.status == FAILED or _newly_listed(r, listed) for r in receipt.rows)
+            if any(again):
                 location.delete(receipts.receipt_key(plan.name, spec.key, shard))
 
 
@@ -191,7 +210,42 @@ def _is_complete(location: Location, plan: ShardPlan, spec: ComponentSpec) -> bo
         component.require_intact(location, group)
     except LatentStoreError:
         return False
-    return bool(group.attrs.get("complete")) and group.attrs.get("num_rows") == plan.num_rows
+    if not group.attrs.get("complete") or group.attrs.get("num_rows") != plan.num_rows:
+        return False
+    if spec.kind not in TASK_COMPONENTS.values():
+        return True
+    if spec.kind == "boxes" and spec.arrays[0].shape[0] != _stored_room(location, plan):
+        return False
+    listed = _listed_rows(plan, spec)
+    records = (r for receipt in _receipts(location, plan, spec.key).values() for r in receipt.rows)
+    return not any(_newly_listed(record, listed) for record in records)
+
+
+def _listed_rows(plan: ShardPlan, spec: ComponentSpec) -> set[int]:
+    pairs = zip(plan.rows, plan.samples, strict=True)
+    return {row for row, sample in pairs if not sample.lacks(spec.kind)}
+
+
+def _newly_listed(record: RowRecord, listed: set[int]) -> bool:
+    return record.status == NOT_LISTED and record.row in listed
+
+
+def _annotation_spec(location: Location, plan: ShardPlan, inputs: Inputs) -> ComponentSpec:
+    reader = inputs.reader
+    if reader.task == SEGMENTATION:
+        return schema.labels_spec(*plan.canvas, reader.class_names, reader.label_ids)
+    # Of the whole manifest: with --max_samples, the rest can follow later.
+    most = max((sample.num_boxes for sample in (*plan.samples, *inputs.manifest)), default=0)
+    room = layout.round_up(max(most, 1), schema.BOX_MULTIPLE)
+    return schema.boxes_spec(max(room, _stored_room(location, plan) or 0), reader.class_names)
+
+
+def _stored_room(location: Location, plan: ShardPlan) -> int | None:
+    """Returns the boxes that a row of the stored arrays has room for; None without arrays."""
+    try:
+        return int(component.open_component(location, plan.name, "boxes")["boxes"].shape[1])
+    except (LatentStoreError, KeyError):
+        return None
 
 
 def _failed_ids(location: Location, plan: ShardPlan) -> frozenset[str]:

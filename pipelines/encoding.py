@@ -37,10 +37,10 @@ from latent_store.feature_encoding import FeatureEncoding
 from latent_store.location import Location
 from latent_store.plan import Sample, ShardPlan, read_plan
 from latent_store.reader import LatentStore
-from latent_store.receipts import FAILED, RowRecord
+from latent_store.receipts import FAILED, NOT_LISTED, RowRecord
 from latent_store.schema import ComponentSpec
 from latent_store.writer import ShardWriter
-from pipelines.datasets import DatasetReader, open_dataset, read_labels, read_picture
+from pipelines.datasets import DatasetReader, read_boxes, read_labels, read_picture
 from training.checkpoints import load_network
 from training.networks import Stem
 
@@ -65,9 +65,7 @@ class EncodeTask:
     store: Location
     dataset: str
     """The dataset's id in the store."""
-    reader: str
-    """The layout of the data root."""
-    data_root: str
+    reader: DatasetReader
     split: str
     components: tuple[ComponentSpec, ...]
     codec_id: str | None
@@ -80,6 +78,7 @@ class EncodeTask:
 class _Shard:
     """The rows of one component's shard, gathered sample by sample."""
 
+    spec: ComponentSpec
     columns: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     streams: dict[str, dict[int, bytes]] = field(default_factory=dict)
     records: list[RowRecord] = field(default_factory=list)
@@ -90,6 +89,11 @@ class _Shard:
         for name, value in encoded.streams.items():
             self.streams.setdefault(name, {})[row] = value
         self.records.append(RowRecord(row=row, sample_id=sample.sample_id, stats=encoded.stats))
+
+    def leave(self, row: int, sample: Sample) -> None:
+        reason = f"not in the dataset's list for {self.spec.key}"
+        record = RowRecord(row=row, sample_id=sample.sample_id, status=NOT_LISTED, reason=reason)
+        self.records.append(record)
 
     def fail(self, row: int, sample: Sample, reason: str) -> None:
         record = RowRecord(row=row, sample_id=sample.sample_id, status=FAILED, reason=reason)
@@ -194,8 +198,27 @@ def encode_labels(
     labels_HW = read_labels(reader, sample)
     padded_HW = np.full(canvas, schema.IGNORE_LABEL, dtype=np.uint8)
     padded_HW[: sample.height, : sample.width] = labels_HW
-    digest = hashlib.sha256(image_bytes).hexdigest()
-    return Encoded(arrays={"segmentation": padded_HW}, stats={"image_sha256": digest})
+    return Encoded(arrays={"segmentation": padded_HW}, stats=_digest(image_bytes))
+
+
+def encode_boxes(
+    reader: DatasetReader, sample: Sample, max_boxes: int, image_bytes: bytes
+) -> Encoded:
+    """Reads one sample's objects and pads them with 0 to ``max_boxes``, which holds them all."""
+    boxes = read_boxes(reader, sample)
+    arrays = {
+        "boxes": boxes.boxes_N4,
+        "box_label": boxes.labels_N.astype(np.uint8),
+        "box_difficult": boxes.difficult_N.astype(np.uint8),
+        "box_truncated": boxes.truncated_N.astype(np.uint8),
+    }
+    room = max_boxes - len(boxes)
+    padded = {
+        name: np.pad(values, [(0, room), *[(0, 0)] * (values.ndim - 1)])
+        for name, values in arrays.items()
+    }
+    count = np.asarray(len(boxes), dtype=np.int32)
+    return Encoded(arrays={**padded, "box_count": count}, stats=_digest(image_bytes))
 
 
 def encode_features(stem: Stem, image_HWC: np.ndarray, encoding: FeatureEncoding) -> Encoded:
@@ -230,18 +253,22 @@ def load_stem(store: Location, teacher_id: str) -> Stem:
 def _encode_rows(
     task: EncodeTask, plan: ShardPlan, shard: int, specs: Sequence[ComponentSpec]
 ) -> dict[str, _Shard]:
-    reader = open_dataset(task.reader, task.data_root)
-    encoders = {spec.key: _encoder(task, plan, reader, spec) for spec in specs}
-    gathered = {spec.key: _Shard() for spec in specs}
+    encoders = {spec.key: _encoder(task, plan, spec) for spec in specs}
+    gathered = {spec.key: _Shard(spec=spec) for spec in specs}
     for row, sample in plan.in_shard(shard):
+        wanted = [spec.key for spec in specs if not sample.lacks(spec.kind)]
+        for key in gathered.keys() - wanted:
+            gathered[key].leave(row, sample)
+        if not wanted:
+            continue
         try:
-            image_HWC, data = read_picture(reader, sample)
+            image_HWC, data = read_picture(task.reader, sample)
             # Everything is computed before anything is kept: a row is whole or failed.
-            made = {key: encode(row, sample, image_HWC, data) for key, encode in encoders.items()}
+            made = {key: encoders[key](row, sample, image_HWC, data) for key in wanted}
         except (DatasetError, IntegrityError) as error:
             _LOG.warning("%s failed: %s", sample.sample_id, error)
-            for part in gathered.values():
-                part.fail(row, sample, str(error))
+            for key in wanted:
+                gathered[key].fail(row, sample, str(error))
             continue
         for key, encoded in made.items():
             gathered[key].put(row, sample, encoded)
@@ -251,11 +278,13 @@ def _encode_rows(
 _Encoder = Callable[[int, Sample, np.ndarray, bytes], Encoded]
 
 
-def _encoder(
-    task: EncodeTask, plan: ShardPlan, reader: DatasetReader, spec: ComponentSpec
-) -> _Encoder:
+def _encoder(task: EncodeTask, plan: ShardPlan, spec: ComponentSpec) -> _Encoder:
+    reader = task.reader
     if spec.kind == "labels":
         return lambda row, sample, image, data: encode_labels(reader, sample, plan.canvas, data)
+    if spec.kind == "boxes":
+        room = spec.arrays[0].shape[0]
+        return lambda row, sample, image, data: encode_boxes(reader, sample, room, data)
     if spec.kind == "teacher":
         stem = load_stem(task.store, str(task.teacher_id))
         encoding = FeatureEncoding.from_attrs(spec.attrs, spec.arrays[0].dtype)
@@ -265,6 +294,11 @@ def _encoder(
     return lambda row, sample, image, data: encode_latents(
         codec, image, measure_psnr=bool(every) and row % every == 0
     )
+
+
+def _digest(image_bytes: bytes) -> dict[str, str]:
+    # The samples table tells which picture a row was made from.
+    return {"image_sha256": hashlib.sha256(image_bytes).hexdigest()}
 
 
 def _require_decodable(

@@ -14,8 +14,7 @@ from latent_store.finalize import covered, finalize
 from latent_store.lease import Lease
 from latent_store.location import Location
 from latent_store.rankings import Ranking
-from latent_store.reader import LatentStore, Split
-from latent_store.schema import ComponentSpec
+from latent_store.reader import LatentStore
 from pipelines.beam_jobs import (
     RUNNER_HELP,
     local_threads,
@@ -75,7 +74,8 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     with Lease(location, split.plan.name, spec.key, steal=flags.steal_lease):
         if flags.overwrite:
-            _forget(location, split, spec)
+            # Its ranking may have been made again.
+            component.forget_component(location, split.plan.name, spec.key)
         component.create_component(location, plan, spec)
         group = component.open_component(location, split.plan.name, spec.key, writable=True)
         # Rows without latents are failed here too; the encoding job judged them already.
@@ -97,12 +97,6 @@ def _run(argv: Sequence[str] | None) -> int:
             finalize(location, split.plan.name, spec.key, on_shard=lambda _: bar.update())
     print(_summary(store, split.plan.name, ranking))
     return 0
-
-
-def _forget(location: Location, split: Split, spec: ComponentSpec) -> None:
-    """Removes a copy whose ranking was made again."""
-    location.delete_tree(receipts.receipt_prefix(split.plan.name, spec.key))
-    location.delete_tree(f"{split.plan.name}/{spec.key}")
 
 
 def _summary(store: LatentStore, name: str, ranking: Ranking) -> str:

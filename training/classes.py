@@ -4,6 +4,8 @@ How a dataset's files number their classes is the readers' matter (`pipelines`);
 train ids, with 255 where a pixel has no class.
 """
 
+from collections.abc import Sequence
+
 from latent_store.errors import DatasetError
 
 CITYSCAPES_CLASSES: tuple[str, ...] = (
@@ -51,6 +53,58 @@ CITYSCAPES_COLOURS: tuple[tuple[int, int, int], ...] = (
     (119, 11, 32),
 )
 """8-bit RGB of each training class, the dataset's own palette."""
+
+
+VOC_CLASSES: tuple[str, ...] = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""The classes of PASCAL VOC in the devkit's order (`VOCinit.m`), which numbers its masks; objects
+have the same ids, from 1."""
+
+
+def voc_colour(label: int) -> tuple[int, int, int]:
+    """Returns the devkit's 8-bit RGB of a label (`VOClabelcolormap.m`), 0 to 255.
+
+    The bits of the label, from the lowest, go in turn to red, green and blue, from their highest.
+    """
+    channels = [0, 0, 0]
+    for bit in range(8):
+        channels[bit % 3] |= (label >> bit & 1) << 7 - bit // 3
+    return channels[0], channels[1], channels[2]
+
+
+VOC_COLOURS = tuple(voc_colour(label) for label in range(len(VOC_CLASSES)))
+"""8-bit RGB of each class, the devkit's own palette."""
+
+
+def class_colours(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+    """Returns the colours that pictures show classes in: their dataset's own palette.
+
+    Classes of no known dataset get the devkit's colours, which are distinct for 255 classes.
+    """
+    if tuple(names) == CITYSCAPES_CLASSES:
+        return CITYSCAPES_COLOURS
+    return tuple(voc_colour(label) for label in range(len(names)))
 
 
 def class_names(dataset: str) -> tuple[str, ...]:

@@ -117,6 +117,7 @@ class Grid:
         codecs: Short name -> id in the store, by rising rate.
         train: Flags of train-from-store that every network gets.
         middle: The codec at which one-codec methods are compared.
+        timed: Methods whose latency is measured, at the middle codec with its first seed.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Grid:
     rankings: Mapping[str, RankingRule]
     methods: Mapping[str, Method]
     claims: tuple[Claim, ...]
+    timed: tuple[str, ...] = ()
 
     def runs(self) -> Iterator[Run]:
         """Yields every run, methods in the order of the file."""
@@ -136,6 +138,11 @@ class Grid:
             for codec, seeds in method.seeds.items():
                 for seed in seeds:
                     yield Run(method=method, codec=codec, seed=seed)
+
+    def timed_runs(self) -> list[Run]:
+        """Returns the runs whose networks are timed."""
+        methods = [self.methods[name] for name in self.timed]
+        return [Run(method=m, codec=self.middle, seed=m.seeds[self.middle][0]) for m in methods]
 
     def rule_of(self, run: Run) -> RankingRule | None:
         """Returns the rule of a run's ranking."""
@@ -209,6 +216,7 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
         rankings={n: _rule(n, r) for n, r in content.pop("ranking", {}).items()},
         methods={n: _method(n, m, codecs) for n, m in content.pop("method").items()},
         claims=tuple(_claim(c) for c in content.pop("claim", ())),
+        timed=tuple(content.pop("timed", ())),
     )
     _refuse_unknown("a grid", content, ())
     _check(grid)
@@ -278,6 +286,8 @@ def _check(grid: Grid) -> None:
         _require(f"{where} init_from", [method.init_from], grid.methods, "methods")
     for claim in grid.claims:
         _require(f"claim {claim.what!r}", [*claim.test, claim.anchor], grid.methods, "methods")
+    at_middle = {n: m for n, m in grid.methods.items() if grid.middle in m.seeds}
+    _require("timed", grid.timed, at_middle, f"methods at {grid.middle}")
     names = {run.name for run in grid.runs()}
     for run in grid.runs():
         if missing := [name for name in grid.needs(run) if name not in names]:

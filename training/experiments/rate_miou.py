@@ -11,6 +11,7 @@ named in it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ from latent_store.errors import JobFailedError, LatentStoreError
 from training.experiments.grid import Grid, Run, load_grid
 from training.experiments.records import RUNS, Record
 from training.experiments.results import find, write_report
+from training.experiments.timings import Timings
 from training.experiments.workshop import Place, Workshop
 
 PROG = "rate_miou"
@@ -46,6 +48,7 @@ def make_flags() -> argparse.ArgumentParser:
     add("--only", nargs="+", metavar="METHOD", help="run only these methods and what they need")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     add("--minutes", type=float, help="start no further run after so many minutes")
+    add("--max_steps", type=int, help="train so many steps only, to try a grid out; name --records")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dry_run", action="store_true", help="say what is finished and what is not; run nothing")
     return parser
@@ -134,6 +137,8 @@ def _run(args: argparse.Namespace) -> int:
         message = f"--jobs must be at least 1, got {args.jobs}"
         raise LatentStoreError(message)
     grid = load_grid(args.grid)
+    if args.max_steps is not None:
+        grid = dataclasses.replace(grid, train={**grid.train, "max_steps": args.max_steps})
     place = Place(
         store=args.store,
         work=args.work / grid.name,
@@ -153,15 +158,27 @@ def _run(args: argparse.Namespace) -> int:
     if not records:
         message = f"no run of {grid.name} was finished within --minutes {args.minutes}"
         raise JobFailedError(message)
-    return _report(args, workshop, wanted, records)
+    return _report(args, workshop, wanted, records, _timings(workshop, records))
+
+
+def _timings(workshop: Workshop, records: Sequence[Record]) -> Timings | None:
+    """Returns the latencies of the timed networks; measured once all of them are finished."""
+    timed = {run.name for run in workshop.grid.timed_runs()}
+    if not timed or not timed <= {record.name for record in records}:
+        return None
+    return workshop.timings() or workshop.measure_timings()
 
 
 def _report(
-    args: argparse.Namespace, workshop: Workshop, wanted: Sequence[Run], records: Sequence[Record]
+    args: argparse.Namespace,
+    workshop: Workshop,
+    wanted: Sequence[Run],
+    records: Sequence[Record],
+    timings: Timings | None,
 ) -> int:
     grid, output = workshop.grid, args.output or args.work / f"{workshop.grid.name}-report"
     command = f"python -m training.experiments.rate_miou --store STORE --grid {args.grid}"
-    found = find(grid, records)
+    found = find(grid, records, timings)
     written = write_report(found, workshop.rankings(), command, output)
     unfinished = len(wanted) - len(records)
     state = f"{unfinished} of them are still to run" if unfinished else "all are finished"

@@ -15,10 +15,12 @@ from typing import Any
 
 from latent_store import Ranking
 from latent_store.errors import IntegrityError, LatentStoreError
+from training.experiments.timings import Timings
 from training.points import Point, write_text
 
 RECORD_VERSION = 1
 RUNS = Path(__file__).parent / "runs"
+_TIMINGS = "latency"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,27 @@ def write_ranking_record(
         "ranking": ranking.to_json(),
     }
     write_text(folder / f"{name}.json", _dump(content))
+
+
+def read_timings(folder: Path, config: Mapping[str, Any]) -> Timings | None:
+    """Returns what was timed before, or None; see :func:`read_record`."""
+    content = _read(folder / f"{_TIMINGS}.json")
+    if content is None:
+        return None
+    _require_same(folder / f"{_TIMINGS}.json", content["config"], config)
+    return Timings(setting=content["setting"], latencies=content["latencies"])
+
+
+def write_timings(folder: Path, config: Mapping[str, Any], timings: Timings) -> None:
+    """Keeps what was timed."""
+    content = {
+        "version": RECORD_VERSION,
+        "name": _TIMINGS,
+        "config": dict(config),
+        "setting": dict(timings.setting),
+        "latencies": list(timings.latencies),
+    }
+    write_text(folder / f"{_TIMINGS}.json", _dump(content))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from training import plots, report
 from training.comparisons import Difference, Saved, analyse, find_differences, find_savings
 from training.experiments.grid import Claim, Grid
 from training.experiments.records import Record
+from training.experiments.timings import Timings, table_3
 from training.methods import Method, make_sweeps
 from training.points import Point, write_text
 from training.resampling import Images, Interval, draw_images, why_not_drawn
@@ -41,6 +42,7 @@ class Findings:
             any-N network is a method of its own, ``any-16``.
         images: Draws of validation images, the same for everything; None if there can be none.
         missing: Runs of the grid without a record.
+        timings: Of the grid's networks; None if they were not timed.
     """
 
     grid: Grid
@@ -49,9 +51,10 @@ class Findings:
     methods: Mapping[str, Method]
     images: Images | None
     missing: tuple[str, ...]
+    timings: Timings | None = None
 
 
-def find(grid: Grid, records: Sequence[Record]) -> Findings:
+def find(grid: Grid, records: Sequence[Record], timings: Timings | None = None) -> Findings:
     """Collects records; several points of one record (any-N) become methods of their own."""
     points = [point for record in records for point in record.points]
     by_label: dict[str, list[Point]] = {}
@@ -68,6 +71,7 @@ def find(grid: Grid, records: Sequence[Record]) -> Findings:
         methods={n: Method(name=n, points=tuple(p)) for n, p in by_label.items()},
         images=draw_images(points) if why_not_drawn(points) is None else None,
         missing=tuple(run.name for run in grid.runs() if run.name not in finished),
+        timings=timings,
     )
 
 
@@ -105,6 +109,7 @@ def write_report(
         "command": command,
         "missing": list(found.missing),
         "claims": [_claim_json(found, claim) for claim in found.grid.claims],
+        "latency": None if found.timings is None else dataclasses.asdict(found.timings),
         **report.results(found.points, setting, rankings, analysis),
     }
     write_text(output / "results.json", json.dumps(content, indent=1) + "\n")
@@ -113,6 +118,7 @@ def write_report(
         _claims(found),
         _table_1(found),
         _table_2(found),
+        table_3(found.timings) if found.timings is not None else "",
         _any_n(found),
         "## Figure 5: rate against mIoU over the qualities\n\n![](figure5.png)",
         f"## Figure 6: N channels at {found.grid.middle}\n\n![](figure6.png)" if swept else "",

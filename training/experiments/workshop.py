@@ -7,6 +7,7 @@ runs share a machine without sharing threads, and a run that dies takes nothing 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -32,9 +33,12 @@ from training.experiments.records import (
     Record,
     read_ranking_record,
     read_record,
+    read_timings,
     write_ranking_record,
     write_record,
+    write_timings,
 )
+from training.experiments.timings import Timings
 from training.points import Point, read_point
 
 LAST = "last.pt"
@@ -177,10 +181,19 @@ class Workshop:
 
     def _network_of(self, run: Run, method: str) -> Path:
         """Returns another method's checkpoint, same codec and seed; trained again if it is lost."""
-        other = Run(method=self.grid.methods[method], codec=run.codec, seed=run.seed)
-        path = self.place.work / other.name / LAST
-        with self._lock(other.name):
-            return path if path.exists() else self._train(other, path.parent)
+        return self._checkpoint(
+            Run(method=self.grid.methods[method], codec=run.codec, seed=run.seed)
+        )
+
+    def _checkpoint(self, run: Run) -> Path:
+        """Returns a run's checkpoint; trained again if it is lost."""
+        path = self.place.work / run.name / LAST
+        with self._lock(run.name):
+            if path.exists():
+                return path
+            return (
+                self._teacher(path.parent) if run.method.teacher else self._train(run, path.parent)
+            )
 
     def _teacher(self, folder: Path) -> Path:
         path = folder / LAST
@@ -212,6 +225,45 @@ class Workshop:
             for p in sorted(points, key=lambda p: p.keep or 0)
         ]
 
+    # -- latency ------------------------------------------------------------------------------
+
+    def timings(self) -> Timings | None:
+        """Returns what was timed before, or None."""
+        return read_timings(self.place.records, self._timings_config())
+
+    def measure_timings(self) -> Timings:
+        """Times the grid's timed networks, which must have been made, with the whole machine.
+
+        Raises:
+            JobFailedError: A command failed; names the log.
+        """
+        folder = self.place.work / "latency"
+        self._command(
+            folder,
+            [sys.executable, "-m", "training.latency"],
+            {
+                "store": self.place.store,
+                "dataset": self.grid.dataset,
+                "split": self.grid.val_split,
+                "codec": self.grid.codecs[self.grid.middle],
+                "checkpoint": [self._checkpoint(run) for run in self.grid.timed_runs()],
+                "threads": os.cpu_count() or 1,
+                "device": self.place.device,
+                "output": folder,
+            },
+        )
+        content = json.loads((folder / "latency.json").read_text())
+        # The store's address is this machine's.
+        setting = {name: value for name, value in content["setting"].items() if name != "store"}
+        timings = Timings(setting=setting, latencies=content["latencies"])
+        write_timings(self.place.records, self._timings_config(), timings)
+        return timings
+
+    def _timings_config(self) -> dict[str, Any]:
+        return {run.name: self.config(run) for run in self.grid.timed_runs()}
+
+    # -- rankings -----------------------------------------------------------------------------
+
     def rankings(self) -> list[Ranking]:
         """Returns every ranking of the grid that has a record."""
         found = {}
@@ -221,8 +273,6 @@ class Workshop:
             if ranking is not None:
                 found[ranking.codec_id, ranking.ranking_id] = ranking
         return list(found.values())
-
-    # -- rankings -----------------------------------------------------------------------------
 
     def _provide_ranking(self, run: Run) -> None:
         """Sees to it that a run's ranking, and its copies of both splits, are in the store."""
@@ -310,17 +360,25 @@ class Workshop:
 
     # -- commands -----------------------------------------------------------------------------
 
-    def _command(self, folder: Path, name: str, flags: Mapping[str, Any]) -> None:
+    def _command(self, folder: Path, name: str | list[str], flags: Mapping[str, Any]) -> None:
         """Runs one of the project's commands; its output goes to ``log.txt`` of the run.
+
+        Args:
+            folder: Of the log.
+            name: Of an installed command, or the words that call a module.
+            flags: Its flags.
 
         Raises:
             JobFailedError: It failed; with its last line.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        words = [str(Path(sys.executable).with_name(name)), *_words(flags)]
+        installed = isinstance(name, str)
+        call = [str(Path(sys.executable).with_name(name))] if installed else name
+        name = name if installed else " ".join(name[1:])
+        words = [*call, *_words(flags)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.place.threads)}
         with (folder / "log.txt").open("ab") as log:
-            log.write(f"$ {name} {' '.join(words[1:])}\n".encode())
+            log.write(f"$ {name} {' '.join(words[len(call) :])}\n".encode())
             log.flush()
             done = subprocess.run(words, stdout=log, stderr=log, env=environment, check=False)
         if done.returncode:

@@ -117,6 +117,8 @@ def test_a_static_run_waits_for_its_gate_and_each_seed_has_its_own_ranking() -> 
             made(claim=[{"what": "x", "test": "y", "anchor": "dynamic", "paper": "", "aim": 0.1}]),
             r"claim 'x' names 'y'; the grid's methods are",
         ),
+        (made(timed=["best"]), r"timed names 'best'; the grid's methods at q1 are pixel-raw"),
+        (made(middle="q1", timed=["frequency-16"]), r"timed names 'frequency-16'; the grid's meth"),
         (made(claim=[{"what": "x"}]), r"a \[\[claim\]\] needs test, anchor, paper, aim"),
     ],
 )
@@ -126,7 +128,9 @@ def test_contradictions_are_refused(content: dict[str, Any], message: str) -> No
 
 
 def test_grids_that_are_not_there_or_not_toml(tmp_path) -> None:
-    with pytest.raises(LatentStoreError, match=r"there is no grid camvid; give one of camvid_cpu"):
+    with pytest.raises(
+        LatentStoreError, match=r"there is no grid camvid; give one of camvid_cpu, camvid_gpu"
+    ):
         load_grid("camvid")
     path = tmp_path / "mine.toml"
     path.write_text("name = ")

@@ -15,6 +15,7 @@ from training.experiments import rate_miou
 GRID = """
 name = "tiny"
 dataset = "cityscapes"
+timed = ["pixel-raw", "frequency-16"]
 [codecs]
 demo = "{codec}"
 [train]
@@ -99,5 +100,8 @@ def test_a_grid_goes_on_where_a_fresh_clone_of_its_records_stands(
     assert rate_miou.main(arguments) == 0
     content = json.loads((tmp_path / "report/results.json").read_text())
     assert content["missing"] == []
+    kinds = [latency["kind"] for latency in content["latency"]["latencies"]]
+    assert kinds == ["pixel", "static, 16 channels"]
+    assert "## Table 3: latency" in (tmp_path / "report/report.md").read_text()
     rates = {p["label"]: p["bpp"] for p in content["points"]}
     assert rates["any-16"] == rates["frequency-16"] < rates["any-64"] < rates["any-192"]

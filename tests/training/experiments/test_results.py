@@ -11,6 +11,7 @@ from tests.training.made_points import make_point, make_sample
 from training.experiments.grid import parse_grid
 from training.experiments.records import Record
 from training.experiments.results import best_saving, find, write_report
+from training.experiments.timings import Timings, table_3
 
 FACTS = {"device": "CPU, 1 threads", "cores": 2, "torch": "2", "seconds": 60.0}
 
@@ -47,6 +48,25 @@ def test_a_claim_is_the_best_of_its_tests_against_its_anchor() -> None:
     saved = best_saving(found, claim)
     # 30 + 170 bytes against 30 + 370, at the mIoU 0.4 of both.
     assert saved.found.saving.maximum == pytest.approx(0.5)
+
+
+def test_table_3_gives_each_sides_share_of_the_pixel_domain() -> None:
+    def latency(kind: str, encode: float, decode: float) -> dict[str, object]:
+        sides = {"encode": encode, "decode": decode, "total": encode + decode}
+        spreads = {n: {"median": v, "p10": v, "p90": v} for n, v in sides.items()}
+        return {"kind": kind, "channels": 16, **spreads}
+
+    setting = {"device": "CPU", "threads": 2, "pictures": ["480x360"], "repeats": 20}
+    table = table_3(
+        Timings(
+            setting=setting,
+            latencies=[latency("pixel", 100, 400), latency("static, 16 channels", 50, 100)],
+        )
+    )
+    assert (
+        "| static, 16 channels | 16 | 50 (50-50) | 0.50 | 0.42 | 100 (100-100) | 0.25 | 0.61 |"
+        in (table)
+    )
 
 
 def test_the_report_names_what_is_missing_and_shows_claims_beside_the_papers(tmp_path) -> None:
