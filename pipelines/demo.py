@@ -203,11 +203,11 @@ def _network_problems(results: Path) -> list[str]:
     """Returns what is wrong with the trained networks; nothing if they learned."""
     problems = []
     for point in json.loads(results.read_text())["points"]:
-        miou, constant = point["miou"], point["constant_miou"]
+        miou, constant = point["score"], point["constant_score"]
         if miou < _LEARNED * constant:
             problems.append(f"{point['label']} has mIoU {miou:.3f}, constant {constant:.3f}")
-        if point["permuted_miou"] > _LOOKS * miou:
-            problems.append(f"{point['label']} keeps {point['permuted_miou']:.3f} when permuted")
+        if point["permuted_score"] > _LOOKS * miou:
+            problems.append(f"{point['label']} keeps {point['permuted_score']:.3f} when permuted")
     return problems
 
 

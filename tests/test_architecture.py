@@ -37,6 +37,7 @@ CONTRACT = {
         "--store", "--dataset", "--split", "--checkpoint", "--output", "--codec",
     ],
     "segment": ["--checkpoint", "--image", "--stream", "--encode_only", "--output", "--keep"],
+    "detect": ["--checkpoint", "--image", "--stream", "--encode_only", "--output", "--keep"],
 }  # fmt: skip
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from latent_store import LatentStore
+from latent_store.boxes import Boxes
 from latent_store.codec import Codec, codec_from_store
 from latent_store.component_readers import (
     ComponentReader,
@@ -21,6 +23,10 @@ from latent_store.layout import coded_size
 from latent_store.reader import Split
 from latent_store.schema import IGNORE_LABEL
 from training.candidates import Candidate
+from training.classes import class_names
+
+if TYPE_CHECKING:
+    from latent_store.component_readers import BoxesReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +35,7 @@ class Options:
 
     Attributes:
         decode: Which rows' streams are decoded, see ``rates.DECODE_MODES``.
-        permute: Whether each image's map is also compared with another image's label.
+        permute: Whether what is said of each image is also compared with another image's truth.
         batch_size: Images in one forward pass; they are of one coded size.
         device: Where networks and the codec run.
     """
@@ -40,6 +46,18 @@ class Options:
     device: str = "cpu"
 
 
+def open_bench(split: Split, options: Options, task: str) -> Bench:
+    """Opens a split for one task's networks; classes are those that its component names.
+
+    Raises:
+        DatasetError: It names none, and they are not known otherwise.
+        MissingComponentError: The split has not what the task is compared with.
+    """
+    truth = split.boxes() if task == "detection" else split.labels()
+    names = truth.class_names or class_names(split.dataset)
+    return Bench(split.store, split, names, options, task)
+
+
 class Bench:
     """One split, opened for measuring networks on it.
 
@@ -47,15 +65,22 @@ class Bench:
         store, split: What networks are measured on.
         class_names: Of the dataset.
         options: See :class:`Options`.
+        task: ``segmentation`` or ``detection``: whether labels or boxes are compared with.
     """
 
     def __init__(
-        self, store: LatentStore, split: Split, class_names: Sequence[str], options: Options
+        self,
+        store: LatentStore,
+        split: Split,
+        class_names: Sequence[str],
+        options: Options,
+        task: str = "segmentation",
     ) -> None:
         self.store = store
         self.split = split
         self.class_names = tuple(class_names)
         self.options = options
+        self.task = task
         self._codecs: dict[str, Codec] = {}
         self._latents: dict[str, LatentsReader] = {}
         self._ranked: dict[tuple[str, str], RankedReader] = {}
@@ -64,6 +89,16 @@ class Bench:
     def labels(self) -> LabelsReader:
         """The split's labels."""
         return self.split.labels()
+
+    @cached_property
+    def boxes(self) -> BoxesReader:
+        """The split's objects."""
+        return self.split.boxes()
+
+    @property
+    def truth(self) -> LabelsReader | BoxesReader:
+        """What the task's outputs are compared with."""
+        return self.boxes if self.task == "detection" else self.labels
 
     def codec(self, codec_id: str) -> Codec:
         """Returns a codec of the store on the device, loaded once."""
@@ -88,7 +123,7 @@ class Bench:
     def readers(self, candidate: Candidate) -> list[ComponentReader]:
         """Returns the components that a candidate's numbers depend on."""
         codec_id = candidate.spec.codec_id
-        readers: list[ComponentReader] = [self.labels, self.latents(codec_id)]
+        readers: list[ComponentReader] = [self.truth, self.latents(codec_id)]
         if candidate.ranking_id is not None:
             readers.append(self.ranked(codec_id, candidate.ranking_id))
         return readers
@@ -103,9 +138,9 @@ class Bench:
         rows = self.split.common_rows(*readers)[:max_samples]
         if not len(rows):
             message = (
-                f"{self.split.plan.name} of {self.store.url} has no sample with both labels and "
-                "latents of every codec and ranking asked for; encode some, or see "
-                "`latent-store inspect` for what failed"
+                f"{self.split.plan.name} of {self.store.url} has no sample with both "
+                f"{self.truth.key} and latents of every codec and ranking asked for; encode some, "
+                "or see `latent-store inspect` for what failed"
             )
             raise DatasetError(message)
         return rows
@@ -142,3 +177,20 @@ class Bench:
             )
             raise DatasetError(message)
         return labels_HW
+
+    def read_boxes(self, row: int) -> Boxes:
+        """Returns a row's objects, in pixels of the original picture.
+
+        Raises:
+            DatasetError: One has a class that the dataset does not have.
+        """
+        (truth,) = self.boxes.read([row])
+        wrong = truth.labels_N[(truth.labels_N < 1) | (truth.labels_N >= len(self.class_names))]
+        if wrong.size:
+            message = (
+                f"the boxes of {self.split.sample_ids([row])[0]} contain class {int(wrong[0])}, "
+                f"but {self.split.dataset} has objects of classes 1 to "
+                f"{len(self.class_names) - 1}; encode the split again with that dataset's reader"
+            )
+            raise DatasetError(message)
+        return truth

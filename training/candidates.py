@@ -8,7 +8,7 @@ the other checkpoints belong to.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,6 @@ class Candidate:
 def find_candidates(
     paths: Sequence[Path],
     store: LatentStore,
-    class_names: Sequence[str],
     codec_ids: Sequence[str] | None = None,
 ) -> list[Candidate]:
     """Reads every checkpoint once and pairs it with its codecs, in the order given.
@@ -58,11 +57,10 @@ def find_candidates(
     Args:
         paths: Checkpoint files of any kind, domain and selection.
         store: Holds the latents.
-        class_names: The dataset's classes.
         codec_ids: Only these codecs; None for those of the networks, or the store's only one.
 
     Raises:
-        CheckpointError: A file is none of ours, or its class count is not the dataset's.
+        CheckpointError: A file is none of ours, or two are of different tasks.
         IdentityError: A network belongs to a codec that the store lacks, that has another
             identity there, or that is not among ``codec_ids``.
         MissingComponentError: Only teachers are given and the store has several codecs.
@@ -70,8 +68,8 @@ def find_candidates(
     chosen = None if codec_ids is None else [store.codec(c) for c in dict.fromkeys(codec_ids)]
     loaded = {path: load_network(path) for path in dict.fromkeys(paths)}
     own: dict[Path, CodecSpec] = {}
+    _require_one_task(loaded)
     for path, network in loaded.items():
-        _check_classes(path, network, class_names)
         if network.meta["kind"] != "teacher":
             own[path] = _own_codec(path, network, store, chosen)
     for_teachers = chosen or list({s.codec_id: s for s in own.values()}.values())
@@ -80,6 +78,22 @@ def find_candidates(
         specs = [own[path]] if path in own else (for_teachers or [store.codec()])
         found += [c for spec in specs for c in _at_cuts(_candidate(path, network, spec))]
     return found
+
+
+def require_classes(candidates: Sequence[Candidate], class_names: Sequence[str]) -> None:
+    """Refuses networks of other classes than the dataset's.
+
+    Raises:
+        CheckpointError: A network's class count is not the dataset's.
+    """
+    for candidate in candidates:
+        found = candidate.config.num_classes
+        if found != len(class_names):
+            message = (
+                f"{candidate.path} predicts {found} classes, the dataset has {len(class_names)}; "
+                "evaluate it on the dataset that it was trained on"
+            )
+            raise CheckpointError(message)
 
 
 def distinct_labels(candidates: Sequence[Candidate]) -> list[str]:
@@ -132,14 +146,16 @@ def _at_cuts(candidate: Candidate) -> list[Candidate]:
     ]
 
 
-def _check_classes(path: Path, network: LoadedNetwork, class_names: Sequence[str]) -> None:
-    found = network.config.num_classes
-    if found != len(class_names):
-        message = (
-            f"{path} predicts {found} classes, the dataset has {len(class_names)}; evaluate it on "
-            "the dataset that it was trained on"
-        )
-        raise CheckpointError(message)
+def _require_one_task(loaded: Mapping[Path, LoadedNetwork]) -> None:
+    first, *others = loaded
+    task = loaded[first].config.task
+    for path in others:
+        if loaded[path].config.task != task:
+            message = (
+                f"{first} is a network for {task}, {path} for {loaded[path].config.task}: one "
+                "table has one score; evaluate them in two calls"
+            )
+            raise CheckpointError(message)
 
 
 def _own_codec(

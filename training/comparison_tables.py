@@ -15,10 +15,10 @@ from training.resampling import Interval
 from training.tables import markdown_table
 
 _SAVINGS_NOTE = (
-    "Log-rate is interpolated on each method's Pareto front; maximum and median are over the mIoU "
-    "that both methods reach. Where they share none, “at least” is a bound: the other method's "
-    "best mIoU, at its rate R, is reached or passed at rate r, which saves at least 1 − r/R. "
-    "Negative savings are losses."
+    "Log-rate is interpolated on each method's Pareto front; maximum and median are over the "
+    "{metric} that both methods reach. Where they share none, “at least” is a bound: the other "
+    "method's best {metric}, at its rate R, is reached or passed at rate r, which saves at least "
+    "1 − r/R. Negative savings are losses."
 )
 _HALVES = "halves of its samples"
 _RARELY = 0.95
@@ -30,18 +30,21 @@ def savings_section(analysis: Analysis) -> str:
     if not analysis.saved:
         return ""
     spread = any(s.over_seeds for s in analysis.saved)
-    header = ["method", "against", "rate saved (max)", "(median)", "mIoU overlap", "BD-rate"]
+    overlap = f"{analysis.metric} overlap"
+    header = ["method", "against", "rate saved (max)", "(median)", overlap, "BD-rate"]
     header += ["over seeds"] if spread else []
     rows = [_saving_row(s)[: len(header)] for s in analysis.saved]
     reasons = dict.fromkeys(s.found.bd_note for s in analysis.saved if s.found.bd_note)
-    parts = ["## Rate saved at equal mIoU", markdown_table(header, rows, 2), _SAVINGS_NOTE]
+    title = f"## Rate saved at equal {analysis.metric}"
+    note = _SAVINGS_NOTE.format(metric=analysis.metric)
+    parts = [title, markdown_table(header, rows, 2), note]
     if reasons:
         parts.append("No BD-rate: " + "; ".join(reasons) + ".")
     return "\n\n".join([*parts, intervals_note(analysis)])
 
 
 def differences_section(analysis: Analysis) -> str:
-    """Returns the differences in mIoU at equal codecs, one codec a column; empty without any."""
+    """Returns the differences in score at equal codecs, one codec a column; empty without any."""
     if not analysis.differences:
         return ""
     codecs = list(dict.fromkeys(codec_name(d.point) for d in analysis.differences))
@@ -51,20 +54,20 @@ def differences_section(analysis: Analysis) -> str:
         row[codec_name(found.point)] = _difference(found)
     rows = [(*pair, *(row.get(codec, "-") for codec in codecs)) for pair, row in cells.items()]
     note = (
-        "mIoU of the method less the other one's at one codec, hence at different rates: the "
-        "percentage is the method's rate relative to the other one's. An interval without 0 is a "
-        "difference that the choice of images does not explain; it says nothing about the chance "
-        "in training."
+        f"{analysis.metric} of the method less the other one's at one codec, hence at different "
+        "rates: the percentage is the method's rate relative to the other one's. An interval "
+        "without 0 is a difference that the choice of images does not explain; it says nothing "
+        "about the chance in training."
     )
     table = markdown_table(("method", "against", *codecs), rows, 2)
-    return "\n\n".join(["## Differences in mIoU at one codec", table, note])
+    return "\n\n".join([f"## Differences in {analysis.metric} at one codec", table, note])
 
 
 def seeds_section(analysis: Analysis) -> str:
     """Returns the spread over seeds; empty if every method has one."""
     if not analysis.spreads:
         return ""
-    header = ("method", "codec", "seeds", "mIoU (mean)", "min-max", "bpp (mean)")
+    header = ("method", "codec", "seeds", f"{analysis.metric} (mean)", "min-max", "bpp (mean)")
     rows = [_spread_row(s) for s in analysis.spreads]
     note = "Curves, savings and differences are those of the means over seeds."
     return "\n\n".join(["## Seeds", markdown_table(header, rows, 2), note])
@@ -167,7 +170,7 @@ def _difference(found: Difference) -> str:
     ends = ""
     if found.interval is not None:
         ends = f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
-    return f"{found.miou:+.4f}{ends} at {100 * found.rate:.0f} %"
+    return f"{found.score:+.4f}{ends} at {100 * found.rate:.0f} %"
 
 
 def _spread_row(found: Spread) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from training.resampling import (
     Interval,
     draw_images,
     drawn_curves,
-    drawn_miou,
+    drawn_score,
     interval,
     why_not_drawn,
 )
@@ -49,12 +49,12 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """mIoU of one method less that of another at one codec, means over the seeds of each.
+    """The score of one method less that of another at one codec, means over the seeds of each.
 
     Attributes:
         anchor, test: Names; the difference is test less anchor.
         point: One of the test's points at the codec.
-        miou: Of all images.
+        score: Of all images.
         interval: By the same draws of images for both; None without draws.
         rate: The test's bits per pixel over the anchor's.
     """
@@ -62,20 +62,20 @@ class Difference:
     anchor: str
     test: str
     point: Point
-    miou: float
+    score: float
     interval: Interval | None
     rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """mIoU of one method at one codec over its seeds.
+    """The score of one method at one codec over its seeds.
 
     Attributes:
         name: The method's.
         point: One of its points at the codec.
         seeds: Two or more.
-        mean, low, high: Of mIoU.
+        mean, low, high: Of the score.
         mean_bpp: Of the rate.
     """
 
@@ -93,7 +93,8 @@ class Analysis:
     """What points say, beyond their own numbers.
 
     Attributes:
-        intervals: Of each point's mIoU; None without draws.
+        metric: What the points' score is called.
+        intervals: Of each point's score; None without draws.
         saved, differences, spreads: See their classes.
         images: How many images were drawn from; 0 if none were.
         draws: How many draws.
@@ -101,6 +102,7 @@ class Analysis:
         why_no_intervals: None if there are.
     """
 
+    metric: str
     intervals: tuple[Interval | None, ...]
     saved: tuple[Saved, ...]
     differences: tuple[Difference, ...]
@@ -124,7 +126,8 @@ def analyse(points: Sequence[Point], seed: int = 0) -> Analysis:
     images = draw_images(points, seed=seed) if reason is None else None
     pairs = pair_methods(methods)
     return Analysis(
-        intervals=tuple(miou_interval(point, images) for point in points),
+        metric=points[0].metric,
+        intervals=tuple(score_interval(point, images) for point in points),
         saved=tuple(find_savings(pairs, images)),
         differences=tuple(d for pair in pairs for d in find_differences(*pair, images)),
         spreads=tuple(spread for method in methods for spread in find_spreads(method)),
@@ -150,9 +153,9 @@ def pair_methods(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
     ]
 
 
-def miou_interval(point: Point, images: Images | None) -> Interval | None:
-    """Returns the interval of a point's mIoU; None without draws."""
-    return None if images is None else interval(drawn_miou(point, images))
+def score_interval(point: Point, images: Images | None) -> Interval | None:
+    """Returns the interval of a point's score; None without draws."""
+    return None if images is None else interval(drawn_score(point, images))
 
 
 def find_savings(pairs: Sequence[tuple[Method, Method]], images: Images | None) -> list[Saved]:
@@ -166,7 +169,7 @@ def find_savings(pairs: Sequence[tuple[Method, Method]], images: Images | None) 
 
 
 def find_differences(anchor: Method, test: Method, images: Images | None) -> list[Difference]:
-    """Returns the difference in mIoU at each codec that both methods have."""
+    """Returns the difference in score at each codec that both methods have."""
     found = []
     for codec_id, mine in test.by_codec.items():
         theirs = anchor.by_codec.get(codec_id)
@@ -175,7 +178,7 @@ def find_differences(anchor: Method, test: Method, images: Images | None) -> lis
         drawn = None
         if images is not None:
             both = (
-                np.mean([drawn_miou(p, images) for p in group], axis=0) for group in (mine, theirs)
+                np.mean([drawn_score(p, images) for p in group], axis=0) for group in (mine, theirs)
             )
             drawn = interval(np.subtract(*both))
         found.append(
@@ -183,7 +186,7 @@ def find_differences(anchor: Method, test: Method, images: Images | None) -> lis
                 anchor=anchor.name,
                 test=test.name,
                 point=mine[0],
-                miou=_mean_miou(mine) - _mean_miou(theirs),
+                score=_mean_score(mine) - _mean_score(theirs),
                 interval=drawn,
                 rate=_mean_bpp(mine) / _mean_bpp(theirs),
             )
@@ -198,9 +201,9 @@ def find_spreads(method: Method) -> list[Spread]:
             name=method.name,
             point=group[0],
             seeds=tuple(p.seed for p in group),
-            mean=_mean_miou(group),
-            low=min(p.miou for p in group),
-            high=max(p.miou for p in group),
+            mean=_mean_score(group),
+            low=min(p.score for p in group),
+            high=max(p.score for p in group),
             mean_bpp=_mean_bpp(group),
         )
         for group in method.by_codec.values()
@@ -247,8 +250,8 @@ def _over_seeds(anchor: Method, test: Method) -> tuple[float | None, ...]:
     return tuple(values)
 
 
-def _mean_miou(points: Sequence[Point]) -> float:
-    return float(np.mean([p.miou for p in points]))
+def _mean_score(points: Sequence[Point]) -> float:
+    return float(np.mean([p.score for p in points]))
 
 
 def _mean_bpp(points: Sequence[Point]) -> float:

@@ -28,7 +28,7 @@ class Curve:
     Attributes:
         name: What tables call the method.
         rates: Bits per original pixel of each point, above 0, in any order.
-        scores: mIoU (or another score of which more is better) of each point.
+        scores: mIoU, AP or another score of which more is better, of each point.
     """
 
     name: str

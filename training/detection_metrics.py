@@ -82,6 +82,23 @@ class Detections:
             scores_N=output["scores"].detach().float().cpu().numpy(),
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready dict that :meth:`from_json` reads."""
+        return {
+            "boxes": self.boxes_N4.tolist(),
+            "labels": self.labels_N.tolist(),
+            "scores": self.scores_N.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Detections:
+        """Reads :meth:`to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The dict is of another shape.
+        """
+        return cls(boxes_N4=data["boxes"], labels_N=data["labels"], scores_N=data["scores"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Matches:

@@ -1,28 +1,25 @@
-"""Measures one network on one split: receives every image, segments it, counts pixels and bytes."""
+"""Measures one network on one split: receives every image, runs it, counts hits and bytes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
 from latent_store import index
 from latent_store.component_readers import ComponentReader
-from latent_store.errors import DatasetError
 from latent_store.layout import coded_size, shard_of
-from latent_store.schema import IGNORE_LABEL, LATENT_STRIDE
+from latent_store.schema import LATENT_STRIDE
 from training.bench import Bench
 from training.candidates import Candidate
 from training.complexity import Macs, count_macs, network_macs
-from training.inference import Pipeline
-from training.metrics import ConfusionMatrix
-from training.points import POINT_VERSION, ImageRate, Point, SampleResult
+from training.inference import Output, Pipeline
+from training.judges import Verdict, make_judge
+from training.points import POINT_VERSION, Point
+from training.sample_results import SampleResult
 
-_PERMUTATION_SEED = 0
 _KEY_DIGITS = 24
 
 
@@ -30,7 +27,7 @@ def measure(
     bench: Bench,
     candidate: Candidate,
     rows: np.ndarray,
-    on_map: Callable[[int, np.ndarray], object] = lambda row, map_HW: None,
+    on_output: Callable[[int, Output], object] = lambda row, output: None,
 ) -> Point:
     """Measures one network on ``rows``.
 
@@ -38,46 +35,21 @@ def measure(
         bench: The split.
         candidate: The network and its codec.
         rows: Rows of the split, from :meth:`Bench.rows`.
-        on_map: Called with each row and its map at original size, uint8 [H, W].
+        on_output: Called with each row and what the network says of it, at original size.
 
     Raises:
-        DatasetError: No pixel of these rows has a label, or a label is no class.
+        DatasetError: These rows have nothing to get right, or a label is no class.
         IntegrityError: A stream does not decode to the store's ŷ.
     """
     pipeline = Pipeline(bench, candidate)
-    others = dict(zip(rows.tolist(), permuted(rows).tolist(), strict=True))
-    mixed = ConfusionMatrix(len(bench.class_names))
-    total = ConfusionMatrix(len(bench.class_names))
+    judge = make_judge(bench, rows)
     samples: list[SampleResult] = []
     for batch, size in bench.batches(rows):
-        maps_BHW, rates = pipeline.segment(batch, size)
-        for row, map_HW, rate in zip(batch, maps_BHW, rates, strict=True):
-            labels_HW = bench.read_labels(row)
-            counts_KK = _compare(labels_HW, map_HW, total)
-            samples.append(_sample_result(bench, row, rate, counts_KK))
-            if bench.options.permute:
-                _compare(bench.read_labels(others[row]), map_HW, mixed)
-            on_map(row, map_HW[: labels_HW.shape[0], : labels_HW.shape[1]])
-    if not total.pixels:
-        message = (
-            f"every pixel of the {len(rows)} images of {bench.split.plan.name} is labelled "
-            f"{IGNORE_LABEL} (ignore): there is nothing to compare with; encode a split with labels"
-        )
-        raise DatasetError(message)
-    permuted_miou = mixed.miou() if bench.options.permute and len(rows) > 1 else None
-    return _point(bench, candidate, rows, samples, total, permuted_miou)
-
-
-def permuted(rows: np.ndarray) -> np.ndarray:
-    """Returns ``rows`` so shuffled that none stays where it was (but a single one).
-
-    One cycle through a random order: neighbours of a video sequence look too much alike for a
-    shift by one to be a control.
-    """
-    order = np.random.default_rng(_PERMUTATION_SEED).permutation(len(rows))
-    moved = np.empty_like(rows)
-    moved[order] = rows[np.roll(order, 1)]
-    return moved
+        outputs, rates = pipeline.outputs(batch, size)
+        for row, output, rate in zip(batch, outputs, rates, strict=True):
+            samples.append(judge.add(row, output, rate))
+            on_output(row, output)
+    return _point(bench, candidate, rows, samples, judge.verdict())
 
 
 def point_key(bench: Bench, candidate: Candidate, rows: np.ndarray) -> str:
@@ -111,38 +83,12 @@ def _objects(reader: ComponentReader, shards: set[int]) -> list[list[object]]:
     return [[r["key"], r["length"], r["trailers"].hex()] for r in rows if r["shard"] in shards]
 
 
-def _compare(labels_HW: np.ndarray, map_HW: np.ndarray, total: ConfusionMatrix) -> torch.Tensor:
-    """Adds one image, at the extent that both have, to ``total``; returns its own counts [K, K]."""
-    height = min(labels_HW.shape[0], map_HW.shape[0])
-    width = min(labels_HW.shape[1], map_HW.shape[1])
-    labels = torch.from_numpy(labels_HW[:height, :width])
-    prediction = torch.from_numpy(map_HW[:height, :width])
-    before_KK = total.counts_KK.clone()
-    total.update(labels, prediction)
-    return total.counts_KK - before_KK
-
-
-def _sample_result(
-    bench: Bench, row: int, rate: ImageRate, counts_KK: torch.Tensor
-) -> SampleResult:
-    height, width = (int(n) for n in bench.split.sizes([row])[0])
-    return SampleResult(
-        sample_id=bench.split.sample_ids([row])[0],
-        pixels=height * width,
-        rate=rate,
-        hits=tuple(counts_KK.diag().tolist()),
-        labelled=tuple(counts_KK.sum(1).tolist()),
-        predicted=tuple(counts_KK.sum(0).tolist()),
-    )
-
-
 def _point(
     bench: Bench,
     candidate: Candidate,
     rows: np.ndarray,
     samples: Sequence[SampleResult],
-    total: ConfusionMatrix,
-    permuted_miou: float | None,
+    verdict: Verdict,
 ) -> Point:
     config, spec = candidate.config, candidate.spec
     psnr = bench.latents(spec.codec_id).quality(rows)["psnr"]
@@ -169,11 +115,7 @@ def _point(
         checkpoint=candidate.path.name,
         checkpoint_sha256=candidate.sha256,
         class_names=bench.class_names,
-        miou=total.miou(),
-        class_iou=tuple(None if math.isnan(v) else v for v in total.iou()),
-        constant_class=int(total.counts_KK.sum(1).argmax()),
-        constant_miou=total.constant_miou(),
-        permuted_miou=permuted_miou,
+        **vars(verdict),
         psnr=float(psnr.mean()) if psnr.size else None,
         psnr_samples=int(psnr.size),
         macs=macs.true,
@@ -181,6 +123,7 @@ def _point(
         macs_parts=macs.parts,
         samples=tuple(samples),
         seed=candidate.seed,
+        task=bench.task,
     )
 
 

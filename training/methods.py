@@ -1,7 +1,7 @@
 """From points to methods: which points are one method, its curve, its seeds, its sweep over N.
 
-A method is one label at one N. Its points at several codecs are a curve of the rate–mIoU plane;
-its points of several seeds at one codec are repetitions, whose mean is what the curve shows. The
+A method is one label at one N. Its points at several codecs are a curve of rate and score; its
+points of several seeds at one codec are repetitions, whose mean is what the curve shows. The
 points of one family (a label but for its N) at one codec are a sweep over N.
 """
 
@@ -16,6 +16,11 @@ import numpy as np
 from latent_store.errors import DatasetError
 from training.curves import Curve
 from training.points import Point
+
+_NOTHING = {
+    "segmentation": ("every pixel of the {images} is ignored", "labels"),
+    "detection": ("no object of the {images} counts", "objects that are not difficult"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +50,12 @@ class Method:
 
     @property
     def curve(self) -> Curve:
-        """Rate and mIoU at each codec, means over seeds."""
+        """Rate and score at each codec, means over seeds."""
         groups = self.by_codec.values()
         return Curve(
             name=self.name,
             rates=tuple(float(np.mean([p.bpp for p in group])) for group in groups),
-            scores=tuple(float(np.mean([p.miou for p in group])) for group in groups),
+            scores=tuple(float(np.mean([p.score for p in group])) for group in groups),
         )
 
     def of_seed(self, seed: int | None) -> Method | None:
@@ -136,14 +141,20 @@ def require_comparable(points: Sequence[Point]) -> None:
     """Refuses points that no common table can hold.
 
     Raises:
-        DatasetError: There are none; one has no images or no labelled pixel; or their classes
-            differ.
+        DatasetError: There are none; their tasks or classes differ; or one has no images, or
+            nothing in them to get right.
     """
     if not points:
         message = "there are no points to compare; measure networks with evaluate-from-store"
         raise DatasetError(message)
     first = points[0]
     for point in points:
+        if point.task != first.task:
+            message = (
+                f"{first.label} was measured in {first.task}, {point.label} in {point.task}; "
+                "compare points of one task"
+            )
+            raise DatasetError(message)
         if len(point.class_names) != len(first.class_names):
             message = (
                 f"{first.label} was measured with {len(first.class_names)} classes, {point.label} "
@@ -163,10 +174,12 @@ def require_comparable(points: Sequence[Point]) -> None:
                 f"{point.label} was measured on no images; measure it on a split that has some"
             )
             raise DatasetError(message)
-        if not any(sum(sample.labelled) for sample in point.samples):
+        if not any(sample.counted for sample in point.samples):
+            nothing, truth = _NOTHING[point.task]
+            images = f"{len(point.samples)} images of {point.label}"
             message = (
-                f"every pixel of the {len(point.samples)} images of {point.label} is ignored: it "
-                "has no mIoU; measure it on a split with labels"
+                f"{nothing.format(images=images)}: it has no {point.metric}; measure it on a split "
+                f"with {truth}"
             )
             raise DatasetError(message)
 

@@ -1,4 +1,4 @@
-"""The figures: rate against mIoU of every method, and over N at one codec."""
+"""The figures: rate against the score of every method, and over N at one codec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from training.curves import Curve
 from training.methods import Method, Sweep, codec_name, make_methods, make_sweeps
 from training.points import Point
-from training.resampling import Images, draw_images, drawn_miou, interval, why_not_drawn
+from training.resampling import Images, draw_images, drawn_score, interval, why_not_drawn
 
 _MARKERS = "osD^v<>pPX*h"
 _COLOURS = 10
@@ -33,14 +33,16 @@ def write_figures(points: Sequence[Point], folder: Path) -> tuple[tuple[str, str
 
     Args:
         points: At least one.
-        folder: Gets ``rate_miou.png``, and ``channels_CODEC.png`` for every codec at which one
-            method was measured at several N.
+        folder: Gets ``rate_miou.png`` or ``rate_ap50.png``, and ``channels_CODEC.png`` for every
+            codec at which one method was measured at several N.
 
     Returns:
         File name and title of each.
     """
-    plot_rate_miou(points, folder / "rate_miou.png")
-    figures = [("rate_miou.png", "Rate against mIoU")]
+    metric = points[0].metric
+    name = f"rate_{metric.lower()}.png"
+    plot_rate_score(points, folder / name)
+    figures = [(name, f"Rate against {metric}")]
     for codec_id in dict.fromkeys(sweep.codec_id for sweep in make_sweeps(points)):
         members = [p for p in points if p.codec_id == codec_id]
         name = f"channels_{codec_id.rsplit('-', 1)[-1]}.png"
@@ -49,8 +51,8 @@ def write_figures(points: Sequence[Point], folder: Path) -> tuple[tuple[str, str
     return tuple(figures)
 
 
-def plot_rate_miou(points: Sequence[Point], path: Path) -> None:
-    """Draws bpp (log) against mIoU: a line along each method's Pareto front.
+def plot_rate_score(points: Sequence[Point], path: Path) -> None:
+    """Draws bpp (log) against the score: a line along each method's Pareto front.
 
     Points are means over seeds, with the interval over images as error bar; single seeds are small
     dots, points that the method itself beats are hollow.
@@ -66,7 +68,7 @@ def plot_rate_miou(points: Sequence[Point], path: Path) -> None:
 
 
 def plot_channels(points: Sequence[Point], path: Path) -> None:
-    """Draws how rate and mIoU move with N at one codec; methods without an N are single markers.
+    """Draws how rate and score move with N at one codec; methods without an N are single markers.
 
     The pixel domain is left out: as far below as it is, it would press the rest together.
 
@@ -126,13 +128,13 @@ def _draw_points(
     groups = list(method.by_codec.values())
     for group, rate, score in zip(groups, curve.rates, curve.scores, strict=True):
         if images is not None:
-            found = interval(np.mean([drawn_miou(p, images) for p in group], axis=0))
+            found = interval(np.mean([drawn_score(p, images) for p in group], axis=0))
             if found is not None:
                 ends = [[max(0, score - found.low)], [max(0, found.high - score)]]
                 look = {"fmt": "none", "capsize": 2, "elinewidth": 0.9, "alpha": 0.7}
                 axes.errorbar([rate], [score], yerr=ends, ecolor=style["color"], **look)
         if len(group) > 1:
-            dots = [p.bpp for p in group], [p.miou for p in group]
+            dots = [p.bpp for p in group], [p.score for p in group]
             axes.plot(
                 *dots, linestyle="", marker=".", markersize=4, color=style["color"], alpha=0.6
             )
@@ -165,12 +167,13 @@ def _figure(path: Path, points: Sequence[Point], title: str) -> Iterator[Axes]:
 
 
 def _decorate(axes: Axes, points: Sequence[Point], title: str) -> None:
-    constant = max(p.constant_miou for p in points)
     bottom, top = axes.get_ylim()
-    if bottom <= constant <= top:
-        axes.axhline(constant, color="0.5", linewidth=0.9, linestyle=":")
-    # The level that means nothing was learned stands in the legend, also where it is out of sight.
-    axes.plot([], [], color="0.5", linestyle=":", label=f"most frequent class: {constant:.3f}")
+    constant = max((p.constant_score for p in points if p.constant_score is not None), default=None)
+    if constant is not None:
+        if bottom <= constant <= top:
+            axes.axhline(constant, color="0.5", linewidth=0.9, linestyle=":")
+        # What nothing learned gives stands in the legend, also where it is out of sight.
+        axes.plot([], [], color="0.5", linestyle=":", label=f"most frequent class: {constant:.3f}")
     axes.set_xscale("log")
     low, high = min(p.bpp for p in points), max(p.bpp for p in points)
     axes.xaxis.set_major_locator(LogLocator(subs=_DENSE if high < _NARROW * low else _SPARSE))
@@ -180,7 +183,7 @@ def _decorate(axes: Axes, points: Sequence[Point], title: str) -> None:
     axes.set_ylim(bottom=max(0, bottom))
     axes.set_xlabel("rate (bits per original pixel, real bytes, log scale)")
     bars = ", bars: 95 % over images" if why_not_drawn(points) is None else ""
-    axes.set_ylabel("mIoU")
+    axes.set_ylabel(points[0].metric)
     axes.set_title(title + bars, fontsize=9)
     axes.grid(visible=True, alpha=0.3)
     columns = 1 + (len(axes.get_legend_handles_labels()[1]) - 1) // _LEGEND_ROWS

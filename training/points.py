@@ -6,68 +6,31 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from latent_store.errors import IntegrityError
+from training.sample_results import SampleResult, sample_result
 
 POINT_VERSION = 1
 """Changes whenever older files of points would mean something else."""
+METRICS = {"segmentation": "mIoU", "detection": "AP50"}
+"""The score of each task, as tables and axes call it."""
 PIXEL_RAW = "pixel (trained on raw)"
 """What tables call a teacher that is given decoded pictures."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageRate:
-    """The real bytes of one image, part by part.
-
-    Attributes:
-        hyper_bytes: Length of the z string.
-        y_bytes: Length of the y string, or of its prefix, that carries the kept channels.
-        mask_bytes: Bytes that tell the decoder which channels come, where that is no constant.
-        flush_bits: Bits of both strings beyond the ledger's: the coder's flush, and a cut's.
-        channels: Kept channels.
-        decoded: Whether the strings were decoded and gave the network its input.
-    """
-
-    hyper_bytes: int
-    y_bytes: int
-    mask_bytes: int
-    flush_bits: float
-    channels: int
-    decoded: bool
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes that the task needs."""
-        return self.hyper_bytes + self.y_bytes + self.mask_bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleResult:
-    """One image: its rate, and what the network got right.
-
-    Attributes:
-        sample_id: As in the store's index.
-        pixels: Original height × width.
-        rate: Its bytes.
-        hits, labelled, predicted: Pixels of each class that were right, that the label has, that
-            the network says (where the label is not ignored); they are all that mIoU needs, so
-            images can be drawn again with replacement later.
-    """
-
-    sample_id: str
-    pixels: int
-    rate: ImageRate
-    hits: tuple[int, ...]
-    labelled: tuple[int, ...]
-    predicted: tuple[int, ...]
+_RENAMED = {
+    "miou": "score",
+    "class_iou": "class_scores",
+    "constant_miou": "constant_score",
+    "permuted_miou": "permuted_score",
+}
+"""Names in files from when segmentation was the only task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One network, one codec, one split: a point of the rate–mIoU plane.
+    """One network, one codec, one split: a point of the plane of rate and score.
 
     Attributes:
         key: Digest of everything that the numbers depend on; the name of the file.
@@ -81,16 +44,21 @@ class Point:
         channels_total: M.
         checkpoint, checkpoint_sha256: File name and digest.
         class_names: Of the K classes.
-        miou: From one confusion matrix over all images, over classes that the labels contain.
-        class_iou: [K]; None for classes that the labels do not contain.
-        constant_class, constant_miou: Always predicting the split's most frequent class.
-        permuted_miou: With every image's ŷ given to another image's label; None if not asked for.
+        score: Of all images, as :attr:`metric` says. mIoU is from one confusion matrix; AP50 is
+            VOC's area at an overlap of 0.5. Both are means over the classes that the split has.
+        class_scores: [K] IoU or AP50; None for classes that the split has not.
+        constant_class, constant_score: Always predicting the split's most frequent class; None for
+            detection, which has no such baseline.
+        permuted_score: With every image's ŷ given to another image's label or boxes; None if not
+            asked for.
         psnr, psnr_samples: Mean of the full decode in dB, over the images where it was measured.
         macs, macs_thop: Multiply-adds behind the entropy decoder at the first image's coded size:
             the network's, in the pixel domain with g_s; true, and as thop would count them.
         macs_parts: True multiply-adds by part: g_s, gate, transform, stem, tail.
         samples: What was measured, in the split's row order.
         seed: Of the training run; None where the checkpoint does not say.
+        task: ``segmentation`` or ``detection``.
+        more_scores: Other scores of the task by name: for detection AP50-07 and COCO AP.
     """
 
     key: str
@@ -107,11 +75,11 @@ class Point:
     checkpoint: str
     checkpoint_sha256: str
     class_names: tuple[str, ...]
-    miou: float
-    class_iou: tuple[float | None, ...]
-    constant_class: int
-    constant_miou: float
-    permuted_miou: float | None
+    score: float
+    class_scores: tuple[float | None, ...]
+    constant_class: int | None
+    constant_score: float | None
+    permuted_score: float | None
     psnr: float | None
     psnr_samples: int
     macs: int
@@ -119,6 +87,13 @@ class Point:
     macs_parts: dict[str, int]
     samples: tuple[SampleResult, ...]
     seed: int | None = None
+    task: str = "segmentation"
+    more_scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """What :attr:`score` is called."""
+        return METRICS[self.task]
 
     @property
     def bpp(self) -> float:
@@ -179,23 +154,25 @@ class Point:
         Raises:
             KeyError, TypeError: The dict is of another shape.
         """
+        data = {_RENAMED.get(name, name): value for name, value in data.items()}
         # A field with a default may be missing from older files.
         fields = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
-        for name in ("class_names", "class_iou"):
+        for name in ("class_names", "class_scores"):
             fields[name] = tuple(fields[name])
-        fields["samples"] = tuple(_sample_result(s) for s in fields["samples"])
+        task = fields.get("task", "segmentation")
+        fields["samples"] = tuple(sample_result(task, s) for s in fields["samples"])
         return cls(**fields)
 
 
 def summary(point: Point) -> dict[str, Any]:
     """Returns a point's numbers without its images: an entry of ``results.json``."""
-    kept = point.to_json()
-    del kept["samples"], kept["version"]
+    names = (f.name for f in dataclasses.fields(point) if f.name != "samples")
     measured = (
-        "bpp", "hyper_bpp", "y_bpp", "mask_bpp", "flush_bpp",
+        "metric", "bpp", "hyper_bpp", "y_bpp", "mask_bpp", "flush_bpp",
         "channels_mean", "channels_min", "channels_max", "decoded",
     )  # fmt: skip
-    return {**kept, "num_samples": len(point.samples), **{n: getattr(point, n) for n in measured}}
+    values = {name: getattr(point, name) for name in (*names, *measured)}
+    return {**values, "num_samples": len(point.samples)}
 
 
 def write_point(folder: Path, point: Point) -> Path:
@@ -231,8 +208,3 @@ def write_text(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
-
-
-def _sample_result(data: Mapping[str, Any]) -> SampleResult:
-    counts = {name: tuple(data[name]) for name in ("hits", "labelled", "predicted")}
-    return SampleResult(**{**data, **counts, "rate": ImageRate(**data["rate"])})

@@ -22,7 +22,7 @@ from latent_store.codec import Codec, decode_scalable, decode_y, decode_z, encod
 from latent_store.component_readers import LatentsReader, RankedReader
 from latent_store.errors import IntegrityError, RankingError
 from latent_store.schema import HYPER_STRIDE, LATENT_STRIDE
-from training.points import ImageRate
+from training.sample_results import ImageRate
 
 DECODE_MODES = ("all", "sample", "none")
 SAMPLE_STEP = 16

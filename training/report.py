@@ -1,4 +1,4 @@
-"""What an evaluation says: one table, comparisons, IoU by class, notes on what was counted."""
+"""What an evaluation says: one table, comparisons, scores by class, notes on what was counted."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latent_store.rankings import Ranking
+from training.box_pictures import SHOWN_SCORE
 from training.comparison_tables import (
     agreements,
     differences_section,
@@ -18,22 +19,30 @@ from training.comparison_tables import (
     savings_section,
     seeds_section,
 )
-from training.comparisons import Analysis, Difference, Spread, analyse, miou_interval
+from training.comparisons import Analysis, Difference, Spread, analyse, score_interval
 from training.methods import codec_name, point_names
 from training.points import Point, summary
 from training.resampling import Interval, draw_images, why_not_drawn
 from training.tables import align, markdown_table
 
-_COLUMNS = (
-    "network", "codec", "channels", "bpp", "hyper", "y", "mask", "flush",
-    "mIoU", "95%", "permuted", "PSNR", "GMAC",
-)  # fmt: skip
 _TEXT_COLUMNS = 2
-_NOTES = (
-    (
+_CLASS_SCORES = {"segmentation": "IoU", "detection": "AP50"}
+_TRUTHS = {"segmentation": "label", "detection": "boxes"}
+_SCORE_NOTES = {
+    "segmentation": (
         "mIoU comes from one confusion matrix over all images, at original size, over classes that "
         "the labels contain; pixels labelled 255 are left out."
     ),
+    "detection": (
+        "AP50 is the VOC devkit's average precision at an overlap of 0.5 as it is since 2010, the "
+        "area below the curve; AP50-07 is that of 2007, the mean at 11 recalls. A detection "
+        "belongs to the object that it overlaps best, even where that is taken. Both are means "
+        "over the classes of which an object counts; objects marked difficult neither count nor "
+        "punish. COCO AP is pycocotools': overlaps 0.5 to 0.95, 101 recalls, at most 100 "
+        "detections of a class in an image, difficult objects as its crowds."
+    ),
+}
+_NOTES = (
     (
         "bpp is hyper + y + mask: the lengths of real entropy-coded strings, in bits, over "
         "original pixels, all images together. hyper is the z string, always whole. y is the whole "
@@ -57,7 +66,13 @@ _TIES_NOTE = (
     "undetermined (k tied): the ranking's cut runs through k channels of equal score, so which of "
     "them a static network has was decided by the tie-break alone."
 )
-_PICTURES_NOTE = "## Pictures\n\nDecoded picture, label, and each network's map."
+_PICTURES_NOTES = {
+    "segmentation": "Decoded picture, label, and each network's map.",
+    "detection": (
+        "Decoded picture with the objects' boxes (dashed: difficult), and with each network's "
+        f"detections from a score of {SHOWN_SCORE} on."
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +113,7 @@ def results(
     return {
         "setting": dataclasses.asdict(setting),
         "points": [
-            {**summary(point), "name": name, "miou_interval": _ends(found)}
+            {**summary(point), "name": name, "score_interval": _ends(found)}
             for point, name, found in zip(
                 points, point_names(points), analysis.intervals, strict=True
             )
@@ -117,30 +132,42 @@ def results(
 
 def console_table(points: Sequence[Point]) -> str:
     """Returns the table for a terminal, columns aligned, without a trailing line break."""
-    return align([_COLUMNS, *_rows(points, _intervals(points))], _TEXT_COLUMNS)
+    return align([columns(points), *_rows(points, _intervals(points))], _TEXT_COLUMNS)
+
+
+def columns(points: Sequence[Point]) -> tuple[str, ...]:
+    """Returns the heads of the table's columns."""
+    return (
+        *("network", "codec", "channels", "bpp", "hyper", "y", "mask", "flush"),
+        *(points[0].metric, "95%", *points[0].more_scores, "permuted", "PSNR", "GMAC"),
+    )
 
 
 def constant_line(points: Sequence[Point]) -> str:
-    """Returns what a network must beat: always predicting the split's most frequent class."""
-    always = {(p.class_names[p.constant_class], p.constant_miou) for p in points}
+    """Returns what a network must beat: always predicting the split's most frequent class.
+
+    Empty for detection: nothing that looks at no picture finds an object.
+    """
+    comparable = [p for p in points if p.constant_score is not None]
+    always = {(p.class_names[p.constant_class], p.metric, p.constant_score) for p in comparable}
     lines = [
-        f"Always predicting {name!r}, the most frequent class, gives mIoU {miou:.4f}."
-        for name, miou in sorted(always)
+        f"Always predicting {name!r}, the most frequent class, gives {metric} {score:.4f}."
+        for name, metric, score in sorted(always)
     ]
-    weak = dict.fromkeys(p.label for p in points if p.miou <= p.constant_miou)
+    weak = dict.fromkeys(p.label for p in comparable if p.score <= p.constant_score)
     if weak:
         lines.append(f"No better than that, so that its rates mean nothing: {', '.join(weak)}.")
     return " ".join(lines)
 
 
 def per_class_csv(points: Sequence[Point]) -> str:
-    """Returns IoU by class and network; empty where the labels do not contain the class."""
+    """Returns IoU or AP50 by class and network; empty where the split has not the class."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     names = zip(point_names(points), points, strict=True)
     writer.writerow(["class", *(f"{name} [{p.codec_id}]" for name, p in names)])
     for index, name in enumerate(points[0].class_names):
-        values = (p.class_iou[index] for p in points)
+        values = (p.class_scores[index] for p in points)
         writer.writerow([name, *("" if v is None else f"{v:.6f}" for v in values)])
     return file.getvalue()
 
@@ -155,7 +182,7 @@ def markdown(
     analysis = analysis or analyse(points)
     sections = [
         _head(points, setting),
-        markdown_table(_COLUMNS, _rows(points, analysis.intervals), _TEXT_COLUMNS),
+        markdown_table(columns(points), _rows(points, analysis.intervals), _TEXT_COLUMNS),
         constant_line(points),
         _thop_line(points),
         *(f"![{title}]({name})" for name, title in setting.figures),
@@ -167,13 +194,14 @@ def markdown(
         _notes(points, setting),
     ]
     if setting.pictures:
-        sections += [_PICTURES_NOTE, *(f"![{name}]({name})" for name in setting.pictures)]
+        note = _PICTURES_NOTES[points[0].task]
+        sections += [f"## Pictures\n\n{note}", *(f"![{name}]({name})" for name in setting.pictures)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _intervals(points: Sequence[Point]) -> list[Interval | None]:
     images = draw_images(points) if why_not_drawn(points) is None else None
-    return [miou_interval(point, images) for point in points]
+    return [score_interval(point, images) for point in points]
 
 
 def _ends(found: Interval | None) -> list[float] | None:
@@ -203,9 +231,10 @@ def _row(point: Point, name: str, found: Interval | None) -> tuple[str, ...]:
         f"{point.y_bpp:.4f}",
         f"{point.mask_bpp:.4f}",
         f"{point.flush_bpp:.4f}",
-        f"{point.miou:.4f}",
+        f"{point.score:.4f}",
         "-" if found is None else f"{found.low:.4f}-{found.high:.4f}",
-        "-" if point.permuted_miou is None else f"{point.permuted_miou:.4f}",
+        *(f"{score:.4f}" for score in point.more_scores.values()),
+        "-" if point.permuted_score is None else f"{point.permuted_score:.4f}",
         "-" if point.psnr is None else f"{point.psnr:.2f}",
         f"{point.macs / 1e9:.2f}",
     )
@@ -224,7 +253,7 @@ def _head(points: Sequence[Point], setting: Setting) -> str:
     images = " to ".join(str(c) for c in dict.fromkeys((counts[0], counts[-1])))
     codecs = ", ".join(dict.fromkeys(f"`{p.codec_id}`" for p in points))
     return (
-        f"# Rate and mIoU on {setting.dataset}/{setting.split}\n\n"
+        f"# Rate and {points[0].metric} on {setting.dataset}/{setting.split}\n\n"
         f"{images} images of `{setting.store}`, codecs by the last digits of their ids: {codecs}."
     )
 
@@ -241,16 +270,17 @@ def _thop_line(points: Sequence[Point]) -> str:
 
 def _per_class(points: Sequence[Point]) -> str:
     names = points[0].class_names
-    present = [i for i in range(len(names)) if any(p.class_iou[i] is not None for p in points)]
+    present = [i for i in range(len(names)) if any(p.class_scores[i] is not None for p in points)]
     rows = [
-        (name, codec_name(point), *(_iou(point.class_iou[i]) for i in present))
+        (name, codec_name(point), *(_class_score(point.class_scores[i]) for i in present))
         for name, point in zip(point_names(points), points, strict=True)
     ]
     header = ("network", "codec", *(names[i] for i in present))
-    return "## IoU by class\n\n" + markdown_table(header, rows, _TEXT_COLUMNS)
+    title = f"## {_CLASS_SCORES[points[0].task]} by class\n\n"
+    return title + markdown_table(header, rows, _TEXT_COLUMNS)
 
 
-def _iou(value: float | None) -> str:
+def _class_score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -261,9 +291,13 @@ def _notes(points: Sequence[Point], setting: Setting) -> str:
         f"Streams were decoded, and the network saw what came out, for {decoded} of {images} "
         f"images (decode = {setting.decode})."
     )
-    lines = [*_NOTES, streams]
+    first = points[0]
+    lines = [_SCORE_NOTES[first.task], *_NOTES, streams]
     if any(p.tied for p in points):
         lines.append(_TIES_NOTE)
-    if any(p.permuted_miou is not None for p in points):
-        lines.append("permuted is mIoU with each image's ŷ given to another image's label.")
+    if any(p.permuted_score is not None for p in points):
+        truth = _TRUTHS[first.task]
+        lines.append(
+            f"permuted is {first.metric} with each image's ŷ given to another image's {truth}."
+        )
     return "## What is counted\n\n" + "\n".join(f"- {line}" for line in lines)

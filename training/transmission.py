@@ -1,7 +1,7 @@
-"""One picture from a camera to a map: what each side does, and how long each stage takes.
+"""One picture from a camera to a map or boxes: what each side does, how long each stage takes.
 
     camera   picture ─ pad ─ g_a ─ h_a ─ h_s ─ gate (dynamic) ─ entropy coding ─► stream file
-    server   stream file ─ entropy decoding (with h_s) ─ g_s (pixels) ─ network ─► map
+    server   stream file ─ entropy decoding (with h_s) ─ g_s (pixels) ─ network ─► map, or boxes
 
 The server has the stream file and the checkpoint, nothing else.
 """
@@ -32,7 +32,14 @@ from latent_store.codec import (
 from latent_store.errors import CheckpointError, LatentStoreError, RankingError
 from training.checkpoints import load_network
 from training.gate import ChannelGate, pool_latents
-from training.inference import choose_channels, segment_latents, split_gate
+from training.inference import (
+    Output,
+    choose_channels,
+    detect_latents,
+    require_finite_weights,
+    segment_latents,
+    split_gate,
+)
 from training.networks import NetworkConfig
 
 
@@ -71,7 +78,7 @@ class Link:
     Attributes:
         name: The checkpoint's file, for messages.
         config: The network's shape.
-        class_names: Of the network's classes.
+        class_names: Of the network's classes; their numbers where the file does not say.
         ranking_id: Of the channels of a static network, or one for any N.
         keep: The N that a network for any N is asked to send, or to use; None for what there is.
         codec: The frozen codec, on the device.
@@ -129,12 +136,13 @@ def open_link(
             "--codec_checkpoint, or give a file of train-from-store"
         )
         raise CheckpointError(message)
+    require_finite_weights(loaded.network, str(checkpoint))
     if loaded.meta["codec_identity"] is not None:
         codec.spec.require_identity(loaded.meta["codec_identity"], str(checkpoint))
     return Link(
         name=str(checkpoint),
         config=loaded.config,
-        class_names=tuple(loaded.meta["class_names"] or ()),
+        class_names=tuple(loaded.meta["class_names"] or map(str, range(loaded.config.num_classes))),
         ranking_id=loaded.meta["ranking_id"],
         keep=keep,
         codec=codec.to(device),
@@ -193,8 +201,8 @@ def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
     return stream
 
 
-def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[np.ndarray, np.ndarray]:
-    """Turns streams into a map, at the server.
+def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[Output, np.ndarray]:
+    """Turns streams into a map or detections, at the server.
 
     Args:
         link: Codec and network.
@@ -202,8 +210,8 @@ def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[np.ndarra
         watch: Gets the stages "entropy decoding" and "network" (for pixels with g_s).
 
     Returns:
-        The map at the picture's original size, uint8 [H, W], and the decoded ŷ, int32 [M, h, w],
-        with zeros where nothing was sent.
+        What the network's task wants, at the picture's original size: the map, uint8 [H, W], or
+        detections. And the decoded ŷ, int32 [M, h, w], with zeros where nothing was sent.
 
     Raises:
         IdentityError: The stream is another codec's.
@@ -216,12 +224,9 @@ def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[np.ndarra
     ranked = link.config.channels is not None
     network_input = torch.from_numpy(decoded.y_hat_KHW if ranked else y_hat_CHW)[None]
     watch.lap("entropy decoding")
-    pixels = link.config.domain == "pixel"
-    codec = link.codec if pixels else None
-    map_BHW = segment_latents(link.network, network_input, codec, link.device, name=link.name)
-    map_HW = map_BHW[0, : stream.height, : stream.width].cpu().numpy()
+    output = _run_network(link, network_input, (stream.height, stream.width))
     watch.lap("network")
-    return map_HW, y_hat_CHW
+    return output, y_hat_CHW
 
 
 def require_channels(link: Link, stream: StreamFile) -> int | None:
@@ -257,6 +262,16 @@ def decoded_picture(link: Link, y_hat_CHW: np.ndarray, size: tuple[int, int]) ->
     """Returns the picture that received channels give, uint8 [H, W, 3] at original size."""
     x_hat_BCHW = link.codec.reconstruct(torch.from_numpy(y_hat_CHW)[None])
     return tensor_to_image(x_hat_BCHW)[0, : size[0], : size[1]]
+
+
+def _run_network(link: Link, y_hat_BCHW: torch.Tensor, size: tuple[int, int]) -> Output:
+    codec = link.codec if link.config.domain == "pixel" else None
+    how = {"codec": codec, "device": link.device, "name": link.name}
+    if link.config.task == "detection":
+        (found,) = detect_latents(link.network, y_hat_BCHW, torch.tensor([size]), **how)
+        return found
+    map_BHW = segment_latents(link.network, y_hat_BCHW, **how)
+    return map_BHW[0, : size[0], : size[1]].cpu().numpy()
 
 
 def _select(

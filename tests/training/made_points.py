@@ -6,12 +6,15 @@ import dataclasses
 
 import numpy as np
 
-from training.points import ImageRate, Point, SampleResult
+from training.points import Point
+from training.sample_results import ImageRate, SegmentationResult
 
 CLASSES = ("road", "building", "car")
 
 
-def make_sample(sample_id: str = "aachen_0", pixels: int = 1600, **changes: object) -> SampleResult:
+def make_sample(
+    sample_id: str = "aachen_0", pixels: int = 1600, **changes: object
+) -> SegmentationResult:
     """Returns one image: 100 bytes over 1600 pixels, 2 of 3 classes, unless changed."""
     rate = {
         "hyper_bytes": 30,
@@ -21,7 +24,7 @@ def make_sample(sample_id: str = "aachen_0", pixels: int = 1600, **changes: obje
         "channels": 16,
         "decoded": True,
     }
-    return SampleResult(
+    return SegmentationResult(
         sample_id=sample_id,
         pixels=pixels,
         rate=ImageRate(**(rate | changes)),
@@ -48,11 +51,11 @@ def make_point(label: str = "static-16", **changes: object) -> Point:
         "checkpoint": f"{label}.pt",
         "checkpoint_sha256": "ab" * 32,
         "class_names": CLASSES,
-        "miou": 0.5,
-        "class_iou": (0.6, 0.4, None),
+        "score": 0.5,
+        "class_scores": (0.6, 0.4, None),
         "constant_class": 0,
-        "constant_miou": 0.31,
-        "permuted_miou": None,
+        "constant_score": 0.31,
+        "permuted_score": None,
         "psnr": 28.5,
         "psnr_samples": 2,
         "macs": 23_490_000_000,
@@ -65,7 +68,7 @@ def make_point(label: str = "static-16", **changes: object) -> Point:
 
 def make_images(
     accuracy: float, images: int = 40, rate: float = 100.0, seed: int = 0, noise: int | None = None
-) -> tuple[SampleResult, ...]:
+) -> tuple[SegmentationResult, ...]:
     """Returns images of two classes: a share ``accuracy`` is right, ``rate`` bytes each, about.
 
     How hard an image is, and how large, depends on ``seed`` and its number alone: two networks
@@ -86,7 +89,7 @@ def make_images(
     return tuple(results)
 
 
-def measured(label: str, samples: tuple[SampleResult, ...], **changes: object) -> Point:
+def measured(label: str, samples: tuple[SegmentationResult, ...], **changes: object) -> Point:
     """Returns a point whose mIoU is that of its images."""
     hits, labelled, predicted = (
         np.sum([getattr(s, name) for s in samples], axis=0)
@@ -97,11 +100,11 @@ def measured(label: str, samples: tuple[SampleResult, ...], **changes: object) -
     ]
     present = [v for v in iou if v is not None]
     return make_point(
-        label, samples=samples, miou=float(np.mean(present)), class_iou=tuple(iou), **changes
+        label, samples=samples, score=float(np.mean(present)), class_scores=tuple(iou), **changes
     )
 
 
-def at_rate(label: str, y_bytes: int, miou: float, **changes: object) -> Point:
-    """Returns a point of one image with 30 + ``y_bytes`` bytes and a chosen mIoU."""
+def at_rate(label: str, y_bytes: int, score: float, **changes: object) -> Point:
+    """Returns a point of one image with 30 + ``y_bytes`` bytes and a chosen score."""
     sample = make_sample(y_bytes=y_bytes)
-    return make_point(label, miou=miou, samples=(sample,), **changes)
+    return make_point(label, score=score, samples=(sample,), **changes)

@@ -21,12 +21,14 @@ from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, VAL, WIDTH, TinyStore, encode_args
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training import evaluate as command
+from training import evaluation_pictures
 from training.bench import Bench, Options
 from training.candidates import distinct_labels, find_candidates
 from training.checkpoints import load_network
 from training.classes import CITYSCAPES_CLASSES
 from training.inference import Pipeline
-from training.measure import measure, permuted, point_key
+from training.judges import permuted
+from training.measure import measure, point_key
 from training.metrics import ConfusionMatrix
 from training.pictures import read_labels
 from training.points import PIXEL_RAW
@@ -75,7 +77,7 @@ def _bench(split: Split, **options) -> Bench:
 
 
 def _candidates(split: Split, *paths: Path):
-    return find_candidates(paths, split.store, CITYSCAPES_CLASSES)
+    return find_candidates(paths, split.store)
 
 
 def _direct_miou(split: Split, logits_of) -> float:
@@ -122,12 +124,12 @@ def test_miou_is_that_of_the_network_on_the_stores_latents(points, split, checkp
     direct = _direct_miou(
         split, lambda row: none(torch.from_numpy(latents.read([row])).float())["logits"]
     )
-    assert points["none"]["miou"] == direct
+    assert points["none"]["score"] == direct
     static = load_network(checkpoints["static"]).network
     direct = _direct_miou(
         split, lambda row: static(torch.from_numpy(ranked.read([row], KEEP)).float())["logits"]
     )
-    assert points["static"]["miou"] == direct
+    assert points["static"]["score"] == direct
 
 
 def test_a_gate_split_off_gives_what_the_whole_network_gives(points, split, checkpoints):
@@ -141,7 +143,7 @@ def test_a_gate_split_off_gives_what_the_whole_network_gives(points, split, chec
         kept.append(int(outputs["gate"].sum()))
         return outputs["logits"]
 
-    assert points["dynamic"]["miou"] == _direct_miou(split, logits_of)
+    assert points["dynamic"]["score"] == _direct_miou(split, logits_of)
     assert points["dynamic"]["channels_mean"] == pytest.approx(np.mean(kept))
     assert 0 < points["dynamic"]["channels_min"] <= points["dynamic"]["channels_max"] < 192
 
@@ -154,7 +156,7 @@ def test_pixel_networks_see_pictures_decoded_whole_and_rounded(points, split, ch
         x_hat_BCHW = codec.reconstruct(torch.from_numpy(latents.read([row]))).clamp(0, 1)
         return teacher((x_hat_BCHW * 255).round() / 255)["logits"]
 
-    assert points[PIXEL_RAW]["miou"] == pytest.approx(_direct_miou(split, logits_of), abs=1e-3)
+    assert points[PIXEL_RAW]["score"] == pytest.approx(_direct_miou(split, logits_of), abs=1e-3)
 
 
 def test_constant_baseline_and_psnr_are_the_splits(points, split):
@@ -163,10 +165,10 @@ def test_constant_baseline_and_psnr_are_the_splits(points, split):
     expected = counts.max() / counts.sum() / (counts > 0).sum()
     psnr = split.latents().quality(range(VAL))["psnr"]
     for point in points.values():
-        assert point["constant_miou"] == pytest.approx(expected)
+        assert point["constant_score"] == pytest.approx(expected)
         assert point["constant_class"] == counts.argmax()
         assert point["psnr"] == pytest.approx(np.nanmean(psnr))
-        assert point["permuted_miou"] is not None
+        assert point["permuted_score"] is not None
 
 
 def test_macs_count_what_the_server_computes(points):
@@ -186,7 +188,7 @@ def test_batches_make_no_difference(split, checkpoints):
     first, second = measure(one, candidate, rows), measure(three, candidate, rows)
     assert first.key == second.key
     assert first.bpp == second.bpp
-    assert first.miou == pytest.approx(second.miou, abs=1e-3)
+    assert first.score == pytest.approx(second.score, abs=1e-3)
 
 
 def test_files_are_complete(evaluated, points):
@@ -195,7 +197,7 @@ def test_files_are_complete(evaluated, points):
     assert "From only 4 images such intervals are too narrow." in report
     assert f"| {RANKING} | halves of its samples |" in report
     for point in points.values():
-        low, high = point["miou_interval"]
+        low, high = point["score_interval"]
         assert 0 <= low <= high <= 1
     pictures = sorted(evaluated.glob("pictures/*.png"))
     assert len(pictures) == 2
@@ -214,7 +216,7 @@ def test_a_second_call_measures_nothing_and_says_the_same(
 ):
     before = (evaluated / "results.json").read_text()
     monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr(command, "Pipeline", lambda *_: pytest.fail("segmented again"))
+    monkeypatch.setattr(evaluation_pictures, "Pipeline", lambda *_: pytest.fail("segmented again"))
     more = ("--permute_latents", "--pictures", "2")
     assert command.main(_args(tiny_store, evaluated, *checkpoints.values(), more=more)) == 0
     assert (evaluated / "results.json").read_text() == before
@@ -292,14 +294,14 @@ def test_a_network_that_is_always_right_falls_when_latents_are_permuted(
     monkeypatch.setattr(Pipeline, "segment", oracle)
     bench = _bench(split, permute=True)
     point = measure(bench, candidate, bench.rows([candidate], None))
-    assert point.miou == 1
-    assert point.permuted_miou < 0.7
+    assert point.score == 1
+    assert point.permuted_score < 0.7
 
 
 def test_one_image_has_no_permutation(split, checkpoints):
     (candidate,) = _candidates(split, checkpoints["static"])
     bench = _bench(split, permute=True)
-    assert measure(bench, candidate, bench.rows([candidate], 1)).permuted_miou is None
+    assert measure(bench, candidate, bench.rows([candidate], 1)).permuted_score is None
 
 
 def test_equal_labels_get_the_names_of_their_files(split, checkpoints, tmp_path):

@@ -13,8 +13,8 @@ from training.methods import make_methods, make_sweeps, point_names
 
 def test_codecs_make_a_curve_and_seeds_its_means():
     points = [
-        at_rate("ours", y_bytes, miou, codec_id=codec, seed=seed)
-        for codec, seed, y_bytes, miou in [
+        at_rate("ours", y_bytes, score, codec_id=codec, seed=seed)
+        for codec, seed, y_bytes, score in [
             ("a", 0, 70, 0.4), ("b", 0, 170, 0.5), ("a", 1, 90, 0.5), ("b", 1, 170, 0.7),
         ]
     ]  # fmt: skip
@@ -52,7 +52,7 @@ def test_sweeps_are_families_at_one_codec_by_rising_n():
 
 def test_two_networks_under_one_name_are_refused():
     with pytest.raises(DatasetError, match="with seed None: on one curve the better would hide"):
-        make_methods([make_point(), make_point(miou=0.6)])
+        make_methods([make_point(), make_point(score=0.6)])
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_parts_of_the_rate_add_up_to_bytes_over_original_pixels():
 
 
 def test_points_survive_their_file(tmp_path):
-    point = make_point(permuted_miou=0.1)
+    point = make_point(permuted_score=0.1)
     points.write_point(tmp_path, point)
     assert points.read_point(tmp_path, point.key) == point
     assert points.read_point(tmp_path, "another") is None
@@ -50,7 +50,7 @@ def test_points_of_another_version_are_measured_again(tmp_path):
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda t: t[: len(t) // 2], lambda t: t.replace("miou", "mioo")],
+    [lambda t: t[: len(t) // 2], lambda t: t.replace("score", "scoer")],
     ids=["truncated", "edited"],
 )
 def test_damaged_points_are_refused(tmp_path, damage):
@@ -62,11 +62,11 @@ def test_damaged_points_are_refused(tmp_path, damage):
 
 def test_console_table_shows_every_network_and_part():
     dynamic = make_point(
-        "dynamic", selection="dynamic", keep=None, ranking_id=None, permuted_miou=0.07,
+        "dynamic", selection="dynamic", keep=None, ranking_id=None, permuted_score=0.07,
         samples=(make_sample(channels=80, mask_bytes=24), make_sample(channels=95, mask_bytes=24)),
     )  # fmt: skip
     lines = report.console_table([dynamic, make_point(quality=2, psnr=None)]).splitlines()
-    assert lines[0].split() == list(report._COLUMNS)
+    assert lines[0].split() == list(report.columns([dynamic]))
     assert "87.5 (80-95)" in lines[2]
     assert "0.0700" in lines[2]
     assert "(q2)" in lines[3]
@@ -92,12 +92,12 @@ def test_savings_pair_methods_with_what_they_are_meant_to_beat():
 
 def test_one_method_at_several_codecs_is_one_curve():
     pixel = [
-        at_rate("pixel", rate, miou, domain="pixel", quality=q, codec_id=f"hyperprior-{q}")
-        for q, rate, miou in [(1, 170, 0.40), (2, 270, 0.45), (3, 370, 0.5), (4, 570, 0.55)]
+        at_rate("pixel", rate, score, domain="pixel", quality=q, codec_id=f"hyperprior-{q}")
+        for q, rate, score in [(1, 170, 0.40), (2, 270, 0.45), (3, 370, 0.5), (4, 570, 0.55)]
     ]
     ours = [
-        at_rate("ours", rate, miou, quality=q, codec_id=f"hyperprior-{q}")
-        for q, rate, miou in [(1, 20, 0.42), (2, 45, 0.47), (3, 70, 0.52), (4, 110, 0.57)]
+        at_rate("ours", rate, score, quality=q, codec_id=f"hyperprior-{q}")
+        for q, rate, score in [(1, 20, 0.42), (2, 45, 0.47), (3, 70, 0.52), (4, 110, 0.57)]
     ]
     (saved,) = analyse([*pixel, *ours]).saved
     assert saved.found.saving.maximum > 0.7
@@ -123,7 +123,7 @@ def test_markdown_shows_intervals_seeds_and_differences():
     assert "## Seeds" in text
     (difference,) = analyse([none, *seeds]).differences
     low, high = difference.interval.low, difference.interval.high
-    assert f"{difference.miou:+.4f} [{low:+.4f}, {high:+.4f}] at 45 %" in text
+    assert f"{difference.score:+.4f} [{low:+.4f}, {high:+.4f}] at 45 %" in text
     assert "images such intervals are too narrow" not in text
     few = [measured(p.label, p.samples[:20], selection=p.selection) for p in (none, seeds[0])]
     assert "From only 20 images such intervals are too narrow." in report.markdown(few, SETTING)
@@ -144,7 +144,7 @@ def test_markdown_compares_rankings():
 
 def test_markdown_gives_bounds_and_says_what_is_missing():
     pixel = at_rate("pixel (trained on raw)", 770, 0.4, domain="pixel", selection="none")
-    text = report.markdown([pixel, make_point(permuted_miou=0.05)], SETTING)
+    text = report.markdown([pixel, make_point(permuted_score=0.05)], SETTING)
     assert "| static-16 | pixel (trained on raw) | at least 81.2 % (0.5000 at 0.7500 bpp" in text
     assert "No BD-rate: pixel (trained on raw) has 1 Pareto points of 1, BD-rate needs 4" in text
     assert "Always predicting 'road', the most frequent class, gives mIoU 0.3100." in text
@@ -156,7 +156,7 @@ def test_markdown_gives_bounds_and_says_what_is_missing():
 
 def test_networks_that_learned_nothing_are_named():
     assert "No better than that" not in report.constant_line([make_point()])
-    text = report.constant_line([make_point(), make_point("blind", miou=0.3)])
+    text = report.constant_line([make_point(), make_point("blind", score=0.3)])
     assert text.endswith("No better than that, so that its rates mean nothing: blind.")
 
 
@@ -185,7 +185,7 @@ def test_results_are_json_without_images():
 
 
 def test_per_class_csv_leaves_absent_classes_empty():
-    text = report.per_class_csv([make_point(), make_point("b", class_iou=(0.1, None, 0.2))])
+    text = report.per_class_csv([make_point(), make_point("b", class_scores=(0.1, None, 0.2))])
     rows = list(csv.reader(io.StringIO(text)))
     assert rows[0] == [
         "class",
@@ -198,8 +198,8 @@ def test_per_class_csv_leaves_absent_classes_empty():
 
 def test_plots_are_pictures(tmp_path):
     points_ = [
-        *(make_point(f"static-{n}", keep=n, miou=n / 100) for n in (16, 32)),
-        make_point("static-32", keep=32, seed=1, miou=0.33),
+        *(make_point(f"static-{n}", keep=n, score=n / 100) for n in (16, 32)),
+        make_point("static-32", keep=32, seed=1, score=0.33),
         at_rate("pixel", 500, 0.3, domain="pixel", keep=None),
     ]
     folder = tmp_path / "new"

@@ -17,7 +17,7 @@ from training.resampling import (
     draw_images,
     drawn_bpp,
     drawn_curves,
-    drawn_miou,
+    drawn_score,
     interval,
     why_not_drawn,
 )
@@ -27,11 +27,11 @@ def test_draws_are_counted_as_a_set_of_their_images_is():
     point = measured("a", make_images(0.7, images=12))
     images = draw_images([point], draws=20)
     assert (images.times_DS.sum(axis=1) == 12).all()
-    miou_D, bpp_D = drawn_miou(point, images), drawn_bpp(point, images)
+    miou_D, bpp_D = drawn_score(point, images), drawn_bpp(point, images)
     for draw, times_S in enumerate(images.times_DS):
         drawn = [s for s, n in zip(point.samples, times_S, strict=True) for _ in range(int(n))]
         again = measured("b", tuple(drawn))
-        assert miou_D[draw] == pytest.approx(again.miou, abs=1e-12)
+        assert miou_D[draw] == pytest.approx(again.score, abs=1e-12)
         assert bpp_D[draw] == pytest.approx(again.bpp, abs=1e-12)
 
 
@@ -50,7 +50,7 @@ def test_each_image_once_gives_the_points_own_numbers():
         samples.append(dataclasses.replace(make_sample(f"{number}", pixels=64), **values))
     point = make_point(samples=tuple(samples))
     once = Images(sample_ids=tuple("01234"), times_DS=np.ones((1, 5)))
-    assert drawn_miou(point, once)[0] == pytest.approx(matrix.miou(), abs=1e-12)
+    assert drawn_score(point, once)[0] == pytest.approx(matrix.miou(), abs=1e-12)
     assert drawn_bpp(point, once)[0] == pytest.approx(point.bpp)
 
 
@@ -64,22 +64,22 @@ def test_the_same_seed_draws_the_same_images():
 def test_a_method_does_not_differ_from_itself():
     a, b = measured("a", make_images(0.7)), measured("b", make_images(0.7))
     images = draw_images([a, b])
-    found = interval(drawn_miou(a, images) - drawn_miou(b, images))
+    found = interval(drawn_score(a, images) - drawn_score(b, images))
     assert (found.low, found.high, found.share) == (0, 0, 1)
 
 
 def test_networks_of_equal_skill_differ_by_an_interval_around_zero():
     a, b = (measured(str(n), make_images(0.7, noise=n)) for n in (1, 2))
     images = draw_images([a, b])
-    found = interval(drawn_miou(a, images) - drawn_miou(b, images))
+    found = interval(drawn_score(a, images) - drawn_score(b, images))
     assert found.low < 0 < found.high
 
 
 def test_the_paired_interval_is_narrower_than_the_unpaired():
     a, b = (measured(str(n), make_images(0.7, noise=n)) for n in (1, 2))
     images, others = draw_images([a, b], seed=0), draw_images([a, b], seed=1)
-    paired = interval(drawn_miou(a, images) - drawn_miou(b, images))
-    unpaired = interval(drawn_miou(a, images) - drawn_miou(b, others))
+    paired = interval(drawn_score(a, images) - drawn_score(b, images))
+    unpaired = interval(drawn_score(a, images) - drawn_score(b, others))
     assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
 
 
@@ -100,7 +100,7 @@ def test_draws_without_labels_are_left_out():
     nothing = dataclasses.replace(make_sample("b"), **empty)
     point = make_point(samples=(make_sample("a"), nothing))
     images = draw_images([point], draws=400)
-    miou_D = drawn_miou(point, images)
+    miou_D = drawn_score(point, images)
     found = interval(miou_D)
     assert found.share == np.isfinite(miou_D).mean() == pytest.approx(0.75, abs=0.1)
     assert interval(np.full(3, np.nan)) is None

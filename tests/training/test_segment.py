@@ -57,7 +57,7 @@ def test_maps_and_bytes_are_those_of_the_evaluation(
 ):
     report = tmp_path / "numbers.json"
     assert _run(checkpoints[kind], tmp_path, "--image", *images, "--json", report) == 0
-    (candidate,) = find_candidates([checkpoints[kind]], split.store, CITYSCAPES_CLASSES)
+    (candidate,) = find_candidates([checkpoints[kind]], split.store)
     pipeline = Pipeline(Bench(split.store, split, CITYSCAPES_CLASSES, Options()), candidate)
     found = json.loads(report.read_text())["pictures"]
     for row, path in enumerate(images):

@@ -93,7 +93,7 @@ def write_report(
     over_rates = [p for p in found.points if _is_curve(found, p)] or found.points
     middle = found.grid.codecs[found.grid.middle]
     at_middle = [p for p in found.points if p.codec_id == middle]
-    plots.plot_rate_miou(over_rates, output / "figure5.png")
+    plots.plot_rate_score(over_rates, output / "figure5.png")
     swept = bool(at_middle) and bool(make_sweeps(at_middle))
     if swept:
         plots.plot_channels(at_middle, output / "figure6.png")
@@ -268,7 +268,7 @@ def _table_2(found: Findings) -> str:
         for method in (deconv, res):
             first = method.by_codec[shared[0]]
             scores = ", ".join(
-                f"{p.miou:.4f} at {p.bpp:.3f}" for c in shared for p in method.by_codec[c][:1]
+                f"{p.score:.4f} at {p.bpp:.3f}" for c in shared for p in method.by_codec[c][:1]
             )
             macs = first[0].macs_parts["transform"] / 1e9
             whole = f"{first[0].macs / 1e9:.2f} ({first[0].macs_thop / 1e9:.2f} by thop)"
@@ -302,6 +302,6 @@ def _difference_row(name: str, static: str, difference: Difference) -> tuple[str
     return (
         name,
         static,
-        f"{difference.point.miou:.4f}",
-        f"{100 * difference.miou:+.2f}{_brackets(difference.interval)}",
+        f"{difference.point.score:.4f}",
+        f"{100 * difference.score:+.2f}{_brackets(difference.interval)}",
     )

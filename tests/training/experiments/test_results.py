@@ -16,13 +16,13 @@ from training.experiments.timings import Timings, table_3
 FACTS = {"device": "CPU, 1 threads", "cores": 2, "torch": "2", "seconds": 60.0}
 
 
-def record(method: str, codec: str, miou: float, y_bytes: int, seed: int = 0, **changes) -> Record:
+def record(method: str, codec: str, score: float, y_bytes: int, seed: int = 0, **changes) -> Record:
     sample = {"pixels": 1600, "y_bytes": y_bytes}
     point = make_point(
         method,
         codec_id=f"codec-{codec[1:]}",
         key=f"{method}-{codec}-{seed}",
-        miou=miou,
+        score=score,
         seed=seed,
         samples=(make_sample("a", **sample), make_sample("b", **sample)),
         **changes,

@@ -1,0 +1,256 @@
+"""What `segment` and `detect` share: pictures to stream files, stream files to results, tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latent_store.codec import StreamFile, read_stream_file, write_stream_file
+from latent_store.console import make_parser
+from latent_store.errors import CheckpointError, LatentStoreError
+from training.inference import Output
+from training.points import write_text
+from training.tables import align
+from training.trainer_config import choose_device
+from training.transmission import (
+    Link,
+    Stopwatch,
+    decoded_picture,
+    open_link,
+    read_picture,
+    receive,
+    require_channels,
+    send,
+)
+
+STREAM_SUFFIX = ".stream"
+COMMANDS = {"segmentation": "segment", "detection": "detect"}
+"""The command of each task."""
+
+Write = Callable[[Link, Path, Output, np.ndarray], None]
+"""Writes what a network says of a picture: link, output path without a suffix, what the network
+says, and what it is drawn on, uint8 RGB at original size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One picture: its stream's bytes and the time of each stage.
+
+    Attributes:
+        name: File name without suffix.
+        stream: Its streams.
+        file_bytes: Size of the stream file.
+        camera, server: Milliseconds of each stage; empty where that side did not run.
+    """
+
+    name: str
+    stream: StreamFile
+    file_bytes: int
+    camera: dict[str, float]
+    server: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the numbers, JSON-ready."""
+        parts = self.stream.part_bytes
+        return {
+            "name": self.name,
+            "height": self.stream.height,
+            "width": self.stream.width,
+            "selection": self.stream.selection,
+            "channels": len(self.stream.channels),
+            "bytes": {
+                "hyper": parts["z"],
+                "y": parts["y"],
+                "mask": parts["mask"],
+                "header": self.file_bytes - sum(parts.values()),
+                "file": self.file_bytes,
+            },
+            "bpp": self.stream.bpp,
+            "milliseconds": {"camera": self.camera, "server": self.server},
+        }
+
+
+def transmission_parser(task: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Returns the parser of a task's command, with the flags that both have."""
+    parser = make_parser(COMMANDS[task], description, example)
+    add = parser.add_argument
+    add("--checkpoint", required=True, type=Path, metavar="F", help="a file of train-from-store")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--image", nargs="+", type=Path, metavar="I", help="pictures to send")
+    source.add_argument("--stream", nargs="+", type=Path, metavar="S", help="stream files received")
+    add("--encode_only", action="store_true", help="stop at the stream file: the camera's side")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder for streams and results")
+    add(
+        "--codec_checkpoint",
+        type=Path,
+        metavar="F",
+        help="the codec for a teacher's checkpoint, which carries none",
+    )
+    add(
+        "--keep",
+        type=int,
+        metavar="N",
+        help="with a network for any N: send, or use, the first N channels only (default: a stream "
+        "that can be cut at every N, and all that came of it)",
+    )
+    add("--json", type=Path, metavar="F", help="also write bytes and milliseconds to this file")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", type=int, help="CPU threads of torch (default: torch's own)")
+    return parser  # fmt: skip
+
+
+def transmit(args: argparse.Namespace, task: str, write: Write) -> int:
+    """Runs a command of one task on the flags of :func:`transmission_parser`.
+
+    Raises:
+        CheckpointError: The checkpoint's network is for another task.
+        LatentStoreError: Flags contradict each other; else see :func:`encode_picture` and
+            :func:`decode_stream`.
+    """
+    inputs = args.image or args.stream
+    _check(args, inputs)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    device = str(choose_device(args.device))
+    link = open_link(args.checkpoint, device, args.codec_checkpoint, args.keep)
+    if link.config.task != task:
+        message = (
+            f"{args.checkpoint} is a network for {link.config.task}; use "
+            f"`{COMMANDS[link.config.task]}`, or a checkpoint for {task}"
+        )
+        raise CheckpointError(message)
+    if args.image:
+        outcomes = [_from_image(link, path, args, write) for path in inputs]
+    else:
+        outcomes = [_from_stream(link, path, args, write) for path in inputs]
+    sys.stdout.write(f"{table(outcomes)}\n\nwritten to {args.output}\n")
+    if args.json is not None:
+        content = {"checkpoint": str(args.checkpoint), "codec_id": link.codec.spec.codec_id}
+        content["pictures"] = [outcome.to_json() for outcome in outcomes]
+        write_text(args.json, json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+def encode_picture(link: Link, image: Path, output: Path) -> tuple[Path, Stopwatch]:
+    """Camera side: writes ``NAME.stream`` and returns its path and the stages' times.
+
+    Raises:
+        DatasetError: The picture cannot be read.
+    """
+    watch = Stopwatch(link.device)
+    stream = send(link, read_picture(image, watch), watch)
+    path = output / f"{image.stem}{STREAM_SUFFIX}"
+    output.mkdir(parents=True, exist_ok=True)
+    write_stream_file(path, stream)
+    watch.lap("write")
+    return path, watch
+
+
+def decode_stream(
+    link: Link, path: Path, output: Path, write: Write, image_HWC: np.ndarray | None = None
+) -> tuple[StreamFile, Stopwatch]:
+    """Server side: reads a stream file and writes what the network says.
+
+    Args:
+        link: Codec and network.
+        path: The stream file.
+        output: Folder of what is written.
+        write: See :data:`Write`.
+        image_HWC: What results are drawn on, uint8 RGB; None takes the picture that the received
+            channels give.
+
+    Raises:
+        IntegrityError: The file is damaged.
+        IdentityError: It is another codec's.
+        RankingError: It carries other channels than the network takes.
+    """
+    watch = Stopwatch(link.device)
+    stream = read_stream_file(path)
+    require_channels(link, stream)
+    watch.lap("read")
+    said, y_hat_CHW = receive(link, stream, watch)
+    if image_HWC is None:
+        image_HWC = decoded_picture(link, y_hat_CHW, (stream.height, stream.width))
+    write(link, output / path.stem, said, image_HWC)
+    return stream, watch
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Returns bytes and milliseconds as two tables for a terminal."""
+    header = ("picture", "size", "channels", "hyper", "y", "mask", "header", "file", "bpp")
+    rows = []
+    for outcome in outcomes:
+        numbers = outcome.to_json()
+        rows.append(
+            (
+                outcome.name,
+                f"{numbers['width']}x{numbers['height']}",
+                str(numbers["channels"]),
+                *(str(numbers["bytes"][part]) for part in header[3:8]),
+                f"{numbers['bpp']:.4f}",
+            )
+        )
+    tables = [f"bytes (bpp = hyper + y + mask)\n{align([header, *rows], 2)}"]
+    for side in ("camera", "server"):
+        stages = list(dict.fromkeys(s for o in outcomes for s in getattr(o, side)))
+        if stages:
+            times = [_times(outcome.name, getattr(outcome, side), stages) for outcome in outcomes]
+            tables.append(f"{side}, milliseconds\n{align([['picture', *stages], *times], 1)}")
+    return "\n\n".join(tables)
+
+
+def _from_image(link: Link, image: Path, args: argparse.Namespace, write: Write) -> Outcome:
+    path, camera = encode_picture(link, image, args.output)
+    if args.encode_only:
+        stream, server = read_stream_file(path), {}
+    else:
+        shown_HWC = read_picture(image, Stopwatch(link.device))
+        stream, watch = decode_stream(link, path, args.output, write, shown_HWC)
+        server = watch.milliseconds
+    return Outcome(
+        name=image.stem,
+        stream=stream,
+        file_bytes=path.stat().st_size,
+        camera=camera.milliseconds,
+        server=server,
+    )
+
+
+def _from_stream(link: Link, path: Path, args: argparse.Namespace, write: Write) -> Outcome:
+    stream, watch = decode_stream(link, path, args.output, write)
+    return Outcome(
+        name=path.stem,
+        stream=stream,
+        file_bytes=path.stat().st_size,
+        camera={},
+        server=watch.milliseconds,
+    )
+
+
+def _check(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
+    if args.encode_only and args.stream:
+        message = "--encode_only goes with --image: a stream is encoded already"
+        raise LatentStoreError(message)
+    if args.threads is not None and args.threads < 1:
+        message = f"--threads must be at least 1, got {args.threads}"
+        raise LatentStoreError(message)
+    stems = [path.stem for path in inputs]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        message = (
+            f"two inputs are named {twice[0]}: their outputs would overwrite each other; run them "
+            "with different --output folders"
+        )
+        raise LatentStoreError(message)
+
+
+def _times(name: str, times: dict[str, float], stages: Sequence[str]) -> list[str]:
+    return [name, *(f"{times[stage]:.1f}" if stage in times else "-" for stage in stages)]
