@@ -12,14 +12,19 @@ import numpy as np
 
 from latent_store.codec import pad_image
 from latent_store.errors import LatentStoreError
-from latent_store.layout import coded_size
 from latent_store.plan import Sample
 from latent_store.schema import IGNORE_LABEL
 from pipelines.datasets import DatasetReader, read_picture
 from training.loader import EpochLoader, LoaderConfig, TensorBatch, to_tensors
 from training.prefetch import Prefetcher
 from training.ranks import ALONE, Ranks
-from training.sampling import batches_an_epoch, crop_origin, plan_epoch
+from training.sampling import (
+    batches_an_epoch,
+    crop_origin,
+    group_by_size,
+    plan_epoch,
+    plan_in_order,
+)
 from training.sources import CropRule
 
 
@@ -28,33 +33,31 @@ class RawImages:
 
     Args:
         reader: The dataset.
-        samples: The samples, all of one coded size; row numbers are positions in this list.
+        samples: The samples, of any sizes; row numbers are positions in this list.
         cache_mb: Memory, in MiB, for decoded pictures and labels.
     """
 
     def __init__(self, reader: DatasetReader, samples: Sequence[Sample], *, cache_mb: int) -> None:
         self.reader = reader
         self.samples = tuple(samples)
-        sizes = {coded_size(sample.height, sample.width) for sample in samples}
-        if len(sizes) != 1:
-            message = (
-                f"pictures have coded sizes {sorted(sizes)}: a teacher is trained on one size; "
-                "choose a split whose pictures agree"
-            )
-            raise LatentStoreError(message)
-        (self.size,) = sizes
-        pixels = self.size[0] * self.size[1]
+        self.sizes = tuple(sample.coded_size for sample in samples)
+        pixels = max(height * width for height, width in self.sizes)
         self._read = lru_cache(maxsize=(cache_mb << 20) // (4 * pixels))(self._read_uncached)
+
+    def groups(self, rule: CropRule) -> list[list[int]]:
+        """Returns the rows grouped by the size of what the rule cuts from them."""
+        return group_by_size(range(len(self.samples)), [rule.size(size) for size in self.sizes])
 
     def load(self, batches: Sequence[Sequence[int]], rule: CropRule, epoch: int) -> list[Any]:
         """Returns batches of arrays: ``x_BHWC`` uint8, ``labels_BHW`` uint8, ``sample_ids``."""
         return [self._load_batch(batch, rule, epoch) for batch in batches]
 
     def _load_batch(self, rows: Sequence[int], rule: CropRule, epoch: int) -> dict[str, Any]:
-        height, width = rule.size(self.size)
         images, labels = [], []
         for row in rows:
-            top, left = crop_origin(rule.seed, epoch, row, size=self.size, crop=(height, width))
+            size = self.sizes[row]
+            height, width = rule.size(size)
+            top, left = crop_origin(rule.seed, epoch, row, size=size, crop=(height, width))
             image_HWC, labels_HW = self._read(row)
             window = slice(top, top + height), slice(left, left + width)
             images.append(image_HWC[window])
@@ -69,7 +72,7 @@ class RawImages:
     def _read_uncached(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self.samples[row]
         image_HWC, _ = read_picture(self.reader, sample)
-        labels_HW = np.full(self.size, IGNORE_LABEL, dtype=np.uint8)
+        labels_HW = np.full(self.sizes[row], IGNORE_LABEL, dtype=np.uint8)
         labels_HW[: sample.height, : sample.width] = self.reader.read_labels(sample)
         return pad_image(image_HWC), labels_HW
 
@@ -102,7 +105,7 @@ class RawImageLoader(EpochLoader):
         self.images = images
         self.config = config
         self.rule = CropRule(seed=seed, crop=config.crop)
-        self.groups = [list(range(len(images.samples)))]
+        self.groups = images.groups(self.rule)
         self._prefetcher = Prefetcher(images.load, workers=config.workers)
 
     def __len__(self) -> int:
@@ -149,12 +152,11 @@ class WholeRawImages:
 
     def __init__(self, images: RawImages, *, batch_size: int, ranks: Ranks = ALONE) -> None:
         self.images = images
-        rows = range(len(images.samples))
-        batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-        self.batches = batches[ranks.rank :: ranks.world]
+        self.rule = CropRule(seed=0, crop=0)
+        loads = plan_in_order(images.groups(self.rule), batch_size=batch_size)
+        self.batches = [batch for load in loads for batch in load][ranks.rank :: ranks.world]
 
     def __iter__(self) -> Iterator[TensorBatch]:
-        rule = CropRule(seed=0, crop=0)
         for batch in self.batches:
-            (arrays,) = self.images.load([batch], rule, 0)
+            (arrays,) = self.images.load([batch], self.rule, 0)
             yield to_tensors(arrays)

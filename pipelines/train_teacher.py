@@ -22,9 +22,9 @@ import torch
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.plan import Sample
+from latent_store.schema import SEGMENTATION, TASK_COMPONENTS
 from pipelines.datasets import READERS, DatasetReader, open_dataset
 from pipelines.raw_images import RawImageLoader, RawImages, WholeRawImages
-from training.classes import CITYSCAPES_CLASSES
 from training.flags import add_flags, flag, free_fields, read_flags
 from training.initialise import start_from_pretrained
 from training.loader import LoaderConfig
@@ -44,6 +44,13 @@ class TeacherConfig:
 
     dataset: str = flag("layout of the data root", choices=sorted(READERS))
     data_root: str = flag("folder or URL of the dataset", free=True)
+    voc_task: str | None = flag(
+        "for voc: whose image lists are read", default=None, choices=sorted(TASK_COMPONENTS)
+    )
+    year: tuple[int, ...] = flag(
+        "for voc: one or several, e.g. 2007 2012 (default: the only one in the data root)",
+        default=(),
+    )
     split: str = flag("split to train on", default="train")
     val_split: str = flag("split to validate on; none = no validation", default="val", free=True)
     val_max_samples: int = flag(
@@ -91,7 +98,12 @@ def train_teacher(
     Raises:
         LatentStoreError: The data root lacks something, or the flags contradict each other.
     """
-    reader = open_dataset(teacher.dataset, teacher.data_root)
+    reader = open_dataset(
+        teacher.dataset, teacher.data_root, voc_task=teacher.voc_task, years=teacher.year
+    )
+    if reader.task != SEGMENTATION:
+        message = f"teachers learn segmentation, got --voc_task {reader.task}; give {SEGMENTATION}"
+        raise LatentStoreError(message)
     samples = _first(reader.manifest(teacher.split), loader_config.max_samples)
     images = RawImages(reader, samples, cache_mb=loader_config.cache_mb)
     config = NetworkConfig(
@@ -100,7 +112,7 @@ def train_teacher(
         aspp_width=teacher.aspp_width,
         dropout=teacher.dropout,
         auxiliary_head=teacher.auxiliary_head,
-        num_classes=len(CITYSCAPES_CLASSES),
+        num_classes=len(reader.class_names),
     )
     torch.manual_seed(trainer.seed)
     network = build_network(config)
@@ -113,7 +125,7 @@ def train_teacher(
             loader,
             trainer,
             output,
-            meta=_meta(teacher),
+            meta=_meta(reader),
             run_config=_resolved(teacher, loader_config, trainer),
             validate=_validator(reader, teacher, loader_config, ranks),
             resume=resume,
@@ -137,11 +149,11 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _meta(teacher: TeacherConfig) -> dict[str, Any]:
+def _meta(reader: DatasetReader) -> dict[str, Any]:
     return {
         "kind": "teacher",
-        "dataset": teacher.dataset,
-        "class_names": list(CITYSCAPES_CLASSES),
+        "dataset": reader.dataset_id,
+        "class_names": list(reader.class_names),
         "label": "pixel (trained on raw)",
     }
 
@@ -158,7 +170,7 @@ def _validator(
     samples = _first(reader.manifest(teacher.val_split), teacher.val_max_samples)
     images = RawImages(reader, samples, cache_mb=loader.cache_mb)
     whole = WholeRawImages(images, batch_size=1, ranks=ranks)
-    return SegmentationValidator(whole, CITYSCAPES_CLASSES, ranks=ranks)
+    return SegmentationValidator(whole, reader.class_names, ranks=ranks)
 
 
 def _first(samples: list[Sample], count: int) -> list[Sample]:

@@ -145,7 +145,8 @@ def write_pictures(
 def _evaluate(args: argparse.Namespace) -> int:
     _check(args)
     store = latent_store.open(args.store)
-    names = class_names(args.dataset)
+    split = store[f"{args.dataset}/{args.split}"]
+    names = split.labels().class_names or class_names(args.dataset)
     candidates = find_candidates(args.checkpoint, store, names, args.codec)
     options = Options(
         decode=args.decode,
@@ -153,7 +154,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         device=str(choose_device(args.device)),
     )
-    bench = Bench(store, store[f"{args.dataset}/{args.split}"], names, options)
+    bench = Bench(store, split, names, options)
     rows = bench.rows(candidates, args.max_samples)
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, args.pictures).round().astype(int))]
     points = evaluate(bench, candidates, rows, args.output / "points", shown.tolist())

@@ -30,6 +30,7 @@ from latent_store.errors import (
     RankingError,
     StoreNotFoundError,
 )
+from latent_store.reader import Split
 from latent_store.schema import CodecSpec
 from training import initialise
 from training.checkpoints import LoadedNetwork, load_network
@@ -162,7 +163,7 @@ def find_inputs(job: Job) -> Inputs:
         cuts=_cuts(job, ranking) if job.model.selection == "any" else None,
         teacher_id=teacher_id,
         teacher=teacher,
-        classes=class_names(job.data.dataset),
+        classes=_class_names(job, store[name]),
     )
 
 
@@ -286,6 +287,16 @@ def _main(args: argparse.Namespace) -> int:
         f"{result.wait_share:.0%} of it waiting for data"
     )
     return 0
+
+
+def _class_names(job: Job, split: Split) -> tuple[str, ...]:
+    """Returns the names of the classes that the task learns, by id.
+
+    Raises:
+        MissingComponentError: if the split has no labels, or no boxes.
+    """
+    annotations = split.boxes() if job.model.task == "detection" else split.labels()
+    return annotations.class_names or class_names(job.data.dataset)
 
 
 def _ranking(job: Job, store: LatentStore, spec: CodecSpec) -> Ranking:
