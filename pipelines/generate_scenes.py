@@ -1,10 +1,9 @@
-"""`generate-scenes`: write procedural street scenes in the folder layout of Cityscapes.
+"""`generate-scenes`: write procedural street scenes in the folder layout of Cityscapes, or of VOC.
 
-Whatever reads Cityscapes reads the result, so the whole chain runs without a downloaded dataset.
+Whatever reads these datasets reads the result, so the whole chain runs without a downloaded one.
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +11,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from latent_store.console import make_parser, progress, run_command
+from latent_store.console import make_parser, run_command
+from pipelines.scene_sets import make_room, require_counts, scene_jobs
 from pipelines.scenes import (
     COUNTABLE_LABELS,
     LARGEST,
     SMALLEST,
-    TRAIN_FIRST,
-    VAL_FIRST,
     Scene,
     SceneError,
     render_scene,
 )
+from pipelines.voc_scenes import VocScenes, generate_voc_scenes
 
 COMMAND = "generate-scenes"
 FRAME = 19  # Cityscapes annotates the twentieth frame of each sequence
 
-_MOST_SCENES = VAL_FIRST - TRAIN_FIRST
 _TREES = ("leftImg8bit", "gtFine")
 
 
@@ -43,20 +41,12 @@ class SceneSet:
     city: str = "procedural"
 
     def __post_init__(self) -> None:
-        for name in ("train", "val"):
-            if not 0 <= getattr(self, name) <= _MOST_SCENES:
-                raise SceneError(
-                    f"--{name} must be 0 to {_MOST_SCENES} scenes, not {getattr(self, name)}"
-                )
-        if not self.train + self.val:
-            raise SceneError("--train and --val are both 0; ask for at least one scene")
+        require_counts(self.train, self.val, self.seed)
         for name in ("height", "width"):
             if not SMALLEST <= getattr(self, name) <= LARGEST:
                 raise SceneError(
                     f"--{name} must be {SMALLEST} to {LARGEST} pixels, not {getattr(self, name)}"
                 )
-        if self.seed < 0:
-            raise SceneError(f"--seed must be 0 or more, not {self.seed}")
         # File names are split at underscores by everything that reads Cityscapes.
         if not (self.city.isascii() and self.city.isalnum()):
             raise SceneError(f"--city must be letters and digits only, not {self.city!r}")
@@ -102,49 +92,59 @@ def generate_scenes(output: Path, scenes: SceneSet, *, overwrite: bool = False) 
     Raises:
         SceneError: If the output has content and overwrite is not set.
     """
-    if output.exists() and not output.is_dir():
-        raise SceneError(f"--output {output} is a file; name a folder")
-    if output.is_dir() and any(output.iterdir()):
-        if not overwrite:
-            raise SceneError(
-                f"--output {output} is not empty; name a new folder, or give --overwrite to "
-                f"replace the pictures of city {scenes.city!r} in it"
-            )
-        for tree in _TREES:
-            for split in ("train", "val"):
-                shutil.rmtree(output / tree / split / scenes.city, ignore_errors=True)
-    jobs = [("train", k, TRAIN_FIRST + k) for k in range(scenes.train)]
-    jobs += [("val", k, VAL_FIRST + k) for k in range(scenes.val)]
-    for split, number, index in progress(jobs, desc="drawing scenes", unit="scene"):
+    folders = [f"{tree}/{split}/{scenes.city}" for tree in _TREES for split in ("train", "val")]
+    make_room(output, folders, f"city {scenes.city!r}", overwrite=overwrite)
+    for split, number, index in scene_jobs(scenes.train, scenes.val):
         scene = render_scene(scenes.seed, index, scenes.height, scenes.width)
         write_scene(output, split, scenes.city, number, scene)
-    return len(jobs)
+    return scenes.train + scenes.val
+
+
+LAYOUTS = {"cityscapes": (SceneSet, generate_scenes), "voc": (VocScenes, generate_voc_scenes)}
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = SceneSet()
+    default, voc = SceneSet(), VocScenes()
     parser = make_parser(
-        COMMAND, "Write procedural street scenes in the folder layout of Cityscapes."
+        COMMAND, "Write procedural street scenes in the folder layout of Cityscapes or PASCAL VOC."
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="the dataset's root")
+    add("--layout", choices=sorted(LAYOUTS), default="cityscapes", help="layout of the folders")
     add("--train", type=int, default=default.train, help="scenes in the train split")
     add("--val", type=int, default=default.val, help="scenes in the val split")
-    add("--height", type=int, default=default.height, help="of a picture, in pixels")
-    add("--width", type=int, default=default.width, help="of a picture, in pixels")
     add("--seed", type=int, default=default.seed, help="the same seed gives the same scenes")
-    add("--city", default=default.city, help="name that stands where Cityscapes has a city")
-    add("--layout", choices=("cityscapes",), default="cityscapes", help="layout of the folders")
-    add("--overwrite", action="store_true", help="replace this city's pictures in --output")
+    add("--overwrite", action="store_true", help="replace this city's or year's pictures")
+    # Without defaults, so that what the layout does not know is refused.
+    add = parser.add_argument_group("layout cityscapes").add_argument
+    add("--height", type=int, help=f"of a picture, in pixels (default: {default.height})")
+    add("--width", type=int, help=f"of a picture, in pixels (default: {default.width})")
+    add("--city", help=f"stands where Cityscapes has a city (default: {default.city})")
+    add = parser.add_argument_group("layout voc").add_argument
+    add("--longest", type=int, help=f"side of the pictures, in pixels (default: {voc.longest})")
+    add("--year", type=int, help=f"of the folder and the scenes (default: {voc.year})")
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
-    names = SceneSet.__dataclass_fields__
-    scenes = SceneSet(**{name: value for name, value in vars(args).items() if name in names})
-    count = generate_scenes(args.output, scenes, overwrite=args.overwrite)
-    print(f"{args.output}: {count} scenes of {scenes.height}x{scenes.width}")
+    kind, generate = LAYOUTS[args.layout]
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    known = kind.__dataclass_fields__.keys()
+    for other, (config, _) in LAYOUTS.items():
+        strange = given.keys() & config.__dataclass_fields__.keys() - known
+        if strange:
+            message = f"--{min(strange)} is of --layout {other}, not of {args.layout}; leave it out"
+            raise SceneError(message)
+    scenes = kind(**{name: given[name] for name in given.keys() & known})
+    count = generate(args.output, scenes, overwrite=args.overwrite)
+    print(f"{args.output}: {count} scenes of {_size(scenes)}")
     return 0
+
+
+def _size(scenes: SceneSet | VocScenes) -> str:
+    if isinstance(scenes, VocScenes):
+        return f"up to {scenes.longest}x{scenes.longest}"
+    return f"{scenes.height}x{scenes.width}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Raw pictures and labels for the one network that is trained on them: the teacher."""
+"""Raw pictures, with labels or boxes, for the one network that is trained on them: the teacher."""
 
 from __future__ import annotations
 
@@ -10,67 +10,81 @@ from typing import Any
 
 import numpy as np
 
+from latent_store.boxes import Boxes
 from latent_store.codec import pad_image
 from latent_store.errors import LatentStoreError
-from latent_store.layout import coded_size
 from latent_store.plan import Sample
-from latent_store.schema import IGNORE_LABEL
-from pipelines.datasets import DatasetReader, read_picture
+from latent_store.schema import DETECTION, IGNORE_LABEL
+from pipelines.datasets import DatasetReader, read_boxes, read_labels, read_picture
+from training.box_crops import crop_boxes
 from training.loader import EpochLoader, LoaderConfig, TensorBatch, to_tensors
 from training.prefetch import Prefetcher
 from training.ranks import ALONE, Ranks
-from training.sampling import batches_an_epoch, crop_origin, plan_epoch
+from training.sampling import (
+    batches_an_epoch,
+    crop_origin,
+    group_by_size,
+    plan_epoch,
+    plan_in_order,
+)
 from training.sources import CropRule
 
 
 class RawImages:
-    """Reads pictures and labels of a data root, padded as the codec pads them.
+    """Reads pictures and annotations of a data root, padded as the codec pads them.
 
     Args:
         reader: The dataset.
-        samples: The samples, all of one coded size; row numbers are positions in this list.
+        samples: The samples; row numbers are positions in this list.
         cache_mb: Memory, in MiB, for decoded pictures and labels.
     """
 
     def __init__(self, reader: DatasetReader, samples: Sequence[Sample], *, cache_mb: int) -> None:
         self.reader = reader
         self.samples = tuple(samples)
-        sizes = {coded_size(sample.height, sample.width) for sample in samples}
-        if len(sizes) != 1:
-            message = (
-                f"pictures have coded sizes {sorted(sizes)}: a teacher is trained on one size; "
-                "choose a split whose pictures agree"
-            )
-            raise LatentStoreError(message)
-        (self.size,) = sizes
-        pixels = self.size[0] * self.size[1]
-        self._read = lru_cache(maxsize=(cache_mb << 20) // (4 * pixels))(self._read_uncached)
+        self.sizes = [sample.coded_size for sample in samples]
+        largest = max((height * width for height, width in self.sizes), default=1)
+        self._read = lru_cache(maxsize=(cache_mb << 20) // (4 * largest))(self._read_uncached)
+
+    def groups(self, rule: CropRule) -> list[list[int]]:
+        """Returns the rows grouped by the size of what the rule cuts from them."""
+        return group_by_size(range(len(self.sizes)), [rule.size(size) for size in self.sizes])
 
     def load(self, batches: Sequence[Sequence[int]], rule: CropRule, epoch: int) -> list[Any]:
-        """Returns batches of arrays: ``x_BHWC`` uint8, ``labels_BHW`` uint8, ``sample_ids``."""
+        """Returns batches of arrays, named as ``StoreSource.load`` names them: ``x_BHWC`` uint8,
+        ``labels_BHW`` uint8 or ``targets``, ``valid_B2``, ``rows_B``, ``sample_ids``."""
         return [self._load_batch(batch, rule, epoch) for batch in batches]
 
     def _load_batch(self, rows: Sequence[int], rule: CropRule, epoch: int) -> dict[str, Any]:
-        height, width = rule.size(self.size)
-        images, labels = [], []
+        images, annotations, valid = [], [], []
         for row in rows:
-            top, left = crop_origin(rule.seed, epoch, row, size=self.size, crop=(height, width))
-            image_HWC, labels_HW = self._read(row)
-            window = slice(top, top + height), slice(left, left + width)
+            whole, sample = self.sizes[row], self.samples[row]
+            size = rule.size(whole)
+            top, left = crop_origin(rule.seed, epoch, row, size=whole, crop=size)
+            window = slice(top, top + size[0]), slice(left, left + size[1])
+            image_HWC, annotation = self._read(row)
             images.append(image_HWC[window])
-            labels.append(labels_HW[window])
+            if isinstance(annotation, Boxes):
+                annotations.append(crop_boxes(annotation, (top, left, *size)))
+            else:
+                annotations.append(annotation[window])
+            valid.append(np.clip((sample.height - top, sample.width - left), 0, size))
+        detects = self.reader.task == DETECTION
         return {
             "x_BHWC": np.stack(images),
-            "labels_BHW": np.stack(labels),
+            **({"targets": annotations} if detects else {"labels_BHW": np.stack(annotations)}),
+            "valid_B2": np.array(valid, dtype=np.int64),
             "rows_B": np.asarray(rows, dtype=np.int64),
             "sample_ids": [self.samples[row].sample_id for row in rows],
         }
 
-    def _read_uncached(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+    def _read_uncached(self, row: int) -> tuple[np.ndarray, np.ndarray | Boxes]:
         sample = self.samples[row]
         image_HWC, _ = read_picture(self.reader, sample)
-        labels_HW = np.full(self.size, IGNORE_LABEL, dtype=np.uint8)
-        labels_HW[: sample.height, : sample.width] = self.reader.read_labels(sample)
+        if self.reader.task == DETECTION:
+            return pad_image(image_HWC), read_boxes(self.reader, sample)
+        labels_HW = np.full(self.sizes[row], IGNORE_LABEL, dtype=np.uint8)
+        labels_HW[: sample.height, : sample.width] = read_labels(self.reader, sample)
         return pad_image(image_HWC), labels_HW
 
 
@@ -100,9 +114,9 @@ class RawImageLoader(EpochLoader):
             )
             raise LatentStoreError(message)
         self.images = images
-        self.config = config
+        self.config = config = config.for_task(images.reader.task)
         self.rule = CropRule(seed=seed, crop=config.crop)
-        self.groups = [list(range(len(images.samples)))]
+        self.groups = images.groups(self.rule)
         self._prefetcher = Prefetcher(images.load, workers=config.workers)
 
     def __len__(self) -> int:
@@ -145,16 +159,15 @@ class RawImageLoader(EpochLoader):
 
 
 class WholeRawImages:
-    """Whole pictures in order, for validation; each rank has its own batches."""
+    """Whole pictures, each once, for validation; each rank has its own batches."""
 
     def __init__(self, images: RawImages, *, batch_size: int, ranks: Ranks = ALONE) -> None:
         self.images = images
-        rows = range(len(images.samples))
-        batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-        self.batches = batches[ranks.rank :: ranks.world]
+        self.rule = CropRule(seed=0, crop=0)
+        loads = plan_in_order(images.groups(self.rule), batch_size=batch_size)
+        self.loads = loads[ranks.rank :: ranks.world]
 
     def __iter__(self) -> Iterator[TensorBatch]:
-        rule = CropRule(seed=0, crop=0)
-        for batch in self.batches:
-            (arrays,) = self.images.load([batch], rule, 0)
+        for load in self.loads:
+            (arrays,) = self.images.load(load, self.rule, 0)
             yield to_tensors(arrays)

@@ -1,7 +1,11 @@
-"""``train-teacher``: DeepLab v3 on raw pictures.
+"""``train-teacher``: DeepLab v3, or for boxes Faster R-CNN, on raw pictures.
 
 Its first two layers give the features that students distil, its weights are where students
 start, and it is itself the pixel-domain reference ("trained on raw").
+
+    train-teacher --dataset cityscapes --data_root /data/cityscapes --output runs/teacher
+    train-teacher --dataset voc --voc_task detection --year 2007 --data_root /data/VOCdevkit \\
+        --split trainval --val_split test --pretrained imagenet --output runs/detection-teacher
 
 Several GPUs share every batch under ``torchrun --standalone --nproc_per_node 4 -m
 pipelines.train_teacher``; ``--batch_size`` counts all of them.
@@ -22,21 +26,22 @@ import torch
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.plan import Sample
+from latent_store.schema import TASK_COMPONENTS
 from pipelines.datasets import READERS, DatasetReader, open_dataset
 from pipelines.raw_images import RawImageLoader, RawImages, WholeRawImages
-from training.classes import CITYSCAPES_CLASSES
 from training.flags import add_flags, flag, free_fields, read_flags
 from training.initialise import start_from_pretrained
+from training.job import NONE, TASK_FLAGS, require_task_flags
 from training.loader import LoaderConfig
-from training.losses import SegmentationLoss
 from training.network_config import BACKBONES, NetworkConfig
 from training.networks import build_network
 from training.ranks import ALONE, Ranks, joined
-from training.tasks import SegmentationTask, SegmentationValidator
+from training.tasks import NetworkValidator, headline
+from training.train import TASK_PARTS, require_batch_norm
 from training.trainer import FitResult, fit
 from training.trainer_config import TrainerConfig
 
-NONE = "none"
+FLIPPED = "hflip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +50,35 @@ class TeacherConfig:
 
     dataset: str = flag("layout of the data root", choices=sorted(READERS))
     data_root: str = flag("folder or URL of the dataset", free=True)
+    voc_task: str | None = flag(
+        "for voc: whose image lists and annotations are learned",
+        default=None,
+        choices=sorted(TASK_COMPONENTS),
+    )
+    year: tuple[int, ...] | None = flag(
+        "for voc: one or several, e.g. 2007 2012 (default: the only one in the data root)",
+        default=None,
+    )
     split: str = flag("split to train on", default="train")
     val_split: str = flag("split to validate on; none = no validation", default="val", free=True)
     val_max_samples: int = flag(
         "validate on the first so many samples; 0 = all", default=0, free=True
     )
-    backbone: str = flag("ResNet of DeepLab v3", default="resnet50", choices=BACKBONES)
-    aspp_width: int = flag("channels inside ASPP", default=256)
+    backbone: str = flag(
+        "ResNet of DeepLab v3 or Faster R-CNN", default="resnet50", choices=BACKBONES
+    )
+    aspp_width: int | None = flag("channels inside ASPP (default: 256)", default=None)
+    fpn_width: int | None = flag(
+        "channels of the feature pyramid, in detection (default: 256)", default=None
+    )
+    box_head_width: int | None = flag(
+        "units of the box head's layers, in detection (default: 1024)", default=None
+    )
+    anchor_size: int | None = flag(
+        "side in pixels of the smallest anchors, in detection; each of five levels doubles it "
+        "(default: 24)",
+        default=None,
+    )
     dropout: float = flag("dropout after ASPP", default=0.1)
     auxiliary_head: bool = flag("train an FCN head on layer3 beside", default=False)
     pretrained: str = flag(
@@ -92,30 +119,29 @@ def train_teacher(
     Raises:
         LatentStoreError: The data root lacks something, or the flags contradict each other.
     """
-    reader = open_dataset(teacher.dataset, teacher.data_root)
-    samples = _first(reader.manifest(teacher.split), loader_config.max_samples)
-    images = RawImages(reader, samples, cache_mb=loader_config.cache_mb)
-    config = NetworkConfig(
-        domain="pixel",
-        backbone=teacher.backbone,
-        aspp_width=teacher.aspp_width,
-        dropout=teacher.dropout,
-        auxiliary_head=teacher.auxiliary_head,
-        num_classes=len(CITYSCAPES_CLASSES),
+    reader = open_dataset(
+        teacher.dataset, teacher.data_root, voc_task=teacher.voc_task, years=teacher.year
     )
+    config = _network_config(teacher, reader)
+    require_batch_norm(config.task, loader_config, trainer)
+    samples = _first(reader.manifest(teacher.split), loader_config.max_samples)
+    if loader_config.views:
+        samples += [sample.seen_as(FLIPPED) for sample in samples]
+    images = RawImages(reader, samples, cache_mb=loader_config.cache_mb)
     torch.manual_seed(trainer.seed)
     network = build_network(config)
     if teacher.pretrained != NONE:
         start_from_pretrained(network, teacher.pretrained)
     loader = RawImageLoader(images, loader_config, seed=trainer.seed, ranks=ranks)
+    make_task, make_loss = TASK_PARTS[config.task][:2]
     try:
         return fit(
-            SegmentationTask(network, SegmentationLoss(lambda_kd=0, rate_weight=0)),
+            make_task(network, make_loss(lambda_kd=0, rate_weight=0), seed=trainer.seed),
             loader,
             trainer,
             output,
-            meta=_meta(teacher),
-            run_config=_resolved(teacher, loader_config, trainer),
+            meta=_meta(reader),
+            run_config=_resolved(teacher, config, loader.config, trainer),
             validate=_validator(reader, teacher, loader_config, ranks),
             resume=resume,
             free=free_fields(*CONFIGS),
@@ -133,33 +159,49 @@ def _run(args: argparse.Namespace) -> int:
         )
     if not ranks.first:
         return 0
-    miou = f"mIoU {result.scores['miou']:.4f}, " if result.scores else ""
-    print(f"{result.checkpoint}: {miou}{result.step} steps in {result.seconds:.0f} s")
+    score = f"{headline(result.scores)}, " if result.scores else ""
+    print(f"{result.checkpoint}: {score}{result.step} steps in {result.seconds:.0f} s")
     return 0
 
 
-def _meta(teacher: TeacherConfig) -> dict[str, Any]:
+def _network_config(teacher: TeacherConfig, reader: DatasetReader) -> NetworkConfig:
+    require_task_flags(teacher, reader.task)
+    given = {name: getattr(teacher, name) for name in TASK_FLAGS[reader.task]}
+    return NetworkConfig(
+        domain="pixel",
+        task=reader.task,
+        num_classes=len(reader.class_names),
+        backbone=teacher.backbone,
+        dropout=teacher.dropout,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _meta(reader: DatasetReader) -> dict[str, Any]:
     return {
         "kind": "teacher",
-        "dataset": teacher.dataset,
-        "class_names": list(CITYSCAPES_CLASSES),
+        "dataset": reader.dataset_id,
+        "class_names": list(reader.class_names),
         "label": "pixel (trained on raw)",
     }
 
 
-def _resolved(*configs: Any) -> dict[str, Any]:
-    return {name: value for c in configs for name, value in dataclasses.asdict(c).items()}
+def _resolved(teacher: TeacherConfig, config: NetworkConfig, *more: Any) -> dict[str, Any]:
+    """Returns every flag's value, as plain types; of the network's shape what was built."""
+    flags = {k: v for part in (teacher, *more) for k, v in dataclasses.asdict(part).items()}
+    shape = {name: getattr(config, name) for name in TASK_FLAGS[config.task]}
+    return flags | shape | {"year": teacher.year and list(teacher.year)}
 
 
 def _validator(
     reader: DatasetReader, teacher: TeacherConfig, loader: LoaderConfig, ranks: Ranks
-) -> SegmentationValidator | None:
+) -> NetworkValidator | None:
     if teacher.val_split == NONE:
         return None
     samples = _first(reader.manifest(teacher.val_split), teacher.val_max_samples)
     images = RawImages(reader, samples, cache_mb=loader.cache_mb)
     whole = WholeRawImages(images, batch_size=1, ranks=ranks)
-    return SegmentationValidator(whole, CITYSCAPES_CLASSES, ranks=ranks)
+    return TASK_PARTS[reader.task][2](whole, reader.class_names, ranks=ranks)
 
 
 def _first(samples: list[Sample], count: int) -> list[Sample]:

@@ -108,15 +108,15 @@ def class_colours(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """Returns the class names of a dataset's segmentation labels, in train id order.
+    """Returns the class names of a dataset whose store does not carry them, by train id.
 
     Raises:
-        DatasetError: if `dataset` is a PASCAL VOC set, whose class table is not here yet. Every
+        DatasetError: if `dataset` is a PASCAL VOC set, whose components always carry them. Every
             other id is a set in Cityscapes' layout, whatever `--dataset_id` calls it.
     """
     if dataset.startswith("voc"):
         raise DatasetError(
-            f"no class table for dataset {dataset!r}: segmentation is trained on sets in "
-            "Cityscapes' layout; use --dataset cityscapes or an id given with --dataset_id"
+            f"the store of {dataset!r} does not name its classes: encode its labels or boxes again "
+            "with encode-to-store --dataset voc"
         )
     return CITYSCAPES_CLASSES

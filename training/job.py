@@ -20,6 +20,20 @@ TASK_FLAGS = {
 """Flags that only one task's networks know."""
 
 
+def require_task_flags(config: Any, task: str) -> None:
+    """Refuses settings of another task's networks.
+
+    Raises:
+        LatentStoreError: if `config` has one; it is named.
+    """
+    for other, names in TASK_FLAGS.items():
+        given = [name for name in names if getattr(config, name)]
+        if given and other != task:
+            raise LatentStoreError(
+                f"--{given[0]} is a setting of {other}, the task is {task}: leave it out"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What is trained on."""
@@ -114,7 +128,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         self._check_channels()
-        self._check_task()
+        require_task_flags(self, self.task)
         if min(self.lambda_kd, self.rate_weight, self.dropout) < 0 or self.temperature <= 0:
             raise LatentStoreError(
                 "--lambda_kd, --rate_weight and --dropout must be 0 or more and --temperature > 0; "
@@ -127,15 +141,6 @@ class ModelConfig:
             )
         if self.pretrained != NONE and self.init != "scratch":
             raise LatentStoreError("--pretrained goes with --init scratch")
-
-    def _check_task(self) -> None:
-        for task, names in TASK_FLAGS.items():
-            given = [name for name in names if getattr(self, name)]
-            if given and self.task != task:
-                raise LatentStoreError(
-                    f"--{given[0]} is a setting of --task {task}, got --task {self.task}: leave it "
-                    "out"
-                )
 
     def _check_channels(self) -> None:
         ranked, static = self.selection in ("static", "any"), self.selection == "static"

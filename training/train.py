@@ -40,13 +40,14 @@ from training.classes import class_names
 from training.detection_task import DetectionTask, DetectionValidator
 from training.flags import add_flags, read_flags
 from training.job import CONFIGS, FREE, NONE, Job, ModelConfig
-from training.loader import StoreLoader, WholeImages
+from training.loader import LoaderConfig, StoreLoader, WholeImages
 from training.losses import DetectionLoss, SegmentationLoss
 from training.networks import LatentNetwork, NetworkConfig, build_network
 from training.ranks import ALONE, Ranks, joined
 from training.sources import SourceSpec, StoreSource
 from training.tasks import NetworkValidator, SegmentationTask, SegmentationValidator, headline
 from training.trainer import FitResult, fit
+from training.trainer_config import TrainerConfig
 
 COMMAND = "train-from-store"
 TASK_PARTS = {
@@ -102,12 +103,7 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
             see `fit` for what can happen later.
     """
     trainer = job.trainer
-    segments = job.model.task == "segmentation"
-    if segments and job.loader.batch_size == 1 and not trainer.freeze_batch_norm:
-        raise LatentStoreError(
-            "--batch_size 1 cannot train batch norm behind ASPP's image pooling, which then sees "
-            "one value a channel: use --batch_size 2 or more, or --freeze_batch_norm"
-        )
+    require_batch_norm(job.model.task, job.loader, trainer)
     inputs = find_inputs(job)
     torch.manual_seed(trainer.seed)
     network = build_network(network_config(job, inputs))
@@ -143,6 +139,19 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         loader.close()
         if validator is not None:
             validator.batches.close()
+
+
+def require_batch_norm(task: str, loader: LoaderConfig, trainer: TrainerConfig) -> None:
+    """Refuses batches that batch norm cannot be trained on.
+
+    Raises:
+        LatentStoreError: if there is one image in a batch of segmentation.
+    """
+    if task == "segmentation" and loader.batch_size == 1 and not trainer.freeze_batch_norm:
+        raise LatentStoreError(
+            "--batch_size 1 cannot train batch norm behind ASPP's image pooling, which then sees "
+            "one value a channel: use --batch_size 2 or more, or --freeze_batch_norm"
+        )
 
 
 def find_inputs(job: Job) -> Inputs:
