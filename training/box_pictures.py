@@ -37,11 +37,10 @@ def draw_objects(
         uint8 [H, W, 3].
     """
     picture = Image.fromarray(image_HWC)
-    draw = ImageDraw.Draw(picture)
     for box_4, label, difficult in zip(
         truth.boxes_N4, truth.labels_N.tolist(), truth.difficult_N.tolist(), strict=True
     ):
-        _draw_box(draw, box_4, class_names[label], colours[label], dashed=difficult)
+        _draw_box(picture, box_4, class_names[label], colours[label], dashed=difficult)
     return np.asarray(picture)
 
 
@@ -65,18 +64,18 @@ def draw_detections(
         uint8 [H, W, 3].
     """
     picture = Image.fromarray(image_HWC)
-    draw = ImageDraw.Draw(picture)
     for index in np.argsort(found.scores_N, kind="stable").tolist():
         score, label = float(found.scores_N[index]), int(found.labels_N[index])
         if score >= least_score:
             text = f"{class_names[label]} {score:.2f}"
-            _draw_box(draw, found.boxes_N4[index], text, colours[label])
+            _draw_box(picture, found.boxes_N4[index], text, colours[label])
     return np.asarray(picture)
 
 
 def _draw_box(
-    draw: ImageDraw.ImageDraw, box_4: np.ndarray, text: str, colour: Colour, *, dashed: bool = False
+    picture: Image.Image, box_4: np.ndarray, text: str, colour: Colour, *, dashed: bool = False
 ) -> None:
+    draw = ImageDraw.Draw(picture)
     # Half-open edges: the last pixel of the box lies before x2, y2.
     left, top, right, bottom = (round(float(v)) for v in (*box_4[:2], *(box_4[2:] - 1)))
     right, bottom = max(left, right), max(top, bottom)
@@ -87,8 +86,9 @@ def _draw_box(
     else:
         draw.rectangle((left, top, right, bottom), outline=colour, width=_LINE)
     font = ImageFont.load_default(size=_TEXT_SIZE)
-    # Above the box if there is room, else inside.
-    at = (left, top - _TEXT_SIZE - 2 if top > _TEXT_SIZE + 2 else top)
+    # Above the box if there is room, else inside; moved left where it would leave the picture.
+    start = min(left, max(0, picture.width - round(draw.textlength(text, font=font)) - 1))
+    at = (start, top - _TEXT_SIZE - 2 if top > _TEXT_SIZE + 2 else top)
     luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     draw.rectangle(draw.textbbox(at, text, font=font), fill=colour)
     draw.text(at, text, fill="white" if luma < _DARK else "black", font=font)

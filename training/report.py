@@ -144,19 +144,24 @@ def columns(points: Sequence[Point]) -> tuple[str, ...]:
 
 
 def constant_line(points: Sequence[Point]) -> str:
-    """Returns what a network must beat: always predicting the split's most frequent class.
+    """Returns what a network must beat, and who does not.
 
-    Empty for detection: nothing that looks at no picture finds an object.
+    That is always predicting the split's most frequent class. Detection has no such baseline: there
+    it is another picture's boxes, where that was measured, else finding nothing.
     """
-    comparable = [p for p in points if p.constant_score is not None]
-    always = {(p.class_names[p.constant_class], p.metric, p.constant_score) for p in comparable}
+    always = {
+        (p.class_names[p.constant_class], p.metric, p.constant_score)
+        for p in points
+        if p.constant_score is not None
+    }
     lines = [
         f"Always predicting {name!r}, the most frequent class, gives {metric} {score:.4f}."
         for name, metric, score in sorted(always)
     ]
-    weak = dict.fromkeys(p.label for p in comparable if p.score <= p.constant_score)
+    weak = dict.fromkeys(p.label for p in points if p.score <= _to_beat(p))
     if weak:
-        lines.append(f"No better than that, so that its rates mean nothing: {', '.join(weak)}.")
+        level = "that" if always else "chance"
+        lines.append(f"No better than {level}, so that its rates mean nothing: {', '.join(weak)}.")
     return " ".join(lines)
 
 
@@ -246,6 +251,10 @@ def _channels(point: Point) -> str:
     if point.channels_min == point.channels_max:
         return str(point.channels_min)
     return f"{point.channels_mean:.1f} ({point.channels_min}-{point.channels_max})"
+
+
+def _to_beat(point: Point) -> float:
+    return (point.permuted_score or 0.0) if point.constant_score is None else point.constant_score
 
 
 def _head(points: Sequence[Point], setting: Setting) -> str:

@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from training.detection_metrics import mean_ap, voc_ap
 from training.points import Point
-from training.sample_results import ImageRate, SegmentationResult
+from training.sample_results import DetectionResult, ImageRate, SegmentationResult
 
 CLASSES = ("road", "building", "car")
 
@@ -108,3 +109,47 @@ def at_rate(label: str, y_bytes: int, score: float, **changes: object) -> Point:
     """Returns a point of one image with 30 + ``y_bytes`` bytes and a chosen score."""
     sample = make_sample(y_bytes=y_bytes)
     return make_point(label, score=score, samples=(sample,), **changes)
+
+
+def make_detections(
+    skill: float, images: int = 40, rate: float = 100.0, seed: int = 0
+) -> tuple[DetectionResult, ...]:
+    """Returns images with objects of two classes: a share ``skill`` is found, some of it twice.
+
+    What there is to find in an image depends on its number alone: two networks can find the same
+    ones hard.
+    """
+    results = []
+    for number in range(images):
+        world, luck = np.random.default_rng(number), np.random.default_rng((seed, number))
+        objects = world.integers(0, 4, 2)
+        found = [(k, 1) for k, count in enumerate(objects, start=1) for _ in range(count)]
+        found = [(k, int(luck.random() < skill)) for k, _ in found]
+        results.append(
+            DetectionResult(
+                sample_id=f"{number:03d}",
+                pixels=1600,
+                rate=make_sample(y_bytes=int(rate * (1 + 0.3 * world.random()))).rate,
+                labels=tuple(k for k, _ in found),
+                scores=tuple(float(luck.integers(1, 9)) / 8 for _ in found),
+                hits=tuple(hit for _, hit in found),
+                objects=(0, *objects.tolist()),
+            )
+        )
+    return tuple(results)
+
+
+def measured_ap(label: str, samples: tuple[DetectionResult, ...], **changes: object) -> Point:
+    """Returns a point whose AP50 is that of its images."""
+    matches = [s.matches for s in samples]
+    ap_K = voc_ap(matches, use_07_metric=False)
+    own = {
+        "task": "detection",
+        "score": mean_ap(ap_K),
+        "class_scores": tuple(None if np.isnan(v) else float(v) for v in ap_K),
+        "constant_class": None,
+        "constant_score": None,
+        "more_scores": {"AP50-07": mean_ap(voc_ap(matches, use_07_metric=True)), "COCO AP": 0.1},
+        "class_names": ("background", "car", "dog"),
+    }
+    return make_point(label, samples=samples, **(own | changes))

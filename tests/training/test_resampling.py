@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from latent_store.errors import DatasetError
-from tests.training.made_points import make_images, make_point, make_sample, measured
+from tests.training.made_points import (
+    make_detections,
+    make_images,
+    make_point,
+    make_sample,
+    measured,
+    measured_ap,
+)
 from training.methods import make_methods
 from training.metrics import ConfusionMatrix
 from training.resampling import (
@@ -33,6 +40,45 @@ def test_draws_are_counted_as_a_set_of_their_images_is():
         again = measured("b", tuple(drawn))
         assert miou_D[draw] == pytest.approx(again.score, abs=1e-12)
         assert bpp_D[draw] == pytest.approx(again.bpp, abs=1e-12)
+
+
+def test_ap_of_a_draw_is_that_of_the_set_of_its_images():
+    point = measured_ap("a", make_detections(0.6, images=12))
+    images = draw_images([point], draws=20)
+    ap_D = drawn_score(point, images)
+    assert len(np.unique(ap_D)) > 10
+    for draw, times_S in enumerate(images.times_DS):
+        drawn = [s for s, n in zip(point.samples, times_S, strict=True) for _ in range(int(n))]
+        # Copies of an image stand beside each other, and so do copies of a detection: equal scores
+        # rank as they would if each were drawn apart by an infinitesimal.
+        apart = tuple(_apart(sample, n) for n, sample in enumerate(drawn))
+        assert ap_D[draw] == pytest.approx(measured_ap("b", apart).score, abs=1e-6)
+
+
+def _apart(sample, number):
+    """Detections of equal scores in the order of image, detection, copy."""
+    scores = [s - 1e-3 * int(sample.sample_id) - 1e-5 * i for i, s in enumerate(sample.scores)]
+    scores = tuple(s - 1e-7 * number for s in scores)
+    return dataclasses.replace(sample, scores=scores)
+
+
+def test_ap_of_each_image_once_is_the_points_own():
+    point = measured_ap("a", make_detections(0.6))
+    once = Images(sample_ids=tuple(s.sample_id for s in point.samples), times_DS=np.ones((1, 40)))
+    assert drawn_score(point, once)[0] == pytest.approx(point.score, abs=1e-12)
+
+
+def test_ap_has_an_interval_around_it_and_none_where_nothing_counts():
+    point = measured_ap("a", make_detections(0.6))
+    found = interval(drawn_score(point, draw_images([point])))
+    assert found.low < point.score < found.high
+    empty = [
+        dataclasses.replace(s, labels=(), scores=(), hits=(), objects=(0, 0, 0))
+        for s in point.samples
+    ]
+    half = dataclasses.replace(point, samples=(point.samples[0], empty[1]))
+    ap_D = drawn_score(half, draw_images([half], draws=400))
+    assert np.isnan(ap_D).mean() == pytest.approx(0.25, abs=0.1)
 
 
 def test_each_image_once_gives_the_points_own_numbers():
