@@ -14,6 +14,7 @@ import latent_store
 from pipelines import encode, train_teacher
 from tests.conftest import RANKING, TinyStore
 from tests.training.made_detectors import KEEP, BoxStore, box_encode_args, make_box_store
+from tests.training.test_ranks import torchrun
 from training import train
 from training.checkpoints import load_network
 from training.classes import VOC_CLASSES
@@ -145,6 +146,22 @@ def test_an_image_is_the_same_in_any_batch_and_on_any_canvas(
         for sample, one in alone.items():
             for name, value in one.items():
                 torch.testing.assert_close(other[sample][name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_two_ranks_have_the_losses_of_one_process(store: BoxStore, tmp_path: Path) -> None:
+    more = ["--freeze_batch_norm", "--batch_size", 4, "--max_steps", 1, "--log_steps", 1]
+    more += ["--val_split", "test"]
+    alone, together = tmp_path / "one", tmp_path / "two"
+    assert train.main(arguments(store, alone, *more)) == 0
+    done = torchrun("-m", "training.train", *arguments(store, together, *more))
+    assert done.returncode == 0, done.stderr
+    (one,), (two,) = records(alone, "step"), records(together, "step")
+    for part in ("objectness", "proposal_box", "distillation"):
+        assert two[part] == pytest.approx(one[part], rel=1e-4)
+    for part in ("classification", "box"):  # rounding may swap two proposals
+        assert two[part] == pytest.approx(one[part], rel=0.05)
+    (one,), (two,) = records(alone, "validation"), records(together, "validation")
+    assert two.keys() == one.keys()
 
 
 class _Collector(DetectionValidator):
