@@ -45,24 +45,30 @@ class BoxStore:
 
 def make_box_store(folder: Path, train: int = 6, test: int = 4) -> BoxStore:
     """Writes pictures in the devkit's layout, and a store of them with one ranking."""
-    root, url = folder / "VOCdevkit", folder / "voc.zarr"
+    store = BoxStore(url=folder / "voc.zarr", data_root=folder / "VOCdevkit")
+    root = store.data_root
     names = [f"{number:06d}" for number in range(1, train + test + 1)]
     for seed, name in enumerate(names):
         _write_picture(root / "VOC2007", name, seed)
     for split, listed in (("trainval", names[:train]), ("test", names[train:])):
         write_list(root / f"VOC2007/ImageSets/Main/{split}.txt", listed)
-        flags = (
-            *("--dataset", "voc", "--voc_task", "detection", "--year", "2007"),
-            *("--data_root", root, "--split", split, "--store", url, "--demo_codec"),
-            *("--canvas", 128, 192, "--samples_per_shard", 2, "--threads", 1),
-        )
-        assert encode.main([*map(str, flags)]) == 0
-    shared = ["--store", str(url), "--dataset", "voc2007", "--ranking", RANKING]
+        assert encode.main(box_encode_args(store, split)) == 0
+    shared = ["--store", str(store.url), "--dataset", "voc2007", "--ranking", RANKING]
     count = ["--method", "variance", "--split", "trainval", "--keep", str(KEEP), "64"]
     assert frequency.main([*shared, *count]) == 0
     for split in ("trainval", "test"):
         assert reorder.main([*shared, "--split", split]) == 0
-    return BoxStore(url=url, data_root=root)
+    return store
+
+
+def box_encode_args(store: BoxStore, split: str, canvas: tuple[int, int] = (128, 192)) -> list[str]:
+    """Returns the arguments that encode a split of the pictures with their boxes."""
+    flags = (
+        *("--dataset", "voc", "--voc_task", "detection", "--year", "2007"),
+        *("--data_root", store.data_root, "--split", split, "--store", store.url),
+        *("--demo_codec", "--canvas", *canvas, "--samples_per_shard", 2, "--threads", 1),
+    )
+    return [*map(str, flags)]
 
 
 def make_detector(

@@ -1,11 +1,13 @@
 """The transforms: shapes, counts, and that integer latents train them."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from latent_store.errors import LatentStoreError
 from training.complexity import count_macs, network_macs
-from training.networks import NetworkConfig
+from training.networks import NetworkConfig, build_network
 from training.transforms import ModuleDeconv, build_transform
 
 KINDS = [("deconv", "igdn"), ("deconv", "relu"), ("res", "igdn")]
@@ -87,6 +89,24 @@ def test_a_networks_parts_add_up() -> None:
     pixel = network_macs(NetworkConfig(backbone="resnet18", domain="pixel"), 128, 256)
     assert set(pixel.parts) == {"stem", "tail"}
     assert pixel.parts["tail"] == macs.parts["tail"]
+
+
+def test_a_detectors_products_are_those_of_its_layers() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = NetworkConfig(
+        task="detection", domain="pixel", backbone="resnet18", fpn_width=16, box_head_width=32
+    )
+    network = build_network(config).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        maps = network.tail.pyramid(network.stem(torch.zeros(1, 3, 64, 128)))
+        network.tail.rpn.head(list(maps.values()))
+    # The box head has two layers and two predictors, for as many proposals as there may be.
+    a_proposal = 16 * 7 * 7 * 32 + 32 * 32 + 32 * (19 + 4 * 19)
+    macs = network_macs(config, 64, 128)
+    assert macs.true == counter.get_total_flops() // 2 + 1000 * a_proposal
+    latent = network_macs(dataclasses.replace(config, domain="latent"), 64, 128)
+    assert latent.parts["tail"] == macs.parts["tail"]
 
 
 def test_counting_leaves_the_module_alone() -> None:

@@ -72,13 +72,14 @@ def make_job(store: str, output: Path, *more: str, resume: bool = False) -> Job:
 
 def reason(job: Job, ranks: Ranks, task: type[SegmentationTask] = SegmentationTask) -> str:
     """Trains with a task that something happens to on rank 1; returns what stopped it."""
-    train.SegmentationTask = task if ranks.rank == 1 else SegmentationTask
+    parts = train.TASK_PARTS["segmentation"]
+    train.TASK_PARTS["segmentation"] = (task if ranks.rank == 1 else parts[0], *parts[1:])
     try:
         train.train(job, ranks)
     except LatentStoreError as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        train.SegmentationTask = SegmentationTask
+        train.TASK_PARTS["segmentation"] = parts
     return "nothing"
 
 

@@ -1,0 +1,153 @@
+"""`train-teacher` on pictures of mixed sizes: both tasks, and the same crops as from a store."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import latent_store
+from pipelines import encode, train_teacher
+from pipelines.datasets import open_dataset
+from pipelines.raw_images import RawImageLoader, RawImages, WholeRawImages
+from tests.pipelines.made_voc import write_voc
+from training.checkpoints import load_network
+from training.classes import VOC_CLASSES
+from training.loader import LoaderConfig, StoreLoader
+from training.sources import SourceSpec, StoreSource
+
+SMALL = ("--backbone", "resnet18", "--batch_size", "2", "--max_steps", "2", "--no-tensorboard")
+SHAPES = {
+    "detection": ("--fpn_width", "8", "--box_head_width", "16"),
+    "segmentation": ("--aspp_width", "8"),
+}
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("devkit")
+    write_voc(root)
+    return root
+
+
+def arguments(data_root: Path, output: Path, task: str, *more: object) -> list[str]:
+    words = ["--dataset", "voc", "--voc_task", task, "--data_root", data_root, "--output", output]
+    words += ["--split", "trainval", "--val_split", "trainval", "--device", "cpu", *SMALL]
+    return [str(word) for word in [*words, *more]]
+
+
+@pytest.mark.parametrize("task", SHAPES)
+def test_a_teacher_of_either_task_learns_from_mixed_sizes(
+    data_root: Path, tmp_path: Path, task: str
+) -> None:
+    output = tmp_path / "run"
+    args = arguments(data_root, output, task, *SHAPES[task])
+    assert train_teacher.main(args) == 0
+    loaded = load_network(output / "last.pt", kind="teacher")
+    assert (loaded.config.task, loaded.config.num_classes) == (task, 21)
+    assert loaded.meta["dataset"] == "voc2007"
+    assert loaded.meta["class_names"] == list(VOC_CLASSES)
+    assert loaded.meta["label"] == "pixel (trained on raw)"
+    records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    (scores,) = [record for record in records if record["kind"] == "validation"]
+    assert 0 <= scores["ap50" if task == "detection" else "miou"] <= 1
+    assert train_teacher.main([*args, "--resume"]) == 0
+
+
+def raw_loader(data_root: Path, task: str, config: LoaderConfig) -> RawImageLoader:
+    reader = open_dataset("voc", str(data_root), voc_task=task, years=[2007])
+    images = RawImages(reader, reader.manifest("trainval"), cache_mb=1)
+    return RawImageLoader(images, config, seed=3)
+
+
+def test_pictures_and_latents_are_cropped_alike(data_root: Path, tmp_path: Path) -> None:
+    """What is compared (pixels on raw, latents) sees the same crops, sizes and objects."""
+    url = tmp_path / "s.zarr"
+    flags = ["--dataset", "voc", "--voc_task", "detection", "--data_root", str(data_root)]
+    flags += ["--split", "trainval", "--store", str(url), "--demo_codec", "--threads", "1"]
+    assert encode.main(flags) == 0
+    config = LoaderConfig(batch_size=1, crop=64, workers=0)
+    spec = SourceSpec(
+        url=str(url),
+        split="voc2007/trainval",
+        task="detection",
+        domain="latent",
+        codec_id=latent_store.open(url).codec().codec_id,
+        num_classes=21,
+    )
+    loaders = (
+        raw_loader(data_root, "detection", config),
+        StoreLoader(StoreSource(spec), config, seed=3),
+    )
+    objects, extents = 0, set()
+    for _ in range(6):
+        for raw, stored in zip(*loaders, strict=True):
+            assert raw["sample_ids"] == stored["sample_ids"]
+            assert raw["x_BCHW"].shape[-2:] == (64, 64)
+            assert torch.equal(raw["valid_B2"], stored["valid_B2"])
+            assert torch.equal(raw["targets"][0]["boxes"], stored["targets"][0]["boxes"])
+            assert torch.equal(raw["targets"][0]["labels"], stored["targets"][0]["labels"])
+            boxes_N4, (height, width) = raw["targets"][0]["boxes"], raw["valid_B2"][0].tolist()
+            assert (boxes_N4 >= 0).all()
+            assert (boxes_N4[:, 2] <= width).all()
+            assert (boxes_N4[:, 3] <= height).all()
+            objects += len(boxes_N4)
+            extents.add((height, width))
+    assert objects > 3
+    assert len(extents) > 3
+    for loader in loaders:
+        loader.close()
+
+
+def test_a_batch_has_one_coded_size_and_says_what_is_padding(data_root: Path) -> None:
+    loader = raw_loader(data_root, "detection", LoaderConfig(batch_size=2, workers=0))
+    assert loader.rule.crop == 0  # whole pictures, unless a crop is asked for
+    shapes = {
+        name: (tuple(batch["x_BCHW"].shape[-2:]), tuple(valid))
+        for batch in loader
+        for name, valid in zip(batch["sample_ids"], batch["valid_B2"].tolist(), strict=True)
+    }
+    assert shapes == {
+        "000001": ((128, 192), (100, 150)),
+        "000002": ((128, 64), (120, 64)),
+        "000003": ((64, 128), (60, 70)),
+    }
+    loader.close()
+
+
+def test_flipped_views_mirror_pictures_masks_and_objects(data_root: Path) -> None:
+    for task in SHAPES:
+        reader = open_dataset("voc", str(data_root), voc_task=task, years=[2007])
+        (sample, *_) = reader.manifest("trainval")
+        images = RawImages(reader, [sample, sample.seen_as("hflip")], cache_mb=1)
+        plain, flipped = WholeRawImages(images, batch_size=1)
+        height, width = sample.height, sample.width
+        pixels = [one["x_BCHW"][0, :, :height, :width].numpy() for one in (plain, flipped)]
+        np.testing.assert_array_equal(pixels[1], pixels[0][..., ::-1])
+        if task == "detection":
+            boxes_N4, mirrored_N4 = plain["targets"][0]["boxes"], flipped["targets"][0]["boxes"]
+            assert torch.equal(mirrored_N4[:, 0], width - boxes_N4[:, 2])
+        else:
+            masks = [one["labels_BHW"][0, :height, :width].numpy() for one in (plain, flipped)]
+            np.testing.assert_array_equal(masks[1], masks[0][:, ::-1])
+
+
+REFUSALS = {
+    "fpn": ("segmentation", ["--fpn_width", "8"], "--fpn_width is a setting of detection, the ta"),
+    "aspp": ("detection", ["--aspp_width", "8"], "--aspp_width is a setting of segmentation, the"),
+    "year": ("detection", ["--year", "2012"], "has no VOC2012; it has: VOC2007"),
+    "crop": ("detection", ["--crop", "32"], "--crop 32 is smaller than the pyramid's coarsest"),
+    "batch": ("segmentation", ["--batch_size", "1"], "--batch_size 1 cannot train batch norm"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(data_root: Path, tmp_path: Path, fails: Callable[..., str], case: str) -> None:
+    task, more, message = REFUSALS[case]
+    line = fails(train_teacher.main, arguments(data_root, tmp_path / "run", task, *more))
+    assert re.search(re.escape(message), line), line
