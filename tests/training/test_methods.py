@@ -7,8 +7,17 @@ import dataclasses
 import pytest
 
 from latent_store.errors import DatasetError
-from tests.training.made_points import CLASSES, at_rate, make_point, make_sample
+from tests.training.made_points import (
+    CLASSES,
+    at_rate,
+    make_detections,
+    make_point,
+    make_sample,
+    measured_ap,
+)
 from training.methods import make_methods, make_sweeps, point_names
+
+NOTHING = dataclasses.replace(make_detections(0.5)[0], objects=(0, 0, 0))
 
 
 def test_codecs_make_a_curve_and_seeds_its_means():
@@ -71,6 +80,14 @@ def test_two_networks_under_one_name_are_refused():
         (
             [make_point(samples=(dataclasses.replace(make_sample(), labelled=(0, 0, 0)),))],
             "every pixel of the 1 images of static-16 is ignored: it has no mIoU",
+        ),
+        (
+            [make_point(), measured_ap("b", make_detections(0.5))],
+            "static-16 was measured in segmentation, b in detection; compare points of one task",
+        ),
+        (
+            [dataclasses.replace(measured_ap("b", make_detections(0.5)), samples=(NOTHING,))],
+            "no object of the 1 images of b counts: it has no AP50; measure it on a split with obj",
         ),
     ],
 )

@@ -12,7 +12,15 @@ from PIL import Image
 from latent_store.errors import IntegrityError
 from latent_store.rankings import Agreement
 from tests.latent_store.test_rankings import make_ranking
-from tests.training.made_points import at_rate, make_images, make_point, make_sample, measured
+from tests.training.made_points import (
+    at_rate,
+    make_detections,
+    make_images,
+    make_point,
+    make_sample,
+    measured,
+    measured_ap,
+)
 from training import plots, points, report
 from training.comparisons import analyse
 
@@ -34,6 +42,28 @@ def test_points_survive_their_file(tmp_path):
     assert points.read_point(tmp_path, point.key) == point
     assert points.read_point(tmp_path, "another") is None
     assert [p.name for p in tmp_path.iterdir()] == [f"{point.key}.json"]
+
+
+def test_points_of_detectors_survive_their_file(tmp_path):
+    point = measured_ap("detector", make_detections(0.6), permuted_score=0.1)
+    points.write_point(tmp_path, point)
+    assert points.read_point(tmp_path, point.key) == point
+
+
+def test_points_from_when_maps_were_the_only_task_are_read(tmp_path):
+    path = points.write_point(tmp_path, make_point(permuted_score=0.1))
+    text = path.read_text()
+    for old, new in (
+        ("miou", "score"),
+        ("class_iou", "class_scores"),
+        ("constant_miou", "constant_score"),
+        ("permuted_miou", "permuted_score"),
+    ):
+        assert f'"{new}"' in text
+        text = text.replace(f'"{new}"', f'"{old}"')
+    path.write_text(text.replace(', "task": "segmentation", "more_scores": {}', ""))
+    assert "task" not in path.read_text()
+    assert points.read_point(tmp_path, make_point().key) == make_point(permuted_score=0.1)
 
 
 def test_points_from_before_seeds_were_noted_are_read(tmp_path):
@@ -109,6 +139,40 @@ def test_one_method_at_several_codecs_is_one_curve():
     assert "No intervals: a single image cannot be drawn in several ways." in text
 
 
+def test_detectors_have_rate_ap_curves_with_bd_rate_and_intervals(tmp_path):
+    rates = (80, 160, 320, 640)
+    pixel, none, ours = (
+        [
+            measured_ap(
+                label,
+                make_detections(0.5 + 0.1 * q, rate=share * rate, seed=q),
+                quality=q,
+                codec_id=f"hyperprior-{q}",
+                **changes,
+            )
+            for q, rate in enumerate(rates)
+        ]
+        for label, share, changes in (
+            ("pixel (trained on raw)", 1, {"domain": "pixel", "selection": "none", "keep": None}),
+            ("no gate", 1, {"selection": "none", "keep": None}),
+            ("static-16", 0.5, {}),
+        )
+    )
+    saved = {(s.found.anchor, s.found.test): s for s in analyse([*pixel, *none, *ours]).saved}
+    against = saved[pixel[0].label, "static-16"]
+    assert against.found.bd_rate == pytest.approx(-50, abs=15)
+    assert against.found.saving.median == pytest.approx(0.5, abs=0.15)
+    text = report.markdown([*pixel, *none, *ours], SETTING)
+    assert f"{against.found.bd_rate:+.1f} %" in text
+    for part in ("# Rate and AP50 on", "## Rate saved at equal AP50", "AP50 overlap", "AP50-07"):
+        assert part in text
+    assert "1000 times as many of the 40 images were drawn with replacement" in text
+    assert "mIoU" not in text
+    assert plots.write_figures(ours, tmp_path) == (("rate_ap50.png", "Rate against AP50"),)
+    with Image.open(tmp_path / "rate_ap50.png") as picture:
+        picture.load()
+
+
 def test_markdown_shows_intervals_seeds_and_differences():
     none = measured("no gate", make_images(0.7, rate=200), selection="none", keep=None)
     seeds = [
@@ -158,6 +222,15 @@ def test_networks_that_learned_nothing_are_named():
     assert "No better than that" not in report.constant_line([make_point()])
     text = report.constant_line([make_point(), make_point("blind", score=0.3)])
     assert text.endswith("No better than that, so that its rates mean nothing: blind.")
+
+
+def test_detectors_must_beat_the_boxes_of_another_picture_or_finding_nothing():
+    good = measured_ap("good", make_detections(0.6), permuted_score=0.1)
+    assert report.constant_line([good]) == ""
+    blind = measured_ap("blind", make_detections(0.6), permuted_score=0.99)
+    shut = measured_ap("shut", make_detections(0))
+    text = report.constant_line([good, blind, shut])
+    assert text == "No better than chance, so that its rates mean nothing: blind, shut."
 
 
 def test_markdown_shows_pictures():
