@@ -201,12 +201,20 @@ def _marks(spec: ComponentSpec) -> dict[str, Any]:
 def _require_same_spec(group: zarr.Group, spec: ComponentSpec) -> None:
     existing = dict(group.attrs)
     for name, value in _marks(spec).items():
-        if name in existing and existing[name] != value:
+        if name in existing and not _agrees(name, existing[name], value):
             message = (
                 f"{group.path} was written with {name} = {existing[name]!r}, this job would write "
                 f"{value!r}; use the same inputs, or another store"
             )
             raise IdentityError(message)
+
+
+def _agrees(name: str, found: Any, wanted: Any) -> bool:
+    if name != "encoding-version":
+        return found == wanted
+    # Minor versions only add: what an older one began, this one may go on with.
+    (major, minor), newest = (tuple(map(int, text.split("."))) for text in (found, wanted))
+    return major == newest[0] and minor <= newest[1]
 
 
 def _require_array(group: zarr.Group, spec: ArraySpec, plan: ShardPlan) -> None:

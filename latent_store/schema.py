@@ -16,7 +16,7 @@ from latent_store.errors import FormatVersionError, IdentityError
 from latent_store.feature_encoding import FeatureEncoding
 
 FORMAT_NAME = "latent-store"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 
 LATENT_STRIDE = 16
 """Pixels per latent position: the codec's g_a halves the picture four times."""

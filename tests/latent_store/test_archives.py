@@ -15,11 +15,12 @@ import pytest
 import zarr
 
 import latent_store
-from latent_store import cli, component, groups, index, integrity, receipts, seals
+from latent_store import cli, component, groups, index, integrity, receipts, schema, seals
 from latent_store.codec.deep_check import check_streams
 from latent_store.consolidated import consolidate
-from latent_store.errors import FormatVersionError
+from latent_store.errors import FormatVersionError, IdentityError
 from latent_store.location import Location
+from latent_store.plan import read_plan
 from tests.latent_store.archives.make_v1 import ARCHIVE, EXPECTED, digests
 from tests.latent_store.readings import contents
 
@@ -54,7 +55,19 @@ def test_a_newer_minor_version_with_unknown_things_is_read(archived: Path) -> No
 def test_a_newer_major_version_is_refused(archived: Path, fails: Callable[..., str]) -> None:
     edit(archived, "", lambda attrs: {**attrs, "encoding-version": "2.0"})
     line = fails(cli.main, ["inspect", str(archived)])
-    assert "has format version 2.0, this library reads 1.0; install a release of" in line
+    assert "has format version 2.0, this library reads 1.1; install a release of" in line
+
+
+def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -> None:
+    location = Location(archived)
+    plan = read_plan(location, "made", "train")
+    spec = schema.labels_spec(*plan.canvas)
+    component.create_component(location, plan, spec)
+    group = component.open_component(location, plan.name, spec.key)
+    assert group.attrs["encoding-version"] == schema.FORMAT_VERSION == "1.1"
+    edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": "1.9"}))
+    with pytest.raises(IdentityError, match=r"encoding-version = '1\.9', this job would"):
+        component.create_component(location, plan, spec)
 
 
 def test_a_component_of_a_newer_major_version_is_refused_alone(archived: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.classes import VOC_CLASSES, voc_colour
+from pipelines.voc_scenes import write_mask
+from training.classes import VOC_CLASSES
 
 Object = tuple[str, tuple[float, float, float, float], int, int]
 """Class name, the devkit's xmin, ymin, xmax, ymax, difficult, truncated."""
@@ -66,13 +67,6 @@ def made_mask(seed: int, size: tuple[int, int]) -> np.ndarray:
     mask_HW = np.kron(blocks, np.ones((20, 20), np.uint8))[: size[0], : size[1]].copy()
     mask_HW[:, 10] = 255
     return mask_HW
-
-
-def write_mask(path: Path, mask_HW: np.ndarray) -> None:
-    """Writes a palette PNG, as the devkit's masks are."""
-    image = Image.fromarray(mask_HW)
-    image.putpalette([channel for label in range(256) for channel in voc_colour(label)])
-    image.save(path)
 
 
 def write_objects(path: Path, size: tuple[int, int], objects: Sequence[Object]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -118,6 +119,9 @@ def test_xarray_and_dask_read_boxes(url: Path) -> None:
     split = latent_store.open(url)[SPLIT]
     lazy = split.to_xarray(task="detection")
     assert lazy["boxes"].dims == ("sample", "box", "edge")
+    array = split.to_dask("boxes", task="detection")
+    assert isinstance(array, da.Array)
+    np.testing.assert_array_equal(array.compute(), lazy["boxes"].values)
     one = lazy.sel(sample="000001")
     assert one["boxes"].values[: int(one["box_count"])].tolist()[0] == [10, 20, 60, 80]
     assert set(split.to_xarray()["sample"].values) == {"000001", "000003"}
