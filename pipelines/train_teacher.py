@@ -82,7 +82,9 @@ class TeacherConfig:
     dropout: float = flag("dropout after ASPP", default=0.1)
     auxiliary_head: bool = flag("train an FCN head on layer3 beside", default=False)
     pretrained: str = flag(
-        "backbone to start from: imagenet (torchvision's), a file, or none", default=NONE
+        "backbone to start from: imagenet (torchvision's), a file (for boxes torchvision's Faster "
+        "R-CNN too), or none",
+        default=NONE,
     )
 
 

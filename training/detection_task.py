@@ -13,6 +13,7 @@ import torch
 from latent_store.boxes import Boxes
 from latent_store.errors import DatasetError
 from training.detection_metrics import Detections, DetectionScores
+from training.networks import PixelNetwork
 from training.tasks import NetworkTask, NetworkValidator
 
 Result = tuple[int, Boxes, Detections]
@@ -37,16 +38,17 @@ class DetectionTask(NetworkTask):
         }
 
     def compile_network(self) -> None:
-        """Compiles layers whose shapes depend on the image's size alone.
+        """Compiles what depends on the image's size alone: all up to the pyramid.
 
-        Proposals differ in number from image to image, and would compile anew each time.
+        Proposals differ in number from image to image, and would compile anew each time. Whole
+        functions, since what modules compile for themselves counts together towards one limit.
         """
         network = self.network
-        first = [getattr(network, name, None) for name in ("stem", "transform")]
-        tail = network.tail
-        for part in (*first, tail.layer1, tail.layer2, tail.layer3, tail.layer4, tail.fpn):
-            if part is not None:
-                part.compile()
+        if isinstance(network, PixelNetwork):
+            network.stem.compile()
+        else:
+            network.transformed = torch.compile(network.transformed)
+        network.tail.pyramid = torch.compile(network.tail.pyramid)
 
 
 class DetectionValidator(NetworkValidator):

@@ -98,6 +98,8 @@ def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
 def start_from_pretrained(network: nn.Module, source: str) -> None:
     """Copies torchvision's backbone weights: `imagenet` from its hub, or from a file.
 
+    Of a Faster R-CNN's file a detection network takes pyramid and heads too.
+
     Raises:
         CheckpointError: if the hub cannot be reached and nothing is cached, or the weights do not
             fit.

@@ -117,7 +117,8 @@ class ModelConfig:
         "checkpoint of another network to start from instead", default=None
     )
     pretrained: str = flag(
-        "backbone to start from with --init scratch: imagenet (torchvision's), or a file",
+        "backbone to start from with --init scratch: imagenet (torchvision's), or a file; in "
+        "detection torchvision's Faster R-CNN too",
         default=NONE,
     )
     lambda_kd: float = flag("weight of the distillation loss; the paper's 1", default=1.0)

@@ -18,6 +18,7 @@ One image's output is the same alone or in any batch. ASPP pools over the whole 
 holds images of one coded size, and nothing is padded beyond that.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ from training.transforms import FEATURE_CHANNELS, build_transform
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _BASIC_BLOCKS = ("resnet18", "resnet34")
+_BATCHES = "num_batches_tracked"  # which frozen batch norms do not count
 _BACKBONE_PARTS = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 
 
@@ -245,11 +247,14 @@ def build_backbone(name: str) -> models.ResNet:
 
 
 def load_pretrained_backbone(network: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Copies a torchvision ResNet's or DeepLab v3's backbone weights into a network of ours.
+    """Copies a torchvision network's backbone weights into a network of ours.
+
+    Of a Faster R-CNN, into a detection network, also what fits of its pyramid and heads: with other
+    classes all but the predictor.
 
     Args:
         network: a PixelNetwork (stem and tail) or a LatentNetwork (tail only).
-        state: state dict with torchvision's names, with or without the prefix "backbone.".
+        state: state dict with torchvision's names: of a ResNet, a DeepLab v3 or a Faster R-CNN.
 
     Returns:
         The names of the entries that were copied.
@@ -258,25 +263,34 @@ def load_pretrained_backbone(network: nn.Module, state: Mapping[str, torch.Tenso
         CheckpointError: if an entry has another shape (another ResNet), or layer1 to layer4 are
             not all there.
     """
-    state = {name.removeprefix("backbone."): value for name, value in state.items()}
+    state = {_plain_name(name): value for name, value in state.items()}
     own, copied = network.state_dict(), []
-    for part in ("stem", "tail"):
-        for name in own:
-            source = name.removeprefix(f"{part}.")
-            if name == source or not source.startswith(_BACKBONE_PARTS):
-                continue
-            given = state.get(source)
-            if given is not None:
-                given = matching(source, given, None, network.config.cuts)
-            if given is None or given.shape != own[name].shape:
-                found = "nothing" if given is None else tuple(given.shape)
-                raise CheckpointError(
-                    f"the pretrained weights do not fit {network.config.backbone}: {source} should "
-                    f"be {tuple(own[name].shape)}, found {found}; give weights of that ResNet"
-                )
+    for name in own:
+        part, _, source = name.partition(".")
+        if part not in ("stem", "tail"):
+            continue
+        needed = source.startswith(_BACKBONE_PARTS) and not source.endswith(_BATCHES)
+        given = state.get(source)
+        if given is not None:
+            given = matching(source, given, None, network.config.cuts)
+        if given is not None and given.shape == own[name].shape:
             own[name].copy_(given)
             copied.append(name)
+        elif needed:
+            found = "nothing" if given is None else tuple(given.shape)
+            raise CheckpointError(
+                f"the pretrained weights do not fit {network.config.backbone}: {source} should "
+                f"be {tuple(own[name].shape)}, found {found}; give weights of that ResNet"
+            )
     return copied
+
+
+def _plain_name(name: str) -> str:
+    """Returns the name that an entry of torchvision's has inside our stem and tail."""
+    name = name.removeprefix("backbone.").removeprefix("body.")
+    # torchvision's hub keeps files from before 0.13: convolutions where there are blocks now.
+    name = re.sub(r"^(fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
+    return re.sub(r"^(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
 
 
 def _backbone(config: NetworkConfig) -> models.ResNet:

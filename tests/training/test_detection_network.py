@@ -1,11 +1,14 @@
 """The detection networks: torchvision's numbers, and outputs that no other image moves."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -13,7 +16,7 @@ from latent_store.errors import LatentStoreError
 from training.detection_network import STRIDES, DetectionTail, GridAnchors, KeyedSampler
 from training.gate import gumbel_noise
 from training.losses import DetectionLoss
-from training.networks import NetworkConfig, build_network
+from training.networks import NetworkConfig, build_network, load_pretrained_backbone
 
 SMALL = {
     "task": "detection",
@@ -273,6 +276,36 @@ def test_few_positives_are_all_drawn_and_negatives_fill_up() -> None:
     (positive_N,), (negative_N,) = sampler([labels_N])
     assert torch.equal(torch.where(positive_N)[0], torch.arange(3))
     assert int(negative_N.sum()) == 253
+
+
+def test_torchvisions_weights_give_its_detections() -> None:
+    """Those of `fasterrcnn_resnet50_fpn`, which lie in files with names of before 0.13."""
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5)
+    theirs = FasterRCNN(backbone, 91, min_size=64, max_size=128).eval()
+    nn.init.normal_(theirs.roi_heads.box_predictor.cls_score.weight, std=0.5)
+    nn.init.normal_(theirs.rpn.head.cls_logits.weight, std=0.5)
+    old = {
+        re.sub(r"(blocks\.\d|head\.conv)(\.0)+\.", r"\1.", name): value
+        for name, value in theirs.state_dict().items()
+        if "num_batches" not in name
+    }
+    assert {"rpn.head.conv.weight", "backbone.fpn.inner_blocks.3.bias"} <= set(old)
+    shape = {"task": "detection", "domain": "pixel", "backbone": "resnet18", "anchor_size": 32}
+    ours = build_network(NetworkConfig(num_classes=91, **shape)).eval()
+    copied = load_pretrained_backbone(ours, old)
+    assert {name for name in ours.state_dict() if "num_batches" not in name} == set(copied)
+    x_BCHW = torch.rand(1, 3, 64, 128)
+    with torch.no_grad():
+        (mine,) = ours(x_BCHW, valid_B2=VALID[:1])["detections"]
+        (other,) = theirs(list(x_BCHW))
+    assert len(mine["boxes"]) > 10
+    for name, value in mine.items():
+        torch.testing.assert_close(value, other[name])
+    # Of other classes, everything but the predictor.
+    fewer = build_network(NetworkConfig(num_classes=21, **shape))
+    left = set(copied) - set(load_pretrained_backbone(fewer, old))
+    assert {name.rsplit(".", 2)[0] for name in left} == {"tail.roi_heads.box_predictor"}
 
 
 def test_the_backbone_keeps_its_strides() -> None:
