@@ -28,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,14 @@ class Grid:
             for codec, seeds in method.seeds.items():
                 for seed in seeds:
                     yield Run(method=method, codec=codec, seed=seed)
+
+    def shortened(self, max_steps: int) -> Grid:
+        """Returns the grid with so many steps for every network, whatever a method has."""
+        methods = {
+            name: replace(m, flags={k: v for k, v in m.flags.items() if k != "max_steps"})
+            for name, m in self.methods.items()
+        }
+        return replace(self, train={**self.train, "max_steps": max_steps}, methods=methods)
 
     def timed_runs(self) -> list[Run]:
         """Returns the runs whose networks are timed."""

@@ -11,7 +11,6 @@ named in it.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 import time
@@ -138,7 +137,7 @@ def _run(args: argparse.Namespace) -> int:
         raise LatentStoreError(message)
     grid = load_grid(args.grid)
     if args.max_steps is not None:
-        grid = dataclasses.replace(grid, train={**grid.train, "max_steps": args.max_steps})
+        grid = grid.shortened(args.max_steps)
     place = Place(
         store=args.store,
         work=args.work / grid.name,

@@ -68,6 +68,13 @@ def with_method(name: str, **entry: Any) -> dict[str, Any]:
     return content
 
 
+def test_a_shortened_grid_is_short_also_where_a_method_has_steps_of_its_own() -> None:
+    grid = parse_grid(with_method("start", selection="none", max_steps=500)).shortened(3)
+    steps = {n: {**grid.train, **m.flags}["max_steps"] for n, m in grid.methods.items()}
+    assert set(steps.values()) == {3}
+    assert "start" in steps
+
+
 def test_runs_are_methods_times_codecs_times_seeds() -> None:
     grid = parse_grid(made())
     assert [run.name for run in grid.runs()] == [
