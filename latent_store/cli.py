@@ -1,4 +1,4 @@
-"""``latent-store``: look at a store, check it, close it, and decode its pictures."""
+"""``latent-store``: look at a store, check it, close it, decode its pictures, share its stream."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pathlib import Path
 
 from latent_store import finalize, integrity
 from latent_store.console import make_parser, progress, run_command
-from latent_store.errors import JobFailedError
+from latent_store.errors import JobFailedError, LatentStoreError
 from latent_store.location import Location
-from latent_store.reader import LatentStore
+from latent_store.rankings import write_ranking
+from latent_store.reader import LatentStore, Split
+from latent_store.shared_orders import describe_sharing, share_order, shared_cuts
 from latent_store.summary import describe
 
 DESCRIPTION = """
 Looks at a latent store, checks it, closes it, decodes its pictures, and takes them out as stream
-files, which decode without the store.
+files, which decode without the store. Merges the rankings of several tasks into the order of one
+stream that serves them all.
 """
 EXAMPLES = """
 examples:
@@ -26,6 +29,7 @@ examples:
   latent-store export cityscapes.zarr --sample aachen_000000_000019 --ranking gate \\
       --output aachen.stream
   latent-store decode aachen.stream --channels 16 --store cityscapes.zarr --output x16.png
+  latent-store share voc.zarr --rankings segmentation detection --name both --split voc2012/trainval
   latent-store selfcheck cityscapes.zarr
   latent-store finalize gs://bucket/cityscapes.zarr
 """
@@ -50,7 +54,8 @@ def make_flags() -> argparse.ArgumentParser:
     check.add_argument("--max_samples", type=int, help="only the first N samples of each split")
     check.add_argument("--device", default="cpu", help="cpu, or cuda: also decode there")
     export = actions.add_parser("export", help="one sample, as a stream file")
-    for action in (inspect, verify, close, check, export):
+    share = actions.add_parser("share", help="one order of channels for several tasks' rankings")
+    for action in (inspect, verify, close, check, export, share):
         action.add_argument("url", metavar="URL", help="folder or URL of the store")
     decode = actions.add_parser("decode", help="one picture, from all channels or a few")
     decode.add_argument("url", metavar="URL|FILE", help="a store, or a stream file")
@@ -58,6 +63,11 @@ def make_flags() -> argparse.ArgumentParser:
     export.add_argument("--sample", required=True, help="sample id")
     export.add_argument("--channels", default="all", help="all, or N: up to that cut")
     export.add_argument("--output", type=Path, required=True, help="stream file to write")
+    share.add_argument("--rankings", nargs="+", required=True, help="the tasks' rankings")
+    share.add_argument("--name", required=True, help="name of the ranking to write")
+    share.add_argument("--split", help="dataset/split whose rates to show (default: the only one)")
+    share.add_argument("--codec", help="codec id (default: the only one)")
+    share.add_argument("--overwrite", action="store_true", help="replace a ranking of that name")
     for action in (decode, export):
         action.add_argument("--split", help="dataset/split, where several have that sample")
         action.add_argument("--ranking", help="ranking of N channels (default: the only one)")
@@ -91,6 +101,8 @@ def _run(flags: argparse.Namespace) -> int:
         return 0
     if flags.action == "finalize":
         return _finalize(location)
+    if flags.action == "share":
+        return _share(store, flags)
     return _verify(location, deep=flags.deep, repair=flags.repair)
 
 
@@ -103,6 +115,27 @@ def _finalize(location: Location) -> int:
         else:
             print(f"{outcome.split}/{outcome.component}: complete, {outcome.num_shards} shards")
     return 1 if failed else 0
+
+
+def _share(store: LatentStore, flags: argparse.Namespace) -> int:
+    codec_id = store.codec(flags.codec).codec_id
+    rankings = [store.ranking(codec_id, name) for name in flags.rankings]
+    ranking = share_order(rankings, flags.name)
+    table = describe_sharing(shared_cuts(rankings, _one_split(store, flags.split)))
+    write_ranking(store.location, ranking, overwrite=flags.overwrite)
+    cuts = " ".join(map(str, ranking.cuts))
+    print(f"{flags.name}: one order of {codec_id} for {', '.join(flags.rankings)}; cuts {cuts}")
+    print(table)
+    return 0
+
+
+def _one_split(store: LatentStore, name: str | None) -> Split:
+    known = store.splits()
+    if name is None and len(known) != 1:
+        raise LatentStoreError(
+            f"{store.url} has the splits {', '.join(known) or 'none'}: choose one with --split"
+        )
+    return store[name or known[0]]
 
 
 def _verify(location: Location, *, deep: bool, repair: bool) -> int:

@@ -151,6 +151,7 @@ def make_ranking(
     keep: list[int] | None,
     split: str,
     checkpoint_sha256: str | None = None,
+    task: str = "segmentation",
     seed: int = 0,
 ) -> Ranking:
     """Orders the channels by what was counted.
@@ -188,6 +189,7 @@ def make_ranking(
         dataset=dataset,
         split=name,
         checkpoint_sha256=checkpoint_sha256,
+        task=task,
         seed=seed if method == "random" else None,
         halves=(
             compare_orders(*(_keys(half, method) for half in halves), cuts[:-1])

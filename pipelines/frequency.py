@@ -115,6 +115,7 @@ def _run(argv: Sequence[str] | None) -> int:
         keep=flags.keep,
         split=split.plan.name,
         checkpoint_sha256=hashlib.sha256(checkpoint).hexdigest() if checkpoint else None,
+        **({"task": load_gate(checkpoint).config.task} if checkpoint else {}),
         seed=flags.seed,
     )
     _report_ties(ranking, strict=flags.strict)
