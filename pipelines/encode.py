@@ -45,7 +45,7 @@ examples:
       --store cityscapes.zarr --quality 2 --teacher_checkpoint teacher/last.pt
   encode-to-store --dataset cityscapes --data_root /data/cityscapes --split val \\
       --store cityscapes.zarr --demo_codec --max_samples 32 --dry_run
-  encode-to-store --dataset voc --voc_task detection --year 2007 --data_root /data/VOCdevkit \
+  encode-to-store --dataset voc --voc_task detection --year 2007 --data_root /data/VOCdevkit \\
       --split trainval --store voc.zarr --quality 2
 """
 
