@@ -276,12 +276,13 @@ def _read_object(
         min(x1, y1) < -BEYOND
         or x2 > sample.width + BEYOND
         or y2 > sample.height + BEYOND
+        or min(x2, y2) <= 0
         or x1 >= sample.width
         or y1 >= sample.height
     ):
         message = (
             f"the box of the {name} ({shown}) leaves the picture of {sample.width}x{sample.height} "
-            f"(width x height) by more than {BEYOND} pixel"
+            f"(width x height) by more than {BEYOND} pixel, or is not in it at all"
         )
         raise DatasetError(message)
     return (

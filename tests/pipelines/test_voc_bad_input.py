@@ -49,6 +49,7 @@ def reader_of(folder: Path, task: str) -> Voc:
             "the box of the car (xmin 11, ymin 21, xmax 152, ymax 80) leaves the picture of",
         ),
         ({"<xmin>11<": "<xmin>-1<"}, "leaves the picture of 150x100 (width x height) by more"),
+        ({"<xmin>11<": "<xmin>0<", "<xmax>60<": "<xmax>0<"}, "pixel, or is not in it at all"),
         ({"<name>car<": "<name>lorry<"}, "an object is a 'lorry', which is none of VOC's classes"),
         ({"<name>car<": "<name>background<"}, "an object is a 'background', which is none of"),
         ({"<truncated>1<": "<truncated>2<"}, "the car has truncated '2', which is neither 0 nor 1"),
