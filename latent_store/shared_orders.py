@@ -25,6 +25,9 @@ METHOD = "shared"
 class SharedCut:
     """What one cut of a shared stream costs, beside a stream of each task's own.
 
+    Rates are all images' bits over all their original pixels, as ``evaluate-from-store`` has them,
+    but those of y by the ledger: without what the coder writes to finish.
+
     Attributes:
         keep: N, the channels that each task needs.
         common: Channels that all tasks have among their first N.
@@ -53,9 +56,9 @@ def share_order(rankings: Sequence[Ranking], ranking_id: str) -> Ranking:
         ranking_id: Name of the result.
 
     Returns:
-        A ranking by :data:`METHOD`. Its score is -1 times a channel's best rank, its tie-break
-        the mean of its ranks; its cuts are where the first N of every task end, for each N at
-        which any of them can be cut.
+        A ranking by :data:`METHOD`. Its score is -1 times a channel's best rank, less a fraction
+        that rises with the mean of its ranks; its cuts are where the first N of every task end,
+        for each N at which any of them can be cut.
 
     Raises:
         RankingError: Fewer than two rankings, one of them twice, or of different codecs.
@@ -64,8 +67,9 @@ def share_order(rankings: Sequence[Ranking], ranking_id: str) -> Ranking:
     first = rankings[0]
     channels = len(first.order)
     ranks_TC = np.stack([np.argsort(ranking.order) for ranking in rankings]) + 1
-    score, mean = -ranks_TC.min(0).astype(np.float64), ranks_TC.mean(0)
-    order = order_channels(score, -mean)
+    # One number, since a ranking keeps no other: the mean is at most M, so the fraction is below 1.
+    score = -(ranks_TC.min(0) + ranks_TC.mean(0) / (channels + 1))
+    order = order_channels(score)
     wanted = sorted({n for ranking in rankings for n in ranking.cuts})
     cuts = tuple(dict.fromkeys([*(_together(rankings, n) for n in wanted), channels]))
     tasks = dict.fromkeys(ranking.task for ranking in rankings)
@@ -89,14 +93,14 @@ def shared_cuts(rankings: Sequence[Ranking], split: Split) -> list[SharedCut]:
 
     Args:
         rankings: The tasks' own, of one codec.
-        split: Its samples, views left out, are what the rates are means over.
+        split: Its samples, views left out, are what the rates are of.
 
     Raises:
         RankingError: As :func:`share_order`.
         MissingComponentError: The split lacks latents of that codec.
     """
     _require_one_codec(rankings)
-    z_bpp, channel_bpp_C = _mean_rates(split, rankings[0].codec_id)
+    z_bpp, channel_bpp_C = _rates(split, rankings[0].codec_id)
     wanted = sorted({n for ranking in rankings for n in ranking.cuts})
     found = []
     for keep in wanted:
@@ -159,11 +163,10 @@ def _require_one_codec(rankings: Sequence[Ranking]) -> None:
             )
 
 
-def _mean_rates(split: Split, codec_id: str) -> tuple[float, np.ndarray]:
-    """Returns the mean bits a pixel of z, and of each channel of y, float64 [M]."""
+def _rates(split: Split, codec_id: str) -> tuple[float, np.ndarray]:
+    """Returns the bits a pixel of z, and of each channel of y, float64 [M]."""
     latents = split.latents(codec_id)
     rows = latents.rows[split.source_rows(latents.rows) == latents.rows]
-    pixels_N = split.sizes(rows).astype(np.int64).prod(1)
-    bits_NC = latents.column("channel_bits", rows).astype(np.float64)
-    z_N = 8.0 * latents.stream_bytes(rows)["z"]
-    return float((z_N / pixels_N).mean()), (bits_NC / pixels_N[:, None]).mean(0)
+    pixels = int(split.sizes(rows).astype(np.int64).prod(1).sum())
+    bits_C = latents.column("channel_bits", rows).sum(0, dtype=np.float64)
+    return 8 * int(latents.stream_bytes(rows)["z"].sum()) / pixels, bits_C / pixels

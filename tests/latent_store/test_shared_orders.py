@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import latent_store
 from latent_store import cli
 from latent_store.errors import RankingError
-from latent_store.rankings import Ranking
+from latent_store.rankings import Ranking, order_channels
 from latent_store.shared_orders import share_order, shared_cuts
 from pipelines import frequency, reorder
 from tests.conftest import TinyStore
@@ -56,6 +56,7 @@ def rankings(draw: st.DrawFn) -> list[Ranking]:
 def test_for_every_n_the_first_n_of_all_tasks_are_a_prefix_and_fill_it(tasks):
     shared = share_order(tasks, "shared")
     assert sorted(shared.order) == list(range(len(shared.order)))
+    assert tuple(order_channels(*shared.keys)) == shared.order
     for keep in range(1, len(shared.order) + 1):
         wanted = {c for task in tasks for c in task.channels(keep)}
         assert set(shared.channels(len(wanted))) == wanted
@@ -117,10 +118,10 @@ def test_share_writes_an_order_that_reorder_latents_takes_and_shows_its_rates(
         assert cut.common + cut.together == 2 * cut.keep
         assert max(cut.own_bpp.values()) <= cut.shared_bpp < cut.apart_bpp
     latents = store["cityscapes/train"].latents()
-    sizes = store["cityscapes/train"].sizes(latents.rows).prod(1)
-    bits = latents.column("channel_bits", latents.rows).sum(1)
-    whole = (bits + 8.0 * latents.stream_bytes(latents.rows)["z"]) / sizes
-    assert found[-1].shared_bpp == pytest.approx(np.mean(whole), rel=1e-6)
+    pixels = store["cityscapes/train"].sizes(latents.rows).prod(1).sum()
+    bits = latents.column("channel_bits", latents.rows).sum(dtype=np.float64)
+    bits += 8.0 * latents.stream_bytes(latents.rows)["z"].sum()
+    assert found[-1].shared_bpp == pytest.approx(bits / pixels, rel=1e-6)
     flags = ["--store", str(two_tasks.url), "--dataset", "cityscapes", "--split", "train"]
     assert reorder.main([*flags, "--ranking", "both"]) == 0
     ranked = latent_store.open(str(two_tasks.url))["cityscapes/train"].ranked("both")
