@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from latent_store import LatentStore
 from latent_store.boxes import Boxes
 from latent_store.codec import Codec, codec_from_store
 from latent_store.component_readers import (
+    BoxesReader,
     ComponentReader,
     LabelsReader,
     LatentsReader,
@@ -22,11 +22,9 @@ from latent_store.errors import DatasetError
 from latent_store.layout import coded_size
 from latent_store.reader import Split
 from latent_store.schema import IGNORE_LABEL
+from training.box_crops import check_box_classes
 from training.candidates import Candidate
 from training.classes import class_names
-
-if TYPE_CHECKING:
-    from latent_store.component_readers import BoxesReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,12 +183,5 @@ class Bench:
             DatasetError: One has a class that the dataset does not have.
         """
         (truth,) = self.boxes.read([row])
-        wrong = truth.labels_N[(truth.labels_N < 1) | (truth.labels_N >= len(self.class_names))]
-        if wrong.size:
-            message = (
-                f"the boxes of {self.split.sample_ids([row])[0]} contain class {int(wrong[0])}, "
-                f"but {self.split.dataset} has objects of classes 1 to "
-                f"{len(self.class_names) - 1}; encode the split again with that dataset's reader"
-            )
-            raise DatasetError(message)
-        return truth
+        (sample_id,) = self.split.sample_ids([row])
+        return check_box_classes(truth, len(self.class_names), sample_id, self.split.dataset)

@@ -93,10 +93,6 @@ def voc_colour(label: int) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
-VOC_COLOURS = tuple(voc_colour(label) for label in range(len(VOC_CLASSES)))
-"""8-bit RGB of each class, the devkit's own palette."""
-
-
 def class_colours(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
     """Returns the colours that pictures show classes in: their dataset's own palette.
 

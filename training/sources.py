@@ -172,8 +172,7 @@ class StoreSource:
             detection "targets" (one an image, see `training.box_crops`), "features_BCHW" (float32,
             if there is a teacher), "pooled_BC" (if there is a gate), "channel_bits_BC", "pixels_B"
             (original pixels), "valid_B2" (height and width of the crop that are original image),
-            "rows_B", "sample_ids", and "batch_rows", the row
-            numbers of the whole batch.
+            "rows_B", "sample_ids", and "batch_rows", the row numbers of the whole batch.
         """
         parts = [ranks.share(batch) for batch in batches]
         rows = np.unique(np.concatenate([np.asarray(part, np.int64) for part in parts]))

@@ -14,7 +14,7 @@ from pipelines import generate_scenes as command
 from pipelines.scenes import Scene
 from pipelines.voc import Voc
 from pipelines.voc_scenes import VocScenes, generate_voc_scenes, voc_annotation
-from training.classes import VOC_CLASSES, VOC_COLOURS
+from training.classes import VOC_CLASSES, class_colours
 
 Fails = Callable[..., str]
 
@@ -91,7 +91,7 @@ def test_masks_have_the_devkits_palette(root: Path) -> None:
     with Image.open(next((root / "VOC2007/SegmentationClass").iterdir())) as image:
         assert image.mode == "P"
         palette = np.reshape(image.getpalette(), (-1, 3))
-    assert palette[: len(VOC_COLOURS)].tolist() == [list(colour) for colour in VOC_COLOURS]
+    assert [tuple(colour) for colour in palette[:21].tolist()] == list(class_colours(VOC_CLASSES))
     assert palette[7].tolist() == [128, 128, 128]
     assert palette[255].tolist() == [224, 224, 192]
 
