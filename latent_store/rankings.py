@@ -59,6 +59,7 @@ class Ranking:
         mean_probability: For ``frequency``: mean P(on) of each channel, the tie-break.
         tied_at_cut: N -> channels with the same score on both sides of the cut; 0 means that the
             cut is decided by the score.
+        task: Whose gate was counted, ``any`` where no network was asked, ``a+b`` of a shared order.
         halves: How far the orders that each half of the samples gives agree, at the cuts; None for
             ``random``, where a half has no sample, and in stores of earlier versions.
     """
@@ -75,10 +76,10 @@ class Ranking:
     num_samples: int
     dataset: str
     split: str
-    task: str = "segmentation"
     checkpoint_sha256: str | None = None
     seed: int | None = None
     # What is known about an order does not make it another one.
+    task: str = field(default="segmentation", compare=False)
     halves: Agreement | None = field(default=None, compare=False)
 
     @property
@@ -225,7 +226,7 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
             return
         message = (
             f"ranking {ranking.ranking_id!r} of {ranking.codec_id} exists with other contents; "
-            "choose another --ranking name, or give --overwrite (copies that reorder-latents made "
+            "choose another name, or give --overwrite (copies that reorder-latents made "
             "of it must then be made again)"
         )
         raise RankingError(message)

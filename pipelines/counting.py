@@ -151,7 +151,7 @@ def make_ranking(
     keep: list[int] | None,
     split: str,
     checkpoint_sha256: str | None = None,
-    task: str = "segmentation",
+    task: str = "any",
     seed: int = 0,
 ) -> Ranking:
     """Orders the channels by what was counted.

@@ -1,19 +1,19 @@
 """``make demo``: the whole chain on generated street scenes, with the commands a user would type.
 
 Scenes, teacher, encoding, a dynamic network with a rate-aware gate, masks, ranked latents, two
-static networks, evaluation, and one new scene sent through a stream file. It ends with checks:
-did every network learn, does it look at its input, is the ranking decided by its score?
+static networks, evaluation, and one new scene sent through a stream file. Then a short chain with
+boxes, in VOC's layout: `pipelines.demo_boxes`. It ends with checks: did every network learn, does
+it look at its input, is the ranking decided by its score?
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from PIL import Image
 import latent_store
 from latent_store.console import make_parser, run_command
 from latent_store.errors import JobFailedError, LatentStoreError
-from pipelines import encode, frequency, generate_scenes, reorder, train_teacher
+from pipelines import demo_boxes, encode, frequency, generate_scenes, reorder, train_teacher
+from pipelines.demo_commands import run_shown, say
 from pipelines.scenes import render_scene
 from training import evaluate, segment, train
 
@@ -89,7 +90,7 @@ def run_demo(args: argparse.Namespace, size: Size) -> int:
     _rank(data, store, teacher, dynamic, size, args.seed)
     where = ("--store", store, "--dataset", "cityscapes")
     for split in ("train", "val"):
-        _run(reorder.main, "reorder-latents", *where, "--split", split, "--ranking", RANKING)
+        run_shown(reorder.main, "reorder-latents", *where, "--split", split, "--ranking", RANKING)
     static = [
         _train(
             store,
@@ -101,15 +102,19 @@ def run_demo(args: argparse.Namespace, size: Size) -> int:
         )
         for keep in KEEPS
     ]
-    _run(
+    run_shown(
         evaluate.main,
         "evaluate-from-store",
         *(*where, "--split", "val", "--output", out / "evaluation", "--permute_latents"),
         *("--checkpoint", teacher, dynamic, *static),
     )
     _segment(out, size, args.seed, static[-1])
-    problems = [*_network_problems(out / "evaluation/results.json"), *_ranking_problems(store)]
-    _say(_closing(out, time.monotonic() - start))
+    boxes = demo_boxes.run_boxes(out, demo_boxes.Size(), args.seed)
+    problems = [
+        *(*_network_problems(out / "evaluation/results.json"), *_ranking_problems(store)),
+        *demo_boxes.find_problems(boxes),
+    ]
+    say(_closing(out, time.monotonic() - start))
     if problems:
         raise JobFailedError("; ".join(problems))
     return 0
@@ -123,7 +128,7 @@ def _dynamic_flags(size: Size) -> tuple[object, ...]:
 
 
 def _generate(data: Path, size: Size, seed: int, *more: object) -> None:
-    _run(
+    run_shown(
         generate_scenes.main,
         "generate-scenes",
         *("--output", data, "--seed", seed, *more),
@@ -132,7 +137,7 @@ def _generate(data: Path, size: Size, seed: int, *more: object) -> None:
 
 
 def _encode(data: Path, store: Path, split: str, teacher: Path) -> None:
-    _run(
+    run_shown(
         encode.main,
         "encode-to-store --dataset cityscapes",
         *("--data_root", data, "--split", split, "--store", store, "--demo_codec"),
@@ -144,14 +149,14 @@ def _rank(data: Path, store: Path, teacher: Path, dynamic: Path, size: Size, see
     """Ranks the channels; a further city joins the store where two channels tie at a cut."""
     for city in range(size.cities):
         if city:
-            _say("\nA cut runs through a tie; another city's scenes are added, to decide it.")
+            say("\nA cut runs through a tie; another city's scenes are added, to decide it.")
             name = f"procedural{city + 1}"
             _generate(
                 *(data, size, NEW_SEED + seed + city, "--city", name, "--overwrite"),
                 *("--train", size.more, "--val", 0),
             )
             _encode(data, store, "train", teacher)
-        _run(
+        run_shown(
             frequency.main,
             "channel-frequency --dataset cityscapes --split train --overwrite",
             *("--store", store, "--checkpoint", dynamic, "--ranking", RANKING),
@@ -162,7 +167,7 @@ def _rank(data: Path, store: Path, teacher: Path, dynamic: Path, size: Size, see
 
 
 def _train_teacher(data: Path, out: Path, size: Size, seed: int) -> Path:
-    _run(
+    run_shown(
         train_teacher.main,
         "train-teacher --dataset cityscapes --backbone resnet18 --aspp_width 64",
         *("--data_root", data, "--output", out / "teacher", "--seed", seed),
@@ -172,7 +177,7 @@ def _train_teacher(data: Path, out: Path, size: Size, seed: int) -> Path:
 
 
 def _train(store: Path, output: Path, size: Size, seed: int, *more: object) -> Path:
-    _run(
+    run_shown(
         train.main,
         "train-from-store --dataset cityscapes",
         *("--store", store, "--output", output, "--seed", seed, *more),
@@ -192,7 +197,7 @@ def _segment(out: Path, size: Size, seed: int, checkpoint: Path) -> None:
     picture = out / "new_scene.png"
     scene = render_scene(seed, NEW_SCENE, size.height, size.width)
     Image.fromarray(scene.image_HWC).save(picture)
-    _run(
+    run_shown(
         segment.main,
         "segment",
         *("--checkpoint", checkpoint, "--image", picture, "--output", out / "segment"),
@@ -230,18 +235,6 @@ def _make_room(out: Path) -> None:
     marker.touch()
 
 
-def _run(main: Callable[[Sequence[str]], int], command: str, *arguments: object) -> None:
-    """Runs a command in this process, shown as it would be typed."""
-    words = [*command.split(), *map(str, arguments)]
-    _say(f"\n$ {shlex.join(words)}")
-    start = time.monotonic()
-    status = main(words[1:])
-    _say(f"({time.monotonic() - start:.0f} s)")
-    if status:
-        message = f"{words[0]} ended with status {status}; its error is above"
-        raise JobFailedError(message)
-
-
 def _closing(out: Path, seconds: float) -> str:
     return (
         f"\nThe whole chain took {seconds:.0f} s. Look at:\n"
@@ -249,13 +242,9 @@ def _closing(out: Path, seconds: float) -> str:
         f"  {out}/evaluation/rate_miou.png      rate against mIoU\n"
         f"  {out}/evaluation/pictures/          label and maps, side by side\n"
         f"  {out}/segment/                      the new scene: stream file, map, overlay\n"
+        f"  {out}/boxes/                        the same for a detector, and its boxes drawn\n"
         f"  latent-store inspect {out}/scenes.zarr"
     )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ TRUE, FALSE, IGNORED = 1, 0, -1
 """What a detection is worth; ignored are those of difficult objects."""
 COCO_DETECTIONS = 100
 """The most detections of one class in one picture that COCO looks at, best scores first."""
-_LEVELS = np.arange(11) * 0.1
-"""Recalls of VOC2007 as the common ports round them: 0.3, 0.6 and 0.7 lie 1e-16 above, so that a
-recall of exactly that misses its level (MATLAB's range rounds 0.3 alone so)."""
+_LEVELS = (0.0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Recalls of VOC2007 as the devkit's 0:0.1:1 rounds them: MATLAB counts a range from both ends, so
+0.3 alone lies 1e-16 above, and a recall of exactly 0.3 misses its level. (Ports that count from 0
+miss 0.6 and 0.7 too.)"""
 
 
 @dataclass(frozen=True, kw_only=True)

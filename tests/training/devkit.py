@@ -64,8 +64,9 @@ def devkit_ap(
     precision = [t / (t + f) if t + f else 0.0 for t, f in zip(tp, fp, strict=True)]
     if use_07_metric:
         total = 0.0
-        for step in range(11):
-            reached = [p for r, p in zip(recall, precision, strict=True) if r >= step * 0.1]
+        # MATLAB's 0:0.1:1 is counted from both ends.
+        for level in [n * 0.1 for n in range(6)] + [1 - n * 0.1 for n in range(4, -1, -1)]:
+            reached = [p for r, p in zip(recall, precision, strict=True) if r >= level]
             total += max(reached, default=0.0) / 11
         return total
     recall, precision = [0.0, *recall, 1.0], [0.0, *precision, 0.0]
