@@ -108,6 +108,6 @@ def find_problems(results: Path, least_ap50: float = Size.least_ap50) -> list[st
 def _network_flags(size: Size) -> Sequence[object]:
     return (
         *("--backbone", "resnet18", "--fpn_width", 32, "--box_head_width", 64),
-        *("--anchor_size", 16, "--max_steps", size.steps, "--batch_size", size.batch_size),
+        *("--anchor_size", 8, "--max_steps", size.steps, "--batch_size", size.batch_size),
         *("--learning_rate", size.learning_rate, "--validate_epochs", 0),
     )

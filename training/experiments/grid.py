@@ -118,6 +118,7 @@ class Grid:
         train: Flags of train-from-store that every network gets.
         middle: The codec at which one-codec methods are compared.
         timed: Methods whose latency is measured, at the middle codec with its first seed.
+        transforms: Methods of table 2, the transform modules; all else should be equal.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Grid:
     methods: Mapping[str, Method]
     claims: tuple[Claim, ...]
     timed: tuple[str, ...] = ()
+    transforms: tuple[str, ...] = ()
 
     def runs(self) -> Iterator[Run]:
         """Yields every run, methods in the order of the file."""
@@ -225,6 +227,7 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
         methods={n: _method(n, m, codecs) for n, m in content.pop("method").items()},
         claims=tuple(_claim(c) for c in content.pop("claim", ())),
         timed=tuple(content.pop("timed", ())),
+        transforms=tuple(content.pop("transforms", ())),
     )
     _refuse_unknown("a grid", content, ())
     _check(grid)
@@ -296,6 +299,7 @@ def _check(grid: Grid) -> None:
         _require(f"claim {claim.what!r}", [*claim.test, claim.anchor], grid.methods, "methods")
     at_middle = {n: m for n, m in grid.methods.items() if grid.middle in m.seeds}
     _require("timed", grid.timed, at_middle, f"methods at {grid.middle}")
+    _require("transforms", grid.transforms, grid.methods, "methods")
     names = {run.name for run in grid.runs()}
     for run in grid.runs():
         if missing := [name for name in grid.needs(run) if name not in names]:

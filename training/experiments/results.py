@@ -251,28 +251,21 @@ def _with_gain(scores: Sequence[float], base: Sequence[float]) -> list[str]:
 
 
 def _table_2(found: Findings) -> str:
-    """The two transforms, all else equal."""
-    pairs = [
-        (found.methods[name], found.methods[f"{name}-res"])
-        for name in found.methods
-        if f"{name}-res" in found.methods
-    ]
-    if not pairs:
+    """The transforms, at the codecs that all of their methods were run at."""
+    methods = [found.methods[n] for n in found.grid.transforms if n in found.methods]
+    if not methods:
         return ""
+    shared = [c for c in methods[0].by_codec if all(c in m.by_codec for m in methods)]
     rows = [
         (f"paper: {name}", f"{g} (thop)", "-", f"{low:.4f} at 0.067, {high:.4f} at 0.104")
         for name, (g, low, high) in PAPER_TABLE_2.items()
     ]
-    for deconv, res in pairs:
-        shared = [codec for codec in res.by_codec if codec in deconv.by_codec]
-        for method in (deconv, res):
-            first = method.by_codec[shared[0]]
-            scores = ", ".join(
-                f"{p.score:.4f} at {p.bpp:.3f}" for c in shared for p in method.by_codec[c][:1]
-            )
-            macs = first[0].macs_parts["transform"] / 1e9
-            whole = f"{first[0].macs / 1e9:.2f} ({first[0].macs_thop / 1e9:.2f} by thop)"
-            rows.append((method.name, f"{macs:.2f}", whole, scores))
+    for method in methods if shared else ():
+        points = [method.by_codec[codec][0] for codec in shared]
+        macs = points[0].macs_parts["transform"] / 1e9
+        whole = f"{points[0].macs / 1e9:.2f} ({points[0].macs_thop / 1e9:.2f} by thop)"
+        scores = ", ".join(f"{p.score:.4f} at {p.bpp:.3f}" for p in points)
+        rows.append((method.name, f"{macs:.2f}", whole, scores))
     header = ("transform", "its GMAC", "network's GMAC", "mIoU at bpp")
     return "## Table 2: the transform modules\n\n" + markdown_table(header, rows, 1)
 

@@ -197,6 +197,7 @@ class Workshop:
 
     def _teacher(self, folder: Path) -> Path:
         path = folder / LAST
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, self.store.teacher_checkpoint(self.teacher_id))
         return path
 

@@ -124,6 +124,7 @@ def test_a_static_run_waits_for_its_gate_and_each_seed_has_its_own_ranking() -> 
             made(claim=[{"what": "x", "test": "y", "anchor": "dynamic", "paper": "", "aim": 0.1}]),
             r"claim 'x' names 'y'; the grid's methods are",
         ),
+        (made(transforms=["best"]), r"transforms names 'best'; the grid's methods are pixel-raw"),
         (made(timed=["best"]), r"timed names 'best'; the grid's methods at q1 are pixel-raw"),
         (made(middle="q1", timed=["frequency-16"]), r"timed names 'frequency-16'; the grid's meth"),
         (made(claim=[{"what": "x"}]), r"a \[\[claim\]\] needs test, anchor, paper, aim"),

@@ -70,11 +70,15 @@ def test_table_3_gives_each_sides_share_of_the_pixel_domain() -> None:
 
 
 def test_the_report_names_what_is_missing_and_shows_claims_beside_the_papers(tmp_path) -> None:
-    found = find(parse_grid(made()), RECORDS)
+    found = find(parse_grid(made(transforms=["frequency-16", "variance-16"])), RECORDS)
     report, results = write_report(found, [], "the command", tmp_path)
     text = report.read_text()
     assert "**Not run yet: dynamic_q1_s0, dynamic_q2_s0, dynamic_q2_s1.**" in text
     assert "| gate against variance | 15.8 % | ≥ 16 % | 50.0 %" in text
+    table_2 = text.split("## Table 2")[1].split("##")[0]
+    assert "| frequency-16 |" in table_2
+    assert "0.4000 at 1.000" in table_2  # at q2, which both have
+    assert "0.2000" not in table_2
     assert text.count("# small: rate and mIoU") == 1
     assert (tmp_path / "figure5.png").exists()
     assert json.loads(results.read_text())["claims"][0]["found"]["found"]["test"] == "frequency-16"
