@@ -11,16 +11,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-import latent_store
-from latent_store.codec import Codec, codec_from_store
+from latent_store.codec import Codec
 from pipelines import encode, frequency, reorder
 from tests.conftest import RANKING
 from tests.pipelines.made_voc import Object, write_list, write_objects
-from training.checkpoints import save_checkpoint
+from tests.training.real_networks import KEEP, make_every_kind, write_network
 from training.classes import VOC_CLASSES
 from training.networks import NetworkConfig, build_network
 
-KEEP = 16
 COLOURS = {"car": (230, 40, 40), "dog": (40, 220, 60), "boat": (60, 70, 240)}
 """The classes that occur, each in a colour of its own."""
 SIZES = ((90, 140), (120, 100), (70, 150))
@@ -88,36 +86,20 @@ def make_detector(
         # Fresh predictors say the same of everything.
         nn.init.normal_(network.tail.roi_heads.box_predictor.cls_score.weight, std=2)
         nn.init.normal_(network.tail.rpn.head.cls_logits.weight, std=0.5)
-    static = shape.channels is not None
-    meta = {
-        "kind": kind,
-        "dataset": "voc2007",
-        "codec_id": codec.spec.codec_id if codec else None,
-        "codec_identity": codec.spec.identity if codec else None,
-        "ranking_id": RANKING if static else None,
-        "channels": list(shape.channels) if static else None,
-        "class_names": list(VOC_CLASSES),
-        "label": label or path.stem,
-    }
-    codec_bytes = codec.checkpoint_bytes if codec else None
-    save_checkpoint(path, network, meta=meta, codec_bytes=codec_bytes)
-    return path
+    return write_network(
+        path,
+        network,
+        codec,
+        kind=kind,
+        dataset="voc2007",
+        class_names=list(VOC_CLASSES),
+        label=label or path.stem,
+    )
 
 
 def make_detectors(folder: Path, store: BoxStore) -> dict[str, Path]:
     """Writes one checkpoint of each kind and returns their paths by name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = latent_store.open(store.url)
-    codec = codec_from_store(opened)
-    channels = opened.ranking(codec.spec.codec_id, RANKING).channels(KEEP)
-    names = ("teacher", "pixel", "none", "dynamic", "static")
-    paths = {name: folder / f"{name}.pt" for name in names}
-    make_detector(paths["teacher"], None, kind="teacher", domain="pixel", seed=1)
-    make_detector(paths["pixel"], codec, domain="pixel", seed=2)
-    make_detector(paths["none"], codec, seed=3)
-    make_detector(paths["dynamic"], codec, selection="dynamic", gate_pool="rms", seed=4)
-    make_detector(paths["static"], codec, selection="static", channels=channels, seed=5)
-    return paths
+    return make_every_kind(make_detector, folder, store.url)
 
 
 def _write_picture(year: Path, name: str, seed: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import latent_store
 from latent_store.codec import Codec, codec_from_store
@@ -33,33 +35,47 @@ def make_checkpoint(
         network = build_network(shape)
         with torch.no_grad():
             network.tail.head[-1].weight.mul_(30)
-    static = shape.channels is not None
-    meta = {
-        "kind": kind,
-        "dataset": "cityscapes",
+    return write_network(
+        path,
+        network,
+        codec,
+        kind=kind,
+        dataset="cityscapes",
+        class_names=list(CITYSCAPES_CLASSES[: shape.num_classes]),
+        label=label or path.stem,
+    )
+
+
+def make_checkpoints(folder: Path, tiny_store: TinyStore) -> dict[str, Path]:
+    """Writes one checkpoint of each kind and returns their paths by name."""
+    return make_every_kind(make_checkpoint, folder, tiny_store.url)
+
+
+def write_network(path: Path, network: nn.Module, codec: Codec | None, **meta: Any) -> Path:
+    """Writes a network's checkpoint as training does; ``meta`` is what it knows of itself."""
+    channels = network.config.channels
+    meta |= {
         "codec_id": codec.spec.codec_id if codec else None,
         "codec_identity": codec.spec.identity if codec else None,
-        "ranking_id": RANKING if static else None,
-        "channels": list(shape.channels) if static else None,
-        "class_names": list(CITYSCAPES_CLASSES[: shape.num_classes]),
-        "label": label or path.stem,
+        "ranking_id": None if channels is None else RANKING,
+        "channels": None if channels is None else list(channels),
     }
     codec_bytes = codec.checkpoint_bytes if codec else None
     save_checkpoint(path, network, meta=meta, codec_bytes=codec_bytes)
     return path
 
 
-def make_checkpoints(folder: Path, tiny_store: TinyStore) -> dict[str, Path]:
-    """Writes one checkpoint of each kind and returns their paths by name."""
+def make_every_kind(make: Callable[..., Path], folder: Path, url: Path) -> dict[str, Path]:
+    """Lets ``make`` write a checkpoint of each kind for a store; returns paths by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = latent_store.open(tiny_store.url)
+    store = latent_store.open(url)
     codec = codec_from_store(store)
     channels = store.ranking(codec.spec.codec_id, RANKING).channels(KEEP)
     names = ("teacher", "pixel", "none", "dynamic", "static")
     paths = {name: folder / f"{name}.pt" for name in names}
-    make_checkpoint(paths["teacher"], None, kind="teacher", domain="pixel", seed=1)
-    make_checkpoint(paths["pixel"], codec, domain="pixel", seed=2)
-    make_checkpoint(paths["none"], codec, seed=3)
-    make_checkpoint(paths["dynamic"], codec, selection="dynamic", gate_pool="rms", seed=4)
-    make_checkpoint(paths["static"], codec, selection="static", channels=channels, seed=5)
+    make(paths["teacher"], None, kind="teacher", domain="pixel", seed=1)
+    make(paths["pixel"], codec, domain="pixel", seed=2)
+    make(paths["none"], codec, seed=3)
+    make(paths["dynamic"], codec, selection="dynamic", gate_pool="rms", seed=4)
+    make(paths["static"], codec, selection="static", channels=channels, seed=5)
     return paths
