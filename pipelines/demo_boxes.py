@@ -31,12 +31,12 @@ class Size:
         steps: From random weights: enough to look at the picture, far from a good detector.
     """
 
-    train: int = 96
+    train: int = 192
     val: int = 24
     longest: int = 128
     steps: int = 200
     batch_size: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
 
 
 def run_boxes(out: Path, size: Size, seed: int) -> Path:
