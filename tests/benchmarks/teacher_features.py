@@ -27,7 +27,7 @@ from latent_store.finalize import finalize
 from latent_store.location import Location
 from latent_store.plan import Sample, make_plan, plan_key
 from latent_store.reader import LatentStore
-from pipelines.datasets import open_dataset, read_picture
+from pipelines.datasets import DatasetReader, open_dataset, read_picture
 from pipelines.encoding import EncodeTask, encode_shard, load_stem
 from tests.benchmarks.table import markdown
 from training.checkpoints import load_network, save_checkpoint
@@ -68,18 +68,19 @@ def measure_features(
     work: Path,
 ) -> list[FeatureCost]:
     """Writes and reads the features of the first ``images`` pictures in every encoding."""
-    samples = open_dataset("cityscapes", str(data_root)).manifest(split)[:images]
+    dataset = open_dataset("cityscapes", str(data_root))
+    samples = dataset.manifest(split)[:images]
     costs = []
     for number, encoding in enumerate(progress(encodings, desc="encodings", unit="encoding")):
         location = Location(work / f"{number}.zarr")
-        encode = functools.partial(_encode, location, data_root, split, samples)
-        costs.append(_cost(location, data_root, encode(teacher, encoding), encoding))
+        encode = functools.partial(_encode, location, dataset, split, samples)
+        costs.append(_cost(location, dataset, encode(teacher, encoding), encoding))
     return costs
 
 
 def _encode(
     location: Location,
-    data_root: Path,
+    dataset: DatasetReader,
     split: str,
     samples: Sequence[Sample],
     teacher: bytes,
@@ -96,8 +97,7 @@ def _encode(
     task = EncodeTask(
         store=location,
         dataset=plan.dataset,
-        reader="cityscapes",
-        data_root=str(data_root),
+        reader=dataset,
         split=plan.split,
         components=(spec,),
         codec_id=None,
@@ -111,12 +111,13 @@ def _encode(
     return f"{plan.name}/{spec.key}"
 
 
-def _cost(location: Location, data_root: Path, key: str, encoding: FeatureEncoding) -> FeatureCost:
+def _cost(
+    location: Location, dataset: DatasetReader, key: str, encoding: FeatureEncoding
+) -> FeatureCost:
     split_name, _, teacher_id = key.rpartition("/teacher/")
     split = LatentStore(location)[split_name]
     reader = split.teacher(teacher_id)
     stem = load_stem(location, teacher_id)
-    dataset = open_dataset("cityscapes", str(data_root))
     window = (0, 0, *(min(CROP, side) for side in reader.array("features").shape[2:]))
     wrong = total = 0.0
     seconds = []
