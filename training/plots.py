@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from training.curves import Curve
 from training.methods import Method, Sweep, codec_name, make_methods, make_sweeps
@@ -23,7 +23,7 @@ _SIZE_INCHES = (9.0, 5.0)
 _DPI = 140
 _LEGEND_ROWS = 24
 _SPARSE = (1.0, 2.0, 3.0, 5.0, 7.0)
-_DENSE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+_DENSE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 _NARROW = 8
 """Of rates that lie closer together than this factor, the axis shows more."""
 
@@ -177,7 +177,7 @@ def _decorate(axes: Axes, points: Sequence[Point], title: str) -> None:
     axes.set_xscale("log")
     low, high = min(p.bpp for p in points), max(p.bpp for p in points)
     axes.xaxis.set_major_locator(LogLocator(subs=_DENSE if high < _NARROW * low else _SPARSE))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(low / 1.15, high * 1.15)
     axes.set_ylim(bottom=max(0, bottom))

@@ -89,9 +89,11 @@ def write_report(
     Returns:
         The paths of report.md and results.json.
     """
-    # A grid of one codec, or one that has hardly begun, has no curves: its points are shown.
-    over_rates = [p for p in found.points if _is_curve(found, p)] or found.points
     middle = found.grid.codecs[found.grid.middle]
+    # Methods of the middle quality alone have figure 6. A grid of one codec, or one that has hardly
+    # begun, has no curves: its points are shown.
+    over_rates = [p for p in found.points if p.codec_id != middle or _is_curve(found, p)]
+    over_rates = over_rates or list(found.points)
     at_middle = [p for p in found.points if p.codec_id == middle]
     plots.plot_rate_score(over_rates, output / "figure5.png")
     swept = bool(at_middle) and bool(make_sweeps(at_middle))
@@ -129,14 +131,19 @@ def write_report(
 
 
 def best_saving(found: Findings, claim: Claim) -> Saved | None:
-    """Returns the largest saving (or bound) of a claim's tests; None if nothing is finished."""
+    """Returns the largest saving (or bound) of a claim's tests; None if nothing is finished.
+
+    Of tests that allow neither, it is the one that reaches the highest score.
+    """
     anchor = found.methods.get(claim.anchor)
     tests = [found.methods[name] for name in claim.test if name in found.methods]
     if anchor is None or not tests:
         return None
     savings = find_savings([(anchor, test) for test in tests], None)
-    best = max(savings, key=_largest)
-    chosen = next(test for test in tests if test.name == best.found.test)
+    _, chosen = max(
+        zip(savings, tests, strict=True),
+        key=lambda pair: (_largest(pair[0]), max(pair[1].curve.scores)),
+    )
     return find_savings([(anchor, chosen)], found.images)[0]
 
 

@@ -50,6 +50,18 @@ def test_a_claim_is_the_best_of_its_tests_against_its_anchor() -> None:
     assert saved.found.saving.maximum == pytest.approx(0.5)
 
 
+def test_a_claim_that_nothing_meets_names_the_test_that_comes_nearest() -> None:
+    records = [
+        record("frequency-16", "q1", 0.1, 30),
+        record("variance-16", "q1", 0.2, 30, ranking_method="variance", ranking_id="v"),
+        record("pixel-raw", "q1", 0.3, 370, ranking_method=None, **PIXEL),
+    ]
+    claim = {"what": "w", "test": ["frequency-16", "variance-16"], "anchor": "pixel-raw"}
+    found = find(parse_grid(made(claim=[{**claim, "paper": "-", "aim": 0.1}])), records)
+    saved = best_saving(found, found.grid.claims[0])
+    assert (saved.found.test, saved.found.saving) == ("variance-16", None)
+
+
 def test_table_3_gives_each_sides_share_of_the_pixel_domain() -> None:
     def latency(kind: str, encode: float, decode: float) -> dict[str, object]:
         sides = {"encode": encode, "decode": decode, "total": encode + decode}
