@@ -15,7 +15,7 @@ setup: .venv/installed
 	touch $@
 
 demo: setup
-	$(BIN)/python -m pipelines.demo --output demo-output
+	$(QUIET) $(BIN)/python -m pipelines.demo --output demo-output
 
 test: setup lint
 	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu"
