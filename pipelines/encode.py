@@ -125,7 +125,12 @@ def make_flags() -> argparse.ArgumentParser:
         type=int,
         help=f"rows in one object (default: what the store has, or {DEFAULT_SAMPLES_PER_SHARD})",
     )
-    add("--max_failures", type=int, default=0, help="failed samples that are tolerated")
+    add(
+        "--max_failures",
+        type=int,
+        help="failed samples that are tolerated (default: what the store's job tolerated, or 0); "
+        "fewer than it has failed tries those again, as after mending them",
+    )
     add("--threads", type=int, help="torch threads a worker (default: cores / workers)")
     add("--dry_run", action="store_true", help="print the plan and write nothing")
     add("--steal_lease", action="store_true", help="take over from a job that is known dead")
@@ -140,7 +145,7 @@ def _run(argv: Sequence[str] | None) -> int:
     plan = encode_plan.settle_plan(location, dataset, flags, inputs)
     if flags.dry_run:
         specs = encode_plan.asked_components(location, plan, inputs, flags)
-        print(encode_plan.describe(location, plan, specs))
+        print(encode_plan.describe(location, plan, specs, flags.max_failures))
         return 0
     component.create_store(location)
     with Lease(location, plan.name, "plan", steal=flags.steal_lease, wait_seconds=30):
@@ -148,9 +153,10 @@ def _run(argv: Sequence[str] | None) -> int:
         plan = encode_plan.settle_plan(location, dataset, flags, inputs)
         location.write(plan_key(plan.dataset, plan.split), plan.to_json())
     specs = encode_plan.asked_components(location, plan, inputs, flags)
-    specs = encode_plan.missing_components(location, plan, specs)
+    asked = specs
+    specs = encode_plan.missing_components(location, plan, asked, flags.max_failures)
     if not specs:
-        print(f"{plan.name}: everything asked for is there ({plan.describe_samples()})")
+        print(_nothing_to_do(location, plan, asked))
         return 0
     with contextlib.ExitStack() as leases:
         for spec in specs:
@@ -160,6 +166,14 @@ def _run(argv: Sequence[str] | None) -> int:
         for spec in specs:
             print(_summary(location, plan, _close(location, plan, spec)))
     return 0
+
+
+def _nothing_to_do(location: Location, plan: ShardPlan, asked: Sequence[ComponentSpec]) -> str:
+    text = f"{plan.name}: everything asked for is there ({plan.describe_samples()}"
+    failed = max(encode_plan.count_failed(location, plan, spec) for spec in asked)
+    if not failed:
+        return text + ")"
+    return f"{text}, {failed} of them failed; --max_failures 0 tries those again)"
 
 
 def _prepare(
@@ -184,7 +198,10 @@ def _prepare(
         component.create_component(location, plan, spec)
         group = component.open_component(location, plan.name, spec.key, writable=True)
         threads = int(group.attrs.get("encoder_threads", threads))
-        group.attrs.update({"max_failures": flags.max_failures, "encoder_threads": threads})
+        limit = flags.max_failures
+        if limit is None:
+            limit = int(group.attrs.get("max_failures", 0))
+        group.attrs.update({"max_failures": limit, "encoder_threads": threads})
     encode_plan.forget_failures(location, plan, specs)
     return EncodeTask(
         store=location,

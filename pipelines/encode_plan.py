@@ -122,10 +122,17 @@ def asked_components(
 
 
 def missing_components(
-    location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]
+    location: Location,
+    plan: ShardPlan,
+    specs: Sequence[ComponentSpec],
+    max_failures: int | None = None,
 ) -> list[ComponentSpec]:
-    """Leaves out the components that are complete for the whole plan."""
-    return [spec for spec in specs if not _is_complete(location, plan, spec)]
+    """Leaves out the components that are complete for the whole plan.
+
+    A component of which more than ``max_failures`` rows failed is not complete, whatever its job
+    tolerated; None keeps to what that job tolerated.
+    """
+    return [spec for spec in specs if not _is_complete(location, plan, spec, max_failures)]
 
 
 def forget_narrow_boxes(
@@ -166,9 +173,20 @@ def forget_failures(location: Location, plan: ShardPlan, specs: Sequence[Compone
                 location.delete(receipts.receipt_key(plan.name, spec.key, shard))
 
 
-def describe(location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]) -> str:
+def count_failed(location: Location, plan: ShardPlan, spec: ComponentSpec) -> int:
+    """Returns how many rows of a component failed."""
+    done = _receipts(location, plan, spec.key).values()
+    return sum(record.status == FAILED for receipt in done for record in receipt.rows)
+
+
+def describe(
+    location: Location,
+    plan: ShardPlan,
+    specs: Sequence[ComponentSpec],
+    max_failures: int | None = None,
+) -> str:
     """Returns what a call would do: rows, shards, components and raw sizes. Writes nothing."""
-    missing = {spec.key for spec in missing_components(location, plan, specs)}
+    missing = {spec.key for spec in missing_components(location, plan, specs, max_failures)}
     sizes = sorted({(sample.height, sample.width) for sample in plan.samples})
     size = f"{sizes[0][0]}x{sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
     place = "on a canvas of" if plan.mixed_sizes else "coded at"
@@ -204,13 +222,17 @@ def _agreeing(
     return plan if canvas is None else dataclasses.replace(plan, mixed_sizes=True)
 
 
-def _is_complete(location: Location, plan: ShardPlan, spec: ComponentSpec) -> bool:
+def _is_complete(
+    location: Location, plan: ShardPlan, spec: ComponentSpec, max_failures: int | None
+) -> bool:
     try:
         group = component.open_component(location, plan.name, spec.key)
         component.require_intact(location, group)
     except LatentStoreError:
         return False
     if not group.attrs.get("complete") or group.attrs.get("num_rows") != plan.num_rows:
+        return False
+    if max_failures is not None and count_failed(location, plan, spec) > max_failures:
         return False
     if spec.kind not in TASK_COMPONENTS.values():
         return True

@@ -87,6 +87,7 @@ def _run(argv: Sequence[str] | None) -> int:
             component=spec,
             threads=local_threads(options),
         )
+        _forget_mended(location, split.plan.name, spec.key, set(latents.rows.tolist()))
         done = receipts.finished_shards(location, split.plan.name, spec.key)
         todo = [shard for shard in range(plan.num_shards) if shard not in done]
         label = f"reorder {split.plan.name}"
@@ -97,6 +98,14 @@ def _run(argv: Sequence[str] | None) -> int:
             finalize(location, split.plan.name, spec.key, on_shard=lambda _: bar.update())
     print(_summary(store, split.plan.name, ranking))
     return 0
+
+
+def _forget_mended(location: Location, split: str, key: str, rows: set[int]) -> None:
+    """Removes the receipts of shards with failed rows that have latents now: they are copied."""
+    done = sorted(receipts.finished_shards(location, split, key))
+    for shard, receipt in receipts.read_receipts(location, split, key, done).items():
+        if any(r.status == receipts.FAILED and r.row in rows for r in receipt.rows):
+            location.delete(receipts.receipt_key(split, key, shard))
 
 
 def _summary(store: LatentStore, name: str, ranking: Ranking) -> str:

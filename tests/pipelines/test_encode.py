@@ -22,7 +22,7 @@ from latent_store import integrity, receipts
 from latent_store.codec.deep_check import check_streams
 from latent_store.lease import Lease
 from latent_store.location import CONTROL, Location
-from pipelines import encode, encoding
+from pipelines import encode, encoding, frequency, reorder
 from pipelines.cityscapes import train_id_table
 from tests.conftest import HEIGHT, TRAIN, VAL, WIDTH, TinyStore, encode_args
 
@@ -185,6 +185,35 @@ def test_tolerated_failures_leave_a_hole(own_root: Path, tmp_path: Path, capsys:
     assert "3 samples in 2 shards, 1 failed" in capsys.readouterr().out
     split = latent_store.open(url)["cityscapes/val"]
     assert split.common_rows(split.latents(), split.labels()).tolist() == [0, 2, 3]
+
+
+def test_tolerated_failures_are_tried_again_on_request(
+    own_root: Path, tmp_path: Path, capsys: Any
+) -> None:
+    url = tmp_path / "s.zarr"
+    image = images_of(own_root)[1]
+    whole = image.read_bytes()
+    image.write_bytes(whole[:2000])
+    assert encode.main(codec_args(own_root, url, "val", "--max_failures", "1")) == 0
+    ranked = ["--store", str(url), "--dataset", "cityscapes", "--split", "val", "--ranking", "any"]
+    assert frequency.main([*ranked, "--method", "random"]) == 0
+    assert reorder.main(ranked) == 0
+    image.write_bytes(whole)
+    capsys.readouterr()
+    # What the first job tolerated stays tolerated, and is told.
+    assert encode.main(codec_args(own_root, url)) == 0
+    assert "1 of them failed; --max_failures 0 tries those again" in capsys.readouterr().out
+    split = latent_store.open(url)["cityscapes/val"]
+    assert split.latents().rows.tolist() == [0, 2, 3]
+    assert encode.main(codec_args(own_root, url, "val", "--max_failures", "0")) == 0
+    split = latent_store.open(url)["cityscapes/val"]
+    assert split.common_rows(split.latents(), split.labels()).tolist() == [0, 1, 2, 3]
+    assert encode.main(codec_args(own_root, url)) == 0
+    assert "everything asked for is there (4 samples)" in capsys.readouterr().out
+    # The copy of the latents that a ranking made follows them.
+    assert split.ranked("any").rows.tolist() == [0, 2, 3]
+    assert reorder.main(ranked) == 0
+    assert latent_store.open(url)["cityscapes/val"].ranked("any").rows.tolist() == [0, 1, 2, 3]
 
 
 def test_labels_of_another_size_are_refused(own_root: Path, tmp_path: Path, fails: Fails) -> None:
