@@ -36,9 +36,10 @@ from training.loader import LoaderConfig
 from training.network_config import BACKBONES, NetworkConfig
 from training.networks import build_network
 from training.ranks import ALONE, Ranks, joined
+from training.run import FitResult
 from training.tasks import NetworkValidator, headline
 from training.train import TASK_PARTS, require_batch_norm
-from training.trainer import FitResult, fit
+from training.trainer import fit
 from training.trainer_config import TrainerConfig
 
 FLIPPED = "hflip"

@@ -17,36 +17,27 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import latent_store
-from latent_store import LatentStore, Ranking
 from latent_store.console import make_parser, run_command
-from latent_store.errors import (
-    LatentStoreError,
-    MissingComponentError,
-    RankingError,
-    StoreNotFoundError,
-)
-from latent_store.reader import Split
-from latent_store.schema import CodecSpec
+from latent_store.errors import LatentStoreError, StoreNotFoundError
 from training import initialise
-from training.checkpoints import LoadedNetwork, load_network
-from training.classes import class_names
+from training.checkpoints import load_network
 from training.detection_task import DetectionTask, DetectionValidator
 from training.flags import add_flags, read_flags
+from training.inputs import Inputs, find_inputs
 from training.job import CONFIGS, FREE, NONE, Job, ModelConfig
 from training.loader import LoaderConfig, StoreLoader, WholeImages
 from training.losses import DetectionLoss, SegmentationLoss
 from training.networks import LatentNetwork, NetworkConfig, build_network
 from training.ranks import ALONE, Ranks, joined
+from training.run import FitResult
 from training.sources import SourceSpec, StoreSource
 from training.tasks import NetworkValidator, SegmentationTask, SegmentationValidator, headline
-from training.trainer import FitResult, fit
+from training.trainer import fit
 from training.trainer_config import TrainerConfig
 
 COMMAND = "train-from-store"
@@ -56,25 +47,6 @@ TASK_PARTS = {
 }
 """Task, loss and validator of each of TASKS."""
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a store offers for a job, checked before anything is built.
-
-    Attributes:
-        ranking: that the channels come from; None for all of them.
-        cuts: of a network for any N.
-        teacher: that the weights start from.
-    """
-
-    store: LatentStore
-    spec: CodecSpec
-    ranking: Ranking | None
-    cuts: tuple[int, ...] | None
-    teacher_id: str | None
-    teacher: LoadedNetwork | None
-    classes: tuple[str, ...]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,43 +126,13 @@ def require_batch_norm(task: str, loader: LoaderConfig, trainer: TrainerConfig) 
         )
 
 
-def find_inputs(job: Job) -> Inputs:
-    """Opens the store and finds codec, ranking and teacher.
-
-    Raises:
-        LatentStoreError: if one of them is missing or unfit; names the remedy.
-    """
-    store = latent_store.open(job.data.store)
-    name = f"{job.data.dataset}/{job.data.split}"
-    if name not in store.splits():
-        raise StoreNotFoundError(
-            f"{store.url} has no split {name} (it has: {', '.join(store.splits()) or 'none'}): "
-            "give another --dataset or --split, or encode it with encode-to-store"
-        )
-    spec = store.codec(job.data.codec)
-    ranking = None if job.model.mask is None else _ranking(job, store, spec)
-    teacher_id = _teacher_id(job, store, name)
-    teacher = None
-    if job.model.init == "teacher" and job.model.init_from is None:
-        teacher = load_network(store.teacher_checkpoint(teacher_id), kind="teacher")
-    return Inputs(
-        store=store,
-        spec=spec,
-        ranking=ranking,
-        cuts=_cuts(job, ranking) if job.model.selection == "any" else None,
-        teacher_id=teacher_id,
-        teacher=teacher,
-        classes=_class_names(job, store[name]),
-    )
-
-
 def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
     """Returns the network's shape; what is not asked for is taken from what it starts from."""
     start = inputs.teacher.config if inputs.teacher is not None else NetworkConfig()
     if job.model.init_from is not None:
         start = load_network(job.model.init_from).config
     model = job.model
-    keep = _keep(job, inputs)
+    keep = inputs.keep
     return NetworkConfig(
         domain=model.domain,
         task=model.task,
@@ -225,7 +167,7 @@ def source_spec(job: Job, inputs: Inputs, split: str) -> SourceSpec:
         domain=model.domain,
         codec_id=inputs.spec.codec_id,
         ranking_id=model.mask,
-        keep=_keep(job, inputs),
+        keep=inputs.keep,
         teacher_id=inputs.teacher_id if distils else None,
         gate_pool=model.gate_pool if model.selection == "dynamic" else None,
         num_classes=len(inputs.classes),
@@ -315,89 +257,6 @@ def _main(args: argparse.Namespace) -> int:
         f"{result.wait_share:.0%} of it waiting for data"
     )
     return 0
-
-
-def _class_names(job: Job, split: Split) -> tuple[str, ...]:
-    """Returns the names of the classes that the task learns, by id.
-
-    Raises:
-        MissingComponentError: if the split has no labels, or no boxes.
-    """
-    annotations = split.boxes() if job.model.task == "detection" else split.labels()
-    return annotations.class_names or class_names(job.data.dataset)
-
-
-def _ranking(job: Job, store: LatentStore, spec: CodecSpec) -> Ranking:
-    """Returns the ranking that the mask comes from.
-
-    Raises:
-        RankingError: if the codec has none of that name, or it does not fit.
-    """
-    ranking = store.ranking(spec.codec_id, str(job.model.mask))
-    if job.model.keep is not None:
-        ranking.channels(job.model.keep)
-    if len(ranking.order) != spec.channels:
-        raise RankingError(
-            f"ranking {ranking.ranking_id} orders {len(ranking.order)} channels, codec "
-            f"{spec.codec_id} has {spec.channels}: derive one with channel-frequency"
-        )
-    return ranking
-
-
-def _cuts(job: Job, ranking: Ranking) -> tuple[int, ...]:
-    """Returns the cuts of a network for any N, rising: those asked for, or the ranking's.
-
-    Raises:
-        RankingError: if the scalable stream cannot be cut there.
-    """
-    cuts = tuple(sorted(set(job.model.cuts or ranking.cuts)))
-    if unknown := [n for n in cuts if n not in ranking.cuts]:
-        raise RankingError(
-            f"--cuts {unknown[0]} is no cut of ranking {ranking.ranking_id}, whose streams can be "
-            f"cut at {', '.join(map(str, ranking.cuts))}: choose among them, or derive the ranking "
-            "with channel-frequency --keep and reorder-latents --overwrite"
-        )
-    return cuts
-
-
-def _keep(job: Job, inputs: Inputs) -> int | None:
-    """Returns how many ranked channels are read; None for all in natural order."""
-    return inputs.cuts[-1] if inputs.cuts else job.model.keep
-
-
-def _teacher_id(job: Job, store: LatentStore, split: str) -> str | None:
-    """Returns whose features and weights are used; None for nobody's.
-
-    Raises:
-        MissingComponentError: if a teacher is needed and there is none, or a choice.
-    """
-    model = job.model
-    distils = model.domain == "latent" and model.lambda_kd > 0
-    starts = model.init == "teacher" and model.init_from is None
-    known = store.teachers()
-    chosen = job.data.teacher
-    if chosen is None and len(known) == 1:
-        return known[0]
-    if chosen in known:
-        return chosen
-    if chosen not in (None, NONE) or (chosen is None and len(known) > 1 and (distils or starts)):
-        raise MissingComponentError(
-            f"{store.url} keeps the teachers {', '.join(known) or 'none'}, asked for: "
-            f"{chosen or 'the only one'}; name one with --teacher, or give --teacher none "
-            "--lambda_kd 0 --init scratch"
-        )
-    if distils:
-        raise MissingComponentError(
-            f"--lambda_kd {model.lambda_kd:g} distils teacher features, and {split} of {store.url} "
-            "has none: add them with encode-to-store --teacher_checkpoint FILE, or train without "
-            "them: --teacher none --lambda_kd 0"
-        )
-    if starts:
-        raise MissingComponentError(
-            f"--init teacher starts the tail from a teacher, and {store.url} keeps none: add one "
-            "with encode-to-store --teacher_checkpoint FILE, or give --init scratch"
-        )
-    return None
 
 
 def _default_label(model: ModelConfig) -> str:

@@ -9,18 +9,18 @@ from PIL import Image
 
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.errors import CheckpointError, DatasetError
-from pipelines import codec_images, train_codec
+from pipelines import codec_images, codec_training, train_codec
 from pipelines.codec_images import RandomCrops
-from pipelines.scenes import render_scene
-from pipelines.train_codec import (
+from pipelines.codec_training import (
     CodecTraining,
     TrainCodecError,
     evaluate_codec,
     finished_state,
     fit_quantiles,
-    main,
     new_codec,
 )
+from pipelines.scenes import CODEC_TRAIN_FIRST, render_scene
+from pipelines.train_codec import main
 
 FLAGS = ("--batch_size", "1", "--crop", "64", "--num_scenes", "2", "--seed", "3")
 
@@ -110,14 +110,14 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(trained, tmp_path, monkey
     schedule = ("--learning_rate", "1e-4")
     unbroken = tmp_path / "unbroken.pth.tar"
     assert main(["--output", str(unbroken), "--steps", "3", *FLAGS, *schedule]) == 0
-    images = codec_images.procedural_images(train_codec.CODEC_TRAIN_FIRST, 2, 3)
+    images = codec_images.procedural_images(CODEC_TRAIN_FIRST, 2, 3)
     training = CodecTraining(
         steps=3, batch_size=1, crop=64, num_scenes=2, seed=3, learning_rate=1e-4
     )
     checkpoint = tmp_path / "codec.pth.tar.checkpoint"
-    monkeypatch.setattr(train_codec, "_CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(codec_training, "_CHECKPOINT_SECONDS", -1.0)
     crops = RandomCrops(images, 64, 1, 3)
-    broken = train_codec.train(new_codec(3), crops, training, checkpoint, resume=False)
+    broken = codec_training.train(new_codec(3), crops, training, checkpoint, resume=False)
     assert next(broken)["step"] == 1
     broken.close()
     assert main(["--output", str(output), "--steps", "3", "--resume", *FLAGS, *schedule]) == 0
@@ -141,7 +141,7 @@ def test_a_checkpoint_is_not_overwritten_unasked(trained, tmp_path, capsys):
 
 def test_a_loss_that_is_not_finite_fails_the_job(tmp_path, capsys, monkeypatch):
     lost = torch.tensor(float("nan"), requires_grad=True)
-    monkeypatch.setattr(train_codec, "rate_distortion", lambda *_: (lost, lost, lost))
+    monkeypatch.setattr(codec_training, "rate_distortion", lambda *_: (lost, lost, lost))
     assert main(["--output", str(tmp_path / "codec"), "--steps", "2", *FLAGS]) == 1
     assert "the loss is nan at step 0; --resume with a lower" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
