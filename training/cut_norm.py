@@ -6,7 +6,9 @@ shared; every cut has a running mean and variance of its own, which only batches
 So a batch in training has one cut, and evaluation uses the statistics of the cut that comes in.
 """
 
-from collections.abc import Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -61,6 +63,36 @@ def keep_statistics_per_cut(network: nn.Module, cuts: int) -> CutSwitch:
             if isinstance(child, nn.BatchNorm2d):
                 setattr(parent, name, CutBatchNorm2d(child, cuts, switch))
     return switch
+
+
+@contextlib.contextmanager
+def averaged(network: nn.Module) -> Iterator[Callable[[], None]]:
+    """Makes statistics plain means over the batches that pass while this lasts.
+
+    Nothing is dropped out meanwhile: the statistics are those of evaluation.
+
+    Yields:
+        What to call before each batch, which every cut then sees once.
+    """
+    dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout) and m.training]
+    norms = [module for module in network.modules() if isinstance(module, CutBatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    count = itertools.count(1)
+
+    def add_batch() -> None:
+        number = next(count)
+        for norm in norms:
+            norm.momentum = 1 / number
+
+    try:
+        for dropout in dropouts:
+            dropout.eval()
+        yield add_batch
+    finally:
+        for dropout in dropouts:
+            dropout.train()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def matching(

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -99,7 +99,7 @@ class EpochLoader(ABC):
         """Returns the number of batches in an epoch, the same in every epoch."""
 
     @abstractmethod
-    def stream(self, epoch: int, position: int) -> Iterator[TensorBatch]:
+    def stream(self, epoch: int, position: int) -> Generator[TensorBatch]:
         """Yields batches for ever, starting with batch `position` of `epoch`."""
 
     @abstractmethod
@@ -183,7 +183,7 @@ class StoreLoader(EpochLoader):
     def __len__(self) -> int:
         return batches_an_epoch(self.groups, self.config.batch_size)
 
-    def stream(self, epoch: int, position: int) -> Iterator[TensorBatch]:
+    def stream(self, epoch: int, position: int) -> Generator[TensorBatch]:
         """Yields batches for ever, starting with batch `position` of `epoch`."""
         for arrays in self._prefetcher.map(self._loads(epoch, position)):
             for batch in arrays:

@@ -1,11 +1,13 @@
 """A run of training: its network, optimiser, log and files, and what `fit` does with them."""
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -31,6 +33,8 @@ from training.trainer_config import TrainerConfig
 
 LAST_FILE = "last.pt"
 BEST_FILE = "best.pt"
+SETTLING_BATCHES = 32
+"""What a finished network's batch norm statistics are taken from, where they are taken anew."""
 
 Batch = Mapping[str, Any]
 Validate = Callable[[nn.Module, torch.device], dict[str, float]]
@@ -51,6 +55,12 @@ class Loader(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes there."""
 
+    def stream(self, epoch: int, position: int) -> Generator[Batch]:
+        """Yields batches for ever, starting with batch `position` of `epoch`."""
+
+    def close_stream(self) -> None:
+        """Drops what was prepared."""
+
 
 class Task(Protocol):
     """What the loop needs of a task; see `SegmentationTask`."""
@@ -67,6 +77,9 @@ class Task(Protocol):
 
     def anneal(self, progress: float) -> None:
         """Is told how far the run is, in [0, 1]."""
+
+    def settle(self, batches: Iterator[Batch]) -> None:
+        """Is given batches after the last step; the network is in training mode."""
 
     def compile_network(self) -> None:
         """Runs the network, or what of it can be, through torch.compile from now on."""
@@ -262,6 +275,22 @@ class Run:
         values |= {"learning_rate": rate, "wait_share": wait}
         log.write("step", self.state.step, self.state.epoch, values)
 
+    def settle(self) -> None:
+        """Lets the task bring its network to rest after the last step."""
+        if not self.config.freeze_batch_norm:
+            bf16 = self.config.amp == "bf16"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                self.task.settle(self._settling_batches())
+
+    def _settling_batches(self) -> Iterator[Batch]:
+        # From the beginning, not from where the loader is: resumed, it gets the same ones.
+        self.loader.close_stream()
+        count = min(SETTLING_BATCHES, self.total_steps)
+        with contextlib.closing(self.loader.stream(0, 0)) as stream:
+            some = itertools.islice(stream, count)
+            for batch in progress(some, total=count, desc="batch norm", unit="batch"):
+                yield to_device(batch, self.device)
+
     def end_epoch(self, log: RunLog) -> None:
         """Writes the epoch's means and counts it."""
         self.watch.check(self.state.epoch)
@@ -277,10 +306,10 @@ class Run:
             self.save()
 
     def validation_due(self) -> bool:
-        """Says whether this epoch ends with a validation; the last one always does."""
+        """Says whether this epoch ends with a validation; one comes after the last step anyway."""
         every = self.config.validate_epochs
         last = self.state.step == self.total_steps
-        return last or (every > 0 and self.state.epoch % every == 0)
+        return not last and every > 0 and self.state.epoch % every == 0
 
     def validate(self, validate: Validate, log: RunLog) -> dict[str, float]:
         """Measures the network, and keeps it as best.pt if it is the best so far."""

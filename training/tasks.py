@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from latent_store.errors import DatasetError
+from training.cut_norm import averaged
 from training.gate import annealed, gumbel_noise
 from training.losses import Counts, TaskLoss, count
 from training.metrics import ConfusionMatrix
@@ -94,6 +95,29 @@ class NetworkTask(nn.Module):
     def tail_inputs(self, batch: Mapping[str, Any], epoch: int) -> dict[str, Any]:
         """Returns what the network's tail needs besides features in training."""
         return {}
+
+    @torch.no_grad()
+    def settle(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Takes batch norm's statistics anew, at every cut of a network for any N; else nothing.
+
+        In training a cut has its share of the batches only, and between two of them the weights
+        move on: its running statistics are of few batches and of older weights. As means over
+        batches that all cuts see they fit the weights that the run ends with (Yu and Huang,
+        Universally slimmable networks and improved training techniques, ICCV 2019:
+        post-statistics).
+
+        Args:
+            batches: as for `forward`; the network is in training mode.
+        """
+        cuts = self.network.config.cuts
+        if not cuts:
+            return
+        with averaged(self.network) as add_batch:
+            for batch in batches:
+                add_batch()
+                for keep in cuts:
+                    part = cut_batch(batch, keep)
+                    self.network(*network_inputs(self.network, part), **self.tail_inputs(part, 0))
 
     def anneal(self, progress: float) -> None:
         """Sets what changes over a run: the gate's temperature, at `progress` in [0, 1]."""

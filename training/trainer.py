@@ -91,7 +91,10 @@ def fit(
                     break
             run.end_epoch(log)
             if validate is not None and run.validation_due():
-                scores = run.validate(validate, log)
+                run.validate(validate, log)
+        run.settle()
+        if validate is not None:
+            scores = run.validate(validate, log)
     return run.finish(scores)
 
 

@@ -21,7 +21,7 @@ from training.losses import SegmentationLoss
 from training.networks import NetworkConfig, build_network
 from training.run_log import Clock, Meters
 from training.run_state import RESUME_FILE
-from training.tasks import SegmentationTask, SegmentationValidator
+from training.tasks import SegmentationTask, SegmentationValidator, cut_batch, network_inputs
 from training.trainer import fit
 from training.trainer_config import TrainerConfig, choose_device
 
@@ -349,6 +349,63 @@ def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
     state = weights(tmp_path / "last.pt")
     assert all((v == 0).all() for k, v in state.items() if k.endswith("running_mean"))
     assert all(int(v) == 0 for k, v in state.items() if k.endswith("num_batches_tracked"))
+
+
+@pytest.mark.parametrize("selection", ["any", "none"])
+def test_a_network_for_any_n_ends_with_statistics_of_its_last_weights(
+    tmp_path: Path, selection: str
+) -> None:
+    config = make_config(validate_epochs=0)
+    fit(make_task(selection), MadeLoader(), config, tmp_path, meta=META)
+    network = load_network(tmp_path / "last.pt").network
+    norms = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    }
+    kept = {name: norm.running_mean.clone() for name, norm in norms.items()}
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in norms}
+    for name, norm in norms.items():
+        norm.register_forward_pre_hook(
+            lambda _, args, name=name: seen[name].append(args[0].mean((0, 2, 3)))
+        )
+    cuts, loader = network.config.cuts or (CHANNELS,), MadeLoader()
+    with torch.no_grad():
+        for norm in norms.values():  # the rest is in evaluation: nothing is dropped out
+            norm.train()
+        for index in range(BATCHES):
+            batch = loader.batch(index)
+            for keep in cuts:
+                network(*network_inputs(network, cut_batch(batch, keep)))
+    for name, means in seen.items():
+        mean = torch.stack(means).reshape(BATCHES, len(cuts), -1).mean(0)
+        mean = mean if network.config.cuts else mean[0]
+        settled = torch.allclose(kept[name], mean, rtol=1e-3, atol=1e-4)
+        assert settled == (selection == "any"), name
+
+
+def test_a_run_stopped_before_its_statistics_were_taken_goes_on_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(folder: str, *, resume: bool = False) -> dict[str, torch.Tensor]:
+        loader = MadeLoader()
+        validator = SegmentationValidator([loader.batch(0)], ["a", "b", "c"])
+        config = make_config(checkpoint_minutes=1e-9)
+        args = (make_task("any"), loader, config, tmp_path / folder)
+        result = fit(*args, meta=META, validate=validator, resume=resume)
+        assert set(result.scores) > {"miou", "miou_at/4"}
+        return weights(tmp_path / folder / "last.pt")
+
+    undisturbed = run("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationTask, "settle", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run("two")
+    unsettled = weights(tmp_path / "two/last.pt")
+    name = next(name for name in undisturbed if name.endswith("running_mean"))
+    assert not torch.equal(unsettled[name], undisturbed[name])
+    for name, value in run("two", resume=True).items():
+        assert torch.equal(value, undisturbed[name]), name
 
 
 @pytest.mark.parametrize("selection", ["dynamic", "any"])
