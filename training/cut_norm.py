@@ -87,6 +87,8 @@ def averaged(network: nn.Module) -> Iterator[Callable[[], None]]:
     try:
         for dropout in dropouts:
             dropout.eval()
+        for norm in norms:
+            norm.num_batches_tracked.zero_()
         yield add_batch
     finally:
         for dropout in dropouts:
