@@ -152,8 +152,7 @@ def _run(argv: Sequence[str] | None) -> int:
         # Again, under the lease: another job may have appended meanwhile.
         plan = encode_plan.settle_plan(location, dataset, flags, inputs)
         location.write(plan_key(plan.dataset, plan.split), plan.to_json())
-    specs = encode_plan.asked_components(location, plan, inputs, flags)
-    asked = specs
+    asked = encode_plan.asked_components(location, plan, inputs, flags)
     specs = encode_plan.missing_components(location, plan, asked, flags.max_failures)
     if not specs:
         print(_nothing_to_do(location, plan, asked))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -122,7 +122,7 @@ class RawImageLoader(EpochLoader):
     def __len__(self) -> int:
         return batches_an_epoch(self.groups, self.config.batch_size)
 
-    def stream(self, epoch: int, position: int) -> Iterator[TensorBatch]:
+    def stream(self, epoch: int, position: int) -> Generator[TensorBatch]:
         """Yields batches for ever, starting with batch ``position`` of ``epoch``."""
         for arrays in self._prefetcher.map(self._loads(epoch, position)):
             for batch in arrays:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class MadeLoader(EpochLoader):
     def settings(self) -> dict[str, Any]:
         return {"labels": self.labels}
 
-    def stream(self, epoch: int, position: int) -> Iterator[dict[str, Any]]:
+    def stream(self, epoch: int, position: int) -> Generator[dict[str, Any]]:
         while True:
             for index in range(position, BATCHES):
                 self.given += 1
