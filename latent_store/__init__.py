@@ -7,17 +7,17 @@
     (2, 2, 24, 32)
 
 Importing this package loads neither torch nor Beam. The codec itself is in
-``latent_store.codec``; what the stored numbers promise is in ``FORMAT.md`` beside this file.
+`latent_store.codec`; what the stored numbers promise is in `FORMAT.md` beside this file.
 """
 
+from latent_store.catalogue.rankings import Ranking as Ranking
 from latent_store.errors import LatentStoreError as LatentStoreError
-from latent_store.location import Location as Location
-from latent_store.rankings import Ranking as Ranking
-from latent_store.reader import LatentStore as LatentStore
-from latent_store.reader import Split as Split
-from latent_store.reader import open_store as open
-from latent_store.schema import CodecSpec as CodecSpec
-from latent_store.summary import describe as describe
+from latent_store.format.schema import CodecSpec as CodecSpec
+from latent_store.storage.location import Location as Location
+from latent_store.store import LatentStore as LatentStore
+from latent_store.store import Split as Split
+from latent_store.store import open_store as open
+from latent_store.views.summary import describe as describe
 
 __all__ = [
     "CodecSpec",

@@ -1,4 +1,4 @@
-"""``latent-store``: look at a store, check it, close it, decode its pictures, share its stream."""
+"""`latent-store`: look at a store, check it, close it, decode its pictures, share its stream."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_store import finalize, integrity
+from latent_store.catalogue.rankings import write_ranking
+from latent_store.components import finalize
 from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import JobFailedError, LatentStoreError
-from latent_store.location import Location
-from latent_store.rankings import write_ranking
-from latent_store.reader import LatentStore, Split
-from latent_store.shared_orders import describe_sharing, share_order, shared_cuts
-from latent_store.summary import describe
+from latent_store.storage.location import Location
+from latent_store.store import LatentStore, Split
+from latent_store.tools import verify as integrity
+from latent_store.tools.shared_orders import describe_sharing, share_order, shared_cuts
+from latent_store.views.summary import describe
 
 DESCRIPTION = """
 Looks at a latent store, checks it, closes it, decodes its pictures, and takes them out as stream
@@ -36,7 +37,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see ``--help``."""
+    """Runs the command; see `--help`."""
     return run_command("latent-store", lambda: _run(make_flags().parse_args(argv)))
 
 
@@ -91,7 +92,7 @@ def _add_decode_flags(decode: argparse.ArgumentParser) -> None:
 def _run(flags: argparse.Namespace) -> int:
     if flags.action in ("decode", "export", "selfcheck"):
         # They load torch, which nothing else here needs.
-        from latent_store.codec import commands
+        from latent_store.tools import commands
 
         return getattr(commands, flags.action)(flags)
     location = Location(flags.url)
@@ -142,7 +143,7 @@ def _verify(location: Location, *, deep: bool, repair: bool) -> int:
     check = None
     if deep:
         # Loads torch, which nothing else here needs.
-        from latent_store.codec.deep_check import check_streams as check
+        from latent_store.tools.deep_check import check_streams as check
     with progress(desc="verify", unit="shard") as bar:
         found = list(integrity.verify(location, deep=check, on_shard=lambda _: bar.update()))
     for defect in found:

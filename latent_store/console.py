@@ -25,7 +25,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 
 def make_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """Returns the parser of one command: ``--snake_case`` flags, defaults shown in the help.
+    """Returns the parser of one command: `--snake_case` flags, defaults shown in the help.
 
     Abbreviated flags are refused, because what the parser does not know may be meant for Beam.
     """

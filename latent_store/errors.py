@@ -1,7 +1,7 @@
 """Every error a user can cause, in one family.
 
 Each message is one line that names the rule, the values and the remedy. Each class is also the
-builtin that a caller would expect, so ``except FileNotFoundError`` keeps working.
+builtin that a caller would expect, so `except FileNotFoundError` keeps working.
 """
 
 __all__ = [

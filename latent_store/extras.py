@@ -18,5 +18,6 @@ def import_with_extra(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
-        message = f"{missing} is not installed: pip install 'latent-store[{extra}]'"
-        raise MissingExtraError(message) from error
+        raise MissingExtraError(
+            f"{missing} is not installed: pip install 'latent-store[{extra}]'"
+        ) from error

@@ -1,4 +1,4 @@
-"""``make demo``: the whole chain on generated street scenes, with the commands a user would type.
+"""`make demo`: the whole chain on generated street scenes, with the commands a user would type.
 
 Scenes, teacher, encoding, a dynamic network with a rate-aware gate, masks, ranked latents, two
 static networks, evaluation, and one new scene sent through a stream file. Then a short chain with
@@ -24,7 +24,7 @@ from latent_store.console import make_parser, run_command
 from latent_store.errors import JobFailedError, LatentStoreError
 from pipelines import demo_boxes, encode, frequency, generate_scenes, reorder, train_teacher
 from pipelines.demo_commands import run_shown, say
-from pipelines.scenes import render_scene
+from pipelines.scenes.scene import render_scene
 from training import evaluate, segment, train
 
 RANKING = "gate"
@@ -228,8 +228,7 @@ def _make_room(out: Path) -> None:
     marker = out / ".demo"
     if out.exists() and any(out.iterdir()):
         if not marker.exists():
-            message = f"--output {out} holds something else; give a new folder"
-            raise LatentStoreError(message)
+            raise LatentStoreError(f"--output {out} holds something else; give a new folder")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines import encode, frequency, generate_scenes, reorder
 from pipelines.demo_commands import run_shown
-from pipelines.voc_scenes import VocScenes
+from pipelines.scenes.voc_scenes import VocScenes
 from training import detect, evaluate, train
 
 YEAR = 2007

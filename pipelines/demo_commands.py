@@ -27,8 +27,7 @@ def run_shown(main: Callable[[Sequence[str]], int], command: str, *arguments: ob
     status = main(words[1:])
     say(f"({time.monotonic() - start:.0f} s)")
     if status:
-        message = f"{words[0]} ended with status {status}; its error is above"
-        raise JobFailedError(message)
+        raise JobFailedError(f"{words[0]} ended with status {status}; its error is above")
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""``encode-to-store``: the Beam job that turns a dataset into latents, once."""
+"""`encode-to-store`: the Beam job that turns a dataset into latents, once."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from pathlib import Path
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from latent_store import codecs, component
+from latent_store.catalogue import codecs
+from latent_store.components import base as component
+from latent_store.components.finalize import Closed, finalize
 from latent_store.console import make_parser, progress, run_command
-from latent_store.feature_encoding import ENCODINGS
-from latent_store.finalize import Closed, finalize
-from latent_store.lease import Lease
-from latent_store.location import Location
-from latent_store.plan import ShardPlan, plan_key
-from latent_store.sample_ids import VIEWS
-from latent_store.schema import TASK_COMPONENTS, ComponentSpec
-from latent_store.summary import describe_rows
-from pipelines import encode_plan
-from pipelines.beam_jobs import (
+from latent_store.format.feature_encoding import ENCODINGS
+from latent_store.format.ids import VIEWS
+from latent_store.format.plan import ShardPlan, plan_key
+from latent_store.format.schema import TASK_COMPONENTS, ComponentSpec
+from latent_store.storage.lease import Lease
+from latent_store.storage.location import Location
+from latent_store.views.summary import describe_rows
+from pipelines.datasets.registry import READERS
+from pipelines.jobs import encode_plan
+from pipelines.jobs.beam_jobs import (
     RUNNER_HELP,
     local_threads,
     parse_flags,
     receipt_progress,
     run_over_shards,
 )
-from pipelines.datasets import READERS
-from pipelines.encode_plan import DEFAULT_SAMPLES_PER_SHARD, Inputs
-from pipelines.encoding import EncodeTask, encode_shard
+from pipelines.jobs.encode_plan import DEFAULT_SAMPLES_PER_SHARD, Inputs
+from pipelines.jobs.encoding import EncodeTask, encode_shard
 
 DESCRIPTION = """
 Encodes a split of a dataset into a latent store, once: real bitstreams, integer latents, the
@@ -51,7 +52,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see ``--help``."""
+    """Runs the command; see `--help`."""
     return run_command("encode-to-store", lambda: _run(argv))
 
 

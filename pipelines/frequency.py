@@ -1,4 +1,4 @@
-"""``channel-frequency``: the Beam job that derives static masks from what a gate keeps."""
+"""`channel-frequency`: the Beam job that derives static masks from what a gate keeps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from uuid import uuid4
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from latent_store.catalogue.rankings import METHODS, Ranking, describe_agreement, write_ranking
 from latent_store.console import make_parser, run_command
 from latent_store.errors import CheckpointError, IdentityError, RankingError
-from latent_store.location import CONTROL, Location
-from latent_store.rankings import METHODS, Ranking, describe_agreement, write_ranking
-from latent_store.reader import LatentStore
-from pipelines.beam_jobs import RUNNER_HELP, parse_flags, run_over_shards
-from pipelines.counting import (
+from latent_store.storage.location import CONTROL, Location
+from latent_store.store import LatentStore
+from pipelines.jobs.beam_jobs import RUNNER_HELP, parse_flags, run_over_shards
+from pipelines.jobs.counting import (
     NO_HALVES,
     CountTask,
     Halves,
@@ -49,7 +49,7 @@ examples:
 
 
 class AddHalves(beam.CombineFn):
-    """Adds both halves' :class:`Totals`; exact, so the order of addition does not matter."""
+    """Adds both halves' `Totals`; exact, so the order of addition does not matter."""
 
     def create_accumulator(self) -> Halves:
         """Returns zero."""
@@ -69,7 +69,7 @@ class AddHalves(beam.CombineFn):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see ``--help``."""
+    """Runs the command; see `--help`."""
     return run_command("channel-frequency", lambda: _run(argv))
 
 
@@ -128,21 +128,22 @@ def _read_checkpoint(flags: argparse.Namespace, codec_id: str, identity: dict[st
     if flags.method != "frequency":
         return b""
     if flags.checkpoint is None:
-        message = "--method frequency needs --checkpoint, the file of a --selection dynamic run"
-        raise CheckpointError(message)
+        raise CheckpointError(
+            "--method frequency needs --checkpoint, the file of a --selection dynamic run"
+        )
     try:
         data = flags.checkpoint.read_bytes()
     except FileNotFoundError:
-        message = f"no checkpoint at {flags.checkpoint}; give the file that train-from-store wrote"
-        raise CheckpointError(message) from None
+        raise CheckpointError(
+            f"no checkpoint at {flags.checkpoint}; give the file that train-from-store wrote"
+        ) from None
     meta = load_gate(data).meta
     for name, value in (meta["codec_identity"] or {}).items():
         if identity.get(name) != value:
-            message = (
+            raise IdentityError(
                 f"{flags.checkpoint} was trained on codec {meta['codec_id']} ({name} {value}), "
                 f"this store's is {codec_id} ({identity.get(name)}); give a network of that codec"
             )
-            raise IdentityError(message)
     return data
 
 

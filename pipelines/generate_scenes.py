@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from latent_store.console import make_parser, run_command
-from pipelines.scene_sets import make_room, require_counts, scene_jobs
-from pipelines.scenes import (
+from pipelines.scenes.scene import (
     COUNTABLE_LABELS,
     LARGEST,
     SMALLEST,
@@ -21,7 +20,8 @@ from pipelines.scenes import (
     SceneError,
     render_scene,
 )
-from pipelines.voc_scenes import VocScenes, generate_voc_scenes
+from pipelines.scenes.sets import make_room, require_counts, scene_jobs
+from pipelines.scenes.voc_scenes import VocScenes, generate_voc_scenes
 
 COMMAND = "generate-scenes"
 FRAME = 19  # Cityscapes annotates the twentieth frame of each sequence
@@ -133,8 +133,9 @@ def _run(args: argparse.Namespace) -> int:
     for other, (config, _) in LAYOUTS.items():
         strange = given.keys() & config.__dataclass_fields__.keys() - known
         if strange:
-            message = f"--{min(strange)} is of --layout {other}, not of {args.layout}; leave it out"
-            raise SceneError(message)
+            raise SceneError(
+                f"--{min(strange)} is of --layout {other}, not of {args.layout}; leave it out"
+            )
     scenes = kind(**{name: given[name] for name in given.keys() & known})
     count = generate(args.output, scenes, overwrite=args.overwrite)
     print(f"{args.output}: {count} scenes of {_size(scenes)}")

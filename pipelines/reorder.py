@@ -1,4 +1,4 @@
-"""``reorder-latents``: the Beam job that writes a ranking's copy of a split's latents."""
+"""`reorder-latents`: the Beam job that writes a ranking's copy of a split's latents."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from latent_store import component, receipts, schema
+from latent_store.catalogue.rankings import Ranking
+from latent_store.components import base as component
+from latent_store.components.finalize import covered, finalize
 from latent_store.console import make_parser, progress, run_command
-from latent_store.finalize import covered, finalize
-from latent_store.lease import Lease
-from latent_store.location import Location
-from latent_store.rankings import Ranking
-from latent_store.reader import LatentStore
-from pipelines.beam_jobs import (
+from latent_store.format import schema
+from latent_store.shards import receipts
+from latent_store.storage.lease import Lease
+from latent_store.storage.location import Location
+from latent_store.store import LatentStore
+from pipelines.jobs.beam_jobs import (
     RUNNER_HELP,
     local_threads,
     parse_flags,
     receipt_progress,
     run_over_shards,
 )
-from pipelines.reordering import ReorderTask, reorder_shard
+from pipelines.jobs.reordering import ReorderTask, reorder_shard
 
 DESCRIPTION = """
 Writes latents once more in a ranking's order of importance: a network that needs N channels then
@@ -36,7 +38,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see ``--help``."""
+    """Runs the command; see `--help`."""
     return run_command("reorder-latents", lambda: _run(argv))
 
 

@@ -14,13 +14,13 @@ import torch
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import CheckpointError
-from pipelines.codec_images import (
+from pipelines.codec_training.images import (
     RandomCrops,
     folder_images,
     held_out_scenes,
     procedural_images,
 )
-from pipelines.codec_training import (
+from pipelines.codec_training.training import (
     CodecTraining,
     TrainCodecError,
     evaluate_codec,
@@ -31,7 +31,7 @@ from pipelines.codec_training import (
     train,
     write_codec,
 )
-from pipelines.scenes import CODEC_TRAIN_FIRST
+from pipelines.scenes.scene import CODEC_TRAIN_FIRST
 
 COMMAND = "train-codec"
 AUX_LIMIT = 1.0  # above it the hyper-latent's tables do not reach its tails

@@ -1,4 +1,4 @@
-"""``train-teacher``: DeepLab v3, or for boxes Faster R-CNN, on raw pictures.
+"""`train-teacher`: DeepLab v3, or for boxes Faster R-CNN, on raw pictures.
 
 Its first two layers give the features that students distil, its weights are where students
 start, and it is itself the pixel-domain reference ("trained on raw").
@@ -7,8 +7,8 @@ start, and it is itself the pixel-domain reference ("trained on raw").
     train-teacher --dataset voc --voc_task detection --year 2007 --data_root /data/VOCdevkit \\
         --split trainval --val_split test --pretrained imagenet --output runs/detection-teacher
 
-Several GPUs share every batch under ``torchrun --standalone --nproc_per_node 4 -m
-pipelines.train_teacher``; ``--batch_size`` counts all of them.
+Several GPUs share every batch under `torchrun --standalone --nproc_per_node 4 -m
+pipelines.train_teacher`; `--batch_size` counts all of them.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ import torch
 
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
-from latent_store.plan import Sample
-from latent_store.schema import TASK_COMPONENTS
-from pipelines.datasets import READERS, DatasetReader, open_dataset
-from pipelines.raw_images import RawImageLoader, RawImages, WholeRawImages
+from latent_store.format.plan import Sample
+from latent_store.format.schema import TASK_COMPONENTS
+from pipelines.datasets.raw_images import RawImageLoader, RawImages, WholeRawImages
+from pipelines.datasets.registry import READERS, DatasetReader, open_dataset
+from training.data.loader import LoaderConfig
 from training.flags import add_flags, flag, free_fields, read_flags
-from training.initialise import start_from_pretrained
 from training.job import NONE, TASK_FLAGS, require_task_flags
-from training.loader import LoaderConfig
-from training.network_config import BACKBONES, NetworkConfig
-from training.networks import build_network
-from training.ranks import ALONE, Ranks, joined
-from training.run import FitResult
-from training.tasks import NetworkValidator, headline
+from training.networks.initialise import start_from_pretrained
+from training.networks.network_config import BACKBONES, NetworkConfig
+from training.networks.networks import build_network
+from training.tasks.tasks import NetworkValidator, headline
 from training.train import TASK_PARTS, require_batch_norm
-from training.trainer import fit
-from training.trainer_config import TrainerConfig
+from training.trainer.ranks import ALONE, Ranks, joined
+from training.trainer.run import FitResult
+from training.trainer.trainer import fit
+from training.trainer.trainer_config import TrainerConfig
 
 FLIPPED = "hflip"
 
@@ -93,7 +93,7 @@ CONFIGS = (TeacherConfig, LoaderConfig, TrainerConfig)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see ``--help``."""
+    """Runs the command; see `--help`."""
     args = make_flags().parse_args(argv)
     return run_command("train-teacher", lambda: _run(args))
 
@@ -209,8 +209,9 @@ def _validator(
 
 def _first(samples: list[Sample], count: int) -> list[Sample]:
     if count < 0:
-        message = f"--max_samples and --val_max_samples must be 0 (all) or more, got {count}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(
+            f"--max_samples and --val_max_samples must be 0 (all) or more, got {count}"
+        )
     return samples[:count] if count else samples
 
 

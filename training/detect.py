@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from latent_store.codec.panels import save_png
 from latent_store.console import run_command
 from latent_store.errors import LatentStoreError
-from training.box_pictures import SHOWN_SCORE, draw_detections
-from training.classes import class_colours
-from training.detection_metrics import Detections
+from latent_store.tools.panels import save_png
+from training.evaluation.points import write_text
 from training.picture_command import COMMANDS, transmission_parser, transmit
-from training.points import write_text
-from training.transmission import Link
+from training.tasks.box_pictures import SHOWN_SCORE, draw_detections
+from training.tasks.classes import class_colours
+from training.tasks.detection_metrics import Detections
+from training.transmission.link import Link
 
 TASK = "detection"
 _DESCRIPTION = """Detects objects in new pictures as a camera and a server would.
@@ -59,7 +59,7 @@ def write_boxes(
 
     Args:
         link: Names the classes.
-        base: Path of the files up to ``_boxes.json`` and ``_boxes.png``.
+        base: Path of the files up to `_boxes.json` and `_boxes.png`.
         found: In pixels of the original picture.
         image_HWC: That picture, uint8 RGB.
         least_score: Of what is drawn.
@@ -82,8 +82,7 @@ def write_boxes(
 
 def _detect(args: argparse.Namespace) -> int:
     if not 0 <= args.least_score <= 1:
-        message = f"--least_score must be in [0, 1], got {args.least_score}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(f"--least_score must be in [0, 1], got {args.least_score}")
     return transmit(args, TASK, functools.partial(write_boxes, least_score=args.least_score))
 
 

@@ -12,19 +12,24 @@ from pathlib import Path
 import numpy as np
 
 import latent_store
+from latent_store.catalogue.rankings import Ranking
 from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import LatentStoreError
-from latent_store.rankings import Ranking
-from training import plots, report
-from training.bench import Bench, Options, open_bench
-from training.candidates import Candidate, distinct_labels, find_candidates, require_classes
-from training.comparisons import analyse
-from training.evaluation_pictures import keep_output, write_pictures
-from training.inference import Output
-from training.measure import measure, point_key
-from training.points import Point, read_point, write_point, write_text
-from training.rates import DECODE_MODES
-from training.trainer_config import choose_device
+from training.evaluation import plots, report
+from training.evaluation.candidates import (
+    Candidate,
+    distinct_labels,
+    find_candidates,
+    require_classes,
+)
+from training.evaluation.comparisons import analyse
+from training.evaluation.evaluation_pictures import keep_output, write_pictures
+from training.evaluation.evaluation_split import Bench, Options, open_bench
+from training.evaluation.measure import measure, point_key
+from training.evaluation.points import Point, read_point, write_point, write_text
+from training.trainer.trainer_config import choose_device
+from training.transmission.inference import Output
+from training.transmission.rates import DECODE_MODES
 
 PROG = "evaluate-from-store"
 _DESCRIPTION = """Measures networks on a split of a store: mIoU or AP, and real bits per pixel.
@@ -54,13 +59,13 @@ def evaluate(
     folder: Path,
     shown: Collection[int] = (),
 ) -> list[Point]:
-    """Measures every candidate whose point is not in ``folder`` yet.
+    """Measures every candidate whose point is not in `folder` yet.
 
     Args:
         bench: The split.
         candidates: Networks with their codecs.
-        rows: From :meth:`Bench.rows`.
-        folder: Keeps one JSON file a point, and what networks say of ``shown``.
+        rows: From `Bench.rows`.
+        folder: Keeps one JSON file a point, and what networks say of `shown`.
         shown: Rows of which that is kept, for pictures.
 
     Returns:
@@ -92,7 +97,7 @@ def write_report(
     output: Path,
     rankings: Sequence[Ranking] = (),
 ) -> None:
-    """Writes report.md, results.json, per_class.csv and the plots below ``output``.
+    """Writes report.md, results.json, per_class.csv and the plots below `output`.
 
     Args:
         points: What was measured.
@@ -144,8 +149,7 @@ def _check(args: argparse.Namespace) -> None:
     for name, least in (("max_samples", 1), ("batch_size", 1), ("pictures", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
-            message = f"--{name} must be at least {least}, got {value}"
-            raise LatentStoreError(message)
+            raise LatentStoreError(f"--{name} must be at least {least}, got {value}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,10 +29,10 @@ def flag(
     """Returns a dataclass field that is also a flag.
 
     Args:
-        help: one line for `--help`.
-        default: the default; without one the flag is required.
-        choices: allowed values.
-        free: whether a resumed run may change it.
+        help: One line for `--help`.
+        default: The default; without one the flag is required.
+        choices: Allowed values.
+        free: Whether a resumed run may change it.
     """
     metadata = {"help": help, "choices": choices, "free": free}
     return dataclasses.field(default=default, metadata=metadata)

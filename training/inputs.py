@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import latent_store
 from latent_store import LatentStore, Ranking
 from latent_store.errors import MissingComponentError, RankingError, StoreNotFoundError
-from latent_store.reader import Split
-from latent_store.schema import CodecSpec
-from training.checkpoints import LoadedNetwork, load_network
-from training.classes import class_names
+from latent_store.format.schema import CodecSpec
+from latent_store.store import Split
 from training.job import NONE, Job
+from training.networks.checkpoints import LoadedNetwork, load_network
+from training.tasks.classes import class_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,10 @@ class Inputs:
     """What a store offers for a job, checked before anything is built.
 
     Attributes:
-        ranking: that the channels come from; None for all of them.
-        cuts: of a network for any N.
-        keep: how many ranked channels are read; None for all in natural order.
-        teacher: that the weights start from.
+        ranking: That the channels come from; None for all of them.
+        cuts: Of a network for any N.
+        keep: How many ranked channels are read; None for all in natural order.
+        teacher: That the weights start from.
     """
 
     store: LatentStore
@@ -39,7 +39,7 @@ def find_inputs(job: Job) -> Inputs:
     """Opens the store and finds codec, ranking and teacher.
 
     Raises:
-        LatentStoreError: if one of them is missing or unfit; names the remedy.
+        LatentStoreError: If one of them is missing or unfit; names the remedy.
     """
     store = latent_store.open(job.data.store)
     name = f"{job.data.dataset}/{job.data.split}"
@@ -71,7 +71,7 @@ def _class_names(job: Job, split: Split) -> tuple[str, ...]:
     """Returns the names of the classes that the task learns, by id.
 
     Raises:
-        MissingComponentError: if the split has no labels, or no boxes.
+        MissingComponentError: If the split has no labels, or no boxes.
     """
     annotations = split.boxes() if job.model.task == "detection" else split.labels()
     return annotations.class_names or class_names(job.data.dataset)
@@ -81,7 +81,7 @@ def _ranking(job: Job, store: LatentStore, spec: CodecSpec) -> Ranking:
     """Returns the ranking that the mask comes from.
 
     Raises:
-        RankingError: if the codec has none of that name, or it does not fit.
+        RankingError: If the codec has none of that name, or it does not fit.
     """
     ranking = store.ranking(spec.codec_id, str(job.model.mask))
     if job.model.keep is not None:
@@ -98,7 +98,7 @@ def _cuts(job: Job, ranking: Ranking) -> tuple[int, ...]:
     """Returns the cuts of a network for any N, rising: those asked for, or the ranking's.
 
     Raises:
-        RankingError: if the scalable stream cannot be cut there.
+        RankingError: If the scalable stream cannot be cut there.
     """
     cuts = tuple(sorted(set(job.model.cuts or ranking.cuts)))
     if unknown := [n for n in cuts if n not in ranking.cuts]:
@@ -114,7 +114,7 @@ def _teacher_id(job: Job, store: LatentStore, split: str) -> str | None:
     """Returns whose features and weights are used; None for nobody's.
 
     Raises:
-        MissingComponentError: if a teacher is needed and there is none, or a choice.
+        MissingComponentError: If a teacher is needed and there is none, or a choice.
     """
     model = job.model
     distils = model.domain == "latent" and model.lambda_kd > 0

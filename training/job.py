@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from latent_store.errors import LatentStoreError
+from training.data.loader import LoaderConfig
 from training.flags import flag, free_fields
-from training.loader import LoaderConfig
-from training.network_config import BACKBONES, DOMAINS, SELECTIONS, TASKS
-from training.trainer_config import TrainerConfig
-from training.transforms import ACTIVATIONS, TRANSFORMS
+from training.networks.network_config import BACKBONES, DOMAINS, SELECTIONS, TASKS
+from training.networks.transforms import ACTIVATIONS, TRANSFORMS
+from training.trainer.trainer_config import TrainerConfig
 
 NONE = "none"
 TASK_FLAGS = {
@@ -24,7 +24,7 @@ def require_task_flags(config: Any, task: str) -> None:
     """Refuses settings of another task's networks.
 
     Raises:
-        LatentStoreError: if `config` has one; it is named.
+        LatentStoreError: If `config` has one; it is named.
     """
     for other, names in TASK_FLAGS.items():
         given = [name for name in names if getattr(config, name)]

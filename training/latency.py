@@ -1,9 +1,9 @@
-"""How long each side takes, as the paper's table 3 has it: ``python -m training.latency``.
+"""How long each side takes, as the paper's table 3 has it: `python -m training.latency`.
 
     encode          pad ─ g_a ─ h_a ─ h_s ─ gate (dynamic) ─ entropy coding of what is sent
     decode + task   entropy decoding (with h_s) ─ g_s (pixels) ─ network ─ map
 
-The stages are those of ``segment``. They alternate between CPU and GPU, so time is that of a clock
+The stages are those of `segment`. They alternate between CPU and GPU, so time is that of a clock
 between synchronisations, what a camera waits for; events on the GPU would leave the CPU's part out.
 """
 
@@ -26,12 +26,12 @@ import latent_store
 from latent_store.codec import read_image
 from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import DatasetError, LatentStoreError
-from latent_store.reader import LatentStore
-from training.networks import NetworkConfig
-from training.points import write_text
+from latent_store.store import LatentStore
+from training.evaluation.points import write_text
+from training.networks.networks import NetworkConfig
 from training.tables import align, markdown_table
-from training.trainer_config import choose_device
-from training.transmission import Link, Stopwatch, open_link, receive, send
+from training.trainer.trainer_config import choose_device
+from training.transmission.link import Link, Stopwatch, open_link, receive, send
 
 PROG = "training.latency"
 _DESCRIPTION = """Times a camera and a server with networks of every kind, stage by stage.
@@ -113,7 +113,7 @@ def time_links(
 
     Args:
         links: Codec, gate and network of each.
-        pictures: uint8 [H, W, 3] each, at least one.
+        pictures: Uint8 [H, W, 3] each, at least one.
         repeats: Timed runs.
         warm_up: Runs before them, which are not counted.
     """
@@ -133,7 +133,7 @@ def open_links(checkpoint: Path, device: str, codec: bytes) -> list[Link]:
 
 
 def kind_of(config: NetworkConfig, keep: int | None = None) -> str:
-    """Returns a network's row in the paper's table, or the like of it; at ``keep`` for any N."""
+    """Returns a network's row in the paper's table, or the like of it; at `keep` for any N."""
     if config.domain == "pixel":
         return PIXEL
     if config.channels is not None:
@@ -142,7 +142,7 @@ def kind_of(config: NetworkConfig, keep: int | None = None) -> str:
 
 
 def latency_markdown(found: Sequence[Latency], setting: dict[str, Any]) -> str:
-    """Returns ``latency.md``: both sides beside the paper's numbers, then every stage."""
+    """Returns `latency.md`: both sides beside the paper's numbers, then every stage."""
     names = list(dict.fromkeys(name for latency in found for name in latency.stages))
     stages = [
         (x.kind, x.checkpoint, *(str(x.stages[n]) if n in x.stages else "-" for n in names))
@@ -266,11 +266,10 @@ def _pictures(args: argparse.Namespace, store: LatentStore) -> list[np.ndarray]:
     split = store[f"{args.dataset}/{args.split}"]
     rows = split.common_rows(split.latents(args.codec))[: args.max_samples]
     if not len(rows):
-        message = (
+        raise DatasetError(
             f"{split.plan.name} of {store.url} has no latents to decode pictures from; encode "
             "some, or give --image"
         )
-        raise DatasetError(message)
     return [split.decode(int(row), codec=args.codec) for row in rows]
 
 
@@ -285,8 +284,7 @@ def _check(args: argparse.Namespace) -> None:
     for name, lowest in least.items():
         value = getattr(args, name)
         if value is not None and value < lowest:
-            message = f"--{name} must be at least {lowest}, got {value}"
-            raise LatentStoreError(message)
+            raise LatentStoreError(f"--{name} must be at least {lowest}, got {value}")
 
 
 def _parser() -> argparse.ArgumentParser:

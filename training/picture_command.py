@@ -16,11 +16,11 @@ import torch
 from latent_store.codec import StreamFile, read_stream_file, write_stream_file
 from latent_store.console import make_parser
 from latent_store.errors import CheckpointError, LatentStoreError
-from training.inference import Output
-from training.points import write_text
+from training.evaluation.points import write_text
 from training.tables import align
-from training.trainer_config import choose_device
-from training.transmission import (
+from training.trainer.trainer_config import choose_device
+from training.transmission.inference import Output
+from training.transmission.link import (
     Link,
     Stopwatch,
     decoded_picture,
@@ -108,12 +108,12 @@ def transmission_parser(task: str, description: str, example: str) -> argparse.A
 
 
 def transmit(args: argparse.Namespace, task: str, write: Write) -> int:
-    """Runs a command of one task on the flags of :func:`transmission_parser`.
+    """Runs a command of one task on the flags of `transmission_parser`.
 
     Raises:
         CheckpointError: The checkpoint's network is for another task.
-        LatentStoreError: Flags contradict each other; else see :func:`encode_picture` and
-            :func:`decode_stream`.
+        LatentStoreError: Flags contradict each other; else see `encode_picture` and
+            `decode_stream`.
     """
     inputs = args.image or args.stream
     _check(args, inputs)
@@ -122,11 +122,10 @@ def transmit(args: argparse.Namespace, task: str, write: Write) -> int:
     device = str(choose_device(args.device))
     link = open_link(args.checkpoint, device, args.codec_checkpoint, args.keep)
     if link.config.task != task:
-        message = (
+        raise CheckpointError(
             f"{args.checkpoint} is a network for {link.config.task}; use "
             f"`{COMMANDS[link.config.task]}`, or a checkpoint for {task}"
         )
-        raise CheckpointError(message)
     if args.image:
         outcomes = [_from_image(link, path, args, write) for path in inputs]
     else:
@@ -140,7 +139,7 @@ def transmit(args: argparse.Namespace, task: str, write: Write) -> int:
 
 
 def encode_picture(link: Link, image: Path, output: Path) -> tuple[Path, Stopwatch]:
-    """Camera side: writes ``NAME.stream`` and returns its path and the stages' times.
+    """Camera side: writes `NAME.stream` and returns its path and the stages' times.
 
     Raises:
         DatasetError: The picture cannot be read.
@@ -163,7 +162,7 @@ def decode_stream(
         link: Codec and network.
         path: The stream file.
         output: Folder of what is written.
-        write: See :data:`Write`.
+        write: See `Write`.
         image_HWC: What results are drawn on, uint8 RGB; None takes the picture that the received
             channels give.
 
@@ -237,19 +236,16 @@ def _from_stream(link: Link, path: Path, args: argparse.Namespace, write: Write)
 
 def _check(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
     if args.encode_only and args.stream:
-        message = "--encode_only goes with --image: a stream is encoded already"
-        raise LatentStoreError(message)
+        raise LatentStoreError("--encode_only goes with --image: a stream is encoded already")
     if args.threads is not None and args.threads < 1:
-        message = f"--threads must be at least 1, got {args.threads}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(f"--threads must be at least 1, got {args.threads}")
     stems = [path.stem for path in inputs]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
-        message = (
+        raise LatentStoreError(
             f"two inputs are named {twice[0]}: their outputs would overwrite each other; run them "
             "with different --output folders"
         )
-        raise LatentStoreError(message)
 
 
 def _times(name: str, times: dict[str, float], stages: Sequence[str]) -> list[str]:

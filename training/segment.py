@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from latent_store.codec.panels import save_png
 from latent_store.console import run_command
-from training.classes import class_colours
+from latent_store.tools.panels import save_png
 from training.picture_command import COMMANDS, transmission_parser, transmit
-from training.pictures import colourise, overlay
-from training.transmission import Link
+from training.tasks.classes import class_colours
+from training.tasks.pictures import colourise, overlay
+from training.transmission.link import Link
 
 TASK = "segmentation"
 _DESCRIPTION = """Segments new pictures as a camera and a server would.
@@ -42,9 +42,9 @@ def write_maps(link: Link, base: Path, map_HW: np.ndarray, image_HWC: np.ndarray
 
     Args:
         link: Names the classes.
-        base: Path of the files up to ``_labelTrainIds.png``, ``_colour.png``, ``_overlay.png``.
-        map_HW: uint8 class ids.
-        image_HWC: uint8 RGB of the same size.
+        base: Path of the files up to `_labelTrainIds.png`, `_colour.png`, `_overlay.png`.
+        map_HW: Uint8 class ids.
+        image_HWC: Uint8 RGB of the same size.
     """
     colours = class_colours(link.class_names)
     for part, picture in (

@@ -25,7 +25,7 @@ def align(rows: Sequence[Sequence[str]], text_columns: int) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
-    """Returns a Markdown table whose first ``text_columns`` columns stand to the left."""
+    """Returns a Markdown table whose first `text_columns` columns stand to the left."""
     marks = ["---" if i < text_columns else "---:" for i in range(len(header))]
     lines = [header, marks, *rows]
     return "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in lines)

@@ -24,21 +24,21 @@ import torch
 
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError, StoreNotFoundError
-from training import initialise
-from training.checkpoints import load_network
-from training.detection_task import DetectionTask, DetectionValidator
+from training.data.loader import LoaderConfig, StoreLoader, WholeImages
+from training.data.sources import SourceSpec, StoreSource
 from training.flags import add_flags, read_flags
 from training.inputs import Inputs, find_inputs
 from training.job import CONFIGS, FREE, NONE, Job, ModelConfig
-from training.loader import LoaderConfig, StoreLoader, WholeImages
-from training.losses import DetectionLoss, SegmentationLoss
-from training.networks import LatentNetwork, NetworkConfig, build_network
-from training.ranks import ALONE, Ranks, joined
-from training.run import FitResult
-from training.sources import SourceSpec, StoreSource
-from training.tasks import NetworkValidator, SegmentationTask, SegmentationValidator, headline
-from training.trainer import fit
-from training.trainer_config import TrainerConfig
+from training.networks import initialise
+from training.networks.checkpoints import load_network
+from training.networks.networks import LatentNetwork, NetworkConfig, build_network
+from training.tasks.detection_task import DetectionTask, DetectionValidator
+from training.tasks.losses import DetectionLoss, SegmentationLoss
+from training.tasks.tasks import NetworkValidator, SegmentationTask, SegmentationValidator, headline
+from training.trainer.ranks import ALONE, Ranks, joined
+from training.trainer.run import FitResult
+from training.trainer.trainer import fit
+from training.trainer.trainer_config import TrainerConfig
 
 COMMAND = "train-from-store"
 TASK_PARTS = {
@@ -71,7 +71,7 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
     """Trains one network from a store, together with other ranks where there are any.
 
     Raises:
-        LatentStoreError: if the flags contradict each other or the store lacks what they ask for;
+        LatentStoreError: If the flags contradict each other or the store lacks what they ask for;
             see `fit` for what can happen later.
     """
     trainer = job.trainer
@@ -117,7 +117,7 @@ def require_batch_norm(task: str, loader: LoaderConfig, trainer: TrainerConfig) 
     """Refuses batches that batch norm cannot be trained on.
 
     Raises:
-        LatentStoreError: if there is one image in a batch of segmentation.
+        LatentStoreError: If there is one image in a batch of segmentation.
     """
     if task == "segmentation" and loader.batch_size == 1 and not trainer.freeze_batch_norm:
         raise LatentStoreError(
@@ -203,7 +203,7 @@ def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> NetworkVal
     """Returns the validator, or None without a split to validate on.
 
     Raises:
-        StoreNotFoundError: if a split was asked for by name and is not there.
+        StoreNotFoundError: If a split was asked for by name and is not there.
     """
     split = job.data.val_split or "val"
     name = f"{job.data.dataset}/{split}"

@@ -1,6 +1,6 @@
 """The frozen codec and its streams.
 
-It loads torch and CompressAI; ``import latent_store`` does not load it.
+It loads torch and CompressAI; `import latent_store` does not load it.
 """
 
 from latent_store.codec.checkpoints import codec_from_bytes as codec_from_bytes

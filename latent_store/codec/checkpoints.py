@@ -21,7 +21,7 @@ from latent_store.codec.state_dicts import ARCHITECTURE, build_model, read_state
 from latent_store.codec.stock import model_urls
 from latent_store.codec.tables import EntropyTables
 from latent_store.errors import CheckpointError, IntegrityError
-from latent_store.schema import CodecSpec
+from latent_store.format.schema import CodecSpec
 
 if TYPE_CHECKING:
     from latent_store import LatentStore
@@ -54,10 +54,10 @@ def load_codec(
     """Returns a codec from exactly one of the three sources.
 
     Args:
-        checkpoint: A local checkpoint file. Where its name ends in ``-xxxxxxxx.pth.tar``, the
+        checkpoint: A local checkpoint file. Where its name ends in `-xxxxxxxx.pth.tar`, the
             digits must be the start of its sha256.
         quality: 1 to 8: CompressAI's zoo, downloaded once into torch.hub's cache.
-        metric: Of the zoo: ``"mse"`` or ``"ms-ssim"``.
+        metric: Of the zoo: `"mse"` or `"ms-ssim"`.
         demo: The small codec that comes with the package.
         sha256: The file's sha256, or at least its first 8 digits.
 
@@ -72,11 +72,10 @@ def load_codec(
             for name, is_given in zip(("checkpoint", "quality", "demo"), sources, strict=True)
             if is_given
         )
-        message = (
+        raise CheckpointError(
             f"a codec comes from one source, got {given or 'none'}; give one of --codec_checkpoint "
             "F, --quality Q, --demo_codec"
         )
-        raise CheckpointError(message)
     if quality is not None:
         data = _zoo_bytes(quality, metric)
         _check_sha256(data, sha256, f"the zoo's quality {quality}")
@@ -96,11 +95,11 @@ def codec_from_bytes(
     Args:
         data: The file.
         expected: The identity that it must have; gives the name, source, quality and metric too.
-        source: What ``spec.source`` says without ``expected``: ``"file"``, ``"zoo"``, ``"demo"``.
+        source: What `spec.source` says without `expected`: `"file"`, `"zoo"`, `"demo"`.
 
     Raises:
         IdentityError: It is not the codec expected.
-        CheckpointError: As :func:`load_codec`.
+        CheckpointError: As `load_codec`.
     """
     name = expected.codec_id if expected else "the checkpoint"
     if expected is None:
@@ -131,8 +130,7 @@ def _build(
     try:
         tables = EntropyTables.from_model(model)
     except IntegrityError as error:
-        message = f"{name}: {error}"
-        raise CheckpointError(message) from error
+        raise CheckpointError(f"{name}: {error}") from error
     digest = hashlib.sha256(data).hexdigest()
     spec = CodecSpec(
         codec_id=f"{ARCHITECTURE}-{digest[:PREFIX_DIGITS]}",
@@ -152,8 +150,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
-        message = f"there is no codec checkpoint {path}; check --codec_checkpoint"
-        raise CheckpointError(message) from error
+        raise CheckpointError(
+            f"there is no codec checkpoint {path}; check --codec_checkpoint"
+        ) from error
 
 
 def _check_name(data: bytes, path: Path) -> None:
@@ -166,26 +165,25 @@ def _check_sha256(data: bytes, expected: str | None, what: str) -> None:
     if expected is None:
         return
     if len(expected) < PREFIX_DIGITS or not set(expected.lower()) <= set(string.hexdigits):
-        message = f"{expected!r} is no sha256; give at least its first {PREFIX_DIGITS} digits"
-        raise CheckpointError(message)
+        raise CheckpointError(
+            f"{expected!r} is no sha256; give at least its first {PREFIX_DIGITS} digits"
+        )
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(expected.lower()):
         found = digest[: len(expected)]
-        message = (
+        raise CheckpointError(
             f"{what} should have sha256 {expected}, but its {len(data)} bytes have {found}; it was "
             "altered, truncated or renamed: copy or download it again"
         )
-        raise CheckpointError(message)
 
 
 def _zoo_bytes(quality: int, metric: str) -> bytes:
     prefixes = ZOO_SHA256.get(metric)
     if prefixes is None or not 1 <= quality <= len(prefixes):
-        message = (
+        raise CheckpointError(
             f"CompressAI's zoo has {ARCHITECTURE} in qualities 1 to 8 for mse and ms-ssim, not "
             f"quality {quality} for {metric}; choose one of these"
         )
-        raise CheckpointError(message)
     url = model_urls[ARCHITECTURE][metric][quality]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not cached.exists():
@@ -200,25 +198,25 @@ def _download(url: str, target: Path, prefix: str) -> None:
     try:
         torch.hub.download_url_to_file(url, str(target), prefix, progress=sys.stderr.isatty())
     except RuntimeError as error:
-        message = f"{url} is not the file with sha256 {prefix}: {error}; try again later"
-        raise CheckpointError(message) from error
+        raise CheckpointError(
+            f"{url} is not the file with sha256 {prefix}: {error}; try again later"
+        ) from error
     except (URLError, TimeoutError, ConnectionError) as error:
-        message = (
+        raise CheckpointError(
             f"cannot download {url} ({error}); give a local file with --codec_checkpoint, or "
             "--demo_codec"
-        )
-        raise CheckpointError(message) from error
+        ) from error
 
 
 def _demo_path(folder: Path) -> Path:
     found = sorted(folder.glob("*.pth.tar"))
     if len(found) != 1:
-        message = (
+        raise CheckpointError(
             f"{folder} holds {len(found)} demo codecs, expected 1 (*-xxxxxxxx.pth.tar); install "
             "the package again"
         )
-        raise CheckpointError(message)
     if not HASHED_NAME.search(found[0].name):
-        message = f"the demo codec {found[0].name} has no sha256 in its name; install it again"
-        raise CheckpointError(message)
+        raise CheckpointError(
+            f"the demo codec {found[0].name} has no sha256 in its name; install it again"
+        )
     return found[0]

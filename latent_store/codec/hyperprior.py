@@ -20,7 +20,7 @@ from torch import Tensor
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.codec.tables import EntropyTables
 from latent_store.errors import LatentStoreError
-from latent_store.schema import PAD_MULTIPLE, CodecSpec
+from latent_store.format.schema import PAD_MULTIPLE, CodecSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Latents:
     """What the encoder makes of a batch of pictures.
 
     Attributes:
-        y_hat_BCHW: int32 [B, M, H/16, W/16]; ŷ of a scale hyperprior is integer.
-        z_symbols_BNHW: int32 [B, N, H/64, W/64]; ẑ is symbol + median.
+        y_hat_BCHW: Int32 [B, M, H/16, W/16]; ŷ of a scale hyperprior is integer.
+        z_symbols_BNHW: Int32 [B, N, H/64, W/64]; ẑ is symbol + median.
     """
 
     y_hat_BCHW: Tensor
@@ -37,9 +37,9 @@ class Latents:
 
 
 class Codec:
-    """A frozen ``bmshj2018-hyperprior`` with its entropy tables and its identity.
+    """A frozen `bmshj2018-hyperprior` with its entropy tables and its identity.
 
-    Made by ``load_codec``, ``codec_from_bytes`` or ``codec_from_store``. Pickles as its checkpoint
+    Made by `load_codec`, `codec_from_bytes` or `codec_from_store`. Pickles as its checkpoint
     file. No method tracks gradients, and results may be used in code that does.
 
     Attributes:
@@ -81,7 +81,7 @@ class Codec:
         """Returns ŷ = round(g_a(x)) and the symbols round(h_a(|y|) - median).
 
         Args:
-            x_BCHW: float32 [B, 3, H, W] in [0, 1], not normalised; H and W multiples of 64.
+            x_BCHW: Float32 [B, 3, H, W] in [0, 1], not normalised; H and W multiples of 64.
 
         Raises:
             LatentStoreError: Another type or shape.
@@ -111,11 +111,10 @@ class Codec:
             LatentStoreError: Another type or shape.
         """
         if z_symbols_BNHW.ndim != 4 or z_symbols_BNHW.shape[1] != self.spec.hyper_channels:
-            message = (
+            raise LatentStoreError(
                 f"ẑ has shape {tuple(z_symbols_BNHW.shape)}, {self.spec.codec_id} takes "
                 f"[B, {self.spec.hyper_channels}, h, w]; use the codec that wrote it"
             )
-            raise LatentStoreError(message)
         with torch.no_grad(), exact_float32(self.device):
             z_symbols = z_symbols_BNHW.to(self.device, torch.float64).contiguous()
             scales = self._h_s_float64(z_symbols + self._median).contiguous()
@@ -131,11 +130,10 @@ class Codec:
             LatentStoreError: Another shape.
         """
         if y_hat_BCHW.ndim != 4 or y_hat_BCHW.shape[1] != self.spec.channels:
-            message = (
+            raise LatentStoreError(
                 f"ŷ has shape {tuple(y_hat_BCHW.shape)}, {self.spec.codec_id} takes "
                 f"[B, {self.spec.channels}, h, w]; use the codec that wrote it"
             )
-            raise LatentStoreError(message)
         y_hat = y_hat_BCHW.to(self.device, torch.float32, memory_format=torch.channels_last)
         with torch.no_grad(), exact_float32(self.device):
             return self.model.g_s(y_hat).contiguous()
@@ -151,13 +149,13 @@ class Codec:
 
 
 def scale_indexes(scales: Tensor, scale_table: Tensor, scale_bound: Tensor) -> Tensor:
-    """Returns the table of each scale, exactly as ``GaussianConditional.build_indexes`` counts.
+    """Returns the table of each scale, exactly as `GaussianConditional.build_indexes` counts.
 
     Args:
-        scales: float64, any shape.
-        scale_table: float64 [S]: the float32 buffer widened. In float64 from scratch its first
+        scales: Float64, any shape.
+        scale_table: Float64 [S]: the float32 buffer widened. In float64 from scratch its first
             entry would lie below the bound's, and every index 0 would become 1.
-        scale_bound: float64 [1]: widened too.
+        scale_bound: Float64 [1]: widened too.
 
     Returns:
         uint8 of the same shape: how many entries but the last lie below the bounded scale.
@@ -201,15 +199,15 @@ def torch_threads(count: int) -> Iterator[None]:
 def _check_pictures(x_BCHW: Tensor) -> None:
     shape = tuple(x_BCHW.shape)
     if len(shape) != 4 or shape[1] != 3 or x_BCHW.dtype != torch.float32:
-        message = f"pictures must be float32 [B, 3, H, W] in [0, 1], got {x_BCHW.dtype} {shape}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(
+            f"pictures must be float32 [B, 3, H, W] in [0, 1], got {x_BCHW.dtype} {shape}"
+        )
     height, width = shape[2:]
     if height % PAD_MULTIPLE or width % PAD_MULTIPLE or not height or not width:
-        message = (
+        raise LatentStoreError(
             f"a picture of {height}x{width} cannot be coded: sides must be multiples of "
             f"{PAD_MULTIPLE}; pad it with pad_image"
         )
-        raise LatentStoreError(message)
 
 
 def _from_pickle(checkpoint: bytes, spec: CodecSpec) -> Codec:

@@ -1,8 +1,8 @@
 """The ledger: what each channel costs, from the quantised CDFs that the coder itself uses.
 
-A symbol costs ``16 - log2(frequency)`` bits. One outside its table costs the escape symbol, a
+A symbol costs `16 - log2(frequency)` bits. One outside its table costs the escape symbol, a
 4-bit count of digits, and its distance from the table in 4-bit digits (CompressAI's bypass mode,
-``rans_interface.cpp``). The sum is what the stream grows by; what is left to the stream's length
+`rans_interface.cpp`). The sum is what the stream grows by; what is left to the stream's length
 is the rANS flush of 32 to 64 bits. Likelihoods would miss the quantisation of the tables.
 """
 
@@ -41,7 +41,7 @@ def channel_bits(tables: EntropyTables, y_hat_CHW: ArrayLike, indexes_CHW: Array
 
 
 def hyper_bits(tables: EntropyTables, z_symbols_NHW: ArrayLike) -> float:
-    """Returns the bits of the hyper-latent's symbols, int [N, h, w]; channel ``n`` uses row ``n``.
+    """Returns the bits of the hyper-latent's symbols, int [N, h, w]; channel `n` uses row `n`.
 
     Raises:
         LatentStoreError: The channel count is not the codec's, or values are no integers.
@@ -54,7 +54,7 @@ def hyper_bits(tables: EntropyTables, z_symbols_NHW: ArrayLike) -> float:
 def _bits(
     symbols: np.ndarray, rows: np.ndarray, table: np.ndarray, length: np.ndarray, offset: np.ndarray
 ) -> np.ndarray:
-    """Returns float64 bits of each symbol; ``rows`` names the table of each."""
+    """Returns float64 bits of each symbol; `rows` names the table of each."""
     escape = length.astype(np.int64)[rows] - 2
     value = symbols.astype(np.int64) - offset[rows]
     outside = (value < 0) | (value >= escape)

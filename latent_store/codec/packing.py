@@ -29,8 +29,8 @@ class DecodedStream:
 
     Attributes:
         channels: Channel numbers, in the stream's order.
-        y_hat_KHW: int32 [K, h, w], those channels in that order.
-        indexes_CHW: uint8 [C, h, w], the scale indexes of all channels in natural order.
+        y_hat_KHW: Int32 [K, h, w], those channels in that order.
+        indexes_CHW: Uint8 [C, h, w], the scale indexes of all channels in natural order.
     """
 
     channels: tuple[int, ...]
@@ -62,23 +62,22 @@ def pack_stream(
         codec: The codec that made them.
         y_hat_CHW: Integers [C, h, w].
         z_symbols_NHW: Integers [N, h/4, w/4].
-        indexes_CHW: ``codec.indexes`` of them, [C, h, w].
+        indexes_CHW: `codec.indexes` of them, [C, h, w].
         size: Height and width of the picture before padding.
-        selection: ``"all"``, ``"static"``, ``"dynamic"`` or ``"scalable"``.
+        selection: `"all"`, `"static"`, `"dynamic"` or `"scalable"`.
         channels: The channels to send: in order of importance (static; scalable: all of them),
-            rising (dynamic); None for ``"all"``.
-        cuts: For ``"scalable"``: where the stream may be cut; all channels are added.
+            rising (dynamic); None for `"all"`.
+        cuts: For `"scalable"`: where the stream may be cut; all channels are added.
         ranking_id: Noted in the file.
 
     Raises:
         LatentStoreError: Arguments contradict each other.
     """
     if (channels is None) != (selection == "all") or (cuts is None) != (selection != "scalable"):
-        message = (
+        raise LatentStoreError(
             f"selection {selection!r} came with channels: {channels is not None}, cuts: "
             f"{cuts is not None}; give channels for all but 'all', cuts for 'scalable' only"
         )
-        raise LatentStoreError(message)
     y_hat, indexes = np.asarray(y_hat_CHW), np.asarray(indexes_CHW)
     order = tuple(range(len(y_hat)) if channels is None else (int(c) for c in channels))
     parts = _scalable(codec, y_hat, indexes, order, cuts) if cuts is not None else None
@@ -105,7 +104,7 @@ def unpack_stream(codec: Codec, stream: StreamFile, keep: int | None = None) -> 
     Raises:
         IdentityError: The file is another codec's.
         IntegrityError: Indexes or symbols are not the encoder's.
-        LatentStoreError: ``keep`` is no cut.
+        LatentStoreError: `keep` is no cut.
     """
     codec.spec.require_identity(stream.codec.identity, "the stream file")
     z_symbols = decode_z(codec.tables, stream.z, *stream.hyper_size)
@@ -124,10 +123,10 @@ def unpack_stream(codec: Codec, stream: StreamFile, keep: int | None = None) -> 
 
 
 def cut_stream(stream: StreamFile, keep: int) -> StreamFile:
-    """Returns a scalable stream cut down to its first ``keep`` channels; nothing is coded again.
+    """Returns a scalable stream cut down to its first `keep` channels; nothing is coded again.
 
     Raises:
-        LatentStoreError: ``keep`` is no cut.
+        LatentStoreError: `keep` is no cut.
     """
     last = stream.cut_index(keep)
     per_cut = {

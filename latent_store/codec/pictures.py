@@ -1,6 +1,6 @@
 """Pictures in and out of the codec: decoding with Pillow, padding, tensors, PSNR.
 
-How pixels come out of a file is part of the latents' identity (``pillow-rgb8-1``): RGB, 8 bits,
+How pixels come out of a file is part of the latents' identity (`pillow-rgb8-1`): RGB, 8 bits,
 no colour management and no rotation, since labels lie on the pixels as stored.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from latent_store.errors import DatasetError, LatentStoreError
-from latent_store.schema import PAD_MULTIPLE
+from latent_store.format.schema import PAD_MULTIPLE
 
 UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
@@ -46,8 +46,9 @@ def read_image(source: str | Path | BinaryIO) -> np.ndarray:
             return _to_rgb(image)
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        message = f"cannot read picture {name}: {reason}; replace or remove that file"
-        raise DatasetError(message) from error
+        raise DatasetError(
+            f"cannot read picture {name}: {reason}; replace or remove that file"
+        ) from error
 
 
 def pad_image(image_HWC: np.ndarray) -> np.ndarray:
@@ -86,8 +87,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
         LatentStoreError: Their shapes differ.
     """
     if a.shape != b.shape:
-        message = f"PSNR needs pictures of one size, got {a.shape} and {b.shape}; crop the padding"
-        raise LatentStoreError(message)
+        raise LatentStoreError(
+            f"PSNR needs pictures of one size, got {a.shape} and {b.shape}; crop the padding"
+        )
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
 
@@ -97,8 +99,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
-        message = f"mode {image.mode} has 32 bits a sample, 8 or 16 are supported"
-        raise ValueError(message)
+        raise ValueError(f"mode {image.mode} has 32 bits a sample, 8 or 16 are supported")
     if image.mode == "P" and "transparency" in image.info:
         # By way of RGBA: Pillow warns about dropping a palette's transparency.
         image = image.convert("RGBA")

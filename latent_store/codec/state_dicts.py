@@ -43,15 +43,15 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        message = (
+        raise CheckpointError(
             f"{name} is no checkpoint of plain tensors, or it was truncated ({len(data)} bytes: "
             f"{reason}); copy it again, or save a state dict with torch.save"
-        )
-        raise CheckpointError(message) from error
+        ) from error
     tensors = _unwrap(content)
     if not tensors:
-        message = f"{name} holds {_kind(content)}, not a state dict; save model.state_dict()"
-        raise CheckpointError(message)
+        raise CheckpointError(
+            f"{name} holds {_kind(content)}, not a state dict; save model.state_dict()"
+        )
     return dict(remap_old_keys("entropy_bottleneck", load_pretrained(tensors)))
 
 
@@ -59,7 +59,7 @@ def build_model(state_dict: Mapping[str, Tensor], name: str) -> ScaleHyperprior:
     """Returns the model of a state dict, float32, with the checkpoint's own entropy tables.
 
     Args:
-        state_dict: From :func:`read_state_dict`.
+        state_dict: From `read_state_dict`.
         name: How messages call the file.
 
     Raises:
@@ -149,12 +149,11 @@ def _check_tables(state_dict: Mapping[str, Tensor], name: str) -> None:
         for table in TABLES:
             tensor = state_dict[f"{part}.{table}"]
             if not tensor.numel() or tensor.is_floating_point():
-                message = (
+                raise CheckpointError(
                     f"{name} has no entropy tables ({part}.{table} is {tensor.dtype} "
                     f"{tuple(tensor.shape)}); call model.update() once after training and save it "
                     "again"
                 )
-                raise CheckpointError(message)
 
 
 def _check_values(
@@ -162,8 +161,9 @@ def _check_values(
 ) -> None:
     for key, value in state_dict.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            message = f"{name} has values in {key} that are not finite; train or copy it again"
-            raise CheckpointError(message)
+            raise CheckpointError(
+                f"{name} has values in {key} that are not finite; train or copy it again"
+            )
         fixed = key.endswith(("bound", "pedestal", "target"))
         # The table is an exponential, which may differ in the last bits between machines.
         fresh, rtol = (get_scale_table(), 1e-4) if key == SCALE_TABLE else (expected[key], 1e-6)
@@ -171,12 +171,11 @@ def _check_values(
             continue
         same = value.shape == fresh.shape
         if not same or not torch.allclose(value.float(), fresh.float(), rtol=rtol, atol=0.0):
-            message = (
+            raise CheckpointError(
                 f"{name} has another {key} than a fresh model ({_first(value)}, expected "
                 f"{_first(fresh)}); keep buffers in float32 when a checkpoint is saved in half "
                 "precision"
             )
-            raise CheckpointError(message)
 
 
 def _first(tensor: Tensor) -> str:

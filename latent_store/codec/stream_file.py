@@ -1,13 +1,13 @@
 """A file that holds one picture's streams and all that decoding them needs besides the codec.
 
-Layout: ``magic`` (8 bytes), ``version`` (uint16), ``header length`` (uint32), ``header crc32c``
+Layout: `magic` (8 bytes), `version` (uint16), `header length` (uint32), `header crc32c`
 (uint32, over version, length and header), all little-endian; the header as JSON; then the parts
-``mask``, ``z`` and ``y`` end to end, in this order, with the lengths and crc32c that the header
+`mask`, `z` and `y` end to end, in this order, with the lengths and crc32c that the header
 gives, and nothing behind them.
 
 The header names the codec with the five fields of its identity, the picture's original size, the
 channels in the stream's order and the cuts. Under dynamic selection the channels stand in
-``mask``, one bit each, since they are a part of what such a picture costs.
+`mask`, one bit each, since they are a part of what such a picture costs.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 
 from latent_store.codec.symbols import check_channels, crc32c, require_crc32c
 from latent_store.errors import FormatVersionError, IntegrityError, LatentStoreError
-from latent_store.layout import coded_size
-from latent_store.location import write_atomically
-from latent_store.schema import HYPER_STRIDE, CodecSpec
+from latent_store.format.layout import coded_size
+from latent_store.format.schema import HYPER_STRIDE, CodecSpec
+from latent_store.storage.location import write_atomically
 
 MAGIC = b"\x89LSTREAM"
 VERSION = 1
@@ -40,13 +40,13 @@ class StreamFile:
     Attributes:
         codec: The codec's name and identity.
         height: Of the picture, in pixels, before padding.
-        width: As ``height``.
-        selection: ``"all"`` (natural order, CompressAI's string), ``"static"`` (a ranking's first
-            channels), ``"dynamic"`` (the channels that a gate kept) or ``"scalable"`` (in order of
+        width: As `height`.
+        selection: `"all"` (natural order, CompressAI's string), `"static"` (a ranking's first
+            channels), `"dynamic"` (the channels that a gate kept) or `"scalable"` (in order of
             importance, with cuts).
-        channels: The channels in ``y``, in its order.
-        cuts: Numbers of channels at which ``y`` may be cut, rising; the last one is all of it.
-        cut_bytes: Bytes of ``y`` up to each cut.
+        channels: The channels in `y`, in its order.
+        cuts: Numbers of channels at which `y` may be cut, rising; the last one is all of it.
+        cut_bytes: Bytes of `y` up to each cut.
         symbols_crc32c: Of the symbols up to each cut.
         indexes_crc32c: Of their scale indexes.
         z: The hyper stream.
@@ -74,22 +74,23 @@ class StreamFile:
         check_channels(self.channels, self.codec.channels)
         coded_size(self.height, self.width)
         if self.selection not in SELECTIONS:
-            message = f"selection is {self.selection!r}; choose one of {', '.join(SELECTIONS)}"
-            raise LatentStoreError(message)
+            raise LatentStoreError(
+                f"selection is {self.selection!r}; choose one of {', '.join(SELECTIONS)}"
+            )
         per_cut = (self.cut_bytes, self.symbols_crc32c, self.indexes_crc32c)
         ends = (*self.cuts[-1:], *self.cut_bytes[-1:])
         whole = (len(self.channels), len(self.y)) if self.channels else ()
         rising = tuple(sorted(set(self.cuts))) == self.cuts and min(self.cuts, default=1) > 0
         if ends != whole or not rising or any(len(v) != len(self.cuts) for v in per_cut):
-            message = (
+            raise LatentStoreError(
                 f"cuts {self.cuts} at bytes {self.cut_bytes} do not end with the "
                 f"{len(self.channels)} channels in {len(self.y)} bytes, or lack a checksum; make "
                 "streams with pack_stream"
             )
-            raise LatentStoreError(message)
         if self.selection == "dynamic" and list(self.channels) != sorted(self.channels):
-            message = f"a dynamic selection's channels must rise, got {list(self.channels[:8])}..."
-            raise LatentStoreError(message)
+            raise LatentStoreError(
+                f"a dynamic selection's channels must rise, got {list(self.channels[:8])}..."
+            )
 
     @property
     def mask(self) -> bytes:
@@ -117,14 +118,15 @@ class StreamFile:
         return height // HYPER_STRIDE, width // HYPER_STRIDE
 
     def cut_index(self, keep: int) -> int:
-        """Returns the position of ``keep`` channels among the cuts.
+        """Returns the position of `keep` channels among the cuts.
 
         Raises:
-            LatentStoreError: ``keep`` is no cut.
+            LatentStoreError: `keep` is no cut.
         """
         if keep not in self.cuts:
-            message = f"the stream has cuts at {list(self.cuts)}, not at {keep}; choose one of them"
-            raise LatentStoreError(message)
+            raise LatentStoreError(
+                f"the stream has cuts at {list(self.cuts)}, not at {keep}; choose one of them"
+            )
         return self.cuts.index(keep)
 
     def to_bytes(self) -> bytes:
@@ -153,7 +155,7 @@ class StreamFile:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "the stream file") -> StreamFile:
-        """Reads :meth:`to_bytes`, and checks everything in it.
+        """Reads `to_bytes`, and checks everything in it.
 
         Raises:
             IntegrityError: Foreign, truncated or altered bytes, or some behind the end.
@@ -180,10 +182,9 @@ class StreamFile:
         except IntegrityError:
             raise
         except (KeyError, TypeError, ValueError) as error:
-            message = (
+            raise IntegrityError(
                 f"{name} has a header that cannot be right ({error}); encode the picture again"
-            )
-            raise IntegrityError(message) from error
+            ) from error
 
 
 def write_stream_file(path: str | Path, stream: StreamFile) -> int:
@@ -208,18 +209,16 @@ def read_stream_file(path: str | Path) -> StreamFile:
     try:
         data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
-        message = f"there is no stream file {path}; check the path"
-        raise LatentStoreError(message) from error
+        raise LatentStoreError(f"there is no stream file {path}; check the path") from error
     return StreamFile.from_bytes(data, str(path))
 
 
 def _read_header(data: bytes, name: str) -> tuple[bytes, bytes]:
     """Returns the header's JSON and what stands behind it."""
     if data[: len(MAGIC)] != MAGIC:
-        message = (
+        raise IntegrityError(
             f"{name} is no stream file: it starts with {data[:8]!r}; give one that segment wrote"
         )
-        raise IntegrityError(message)
     if len(data) < PREAMBLE.size:
         raise IntegrityError(_truncated(name, len(data), PREAMBLE.size))
     _, version, length, checksum = PREAMBLE.unpack_from(data)
@@ -228,14 +227,14 @@ def _read_header(data: bytes, name: str) -> tuple[bytes, bytes]:
         raise IntegrityError(_truncated(name, len(data), end))
     header = data[PREAMBLE.size : end]
     if crc32c(struct.pack("<HI", version, length) + header) != checksum:
-        message = f"{name} has a header that was altered (its crc32c differs); copy the file again"
-        raise IntegrityError(message)
+        raise IntegrityError(
+            f"{name} has a header that was altered (its crc32c differs); copy the file again"
+        )
     if version != VERSION:
-        message = (
+        raise FormatVersionError(
             f"{name} has stream file version {version}, this library reads {VERSION}; install a "
             "release of latent-store that reads it"
         )
-        raise FormatVersionError(message)
     return header, data[end:]
 
 
@@ -244,8 +243,9 @@ def _split_parts(body: bytes, sizes: list[list[int]], name: str) -> dict[str, by
     if len(body) < expected:
         raise IntegrityError(_truncated(name, len(body), expected))
     if len(body) > expected:
-        message = f"{name} has {len(body) - expected} bytes behind its end; copy the file again"
-        raise IntegrityError(message)
+        raise IntegrityError(
+            f"{name} has {len(body) - expected} bytes behind its end; copy the file again"
+        )
     parts, start = {}, 0
     for part, (length, checksum) in zip(PARTS, sizes, strict=True):
         parts[part] = body[start : start + length]

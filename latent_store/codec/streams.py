@@ -2,8 +2,8 @@
 
 Given ẑ every channel of ŷ is coded on its own tables, so channels can be left out or put in any
 order. Coded in order of importance a stream is prefix-decodable: rANS works backwards, so the
-words that the tail alone emits stand at the end, and the first ``k`` channels need only the first
-``len(full) - len(tail alone) + 8`` bytes. One stream serves every number of channels.
+words that the tail alone emits stand at the end, and the first `k` channels need only the first
+`len(full) - len(tail alone) + 8` bytes. One stream serves every number of channels.
 
 Natural-order streams are exactly CompressAI's strings.
 """
@@ -46,7 +46,7 @@ class ScalableStream:
     Attributes:
         data: The whole stream.
         cuts: Channel counts, rising.
-        cut_bytes: Bytes that the first ``cuts[i]`` channels need.
+        cut_bytes: Bytes that the first `cuts[i]` channels need.
         symbols_crc32c: Of the symbols up to each cut, in stream order.
         indexes_crc32c: Of their scale indexes.
         bytes_crc32c: Of the prefix of each cut.
@@ -60,14 +60,15 @@ class ScalableStream:
     bytes_crc32c: tuple[int, ...]
 
     def prefix(self, keep: int) -> bytes:
-        """Returns the bytes of the first ``keep`` channels.
+        """Returns the bytes of the first `keep` channels.
 
         Raises:
-            LatentStoreError: ``keep`` is not a cut.
+            LatentStoreError: `keep` is not a cut.
         """
         if keep not in self.cuts:
-            message = f"the stream has cuts at {list(self.cuts)}, not at {keep}; choose one of them"
-            raise LatentStoreError(message)
+            raise LatentStoreError(
+                f"the stream has cuts at {list(self.cuts)}, not at {keep}; choose one of them"
+            )
         return self.data[: self.cut_bytes[self.cuts.index(keep)]]
 
 
@@ -88,7 +89,7 @@ def decode_z(tables: EntropyTables, data: bytes, height: int, width: int) -> np.
         tables: The codec's tables.
         data: The stream; check its crc32c first, since a damaged one decodes to garbage.
         height: In positions of ẑ: coded pixels / 64.
-        width: As ``height``.
+        width: As `height`.
 
     Raises:
         IntegrityError: These bytes cannot be the start of a stream.
@@ -170,7 +171,7 @@ def encode_scalable(
         cuts: Rising numbers of channels, from 1 to C.
 
     Raises:
-        LatentStoreError: ``order`` is no permutation, ``cuts`` do not rise within 1..C, or the
+        LatentStoreError: `order` is no permutation, `cuts` do not rise within 1..C, or the
             symbols are not codable.
     """
     symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
@@ -201,7 +202,7 @@ def decode_scalable(
     order: Sequence[int],
     keep: int,
 ) -> np.ndarray:
-    """Returns the first ``keep`` channels of a scalable stream, int32 [keep, h, w], ranked.
+    """Returns the first `keep` channels of a scalable stream, int32 [keep, h, w], ranked.
 
     Args:
         tables: The codec's tables.
@@ -212,27 +213,28 @@ def decode_scalable(
 
     Raises:
         IntegrityError: These bytes cannot be the start of a stream.
-        LatentStoreError: ``keep`` exceeds the ranking.
+        LatentStoreError: `keep` exceeds the ranking.
     """
     if not 0 <= keep <= len(order):
-        message = f"keep is {keep}, the ranking has {len(order)} channels; ask for fewer"
-        raise LatentStoreError(message)
+        raise LatentStoreError(
+            f"keep is {keep}, the ranking has {len(order)} channels; ask for fewer"
+        )
     return decode_y(tables, prefix, indexes_CHW, order[:keep])
 
 
 def _check_cuts(ordered: int, channels: int, cuts: Sequence[int]) -> None:
     if ordered != channels:
-        message = f"the order has {ordered} channels, ŷ {channels}; give an order of all of them"
-        raise LatentStoreError(message)
+        raise LatentStoreError(
+            f"the order has {ordered} channels, ŷ {channels}; give an order of all of them"
+        )
     steps = [0, *cuts]
     rising = all(a < b for a, b in itertools.pairwise(steps))
     if len(steps) == 1 or not rising or steps[-1] > channels:
-        message = f"cuts must rise within 1 to {channels}, got {list(cuts)}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(f"cuts must rise within 1 to {channels}, got {list(cuts)}")
 
 
 def _tail_bytes(symbols: list[int], indexes: list[int], start: int, tables: CoderTables) -> int:
-    """Returns how many bytes at the end of the stream serve only symbols from ``start`` on."""
+    """Returns how many bytes at the end of the stream serve only symbols from `start` on."""
     tail = len(symbols) - start
     # One to three symbols cannot be coded alone: the prefix before them is the whole stream.
     # (Padded pictures have at least 16 symbols a channel.)
@@ -268,19 +270,17 @@ def _padding(length: int, symbols: int) -> int:
 
 def _require_enough(symbols: int) -> None:
     if symbols < MIN_SYMBOLS:
-        message = (
+        raise LatentStoreError(
             f"a stream of {symbols} symbols is too short for the coder, which needs {MIN_SYMBOLS}; "
             "code whole channels of a picture padded to multiples of 64"
         )
-        raise LatentStoreError(message)
 
 
 def _require_state(data: bytes) -> None:
     # Within this range the decoder's state never reaches 0, so the padding's bound holds.
     state = int.from_bytes(data[:4], "little") | int.from_bytes(data[4:8], "little") << 32
     if len(data) < FLUSH_BYTES or not STATE_RANGE[0] <= state < STATE_RANGE[1]:
-        message = (
+        raise IntegrityError(
             f"these {len(data)} bytes are not the start of an entropy-coded stream; they were "
             "truncated or altered, copy or encode them again"
         )
-        raise IntegrityError(message)

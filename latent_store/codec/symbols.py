@@ -1,6 +1,6 @@
 """Checks of what goes into the coder, and checksums of what comes out of it.
 
-``compressai.ans`` checks nothing: an index without a table, or fewer than four symbols, reads or
+`compressai.ans` checks nothing: an index without a table, or fewer than four symbols, reads or
 writes outside of its memory. Every call therefore passes here first.
 """
 
@@ -27,7 +27,7 @@ def check_symbols(
     Args:
         tables: The codec's tables.
         symbols: Integers [C, h, w].
-        indexes: Integers of the same shape, each a row of ``tables.y_cdf``.
+        indexes: Integers of the same shape, each a row of `tables.y_cdf`.
 
     Raises:
         LatentStoreError: Shapes differ, values are no integers or out of range.
@@ -35,11 +35,10 @@ def check_symbols(
     symbols = _integers(symbols, "ŷ")
     indexes = check_indexes(tables, indexes)
     if symbols.shape != indexes.shape:
-        message = (
+        raise LatentStoreError(
             f"ŷ has shape {symbols.shape}, its scale indexes {indexes.shape}; give the indexes of "
             "the same picture and channels"
         )
-        raise LatentStoreError(message)
     return symbols, indexes
 
 
@@ -51,11 +50,10 @@ def check_indexes(tables: EntropyTables, indexes: ArrayLike) -> np.ndarray:
     """
     indexes = _integers(indexes, "scale indexes")
     if indexes.size and not 0 <= indexes.min() <= indexes.max() < tables.num_scales:
-        message = (
+        raise LatentStoreError(
             f"scale indexes reach from {indexes.min()} to {indexes.max()}, the codec has tables 0 "
             f"to {tables.num_scales - 1}; compute them with this codec"
         )
-        raise LatentStoreError(message)
     return indexes
 
 
@@ -70,10 +68,11 @@ def check_hyper_symbols(tables: EntropyTables, symbols: ArrayLike) -> tuple[np.n
 
 
 def hyper_rows(tables: EntropyTables, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the table number of each symbol of ẑ: its channel, int64 ``shape``."""
+    """Returns the table number of each symbol of ẑ: its channel, int64 `shape`."""
     if shape[0] != tables.hyper_channels:
-        message = f"ẑ has {shape[0]} channels, the codec {tables.hyper_channels}; use its own codec"
-        raise LatentStoreError(message)
+        raise LatentStoreError(
+            f"ẑ has {shape[0]} channels, the codec {tables.hyper_channels}; use its own codec"
+        )
     return np.broadcast_to(np.arange(shape[0])[:, None, None], shape)
 
 
@@ -88,16 +87,14 @@ def check_channels(channels: ArrayLike, total: int) -> np.ndarray:
         return np.empty(0, dtype=np.int64)
     whole = numbers.ndim == 1 and np.issubdtype(numbers.dtype, np.integer)
     if not whole or numbers.min() < 0 or numbers.max() >= total:
-        message = f"channels are numbers from 0 to {total - 1}, got {_brief(numbers)}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(f"channels are numbers from 0 to {total - 1}, got {_brief(numbers)}")
     if len(np.unique(numbers)) != len(numbers):
-        message = f"a channel is given twice in {_brief(numbers)}; give each one once"
-        raise LatentStoreError(message)
+        raise LatentStoreError(f"a channel is given twice in {_brief(numbers)}; give each one once")
     return numbers.astype(np.int64)
 
 
 def crc32c(data: bytes) -> int:
-    """Returns the CRC-32C (Castagnoli) of ``data``."""
+    """Returns the CRC-32C (Castagnoli) of `data`."""
     return google_crc32c.value(bytes(data))
 
 
@@ -115,60 +112,57 @@ def require_crc32c(data: bytes, expected: int, what: str) -> None:
     """Refuses a stream whose bytes have another crc32c: rANS would decode it to garbage.
 
     Raises:
-        IntegrityError: Names ``what`` and both checksums.
+        IntegrityError: Names `what` and both checksums.
     """
     found = crc32c(data)
     if found != expected:
-        message = (
+        raise IntegrityError(
             f"{what} has crc32c {found:08x}, {expected:08x} was written: its {len(data)} bytes "
             "were truncated or altered; copy or encode it again"
         )
-        raise IntegrityError(message)
 
 
 def require_indexes(indexes: ArrayLike, expected_crc32c: int, what: str) -> None:
     """Refuses scale indexes that are not the encoder's, before they decode a stream to garbage.
 
     Raises:
-        IntegrityError: Names ``what`` and both checksums.
+        IntegrityError: Names `what` and both checksums.
     """
     found = indexes_crc32c(indexes)
     if found != expected_crc32c:
-        message = (
+        raise IntegrityError(
             f"the scale indexes of {what} have crc32c {found:08x}, the encoder's "
             f"{expected_crc32c:08x}: ẑ or the codec is not the encoder's; decode with the codec "
             "and the hyper stream that belong to it"
         )
-        raise IntegrityError(message)
 
 
 def require_symbols(symbols: ArrayLike, expected_crc32c: int, what: str) -> None:
     """Refuses decoded symbols that are not those encoded.
 
     Raises:
-        IntegrityError: Names ``what`` and both checksums.
+        IntegrityError: Names `what` and both checksums.
     """
     found = symbols_crc32c(symbols)
     if found != expected_crc32c:
-        message = (
+        raise IntegrityError(
             f"the decoded symbols of {what} have crc32c {found:08x}, those encoded "
             f"{expected_crc32c:08x}: the stream is another picture's or was altered; encode it "
             "again"
         )
-        raise IntegrityError(message)
 
 
 def _integers(values: ArrayLike, name: str) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 3 or not np.issubdtype(array.dtype, np.integer):
-        message = f"{name} must be integers [channel, y, x], got {array.dtype} {array.shape}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(
+            f"{name} must be integers [channel, y, x], got {array.dtype} {array.shape}"
+        )
     if array.size and not -MAX_SYMBOL <= array.min() <= array.max() <= MAX_SYMBOL:
-        message = (
+        raise LatentStoreError(
             f"{name} reaches from {array.min()} to {array.max()}, symbols stay within "
             f"±{MAX_SYMBOL}; the codec's weights or the picture are damaged"
         )
-        raise LatentStoreError(message)
     return array
 
 

@@ -19,7 +19,7 @@ from latent_store.codec.stock import ScaleHyperprior
 from latent_store.errors import IntegrityError
 
 PRECISION = 16
-"""Bits of a quantised cumulative frequency; the total of every table is ``1 << PRECISION``."""
+"""Bits of a quantised cumulative frequency; the total of every table is `1 << PRECISION`."""
 MIN_CDF_LENGTH = 3
 """0, one symbol, the escape: a shorter table escapes always, which no encoder writes."""
 
@@ -27,7 +27,7 @@ MAX_SCALES = 256
 
 
 class CoderTables(NamedTuple):
-    """One set of tables as the Python lists that ``compressai.ans`` takes."""
+    """One set of tables as the Python lists that `compressai.ans` takes."""
 
     cdf: list[list[int]]
     length: list[int]
@@ -38,21 +38,21 @@ class CoderTables(NamedTuple):
 class EntropyTables:
     """Quantised CDFs of ŷ and ẑ, and what turns scales into table numbers and symbols into ẑ.
 
-    Row ``i`` of ``y_cdf`` serves scale index ``i``; row ``n`` of ``z_cdf`` serves channel ``n``.
-    A row's first ``length`` entries rise from 0 to 65536; value ``v`` stands at column
-    ``v - offset``, and the last symbol of a row is the escape for values outside of it.
+    Row `i` of `y_cdf` serves scale index `i`; row `n` of `z_cdf` serves channel `n`.
+    A row's first `length` entries rise from 0 to 65536; value `v` stands at column
+    `v - offset`, and the last symbol of a row is the escape for values outside of it.
 
     Attributes:
-        y_cdf: int32 [S, L], padded with zeros behind ``y_cdf_length``.
-        y_cdf_length: int32 [S].
-        y_offset: int32 [S].
-        z_cdf: int32 [N, L'].
-        z_cdf_length: int32 [N].
-        z_offset: int32 [N].
-        scale_table: float32 [S], rising; the checkpoint's own, since one computed again may
+        y_cdf: Int32 [S, L], padded with zeros behind `y_cdf_length`.
+        y_cdf_length: Int32 [S].
+        y_offset: Int32 [S].
+        z_cdf: Int32 [N, L'].
+        z_cdf_length: Int32 [N].
+        z_offset: Int32 [N].
+        scale_table: Float32 [S], rising; the checkpoint's own, since one computed again may
             differ in the last bit and move indexes.
-        z_median: float32 [N]; ẑ = symbol + median, in float64.
-        scale_bound: float32 [1]; scales are raised to it before they are looked up.
+        z_median: Float32 [N]; ẑ = symbol + median, in float64.
+        scale_bound: Float32 [1]; scales are raised to it before they are looked up.
 
     Raises:
         IntegrityError: A table is not one that rANS can use. The C++ coder checks nothing.
@@ -88,7 +88,7 @@ class EntropyTables:
 
     @classmethod
     def from_model(cls, model: ScaleHyperprior) -> EntropyTables:
-        """Copies the tables out of a model whose ``update()`` has run."""
+        """Copies the tables out of a model whose `update()` has run."""
         gaussian, bottleneck = model.gaussian_conditional, model.entropy_bottleneck
         tensors = {
             "y_cdf": gaussian.quantized_cdf,
@@ -106,7 +106,7 @@ class EntropyTables:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> EntropyTables:
-        """Reads :meth:`to_arrays`; other names are left.
+        """Reads `to_arrays`; other names are left.
 
         Raises:
             IntegrityError: One is missing, or is no valid table.
@@ -114,8 +114,9 @@ class EntropyTables:
         names = [field.name for field in dataclasses.fields(cls)]
         missing = [name for name in names if name not in arrays]
         if missing:
-            message = f"entropy tables lack {', '.join(missing)}; restore the codec's group"
-            raise IntegrityError(message)
+            raise IntegrityError(
+                f"entropy tables lack {', '.join(missing)}; restore the codec's group"
+            )
         return cls(**{name: arrays[name] for name in names})
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -158,7 +159,7 @@ class EntropyTables:
 
     @cached_property
     def z_bits(self) -> np.ndarray:
-        """float64 [N, L'-1]: as :attr:`y_bits`, for ẑ."""
+        """float64 [N, L'-1]: as `y_bits`, for ẑ."""
         return _symbol_bits(self.z_cdf, self.z_cdf_length)
 
 
@@ -179,11 +180,10 @@ def _symbol_bits(cdf: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 def _check_cdfs(name: str, cdf: np.ndarray, length: np.ndarray, offset: np.ndarray) -> None:
     if cdf.ndim != 2 or length.shape != (len(cdf),) or offset.shape != (len(cdf),) or not cdf.size:
-        message = (
+        raise IntegrityError(
             f"entropy tables of {name} have shapes {cdf.shape}, {length.shape}, {offset.shape}; "
             "expected [S, L], [S], [S]; take them from a checkpoint whose update() has run"
         )
-        raise IntegrityError(message)
     width = cdf.shape[1]
     fits = (length >= MIN_CDF_LENGTH) & (length <= width)
     column = np.arange(width)
@@ -192,11 +192,10 @@ def _check_cdfs(name: str, cdf: np.ndarray, length: np.ndarray, offset: np.ndarr
     good = fits & (cdf[:, 0] == 0) & (last == 1 << PRECISION) & rises.all(axis=1)
     if not good.all():
         row = int(np.flatnonzero(~good)[0])
-        message = (
+        raise IntegrityError(
             f"entropy table {row} of {name} does not rise from 0 to {1 << PRECISION} over its "
             f"length of {int(length[row])}; restore the tables, rANS would read outside of them"
         )
-        raise IntegrityError(message)
 
 
 def _check_scales(tables: EntropyTables) -> None:
@@ -204,17 +203,16 @@ def _check_scales(tables: EntropyTables) -> None:
     expected = ((tables.num_scales,), (tables.hyper_channels,), (1,))
     values = np.concatenate([tables.scale_table, tables.z_median, tables.scale_bound], axis=None)
     if shapes != expected or not np.isfinite(values).all():
-        message = (
+        raise IntegrityError(
             f"scale table, medians and bound have shapes {shapes}, expected {expected}, all "
             "finite; restore the codec's tables"
         )
-        raise IntegrityError(message)
     if tables.num_scales > MAX_SCALES:
-        message = f"the codec has {tables.num_scales} scales, uint8 indexes allow {MAX_SCALES}"
-        raise IntegrityError(message)
+        raise IntegrityError(
+            f"the codec has {tables.num_scales} scales, uint8 indexes allow {MAX_SCALES}"
+        )
     if tables.scale_bound[0] <= 0 or (np.diff(tables.scale_table) <= 0).any():
-        message = (
+        raise IntegrityError(
             f"the scale table does not rise, or its bound {float(tables.scale_bound[0])} is not "
             "positive; restore the codec's tables"
         )
-        raise IntegrityError(message)

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from latent_store.codec import Codec, codec_from_store, decode_z
-from latent_store.component_readers import LatentsReader
+from latent_store.components.readers import LatentsReader
 from latent_store.console import progress
-from latent_store.reader import LatentStore
-from latent_store.schema import HYPER_STRIDE
+from latent_store.format.schema import HYPER_STRIDE
+from latent_store.store import LatentStore
 
 HEADER = ("what", "promised", "measured", "holds")
 
@@ -66,7 +66,7 @@ class Bench:
             yield reader, reader.split.common_rows(reader)[:count].tolist()
 
     def images(self, what: str) -> Iterator[tuple[Codec, LatentsReader, int]]:
-        """Yields every image of every codec, with a progress bar called ``what``."""
+        """Yields every image of every codec, with a progress bar called `what`."""
         items = [
             (codec_id, reader, row)
             for codec_id in self.codec_ids
@@ -78,7 +78,7 @@ class Bench:
 
 
 def hyper_symbols(codec: Codec, latents: LatentsReader, row: int) -> torch.Tensor:
-    """Returns the symbols of one image's ẑ, int32 ``[N, h, w]``."""
+    """Returns the symbols of one image's ẑ, int32 `[N, h, w]`."""
     ((height, width),) = latents.split.coded_sizes([row]).tolist()
     size = height // HYPER_STRIDE, width // HYPER_STRIDE
     return torch.from_numpy(decode_z(codec.tables, latents.z_string(row), *size))

@@ -13,7 +13,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 from latent_store.console import progress
-from latent_store.schema import CHANNEL_GROUP
+from latent_store.format.schema import CHANNEL_GROUP
 from tests.benchmarks.bench import Bench
 
 HEADER = (
@@ -31,7 +31,7 @@ class Trial:
     Attributes:
         ranked: Channels in order of importance, else in the codec's.
         group: Channels in an inner chunk.
-        channels_last: Chunks are transposed to ``[y, x, channel]`` before they are compressed.
+        channels_last: Chunks are transposed to `[y, x, channel]` before they are compressed.
     """
 
     name: str
@@ -123,7 +123,7 @@ def measure_trials(bench: Bench, work: Path, images: int) -> list[TrialCost]:
 
 
 def _block(bench: Bench, codec_id: str, images: int, *, ranked: bool) -> tuple[np.ndarray, int]:
-    """Returns ŷ ``[n, M, h, w]`` of one codec, and the bytes of its bitstreams."""
+    """Returns ŷ `[n, M, h, w]` of one codec, and the bytes of its bitstreams."""
     latents, rows = next(bench.latents(codec_id))
     rows = rows[:images]
     reader = latents.split.ranked(bench.ranking_id, codec_id) if ranked else latents

@@ -4,7 +4,7 @@
 
 Trials run in processes of their own, so that one in which the interpreter dies is counted and the
 next one goes on. Prints a table of outcomes by kind of object and by damage, and every trial that
-was silent or crashed; exits 1 if there is one. ``--seed S --trials 1`` runs one of them again.
+was silent or crashed; exits 1 if there is one. `--seed S --trials 1` runs one of them again.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def measure(bench: Bench) -> list[Line]:
 
 
 def prepare(root: Path) -> None:
-    """Makes the store and its past below ``root``."""
+    """Makes the store and its past below `root`."""
     (root / "whole").mkdir()
     make_store(root / "whole", root / "past.zarr")
 
 
 def run_trials(root: Path, seeds: range, processes: int = 1) -> Iterator[Outcome]:
-    """Runs the trials of ``seeds`` in so many processes, on a store that :func:`prepare` made."""
+    """Runs the trials of `seeds` in so many processes, on a store that `prepare` made."""
     cuts = [len(seeds) * i // processes for i in range(processes + 1)]
     parts = [seeds[start:stop] for start, stop in itertools.pairwise(cuts)]
     with ThreadPoolExecutor(processes) as pool:

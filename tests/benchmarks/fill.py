@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from latent_store import component
 from latent_store.codec import load_codec
+from latent_store.components import base as component
 from latent_store.errors import JobFailedError, LatentStoreError
-from latent_store.location import Location
-from latent_store.reader import LatentStore
+from latent_store.storage.location import Location
+from latent_store.store import LatentStore
 from pipelines import encode, frequency, reorder
-from pipelines.datasets import open_dataset
+from pipelines.datasets.registry import open_dataset
 from tests.benchmarks.teacher_features import random_teacher
 
 DATASET = "cityscapes"
@@ -21,7 +21,7 @@ SPLITS = ("val", "train")
 
 
 def wanted_splits(data_root: Path, images: int) -> dict[str, int]:
-    """Returns how many images of each split make up ``images``, or all there are."""
+    """Returns how many images of each split make up `images`, or all there are."""
     reader = open_dataset(DATASET, str(data_root))
     wanted = {}
     for split in SPLITS:
@@ -97,5 +97,6 @@ def _has_teacher(location: Location, split: str, count: int) -> bool:
 
 def _run(main: Callable[[Sequence[str]], int], *args: str) -> None:
     if main(list(args)):
-        message = f"a command of the benchmark failed: {' '.join(args)}; its error is above"
-        raise JobFailedError(message)
+        raise JobFailedError(
+            f"a command of the benchmark failed: {' '.join(args)}; its error is above"
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from latent_store.component_readers import ComponentReader, FeaturesReader
+from latent_store.components.readers import ComponentReader, FeaturesReader
 from latent_store.console import progress
 from tests.benchmarks.bench import Bench, Line
 
@@ -21,7 +21,7 @@ ReadArray = Callable[[Path, str, int], np.ndarray]
 
 
 def read_xarray(group: Path, name: str, count: int) -> np.ndarray:
-    """Reads with ``xarray.open_zarr``."""
+    """Reads with `xarray.open_zarr`."""
     import xarray as xr
 
     with warnings.catch_warnings():
@@ -30,14 +30,14 @@ def read_xarray(group: Path, name: str, count: int) -> np.ndarray:
 
 
 def read_dask(group: Path, name: str, count: int) -> np.ndarray:
-    """Reads with ``dask.array.from_zarr``."""
+    """Reads with `dask.array.from_zarr`."""
     import dask.array
 
     return dask.array.from_zarr(str(group), component=name)[:count].compute()
 
 
 def read_tensorstore(group: Path, name: str, count: int) -> np.ndarray:
-    """Reads with TensorStore's ``zarr3`` driver."""
+    """Reads with TensorStore's `zarr3` driver."""
     import tensorstore as ts
 
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{group / name}/"}}
@@ -45,7 +45,7 @@ def read_tensorstore(group: Path, name: str, count: int) -> np.ndarray:
 
 
 def read_zarrs(group: Path, name: str, count: int) -> np.ndarray:
-    """Reads with zarr-python over the codecs of ``zarrs``."""
+    """Reads with zarr-python over the codecs of `zarrs`."""
     import zarrs  # noqa: F401, the codec pipeline is found by its name
 
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from latent_store.codec.selfcheck import BATCHES, FORMATS, THREADS, check_store
 from latent_store.console import progress
+from latent_store.tools.selfcheck import BATCHES, FORMATS, THREADS, check_store
 from tests.benchmarks.bench import Bench, Line
 
 

@@ -5,7 +5,7 @@
 For every encoded image: does the stock model's g_a give the stored ŷ from the same padded
 picture (rounding ties are counted), does the stock double model decode the stored strings to
 exactly ŷ, is its x̂ what this package reconstructs, and does the stock float32 model decode them?
-The row ``stock`` of ``tests.benchmarks.store`` asks the same of every codec, and runs g_a and g_s,
+The row `stock` of `tests.benchmarks.store` asks the same of every codec, and runs g_a and g_s,
 which take most of the time, on some images only.
 """
 
@@ -25,9 +25,9 @@ from PIL import Image
 import latent_store
 from latent_store.codec import codec_from_store, image_to_tensor, pad_image
 from latent_store.codec.stock import ScaleHyperprior
-from latent_store.component_readers import LatentsReader
+from latent_store.components.readers import LatentsReader
 from latent_store.console import progress
-from latent_store.schema import HYPER_STRIDE
+from latent_store.format.schema import HYPER_STRIDE
 from tests.benchmarks.bench import Bench, Line
 
 MAX_TIES = 1e-5
@@ -185,7 +185,7 @@ def measure(bench: Bench) -> list[Line]:
 def decode_y_hat(
     model: ScaleHyperprior, strings: list[list[bytes]], shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Returns what the stock model decodes: the lines of its ``decompress`` before g_s."""
+    """Returns what the stock model decodes: the lines of its `decompress` before g_s."""
     z_hat = model.entropy_bottleneck.decompress(strings[1], shape)
     z_hat = z_hat.to(next(model.parameters()).dtype)
     scales_hat = model.h_s(z_hat)

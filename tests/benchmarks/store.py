@@ -3,7 +3,7 @@
     python -m tests.benchmarks.store
     python -m tests.benchmarks.store --data_root D --codecs q1.pth.tar q2.pth.tar --work W
 
-Without flags it takes real pictures and codecs from a folder ``shared`` beside the checkout, if
+Without flags it takes real pictures and codecs from a folder `shared` beside the checkout, if
 there is one, else scenes that it generates and the demo codec. Images, rankings and copies that the
 store lacks are made first, with the project's own commands; run it again after an interruption and
 it goes on.
@@ -20,8 +20,8 @@ from pathlib import Path
 from latent_store.codec.checkpoints import DEMO_FOLDER
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
-from latent_store.location import Location, write_atomically
-from latent_store.reader import LatentStore
+from latent_store.storage.location import Location, write_atomically
+from latent_store.store import LatentStore
 from pipelines.generate_scenes import SceneSet, generate_scenes
 from tests.benchmarks import (
     bench,
@@ -82,11 +82,10 @@ def _run(argv: Sequence[str] | None) -> int:
     names = flags.rows.split(",")
     unknown = [name for name in names if name not in {*ROWS, COMPRESSORS}]
     if unknown or flags.images < 1:
-        message = (
+        raise LatentStoreError(
             f"--rows has {', '.join(unknown) or 'no unknown row'}, --images is {flags.images}; "
             f"rows are {', '.join([*ROWS, COMPRESSORS])}, and there is at least one image"
         )
-        raise LatentStoreError(message)
     flags.work.mkdir(parents=True, exist_ok=True)
     flags.data_root = flags.data_root or _data_root(flags.work)
     flags.codecs = flags.codecs or _codecs()

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.teacher_features --data_root D --teacher teacher/last.pt --images 16
 
 Every encoding is written by the encoding job's own code into a store of its own and read back by
-the reader. Without ``--teacher`` the stem is a ResNet-18's with seeded random weights.
+the reader. Without `--teacher` the stem is a ResNet-18's with seeded random weights.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latent_store import codecs, component, schema
+from latent_store.catalogue import codecs
 from latent_store.codec import image_to_tensor, pad_image
+from latent_store.components import base as component
+from latent_store.components.finalize import finalize
 from latent_store.console import make_parser, progress, run_command
-from latent_store.feature_encoding import BITROUND, FLOAT16, FeatureEncoding
-from latent_store.finalize import finalize
-from latent_store.location import Location
-from latent_store.plan import Sample, make_plan, plan_key
-from latent_store.reader import LatentStore
-from pipelines.datasets import DatasetReader, open_dataset, read_picture
-from pipelines.encoding import EncodeTask, encode_shard, load_stem
+from latent_store.format import schema
+from latent_store.format.feature_encoding import BITROUND, FLOAT16, FeatureEncoding
+from latent_store.format.plan import Sample, make_plan, plan_key
+from latent_store.storage.location import Location
+from latent_store.store import LatentStore
+from pipelines.datasets.registry import DatasetReader, open_dataset, read_picture
+from pipelines.jobs.encoding import EncodeTask, encode_shard, load_stem
 from tests.benchmarks.table import markdown
-from training.checkpoints import load_network, save_checkpoint
-from training.networks import FEATURE_CHANNELS, NetworkConfig, build_network
+from training.networks.checkpoints import load_network, save_checkpoint
+from training.networks.networks import FEATURE_CHANNELS, NetworkConfig, build_network
 
 SAMPLES_PER_SHARD = 16
 CROP = 512 // schema.FEATURE_STRIDE
@@ -44,7 +46,7 @@ class FeatureCost:
 
     Attributes:
         image_bytes: On disk, all objects of the component's arrays, a picture.
-        error: ``‖F - F̂‖ / ‖F‖`` over all pictures.
+        error: `‖F - F̂‖ / ‖F‖` over all pictures.
         read_ms: Median time of one picture's crop of 512×512 pixels, or of all of it.
     """
 
@@ -67,7 +69,7 @@ def measure_features(
     images: int,
     work: Path,
 ) -> list[FeatureCost]:
-    """Writes and reads the features of the first ``images`` pictures in every encoding."""
+    """Writes and reads the features of the first `images` pictures in every encoding."""
     dataset = open_dataset("cityscapes", str(data_root))
     samples = dataset.manifest(split)[:images]
     costs = []
@@ -148,7 +150,7 @@ def random_teacher(path: Path) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the benchmark; see ``--help``."""
+    """Runs the benchmark; see `--help`."""
     return run_command("teacher_features", lambda: _run(argv))
 
 

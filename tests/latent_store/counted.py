@@ -8,7 +8,7 @@ import pytest
 from zarr.abc.store import ByteRequest
 from zarr.storage import LocalStore, WrapperStore
 
-from latent_store.location import Location
+from latent_store.storage.location import Location
 
 Fetched = dict[str, list[int]]
 """Key of an object that holds chunks -> length in bytes of each fetch of it, or of a part."""

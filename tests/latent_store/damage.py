@@ -1,8 +1,8 @@
 """Seeded damage: picks one object of a store or one stream file, damages it in a private copy,
-reads everything through ``latent_store``, and says what came of it.
+reads everything through `latent_store`, and says what came of it.
 
-Nothing but ``detected`` and ``harmless`` is allowed: ``silent`` means that wrong values came back,
-``crash`` that something other than a :class:`LatentStoreError` did.
+Nothing but `detected` and `harmless` is allowed: `silent` means that wrong values came back,
+`crash` that something other than a `LatentStoreError` did.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a trial; ``what`` is the error, or what was read otherwise."""
+    """What came of a trial; `what` is the error, or what was read otherwise."""
 
     seed: int
     kind: str
@@ -71,10 +71,10 @@ class Outcome:
 
 
 class Ground:
-    """A made store (see ``made_store``), its past, and a private copy that trials damage.
+    """A made store (see `made_store`), its past, and a private copy that trials damage.
 
     Args:
-        root: Holds ``made.zarr`` and ``streams``; never written to.
+        root: Holds `made.zarr` and `streams`; never written to.
         past: The store as it once was.
         scratch: An empty folder on the same file system, for the private copy.
     """
@@ -94,7 +94,7 @@ class Ground:
 
     @cached_property
     def keys(self) -> dict[str, list[str]]:
-        """Keys by kind: of objects below ``made.zarr`` as in the store, and ``streams/...``."""
+        """Keys by kind: of objects below `made.zarr` as in the store, and `streams/...`."""
         found: dict[str, list[str]] = {kind: [] for kind in KINDS}
         for path in sorted(self.root.rglob("*")):
             key = str(path.relative_to(self.root)).removeprefix("made.zarr/")

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from latent_store import codecs, component, finalize, schema
-from latent_store.location import Location
-from latent_store.plan import ShardPlan, make_plan, plan_key
-from latent_store.receipts import FAILED, RowRecord
-from latent_store.schema import CodecSpec
-from latent_store.writer import ShardWriter
-from tests.latent_store.test_plan import samples
+from latent_store.catalogue import codecs
+from latent_store.components import base as component
+from latent_store.components import finalize
+from latent_store.components.writer import ShardWriter
+from latent_store.format import schema
+from latent_store.format.plan import ShardPlan, make_plan, plan_key
+from latent_store.format.schema import CodecSpec
+from latent_store.shards.receipts import FAILED, RowRecord
+from latent_store.storage.location import Location
+from tests.latent_store.format.test_plan import samples
 
 MakeRow = Callable[[int], np.ndarray | None]
-"""Row number -> ŷ ``[C, h, w]``, or None for a row that failed."""
+"""Row number -> ŷ `[C, h, w]`, or None for a row that failed."""
 SPLIT = "cityscapes/train"
 
 

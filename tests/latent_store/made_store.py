@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 import latent_store
-from latent_store import codecs, component, schema
+from latent_store.catalogue import codecs
+from latent_store.catalogue.rankings import Ranking, make_cuts, write_ranking
 from latent_store.codec import (
     Codec,
     codec_from_bytes,
@@ -26,16 +27,17 @@ from latent_store.codec import (
     pack_stream,
     write_stream_file,
 )
-from latent_store.codec.deep_check import decode_indexes
-from latent_store.finalize import finalize
-from latent_store.location import Location
-from latent_store.plan import Sample, ShardPlan, make_plan, plan_key
-from latent_store.rankings import Ranking, make_cuts, write_ranking
-from latent_store.receipts import FAILED, RowRecord
-from latent_store.schema import ComponentSpec
-from latent_store.writer import ShardWriter
-from pipelines.encoding import Encoded, encode_latents
-from pipelines.reordering import reorder_row
+from latent_store.components import base as component
+from latent_store.components.finalize import finalize
+from latent_store.components.writer import ShardWriter
+from latent_store.format import schema
+from latent_store.format.plan import Sample, ShardPlan, make_plan, plan_key
+from latent_store.format.schema import ComponentSpec
+from latent_store.shards.receipts import FAILED, RowRecord
+from latent_store.storage.location import Location
+from latent_store.tools.deep_check import decode_indexes
+from pipelines.jobs.encoding import Encoded, encode_latents
+from pipelines.jobs.reordering import reorder_row
 from tests.latent_store.codec.made_codec import make_model, save
 
 DATASET, RANKING = "made", "importance"
@@ -47,14 +49,14 @@ CODECS = ((8, 40), (8, 24))
 """N and M of the codecs; the first one's latents are ranked."""
 LOUDER = 30
 BAD = 1
-"""The sample of ``train`` that failed at first; mended, it has another height."""
+"""The sample of `train` that failed at first; mended, it has another height."""
 
 Rows = Callable[[int, Sample], Encoded | None]
 """Row and sample -> what is written; None: it failed."""
 
 
 def make_store(root: Path, past: Path | None = None) -> Path:
-    """Makes the store ``root/made.zarr`` and stream files in ``root/streams``.
+    """Makes the store `root/made.zarr` and stream files in `root/streams`.
 
     Args:
         root: An existing folder.

@@ -20,10 +20,10 @@ from latent_store.codec import (
     read_stream_file,
     unpack_stream,
 )
-from latent_store.codec.deep_check import decode_indexes
-from latent_store.finalize import component_keys
-from latent_store.index import part_name
-from latent_store.schema import CodecSpec
+from latent_store.components.finalize import component_keys
+from latent_store.format.schema import CodecSpec
+from latent_store.shards.index import part_name
+from latent_store.tools.deep_check import decode_indexes
 
 LATENT_COLUMNS = ("channel_bits", "channel_mean", "channel_rms", "hyper_bits", "overhead_bits")
 
@@ -41,7 +41,7 @@ def read_everything(
 
     Args:
         url: The store.
-        wanted: What it is known to hold (:func:`contents`).
+        wanted: What it is known to hold (`contents`).
         streams: Stream files that are decoded too.
         first: The key of an object: what it belongs to is read first, so that damage is met soon.
 

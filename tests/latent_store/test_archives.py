@@ -15,12 +15,17 @@ import pytest
 import zarr
 
 import latent_store
-from latent_store import cli, component, groups, index, integrity, receipts, schema, seals
-from latent_store.codec.deep_check import check_streams
-from latent_store.consolidated import consolidate
+from latent_store import cli
+from latent_store.components import base as component
 from latent_store.errors import FormatVersionError, IdentityError
-from latent_store.location import Location
-from latent_store.plan import read_plan
+from latent_store.format import schema
+from latent_store.format.plan import read_plan
+from latent_store.shards import index, receipts
+from latent_store.storage import groups, seals
+from latent_store.storage.consolidated import consolidate
+from latent_store.storage.location import Location
+from latent_store.tools import verify as integrity
+from latent_store.tools.deep_check import check_streams
 from tests.latent_store.archives.make_v1 import ARCHIVE, EXPECTED, digests
 from tests.latent_store.readings import contents
 

@@ -13,12 +13,14 @@ import fsspec
 import pytest
 
 import latent_store
-from latent_store import cli, integrity, receipts
+from latent_store import cli
+from latent_store.components.finalize import finalize
 from latent_store.errors import IntegrityError, JobFailedError, LeaseHeldError
-from latent_store.finalize import finalize
-from latent_store.index import index_key
-from latent_store.lease import STALE_SECONDS, Lease
-from latent_store.location import Location
+from latent_store.shards import receipts
+from latent_store.shards.index import index_key
+from latent_store.storage.lease import STALE_SECONDS, Lease
+from latent_store.storage.location import Location
+from latent_store.tools import verify as integrity
 from tests.latent_store.damage import Ground
 from tests.latent_store.readings import contents, read_everything
 

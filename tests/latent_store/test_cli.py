@@ -1,4 +1,4 @@
-"""``latent-store decode``, ``export`` and ``selfcheck`` on a real, small store."""
+"""`latent-store decode`, `export` and `selfcheck` on a real, small store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 import latent_store
 from latent_store import cli
 from latent_store.codec import load_codec, read_stream_file, unpack_stream
-from latent_store.codec.selfcheck import Outcome, Setting, Tally
+from latent_store.tools.selfcheck import Outcome, Setting, Tally
 from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
 from tests.latent_store.codec.made_codec import make_model, save
 

@@ -11,10 +11,12 @@ import pytest
 import zarr
 
 import latent_store
-from latent_store import finalize, integrity, receipts
-from latent_store.codec.deep_check import check_streams
+from latent_store.components import finalize
 from latent_store.errors import IntegrityError, LatentStoreError
-from latent_store.location import Location
+from latent_store.shards import receipts
+from latent_store.storage.location import Location
+from latent_store.tools import verify as integrity
+from latent_store.tools.deep_check import check_streams
 from pipelines import encode
 from tests.benchmarks.damage import run_trials
 from tests.conftest import TRAIN, TinyStore, encode_args

@@ -18,8 +18,7 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.storage import LocalStore, WrapperStore
 
 import latent_store
-from latent_store import layout
-from latent_store.component_readers import RankedReader
+from latent_store.components.readers import RankedReader
 from latent_store.errors import (
     FormatVersionError,
     IncompleteComponentError,
@@ -28,8 +27,9 @@ from latent_store.errors import (
     RankingError,
     StoreNotFoundError,
 )
-from latent_store.index import index_key
-from latent_store.location import Location
+from latent_store.format import layout
+from latent_store.shards.index import index_key
+from latent_store.storage.location import Location
 from tests.conftest import HEIGHT, RANKING, TRAIN, VAL, WIDTH, TinyStore
 
 INDEX_ENTRY_BYTES = 16

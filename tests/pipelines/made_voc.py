@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.voc_scenes import write_mask
-from training.classes import VOC_CLASSES
+from pipelines.scenes.voc_scenes import write_mask
+from training.tasks.classes import VOC_CLASSES
 
 Object = tuple[str, tuple[float, float, float, float], int, int]
 """Class name, the devkit's xmin, ymin, xmax, ymax, difficult, truncated."""
@@ -35,7 +35,7 @@ def write_voc(
     segmented: Sequence[str] = SEGMENTED,
     detected: Sequence[str] = DETECTED,
 ) -> Path:
-    """Writes ``root/VOCyear`` with the four pictures and the lists of one split; returns it."""
+    """Writes `root/VOCyear` with the four pictures and the lists of one split; returns it."""
     folder = root / f"VOC{year}"
     for name in ("JPEGImages", "SegmentationClass", "Annotations"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,12 @@ import torch
 
 import latent_store
 from latent_store import cli
-from latent_store.receipts import crc32c
+from latent_store.shards.receipts import crc32c
 from tests.conftest import TinyStore
 from tests.latent_store.codec.made_codec import make_model, save
-from training.checkpoints import save_checkpoint
-from training.classes import CITYSCAPES_CLASSES
-from training.networks import NetworkConfig, build_network
+from training.networks.checkpoints import save_checkpoint
+from training.networks.networks import NetworkConfig, build_network
+from training.tasks.classes import CITYSCAPES_CLASSES
 
 ENCODE = "from pipelines.encode import main; raise SystemExit(main())"
 

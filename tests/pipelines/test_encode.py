@@ -18,12 +18,14 @@ import torch
 from PIL import Image
 
 import latent_store
-from latent_store import integrity, receipts
-from latent_store.codec.deep_check import check_streams
-from latent_store.lease import Lease
-from latent_store.location import CONTROL, Location
-from pipelines import encode, encoding, frequency, reorder
-from pipelines.cityscapes import train_id_table
+from latent_store.shards import receipts
+from latent_store.storage.lease import Lease
+from latent_store.storage.location import CONTROL, Location
+from latent_store.tools import verify as integrity
+from latent_store.tools.deep_check import check_streams
+from pipelines import encode, frequency, reorder
+from pipelines.datasets.cityscapes import train_id_table
+from pipelines.jobs import encoding
 from tests.conftest import HEIGHT, TRAIN, VAL, WIDTH, TinyStore, encode_args
 
 Fails = Callable[..., str]

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import latent_store
+from latent_store.catalogue.rankings import make_cuts, order_channels, ties_at_cuts
 from latent_store.codec import codec_from_store, decode_scalable
-from latent_store.codec.deep_check import decode_indexes
-from latent_store.location import Location
-from latent_store.rankings import make_cuts, order_channels, ties_at_cuts
+from latent_store.storage.location import Location
+from latent_store.tools.deep_check import decode_indexes
 from pipelines import frequency, reorder
-from pipelines.counting import EMPTY, Totals, half_of, make_ranking
+from pipelines.jobs.counting import EMPTY, Totals, half_of, make_ranking
 from tests.conftest import RANKING, TRAIN, TinyStore
-from training.checkpoints import load_network, save_checkpoint
-from training.networks import NetworkConfig, build_network
+from training.networks.checkpoints import load_network, save_checkpoint
+from training.networks.networks import NetworkConfig, build_network
 
 Fails = Callable[..., str]
 

@@ -13,24 +13,26 @@ import pytest
 import torch
 
 import latent_store
-from latent_store import cli, component, receipts
+from latent_store import cli
+from latent_store.catalogue.rankings import write_ranking
 from latent_store.codec import codec_from_store
-from latent_store.codec.decoding import StoredSource
-from latent_store.codec.deep_check import decode_indexes
-from latent_store.component_readers import ComponentReader
-from latent_store.finalize import finalize
-from latent_store.location import Location
-from latent_store.plan import read_plan
-from latent_store.rankings import write_ranking
-from latent_store.reader import Split
-from latent_store.receipts import StoredObject
+from latent_store.components import base as component
+from latent_store.components.finalize import finalize
+from latent_store.components.readers import ComponentReader
+from latent_store.format.plan import read_plan
+from latent_store.shards import receipts
+from latent_store.shards.receipts import StoredObject
+from latent_store.storage.location import Location
+from latent_store.store import Split
+from latent_store.tools.decoding import StoredSource
+from latent_store.tools.deep_check import decode_indexes
 from pipelines import encode, frequency, reorder
-from pipelines.cityscapes import Cityscapes
-from pipelines.datasets import READERS
+from pipelines.datasets.cityscapes import Cityscapes
+from pipelines.datasets.registry import READERS
 from pipelines.generate_scenes import SceneSet, generate_scenes
-from training.loader import LoaderConfig, StoreLoader, WholeImages
-from training.rates import ChosenStreams, ScalableStreams, WholeStreams
-from training.sources import SourceSpec, StoreSource
+from training.data.loader import LoaderConfig, StoreLoader, WholeImages
+from training.data.sources import SourceSpec, StoreSource
+from training.transmission.rates import ChosenStreams, ScalableStreams, WholeStreams
 
 Fails = Callable[..., str]
 
@@ -42,7 +44,7 @@ RANKING = "variance"
 
 @pytest.fixture(scope="session")
 def size_roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data roots in Cityscapes' layout: one for each size, and ``both``; read only."""
+    """Data roots in Cityscapes' layout: one for each size, and `both`; read only."""
     folder = tmp_path_factory.mktemp("sizes")
     for city, (height, width) in SIZES.items():
         scenes = SceneSet(train=2, val=0, height=height, width=width, seed=5, city=city)
@@ -65,9 +67,9 @@ def sized_stores(
     size_roots: dict[str, Path],
     teacher_checkpoint: Path,
 ) -> dict[str, Path]:
-    """One store of each size, and ``both`` on a canvas, with one ranking; do not write to them.
+    """One store of each size, and `both` on a canvas, with one ranking; do not write to them.
 
-    The ranking comes from ``both``, so that all stores are reordered alike.
+    The ranking comes from `both`, so that all stores are reordered alike.
     """
     folder = tmp_path_factory.mktemp("sized")
     urls = {name: folder / f"{name}.zarr" for name in size_roots}

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import latent_store
-from latent_store import integrity
-from latent_store.feature_encoding import BITROUND, KEEPBITS
-from latent_store.location import Location
+from latent_store.format.feature_encoding import BITROUND, KEEPBITS
+from latent_store.storage.location import Location
+from latent_store.tools import verify as integrity
 from pipelines import encode
 from tests.conftest import TinyStore, encode_args
-from tests.latent_store.test_feature_encoding import CORE_CODECS, array_codecs
+from tests.latent_store.format.test_feature_encoding import CORE_CODECS, array_codecs
 
 Fails = Callable[..., str]
 

@@ -13,13 +13,13 @@ import torch
 
 import latent_store
 from pipelines import encode, train_teacher
-from pipelines.datasets import open_dataset
-from pipelines.raw_images import RawImageLoader, RawImages, WholeRawImages
+from pipelines.datasets.raw_images import RawImageLoader, RawImages, WholeRawImages
+from pipelines.datasets.registry import open_dataset
 from tests.pipelines.made_voc import write_voc
-from training.checkpoints import load_network
-from training.classes import VOC_CLASSES
-from training.loader import LoaderConfig, StoreLoader
-from training.sources import SourceSpec, StoreSource
+from training.data.loader import LoaderConfig, StoreLoader
+from training.data.sources import SourceSpec, StoreSource
+from training.networks.checkpoints import load_network
+from training.tasks.classes import VOC_CLASSES
 
 SMALL = ("--backbone", "resnet18", "--batch_size", "2", "--max_steps", "2", "--no-tensorboard")
 SHAPES = {

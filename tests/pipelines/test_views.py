@@ -14,19 +14,20 @@ import torch
 from PIL import Image
 
 import latent_store
-from latent_store import cli, integrity
-from latent_store.codec.deep_check import check_streams
+from latent_store import cli
 from latent_store.errors import DatasetError
-from latent_store.location import CONTROL, Location
-from latent_store.reader import Split
-from latent_store.seals import CRC32C, seal_record
+from latent_store.storage.location import CONTROL, Location
+from latent_store.storage.seals import CRC32C, seal_record
+from latent_store.store import Split
+from latent_store.tools import verify as integrity
+from latent_store.tools.deep_check import check_streams
 from pipelines import encode, frequency, reorder
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from training import train
-from training.checkpoints import save_checkpoint
-from training.loader import LoaderConfig, StoreLoader
-from training.networks import NetworkConfig, build_network
-from training.sources import SourceSpec, StoreSource
+from training.data.loader import LoaderConfig, StoreLoader
+from training.data.sources import SourceSpec, StoreSource
+from training.networks.checkpoints import save_checkpoint
+from training.networks.networks import NetworkConfig, build_network
 
 Fails = Callable[..., str]
 FLIPPED_ROWS = list(range(TRAIN, 2 * TRAIN))

@@ -13,11 +13,11 @@ import xarray as xr
 
 import latent_store
 from latent_store import cli
-from latent_store.location import Location
-from latent_store.plan import read_plan
+from latent_store.format.plan import read_plan
+from latent_store.storage.location import Location
 from pipelines import encode
 from tests.pipelines.made_voc import OBJECTS, SIZES, made_mask, write_objects, write_voc
-from training.classes import VOC_CLASSES
+from training.tasks.classes import VOC_CLASSES
 
 Fails = Callable[..., str]
 SPLIT = "voc2007/trainval"

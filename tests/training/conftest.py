@@ -8,7 +8,7 @@ import pytest
 
 import latent_store
 from latent_store.codec import Codec, codec_from_store
-from latent_store.reader import Split
+from latent_store.store import Split
 from tests.conftest import TinyStore
 from tests.training.made_detectors import BoxStore, make_box_store, make_detectors
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from latent_store.boxes import Boxes
-from training.detection_metrics import Detections
+from latent_store.format.boxes import Boxes
+from training.tasks.detection_metrics import Detections
 
 
 def devkit_ap(

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from training.detection_metrics import mean_ap, voc_ap
-from training.points import Point
-from training.sample_results import DetectionResult, ImageRate, SegmentationResult
+from training.evaluation.points import Point
+from training.tasks.detection_metrics import mean_ap, voc_ap
+from training.tasks.sample_results import DetectionResult, ImageRate, SegmentationResult
 
 CLASSES = ("road", "building", "car")
 
@@ -70,10 +70,10 @@ def make_point(label: str = "static-16", **changes: object) -> Point:
 def make_images(
     accuracy: float, images: int = 40, rate: float = 100.0, seed: int = 0, noise: int | None = None
 ) -> tuple[SegmentationResult, ...]:
-    """Returns images of two classes: a share ``accuracy`` is right, ``rate`` bytes each, about.
+    """Returns images of two classes: a share `accuracy` is right, `rate` bytes each, about.
 
-    How hard an image is, and how large, depends on ``seed`` and its number alone: two networks
-    find the same images hard. With ``noise``, a seed too, each network has its own luck as well.
+    How hard an image is, and how large, depends on `seed` and its number alone: two networks
+    find the same images hard. With `noise`, a seed too, each network has its own luck as well.
     """
     hard = np.random.default_rng(seed).normal(0, 0.12, images)
     size = np.random.default_rng(seed + 1).uniform(0.6, 1.4, images)
@@ -106,7 +106,7 @@ def measured(label: str, samples: tuple[SegmentationResult, ...], **changes: obj
 
 
 def at_rate(label: str, y_bytes: int, score: float, **changes: object) -> Point:
-    """Returns a point of one image with 30 + ``y_bytes`` bytes and a chosen score."""
+    """Returns a point of one image with 30 + `y_bytes` bytes and a chosen score."""
     sample = make_sample(y_bytes=y_bytes)
     return make_point(label, score=score, samples=(sample,), **changes)
 
@@ -114,7 +114,7 @@ def at_rate(label: str, y_bytes: int, score: float, **changes: object) -> Point:
 def make_detections(
     skill: float, images: int = 40, rate: float = 100.0, seed: int = 0
 ) -> tuple[DetectionResult, ...]:
-    """Returns images with objects of two classes: a share ``skill`` is found, some of it twice.
+    """Returns images with objects of two classes: a share `skill` is found, some of it twice.
 
     What there is to find in an image depends on its number alone: two networks can find the same
     ones hard.

@@ -12,9 +12,9 @@ from torch import nn
 import latent_store
 from latent_store.codec import Codec, codec_from_store
 from tests.conftest import RANKING, TinyStore
-from training.checkpoints import save_checkpoint
-from training.classes import CITYSCAPES_CLASSES
-from training.networks import NetworkConfig, build_network
+from training.networks.checkpoints import save_checkpoint
+from training.networks.networks import NetworkConfig, build_network
+from training.tasks.classes import CITYSCAPES_CLASSES
 
 KEEP = 16
 
@@ -52,7 +52,7 @@ def make_checkpoints(folder: Path, tiny_store: TinyStore) -> dict[str, Path]:
 
 
 def write_network(path: Path, network: nn.Module, codec: Codec | None, **meta: Any) -> Path:
-    """Writes a network's checkpoint as training does; ``meta`` is what it knows of itself."""
+    """Writes a network's checkpoint as training does; `meta` is what it knows of itself."""
     channels = network.config.channels
     meta |= {
         "codec_id": codec.spec.codec_id if codec else None,
@@ -66,7 +66,7 @@ def write_network(path: Path, network: nn.Module, codec: Codec | None, **meta: A
 
 
 def make_every_kind(make: Callable[..., Path], folder: Path, url: Path) -> dict[str, Path]:
-    """Lets ``make`` write a checkpoint of each kind for a store; returns paths by name."""
+    """Lets `make` write a checkpoint of each kind for a store; returns paths by name."""
     folder.mkdir(parents=True, exist_ok=True)
     store = latent_store.open(url)
     codec = codec_from_store(store)

@@ -12,14 +12,14 @@ from PIL import Image
 
 import latent_store
 from latent_store.codec import codec_from_store
-from latent_store.layout import coded_size
+from latent_store.format.layout import coded_size
 from tests.training.made_detectors import BoxStore
 from tests.training.real_networks import make_checkpoint
 from training import detect, segment
-from training.bench import Options, open_bench
-from training.candidates import find_candidates
-from training.classes import VOC_CLASSES
-from training.inference import Pipeline
+from training.evaluation.candidates import find_candidates
+from training.evaluation.evaluation_split import Options, open_bench
+from training.tasks.classes import VOC_CLASSES
+from training.transmission.inference import Pipeline
 
 KINDS = ("pixel", "none", "dynamic", "static")
 

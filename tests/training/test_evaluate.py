@@ -15,23 +15,23 @@ from PIL import Image
 import latent_store
 from latent_store.codec import codec_from_store, load_codec
 from latent_store.errors import DatasetError
-from latent_store.reader import Split
-from latent_store.schema import IGNORE_LABEL
+from latent_store.format.schema import IGNORE_LABEL
+from latent_store.store import Split
 from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, VAL, WIDTH, TinyStore, encode_args
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training import evaluate as command
-from training import evaluation_pictures
-from training.bench import Bench, Options
-from training.candidates import distinct_labels, find_candidates
-from training.checkpoints import load_network
-from training.classes import CITYSCAPES_CLASSES
-from training.inference import Pipeline
-from training.judges import permuted
-from training.measure import measure, point_key
-from training.metrics import ConfusionMatrix
-from training.pictures import read_labels
-from training.points import PIXEL_RAW
+from training.evaluation import evaluation_pictures
+from training.evaluation.candidates import distinct_labels, find_candidates
+from training.evaluation.evaluation_split import Bench, Options
+from training.evaluation.measure import measure, point_key
+from training.evaluation.points import PIXEL_RAW
+from training.networks.checkpoints import load_network
+from training.tasks.classes import CITYSCAPES_CLASSES
+from training.tasks.judges import permuted
+from training.tasks.metrics import ConfusionMatrix
+from training.tasks.pictures import read_labels
+from training.transmission.inference import Pipeline
 
 CODED = (128, 192)
 MASK_BYTES = 192 // 8

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import latent_store
-from latent_store.boxes import Boxes
 from latent_store.codec import codec_from_store
 from latent_store.errors import DatasetError, MissingComponentError
-from latent_store.layout import coded_size
-from latent_store.reader import Split
-from latent_store.schema import LATENT_STRIDE
+from latent_store.format.boxes import Boxes
+from latent_store.format.layout import coded_size
+from latent_store.format.schema import LATENT_STRIDE
+from latent_store.store import Split
 from tests.conftest import RANKING, TinyStore
 from tests.training.devkit import devkit_ap
 from tests.training.made_detectors import (
@@ -28,18 +28,18 @@ from tests.training.made_detectors import (
 )
 from tests.training.real_networks import make_checkpoint
 from training import evaluate as command
-from training import evaluation_pictures
 from training import train as train_command
-from training.bench import Bench, Options, open_bench
-from training.candidates import find_candidates
-from training.checkpoints import load_network
-from training.classes import VOC_CLASSES
-from training.detection_metrics import Detections, coco_ap, mean_ap, voc_ap
-from training.inference import Pipeline
-from training.judges import make_judge
-from training.measure import measure
-from training.points import PIXEL_RAW, read_point
-from training.sample_results import ImageRate
+from training.evaluation import evaluation_pictures
+from training.evaluation.candidates import find_candidates
+from training.evaluation.evaluation_split import Bench, Options, open_bench
+from training.evaluation.measure import measure
+from training.evaluation.points import PIXEL_RAW, read_point
+from training.networks.checkpoints import load_network
+from training.tasks.classes import VOC_CLASSES
+from training.tasks.detection_metrics import Detections, coco_ap, mean_ap, voc_ap
+from training.tasks.judges import make_judge
+from training.tasks.sample_results import ImageRate
+from training.transmission.inference import Pipeline
 
 TEST = 4
 _ARRAYS = {"boxes": "boxes_N4", "labels": "labels_N", "scores": "scores_N"}

@@ -14,8 +14,8 @@ from tests.conftest import RANKING, TinyStore
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training import latency
 from training.latency import main, time_links
-from training.networks import NetworkConfig
-from training.transmission import open_link
+from training.networks.networks import NetworkConfig
+from training.transmission.link import open_link
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ from latent_store.codec import (
 )
 from tests.conftest import RANKING, VAL, TinyStore
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
-from training.bench import Bench, Options
-from training.candidates import find_candidates
-from training.classes import CITYSCAPES_CLASSES
-from training.inference import Pipeline
-from training.pictures import read_labels
+from training.evaluation.candidates import find_candidates
+from training.evaluation.evaluation_split import Bench, Options
 from training.segment import main
-from training.transmission import Stopwatch, open_link, receive, send
+from training.tasks.classes import CITYSCAPES_CLASSES
+from training.tasks.pictures import read_labels
+from training.transmission.inference import Pipeline
+from training.transmission.link import Stopwatch, open_link, receive, send
 
 CODED = (128, 192)
 KINDS = ("pixel", "none", "dynamic", "static")

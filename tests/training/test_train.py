@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import latent_store
+from latent_store.catalogue.codecs import register_teacher
 from latent_store.codec import codec_from_store
-from latent_store.codecs import register_teacher
-from latent_store.location import Location
+from latent_store.storage.location import Location
 from tests.conftest import RANKING, TinyStore
 from tests.training.real_networks import make_checkpoint
 from training import train
-from training.checkpoints import load_network
-from training.classes import CITYSCAPES_CLASSES
+from training.networks.checkpoints import load_network
+from training.tasks.classes import CITYSCAPES_CLASSES
 
 FLAGS = """
     accumulate amp anchor_size aspp_width auxiliary_head backbone batch_size box_head_width
@@ -135,7 +135,7 @@ def test_a_network_continues_another_one(tiny_store: TinyStore, tmp_path: Path) 
 def test_a_static_network_reads_only_its_chunks(
     tiny_store: TinyStore, tmp_path: Path, monkeypatch
 ) -> None:
-    from latent_store.component_readers import LatentsReader
+    from latent_store.components.readers import LatentsReader
 
     def refuse(*_: object) -> None:
         raise AssertionError("a static network must not read the natural-order latents")

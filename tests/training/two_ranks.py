@@ -20,8 +20,8 @@ from latent_store.errors import LatentStoreError
 from training import train
 from training.flags import read_flags
 from training.job import CONFIGS, Job
-from training.ranks import Ranks, joined
-from training.tasks import SegmentationTask
+from training.tasks.tasks import SegmentationTask
+from training.trainer.ranks import Ranks, joined
 
 ANY = """
     --selection any --mask variance --cuts 16 32 --init scratch --backbone resnet18 --aspp_width 16

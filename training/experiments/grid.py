@@ -32,8 +32,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from latent_store.catalogue.rankings import METHODS as RANKING_METHODS
 from latent_store.errors import LatentStoreError
-from latent_store.rankings import METHODS as RANKING_METHODS
 from training.job import CONFIGS
 
 GRIDS = Path(__file__).parent / "grids"
@@ -48,7 +48,7 @@ class RankingRule:
 
     Attributes:
         method: Of channel-frequency.
-        gate: For ``frequency``: the method whose network's gate is counted, of the same codec and
+        gate: For `frequency`: the method whose network's gate is counted, of the same codec and
             seed; every seed of such a ranking is another ranking.
     """
 
@@ -87,7 +87,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of its record, e.g. ``frequency-32_q2_s0``."""
+        """The name of its record, e.g. `frequency-32_q2_s0`."""
         return run_name(self.method.name, self.codec, self.seed)
 
 
@@ -96,7 +96,7 @@ class Claim:
     """A saving of the paper, and the two methods that show ours.
 
     Attributes:
-        test, anchor: Methods; the saving is of ``test`` against ``anchor`` at equal mIoU. ``test``
+        test, anchor: Methods; the saving is of `test` against `anchor` at equal mIoU. `test`
             may list several: the best is taken, and named.
         paper: What the paper has, as text.
         aim: What this project wants, a fraction.
@@ -181,7 +181,7 @@ def load_grid(name: str) -> Grid:
     """Reads a grid that ships with the package, or a file.
 
     Args:
-        name: ``camvid_cpu``, or the path of a TOML file.
+        name: `camvid_cpu`, or the path of a TOML file.
 
     Raises:
         LatentStoreError: There is none, or it contradicts itself; names the entry.
@@ -191,16 +191,15 @@ def load_grid(name: str) -> Grid:
         text = path.read_text()
     except OSError:
         shipped = ", ".join(sorted(p.stem for p in GRIDS.glob("*.toml")))
-        message = f"there is no grid {name}; give one of {shipped}, or the path of a .toml file"
-        raise LatentStoreError(message) from None
+        raise LatentStoreError(
+            f"there is no grid {name}; give one of {shipped}, or the path of a .toml file"
+        ) from None
     try:
         return parse_grid(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        message = f"{path} is no TOML ({error}); mend it"
-        raise LatentStoreError(message) from error
+        raise LatentStoreError(f"{path} is no TOML ({error}); mend it") from error
     except LatentStoreError as error:
-        message = f"{path}: {error}"
-        raise LatentStoreError(message) from error
+        raise LatentStoreError(f"{path}: {error}") from error
 
 
 def parse_grid(content: Mapping[str, Any]) -> Grid:
@@ -212,8 +211,9 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
     content = dict(content)
     for name in ("name", "dataset", "codecs", "method"):
         if not content.get(name):
-            message = f"a grid needs {name}; see training/experiments/grids for examples"
-            raise LatentStoreError(message)
+            raise LatentStoreError(
+                f"a grid needs {name}; see training/experiments/grids for examples"
+            )
     codecs = dict(content.pop("codecs"))
     grid = Grid(
         name=content.pop("name"),
@@ -238,16 +238,14 @@ def _rule(name: str, entry: Mapping[str, Any]) -> RankingRule:
     _refuse_unknown(f"[ranking.{name}]", entry, ("method", "gate"))
     method = entry.get("method", FREQUENCY)
     if method not in RANKING_METHODS:
-        message = (
+        raise LatentStoreError(
             f"[ranking.{name}] has method {method!r}; choose one of {', '.join(RANKING_METHODS)}"
         )
-        raise LatentStoreError(message)
     if (method == FREQUENCY) != ("gate" in entry):
-        message = (
+        raise LatentStoreError(
             f"[ranking.{name}]: a gate goes with method frequency, and with no other; got method "
             f"{method!r} and gate {entry.get('gate')!r}"
         )
-        raise LatentStoreError(message)
     return RankingRule(name=name, method=method, gate=entry.get("gate"))
 
 
@@ -266,8 +264,7 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     names = [f.name for f in dataclasses.fields(Claim)]
     _refuse_unknown("[[claim]]", entry, names)
     if missing := [name for name in names if name not in entry]:
-        message = f"a [[claim]] needs {', '.join(missing)}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(f"a [[claim]] needs {', '.join(missing)}")
     test = entry["test"]
     return Claim(**{**entry, "test": (test,) if isinstance(test, str) else tuple(test)})
 
@@ -303,15 +300,15 @@ def _check(grid: Grid) -> None:
     names = {run.name for run in grid.runs()}
     for run in grid.runs():
         if missing := [name for name in grid.needs(run) if name not in names]:
-            message = (
+            raise LatentStoreError(
                 f"{run.name} needs {missing[0]}, which the grid does not run: give that method the "
                 "same codecs and seeds"
             )
-            raise LatentStoreError(message)
 
 
 def _require(where: str, names: Any, known: Mapping[str, Any], what: str) -> None:
     for name in names:
         if name is not None and name not in known:
-            message = f"{where} names {name!r}; the grid's {what} are {', '.join(known)}"
-            raise LatentStoreError(message)
+            raise LatentStoreError(
+                f"{where} names {name!r}; the grid's {what} are {', '.join(known)}"
+            )

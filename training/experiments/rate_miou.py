@@ -23,8 +23,8 @@ from latent_store.errors import JobFailedError, LatentStoreError
 from training.experiments.grid import Grid, Run, load_grid
 from training.experiments.records import RUNS, Record
 from training.experiments.results import find, write_report
+from training.experiments.runner import Place, Workshop
 from training.experiments.timings import Timings
-from training.experiments.workshop import Place, Workshop
 
 PROG = "rate_miou"
 
@@ -111,8 +111,9 @@ def with_needs(grid: Grid, methods: Sequence[str] | None) -> list[Run]:
     if methods is None:
         return list(runs.values())
     if unknown := [name for name in methods if name not in grid.methods]:
-        message = f"the grid {grid.name} has no method {unknown[0]}; it has {list(grid.methods)}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(
+            f"the grid {grid.name} has no method {unknown[0]}; it has {list(grid.methods)}"
+        )
     chosen: set[str] = set()
     pending = [name for name, run in runs.items() if run.method.name in methods]
     while pending:
@@ -133,8 +134,7 @@ def _ready(workshop: Workshop, waiting: Sequence[Run], done: set[str]) -> list[R
 
 def _run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
-        message = f"--jobs must be at least 1, got {args.jobs}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(f"--jobs must be at least 1, got {args.jobs}")
     grid = load_grid(args.grid)
     if args.max_steps is not None:
         grid = grid.shortened(args.max_steps)
@@ -155,8 +155,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     records = run_grid(workshop, wanted, jobs=args.jobs, minutes=args.minutes)
     if not records:
-        message = f"no run of {grid.name} was finished within --minutes {args.minutes}"
-        raise JobFailedError(message)
+        raise JobFailedError(f"no run of {grid.name} was finished within --minutes {args.minutes}")
     return _report(args, workshop, wanted, records, _timings(workshop, records))
 
 

@@ -1,6 +1,6 @@
 """Records: what a finished run, or a ranking, leaves behind; all that the report needs.
 
-One small JSON file each, below ``runs/GRID/``. They are committed, so that a fresh clone goes on
+One small JSON file each, below `runs/GRID/`. They are committed, so that a fresh clone goes on
 where another machine stopped: a finished run is not run again, and a ranking is written into the
 store from its record, without the network whose gate was counted.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 from latent_store import Ranking
 from latent_store.errors import IntegrityError, LatentStoreError
+from training.evaluation.points import Point, write_text
 from training.experiments.timings import Timings
-from training.points import Point, write_text
 
 RECORD_VERSION = 1
 RUNS = Path(__file__).parent / "runs"
@@ -44,7 +44,7 @@ def read_record(folder: Path, name: str, config: Mapping[str, Any]) -> Record | 
     """Returns the record of a run, or None if it is still to be run.
 
     Args:
-        folder: ``runs/GRID``.
+        folder: `runs/GRID`.
         name: Of the run.
         config: What the grid and the store ask for now.
 
@@ -73,7 +73,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_ranking_record(folder: Path, name: str, config: Mapping[str, Any]) -> Ranking | None:
-    """Returns a ranking that was derived before, or None; see :func:`read_record`."""
+    """Returns a ranking that was derived before, or None; see `read_record`."""
     content = _read(folder / f"{name}.json")
     if content is None:
         return None
@@ -95,7 +95,7 @@ def write_ranking_record(
 
 
 def read_timings(folder: Path, config: Mapping[str, Any]) -> Timings | None:
-    """Returns what was timed before, or None; see :func:`read_record`."""
+    """Returns what was timed before, or None; see `read_record`."""
     content = _read(folder / f"{_TIMINGS}.json")
     if content is None:
         return None
@@ -121,14 +121,14 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        message = f"{path} is no record ({error}); restore it, or delete it to run again"
-        raise IntegrityError(message) from error
+        raise IntegrityError(
+            f"{path} is no record ({error}); restore it, or delete it to run again"
+        ) from error
     if content.get("version") != RECORD_VERSION:
-        message = (
+        raise IntegrityError(
             f"{path} has version {content.get('version')!r}, expected {RECORD_VERSION}; delete it "
             "to run again"
         )
-        raise IntegrityError(message)
     return content
 
 
@@ -137,12 +137,11 @@ def _require_same(path: Path, was: Mapping[str, Any], now: Mapping[str, Any]) ->
     plain = json.loads(json.dumps(dict(now)))
     for name in sorted({*was, *plain}):
         if was.get(name) != plain.get(name):
-            message = (
+            raise LatentStoreError(
                 f"{path} was run with {name} = {was.get(name)!r}, the grid and the store now have "
                 f"{plain.get(name)!r}; restore that, name the grid anew, or delete the record to "
                 "run again"
             )
-            raise LatentStoreError(message)
 
 
 def _packed(point: dict[str, Any]) -> dict[str, Any]:

@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from latent_store import Ranking
-from training import plots, report
-from training.comparisons import Difference, Saved, analyse, find_differences, find_savings
+from training.evaluation import plots, report
+from training.evaluation.comparisons import (
+    Difference,
+    Saved,
+    analyse,
+    find_differences,
+    find_savings,
+)
+from training.evaluation.methods import Method, make_sweeps
+from training.evaluation.points import Point, write_text
+from training.evaluation.resampling import Images, Interval, draw_images, why_not_drawn
 from training.experiments.grid import Claim, Grid
 from training.experiments.records import Record
 from training.experiments.timings import Timings, table_3
-from training.methods import Method, make_sweeps
-from training.points import Point, write_text
-from training.resampling import Images, Interval, draw_images, why_not_drawn
 from training.tables import markdown_table
 
 PAPER_TABLE_1 = {
@@ -39,7 +45,7 @@ class Findings:
 
     Attributes:
         methods: The grid's name of a method -> its points at every codec and seed; each cut of an
-            any-N network is a method of its own, ``any-16``.
+            any-N network is a method of its own, `any-16`.
         images: Draws of validation images, the same for everything; None if there can be none.
         missing: Runs of the grid without a record.
         timings: Of the grid's networks; None if they were not timed.

@@ -12,7 +12,7 @@ from training.tables import markdown_table
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """What ``training.latency`` measured of a grid's networks, all in one sitting.
+    """What `training.latency` measured of a grid's networks, all in one sitting.
 
     Attributes:
         setting: The machine, the pictures, the number of runs.

@@ -2,7 +2,7 @@
 
     python -m tests.latent_store.archives.make_v1
 
-The store is that of ``made_store``: labels, features, latents of two made codecs, a ranked copy,
+The store is that of `made_store`: labels, features, latents of two made codecs, a ranked copy,
 an append, a mended row, a void row. It was written once and stays as it is: every later reader
 must give the same arrays from it. A later version of the format gets an archive of its own.
 """
@@ -28,8 +28,7 @@ _LONG_AGO = (2000, 1, 1, 0, 0, 0)
 def main() -> None:
     """Writes the archive and what is expected of it; refuses to do so twice."""
     if ARCHIVE.exists():
-        message = f"{ARCHIVE.name} is there; an archived store is not made again"
-        raise SystemExit(message)
+        raise SystemExit(f"{ARCHIVE.name} is there; an archived store is not made again")
     with tempfile.TemporaryDirectory() as folder:
         url = make_store(Path(folder))
         with zipfile.ZipFile(ARCHIVE, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:

@@ -39,7 +39,7 @@ def save(content: object) -> bytes:
 def random_latents(
     seed: int, channels: int, height: int, width: int, outliers: float = 0.01, reach: int = 5000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols int32 and indexes uint8 [C, h, w]; ``outliers`` of the symbols need escapes."""
+    """Symbols int32 and indexes uint8 [C, h, w]; `outliers` of the symbols need escapes."""
     rng = np.random.default_rng(seed)
     indexes = rng.integers(0, 64, (channels, height, width)).astype(np.uint8)
     scale = 0.11 * np.exp(indexes * math.log(256 / 0.11) / 63)

@@ -1,6 +1,6 @@
 """Streams and scale indexes that must never change, as hashes beside this file.
 
-``GENERATE_EXPECTED=1 pytest tests/latent_store/codec/test_codec_golden.py`` writes them again. A
+`GENERATE_EXPECTED=1 pytest tests/latent_store/codec/test_codec_golden.py` writes them again. A
 hash that changes without a new codec means that streams written before no longer decode.
 """
 

@@ -32,7 +32,7 @@ from tests.latent_store.codec.made_codec import CODECS, PICTURES, random_latents
 
 
 def stock_y_hat(stock: ScaleHyperprior, y: bytes, z: bytes, shape: tuple[int, int]) -> Tensor:
-    """The lines of ``decompress`` before g_s: ŷ float64 [1, M, 4h, 4w]."""
+    """The lines of `decompress` before g_s: ŷ float64 [1, M, 4h, 4w]."""
     z_hat = stock.entropy_bottleneck.decompress([z], shape)
     indexes = stock.gaussian_conditional.build_indexes(stock.h_s(z_hat))
     return stock.gaussian_conditional.decompress([y], indexes, z_hat.dtype)
@@ -81,7 +81,7 @@ def test_indexes_are_those_of_the_float64_model(
 
 
 def test_indexes_at_every_edge_of_the_table(codec: Codec, stock: ScaleHyperprior) -> None:
-    """The float32 buffers widened, as ``.double()`` widens them, up to the last bit."""
+    """The float32 buffers widened, as `.double()` widens them, up to the last bit."""
     table = get_scale_table().double()
     steps = [torch.nextafter(table, table.new_tensor(end)) for end in (0.0, 1e9)]
     extra = torch.tensor([0.0, -1.0, 0.11, float(np.float32(0.11)), 0.1099999, 300.0, 1e-9])

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from latent_store import Ranking
+from latent_store.catalogue.rankings import Agreement
 from latent_store.errors import IntegrityError, LatentStoreError
-from latent_store.rankings import Agreement
 from tests.training.made_points import make_point
 from training.experiments.records import (
     Record,

@@ -1,0 +1,265 @@
+"""Closes components: every shard checked against its receipt, indexes written, then `complete`.
+
+Idempotent; the launcher of a job calls it, and for a detached job anybody may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import zarr
+
+from latent_store.components import base as component
+from latent_store.errors import IntegrityError, JobFailedError
+from latent_store.format.plan import ShardPlan, list_splits, read_plan
+from latent_store.shards import index, receipts
+from latent_store.shards.receipts import Receipt
+from latent_store.storage import groups, seals
+from latent_store.storage.consolidated import consolidate
+from latent_store.storage.lease import Lease
+from latent_store.storage.location import Location
+
+KEY_DEPTHS = {"labels": 0, "boxes": 0, "teacher": 1, "latents": 1, "ranked": 2}
+"""How many further path parts a component of each kind has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """What closing one component found.
+
+    Attributes:
+        defects: Shard -> why it does not count. Empty for a whole component.
+        failed: Rows in the dead-letter table.
+    """
+
+    split: str
+    component: str
+    num_shards: int
+    defects: dict[int, str]
+    failed: tuple[dict[str, object], ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is whole."""
+        return not self.defects
+
+
+def component_keys(location: Location, split: str) -> list[str]:
+    """Lists the components of a split, finished or not."""
+    kinds = location.folders(split)
+    return [
+        key
+        for kind, depth in KEY_DEPTHS.items()
+        if kind in kinds
+        for key in _below(location, split, kind, depth)
+    ]
+
+
+def finalize(
+    location: Location,
+    split: str,
+    key: str,
+    *,
+    max_failures: int | None = None,
+    on_shard: Callable[[int], object] = lambda _: None,
+) -> Closed:
+    """Closes one component if it is whole.
+
+    Every object is read and compared with its receipt, because two attempts at one shard can
+    interleave. The receipt of a shard that does not agree is removed, so that a rerun of the job
+    writes exactly that shard again.
+
+    Args:
+        location: The store.
+        split: `dataset/split`.
+        key: The component.
+        max_failures: Failed rows that are tolerated; None takes what the job recorded.
+        on_shard: Called after each shard, for a progress bar.
+
+    Raises:
+        JobFailedError: Shards are missing or damaged, metadata was altered, or more rows failed
+            than tolerated.
+    """
+    plan = covered(location, read_plan(location, *split.split("/")), key)
+    group = component.open_component(location, split, key, writable=True)
+    _require_metadata(location, group)
+    closed, good = check_shards(location, plan, key, on_shard)
+    for shard in closed.defects:
+        location.delete(receipts.receipt_key(split, key, shard))
+    if closed.defects:
+        group.attrs.update({"complete": False})
+        raise JobFailedError(_defect_message(closed))
+    limit = int(group.attrs.get("max_failures", 0)) if max_failures is None else max_failures
+    tables = write_indexes(location, plan, key, good)
+    if len(closed.failed) > limit:
+        group.attrs.update({"complete": False})
+        raise JobFailedError(_failure_message(closed, limit))
+    _publish_samples(location, plan, good)
+    lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
+    closing = {"complete": True, **lengths, component.TABLES: tables}
+    group.attrs.put(seals.sealed({**group.attrs, **closing}))
+    publish(location, split, key)
+    return closed
+
+
+def finalize_all(location: Location) -> Iterator[Closed | JobFailedError]:
+    """Closes every component of every split, one after another; yields what came of each."""
+    for split in list_splits(location):
+        for key in component_keys(location, split):
+            try:
+                yield finalize(location, split, key)
+            except JobFailedError as error:
+                yield error
+
+
+def covered(location: Location, plan: ShardPlan, key: str) -> ShardPlan:
+    """Returns the part of a plan that a component covers: all, or less where it is behind.
+
+    Its job noted the length of the plan as it was then; an append since, by another component's
+    job, is no defect of this one.
+    """
+    group = groups.open_group(location, f"{plan.name}/{key}")
+    return plan if group is None else plan.up_to(int(group.attrs.get("num_rows", plan.num_rows)))
+
+
+def check_shards(
+    location: Location, plan: ShardPlan, key: str, on_shard: Callable[[int], object]
+) -> tuple[Closed, list[Receipt]]:
+    """Compares every shard that a component covers with its receipt; changes nothing."""
+    plan = covered(location, plan, key)
+    defects: dict[int, str] = {}
+    good: list[Receipt] = []
+    for shard in range(plan.num_shards):
+        planned = plan.in_shard(shard)
+        receipt = receipts.read_receipt(location, plan.name, key, shard)
+        if receipt is None:
+            defects[shard] = _why_unwritten(location, plan.name, key, shard)
+        elif [(r.row, r.sample_id) for r in receipt.rows] != [
+            (row, sample.sample_id) for row, sample in planned
+        ]:
+            defects[shard] = "its receipt lists other rows or samples than the plan"
+        elif (defect := receipt.defect(location)) is not None:
+            defects[shard] = defect
+        else:
+            good.append(receipt)
+        on_shard(shard)
+    failed = tuple(index.dead_letters(index.rows_table(good))) if good else ()
+    closed = Closed(
+        split=plan.name, component=key, num_shards=plan.num_shards, defects=defects, failed=failed
+    )
+    return closed, good
+
+
+def component_tables(key: str, good: Sequence[Receipt]) -> dict[str, pa.Table]:
+    """Returns a component's tables by name; that of the failed rows only if there are any."""
+    name = index.part_name(key)
+    rows = index.rows_table(good)
+    letters = rows.filter([status == receipts.FAILED for status in rows["status"].to_pylist()])
+    tables = {name: rows, f"{name}.objects": index.objects_table(good)}
+    return tables | ({f"{name}.dead_letters": letters} if letters.num_rows else {})
+
+
+def samples_of(location: Location, plan: ShardPlan, good: Sequence[Receipt]) -> pa.Table | None:
+    """Returns the samples table, if the component's rows tell the pictures' digests.
+
+    Digests that only another component's rows tell are taken from the table that is there.
+    """
+    told = {
+        record.row: record.stats["image_sha256"]
+        for receipt in good
+        for record in receipt.rows
+        if record.stats.get("image_sha256")
+    }
+    if not told:
+        return None
+    try:
+        there = index.read_samples(location, plan.name)
+        known = zip(there["row"].to_pylist(), there["sha256"].to_pylist(), strict=True)
+    except IntegrityError:
+        known = ()
+    return index.samples_table(plan, {**dict(known), **told})
+
+
+def write_indexes(
+    location: Location, plan: ShardPlan, key: str, good: Sequence[Receipt]
+) -> dict[str, int]:
+    """Writes a component's tables, and returns the crc32c of each by its name."""
+    tables = component_tables(key, good)
+    letters = index.index_key(plan.name, f"{index.part_name(key)}.dead_letters")
+    location.delete(letters)
+    return {
+        name: index.write_table(location, index.index_key(plan.name, name), table)
+        for name, table in tables.items()
+    }
+
+
+def publish(location: Location, split: str, key: str) -> None:
+    """Consolidates the metadata of a finished component, its split and the root.
+
+    The root's copy shows foreign readers what is finished, and nothing else; this package never
+    reads it. Jobs that finish at once take turns, so that none overwrites the other's news.
+    """
+    consolidate(location, f"{split}/{key}")
+    with Lease(location, "root", "metadata", wait_seconds=120):
+        consolidate(location, split)
+        consolidate(location, "")
+
+
+def _require_metadata(location: Location, group: zarr.Group) -> None:
+    # What is sealed now is believed from now on: nothing altered may be among it.
+    try:
+        if group.attrs.get("complete"):
+            component.require_intact(location, group)
+        for what in component.array_defects(location, group).values():
+            raise IntegrityError(what)
+    except IntegrityError as error:
+        group.attrs.update({"complete": False})
+        raise JobFailedError(str(error)) from error
+    groups.make_groups(location, group.path.rpartition("/")[0])
+
+
+def _publish_samples(location: Location, plan: ShardPlan, good: Sequence[Receipt]) -> None:
+    with Lease(location, "root", "metadata", wait_seconds=120):
+        table = samples_of(location, plan, good)
+        if table is None:
+            return
+        group = groups.make_groups(location, plan.name)
+        crc32c = index.write_table(location, index.index_key(plan.name, "samples"), table)
+        group.attrs.update({index.SAMPLES_CRC32C: crc32c})
+
+
+def _below(location: Location, split: str, key: str, depth: int) -> Iterator[str]:
+    if depth == 0:
+        yield key
+        return
+    for name in location.folders(f"{split}/{key}"):
+        yield from _below(location, split, f"{key}/{name}", depth - 1)
+
+
+def _why_unwritten(location: Location, split: str, key: str, shard: int) -> str:
+    try:
+        note = location.read(receipts.failure_key(split, key, shard)).decode(errors="replace")
+    except FileNotFoundError:
+        there = location.exists(receipts.receipt_key(split, key, shard))
+        return "its receipt was altered" if there else "not written yet"
+    return f"its last attempt failed: {note}"
+
+
+def _defect_message(closed: Closed) -> str:
+    shard, why = min(closed.defects.items())
+    return (
+        f"{closed.split}/{closed.component} is not whole: {len(closed.defects)} of "
+        f"{closed.num_shards} shards do not count (shard {shard}: {why}); run the same job again, "
+        "it writes only those"
+    )
+
+
+def _failure_message(closed: Closed, limit: int) -> str:
+    first = closed.failed[0]
+    return (
+        f"{len(closed.failed)} samples of {closed.split}/{closed.component} failed, more than "
+        f"--max_failures {limit} (first: {first['sample_id']}: {first['reason']}); mend them and "
+        "run the same job again, or raise --max_failures"
+    )

@@ -1,0 +1,160 @@
+"""Writes whole shards: arrays first, then the receipt that makes them count.
+
+One worker writes one shard of one component whole. (Zarr readers and writers lose data silently
+where two writers share a shard, and a missing object reads as zeros.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from latent_store.components import base as component
+from latent_store.errors import CapacityError
+from latent_store.format import layout
+from latent_store.format.plan import ShardPlan
+from latent_store.format.schema import ArraySpec, ComponentSpec
+from latent_store.shards.receipts import (
+    OK,
+    Receipt,
+    RowRecord,
+    StoredObject,
+    crc32c,
+    failure_key,
+    receipt_key,
+)
+from latent_store.storage.location import Location
+
+Columns = Mapping[str, Mapping[int, np.ndarray]]
+"""Array name -> row number -> value of that row."""
+Streams = Mapping[str, Mapping[int, bytes]]
+"""Stream name -> row number -> byte string of that row."""
+
+
+class ShardWriter:
+    """Writes shards of one component, one at a time.
+
+    Args:
+        location: The store.
+        plan: The split's plan.
+        spec: The component; its arrays exist already (`component.create_component`).
+    """
+
+    def __init__(self, location: Location, plan: ShardPlan, spec: ComponentSpec):
+        self.location = location
+        self.plan = plan
+        self.spec = spec
+        self.group = component.open_component(location, plan.name, spec.key, writable=True)
+
+    def write(
+        self, shard: int, columns: Columns, streams: Streams, records: Sequence[RowRecord]
+    ) -> Receipt:
+        """Writes one shard whole, and its receipt last.
+
+        Args:
+            shard: Shard number.
+            columns: Values of the rows that succeeded; the rest of the shard stays fill. A plane
+                smaller than the array's lies in its top left corner.
+            streams: Byte strings of the rows that succeeded.
+            records: One record for each planned row of the shard.
+
+        Returns:
+            The receipt, as written.
+
+        Raises:
+            CapacityError: A value does not fit its array's dtype or shape, or streams their row.
+            OSError: The store cannot be written; no receipt is left behind.
+        """
+        self.forget(shard)
+        for spec in self.spec.arrays:
+            self._write_rows(spec, shard, columns[spec.name])
+        for stream in self.spec.streams:
+            self._write_stream(stream.name, shard, streams[stream.name])
+        receipt = self._receipt(shard, records)
+        key = receipt_key(self.plan.name, self.spec.key, shard)
+        self.location.write(key, receipt.to_json())
+        return receipt
+
+    def forget(self, shard: int) -> None:
+        """Removes a shard's receipt first, then its objects: nothing half-removed counts."""
+        self.location.delete(receipt_key(self.plan.name, self.spec.key, shard))
+        self.location.delete(failure_key(self.plan.name, self.spec.key, shard))
+        for array in component.stored_arrays(self.plan.name, self.spec):
+            self.location.delete(array.object_key(shard))
+
+    def _write_rows(self, spec: ArraySpec, shard: int, values: Mapping[int, np.ndarray]) -> None:
+        size = self.plan.samples_per_shard
+        first = shard * size
+        block = np.zeros((size, *spec.shape), dtype=spec.dtype)
+        for row, value in values.items():
+            value = _fitting(np.asarray(value), spec, row)
+            corner = tuple(slice(side) for side in value.shape)
+            block[(row - first, *corner)] = value
+        array = self.group[spec.name]
+        array[first : first + size] = block
+
+    def _write_stream(self, name: str, shard: int, values: Mapping[int, bytes]) -> None:
+        size = self.plan.samples_per_shard
+        first = shard * size
+        parts = [values.get(row, b"") for row in range(first, first + size)]
+        data = self.group[f"{name}_data"]
+        flat, offset, length = layout.pack_bytes(parts, data.shape[1])
+        data[shard, : flat.size] = flat
+        rows = slice(first, first + size)
+        self.group[f"{name}_offset"][rows] = offset
+        self.group[f"{name}_length"][rows] = length
+        self.group[f"{name}_crc32c"][rows] = np.array([crc32c(p) for p in parts], dtype=np.uint32)
+
+    def _receipt(self, shard: int, records: Sequence[RowRecord]) -> Receipt:
+        objects: dict[str, StoredObject] = {}
+        absent = []
+        for array in component.stored_arrays(self.plan.name, self.spec):
+            key = array.object_key(shard)
+            try:
+                data = self.location.read(key)
+            except FileNotFoundError:
+                absent.append(key)
+                continue
+            there = self.group[array.name]
+            inner = math.prod(there.shards) // math.prod(there.chunks) if there.shards else 0
+            objects[key] = StoredObject.of(data, inner)
+        return Receipt(
+            component=self.spec.key,
+            shard=shard,
+            objects=objects,
+            absent=tuple(absent),
+            rows=tuple(records),
+        )
+
+
+def ok_rows(records: Sequence[RowRecord]) -> list[int]:
+    """Returns the row numbers of the records that succeeded."""
+    return [record.row for record in records if record.status == OK]
+
+
+def _fitting(value: np.ndarray, spec: ArraySpec, row: int) -> np.ndarray:
+    """Casts a value to the array's dtype, refusing what does not fit a row of it."""
+    # Only planes vary with the picture: the last two axes of an array that has more than one.
+    fixed = len(spec.shape) - 2 if len(spec.shape) > 1 else len(spec.shape)
+    pairs = list(zip(value.shape, spec.shape, strict=False))
+    if (
+        value.ndim != len(spec.shape)
+        or any(side != n for side, n in pairs[:fixed])
+        or any(side > n for side, n in pairs)
+    ):
+        raise CapacityError(
+            f"{spec.name} of row {row} has shape {value.shape}, a row of the array {spec.shape}; "
+            "encode into a new store with a --canvas that holds it"
+        )
+    target = np.dtype(spec.dtype)
+    if target.kind in "iu" and value.dtype.kind in "iu" and value.size:
+        low, high = int(value.min()), int(value.max())
+        limits = np.iinfo(target)
+        if low < limits.min or high > limits.max:
+            raise CapacityError(
+                f"{spec.name} of row {row} spans {low}..{high}, beyond {target}; encode into a new "
+                "store with --y_hat_dtype int16"
+            )
+    return value.astype(target, copy=False)

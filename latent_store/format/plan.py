@@ -1,0 +1,392 @@
+"""The shard plan: which sample lies in which row, settled before anything is encoded.
+
+Rows are assigned once and kept for ever. A data root that no longer agrees with the plan is
+refused, because a row that changes its picture silently would poison everything derived from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latent_store.errors import (
+    DatasetError,
+    IntegrityError,
+    PlanMismatchError,
+    StoreNotFoundError,
+)
+from latent_store.format import layout
+from latent_store.format.ids import ORIGINAL_VIEW, safe_id, view_id, view_suffix
+from latent_store.format.schema import PAD_MULTIPLE
+from latent_store.storage import seals
+from latent_store.storage.location import CONTROL, Location
+
+_REMEDY = (
+    "restore plan.json from a copy of the store, or remove it and run encode-to-store again with "
+    "the same data and --samples_per_shard"
+)
+
+
+_ANNOTATIONS = {"label_uri": ("label_uri",), "boxes_uri": ("boxes_uri", "num_boxes")}
+"""What the list of one task gives a sample: the field that is empty where the list lacks it, and
+the fields that come with it."""
+_LATER_FIELDS = ("boxes_uri", "num_boxes")
+"""Fields that plans had not always: without a value they are left out, so that the plan of a
+dataset that does not use them stays the same bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One picture of a dataset, as its reader lists it, before anything is decoded.
+
+    Attributes:
+        sample_id: Unique in the split; kept in Unicode form NFC.
+        image_uri: Path of the picture, relative to the data root.
+        label_uri: Path of its labels, relative to the data root; empty if it has none, or if no
+            list of a segmentation task named it yet.
+        height: Pixels, from the file's header.
+        width: Pixels, from the file's header.
+        image_bytes: Length of the picture's file: a cheap sign that it was replaced.
+        view: What is made of the picture before it is padded and coded; see `sample_ids.VIEWS`.
+        boxes_uri: Path of the file that lists its objects, relative to the data root; empty as
+            `label_uri` is, for the lists of detection tasks.
+        num_boxes: Objects in that file.
+
+    Raises:
+        DatasetError: The id cannot be one (`latent_store.format.ids.safe_id`).
+    """
+
+    sample_id: str
+    image_uri: str
+    label_uri: str
+    height: int
+    width: int
+    image_bytes: int
+    view: str = ORIGINAL_VIEW
+    boxes_uri: str = ""
+    num_boxes: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sample_id", safe_id(self.sample_id, self.view))
+
+    @property
+    def source_id(self) -> str:
+        """Id of the original picture's sample."""
+        return self.sample_id.removesuffix(view_suffix(self.view))
+
+    @property
+    def coded_size(self) -> tuple[int, int]:
+        """Height and width, in pixels, at which the picture is coded."""
+        return layout.coded_size(self.height, self.width)
+
+    @property
+    def annotations(self) -> frozenset[str]:
+        """Which of `label_uri` and `boxes_uri` it has."""
+        return frozenset(name for name in _ANNOTATIONS if getattr(self, name))
+
+    def lacks(self, kind: str) -> bool:
+        """Tells whether there is nothing to write of it for a kind of component."""
+        uris = {"labels": self.label_uri, "boxes": self.boxes_uri}
+        return not uris.get(kind, self.image_uri)
+
+    def joined(self, other: Sample) -> Sample:
+        """Returns this sample with the annotations that only another task's list gives it."""
+        lacking = other.annotations - self.annotations
+        names = [name for key in lacking for name in _ANNOTATIONS[key]]
+        return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
+
+    def to_record(self) -> dict[str, Any]:
+        """Returns the persisted form."""
+        record = dataclasses.asdict(self)
+        unused = [name for name in _LATER_FIELDS if not record[name]]
+        return {name: value for name, value in record.items() if name not in unused}
+
+    def seen_as(self, view: str) -> Sample:
+        """Returns the sample of a view of this picture."""
+        name = view_id(self.source_id, view)
+        return dataclasses.replace(self, sample_id=name, view=view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """Rows of one split: row `r` lies in shard `r // samples_per_shard`.
+
+    Attributes:
+        rows: Row of each sample, ascending. An append starts at a new shard, so numbers may skip.
+        canvas: Height and width, in pixels, of the arrays.
+        mixed_sizes: Whether a sample's coded size may be smaller than the canvas; else it is the
+            canvas.
+    """
+
+    dataset: str
+    split: str
+    samples_per_shard: int
+    canvas: tuple[int, int]
+    samples: tuple[Sample, ...]
+    rows: tuple[int, ...]
+    mixed_sizes: bool = False
+
+    @property
+    def originals(self) -> tuple[Sample, ...]:
+        """The samples that are no views."""
+        return tuple(sample for sample in self.samples if sample.view == ORIGINAL_VIEW)
+
+    @property
+    def source_rows(self) -> dict[int, int]:
+        """Row of each sample -> row of its original picture; an original is its own."""
+        row_of = dict(zip((s.sample_id for s in self.samples), self.rows, strict=True))
+        pairs = zip(self.rows, self.samples, strict=True)
+        return {row: row_of[sample.source_id] for row, sample in pairs}
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that hold at least one sample, or lie before one that does."""
+        return layout.num_shards(self.rows[-1] + 1, self.samples_per_shard) if self.rows else 0
+
+    @property
+    def num_rows(self) -> int:
+        """Length of the sample axis: whole shards, void rows included."""
+        return self.num_shards * self.samples_per_shard
+
+    @property
+    def name(self) -> str:
+        """`dataset/split`, the path of the split's group."""
+        return f"{self.dataset}/{self.split}"
+
+    def in_shard(self, shard: int) -> list[tuple[int, Sample]]:
+        """Returns the `(row, sample)` pairs of one shard, ascending."""
+        first = shard * self.samples_per_shard
+        wanted = range(first, first + self.samples_per_shard)
+        pairs = zip(self.rows, self.samples, strict=True)
+        return [(row, sample) for row, sample in pairs if row in wanted]
+
+    def up_to(self, num_rows: int) -> ShardPlan:
+        """Returns the plan of the first rows: what a component covers that is behind."""
+        count = sum(row < num_rows for row in self.rows)
+        return dataclasses.replace(self, samples=self.samples[:count], rows=self.rows[:count])
+
+    def appended(self, fresh: Sequence[Sample]) -> ShardPlan:
+        """Returns the plan with more samples, from a new shard on.
+
+        Raises:
+            DatasetError: An id occurs twice, or a size is not allowed.
+        """
+        first = self.num_rows
+        longer = dataclasses.replace(
+            self,
+            samples=(*self.samples, *fresh),
+            rows=self.rows + tuple(range(first, first + len(fresh))),
+        )
+        _require_unique(longer.samples)
+        _require_sizes(longer)
+        return longer
+
+    def extended(self, manifest: Sequence[Sample], *, mended: Collection[str] = ()) -> ShardPlan:
+        """Returns the plan with the samples of `manifest` that it lacks, from a new shard on.
+
+        The tasks of a dataset share a plan, and each may have a list of its own: a sample that
+        both name gets the annotations of both, one that only the other's names stays.
+
+        Args:
+            manifest: What the data root holds now for one task; the plan's originals that have
+                annotations for it must be among it.
+            mended: Ids of samples that failed so far, whose files may therefore have changed.
+
+        Raises:
+            PlanMismatchError: The data root changed; the first difference is named.
+            DatasetError: A new sample's size is not allowed.
+        """
+        known = {sample.sample_id: sample for sample in self.originals}
+        current = {sample.sample_id: sample for sample in manifest}
+        listed = frozenset().union(*(sample.annotations for sample in manifest))
+        for sample_id, sample in known.items():
+            now = current.get(sample_id)
+            if now is None and sample.annotations and not sample.annotations & listed:
+                continue
+            if now is not None and sample_id in mended:
+                known[sample_id] = now.joined(sample)
+            else:
+                known[sample_id] = _unchanged(sample, now)
+        kept = tuple(known[sample.source_id].seen_as(sample.view) for sample in self.samples)
+        fresh = [sample for sample in manifest if sample.sample_id not in known]
+        return dataclasses.replace(self, samples=kept).appended(fresh)
+
+    def with_views(self, views: Collection[str]) -> ShardPlan:
+        """Returns the plan with those views of every original, from a new shard on if it lacks any.
+
+        Args:
+            views: Of `sample_ids.VIEWS`. Views that the plan has stay, named or not.
+        """
+        known = {sample.sample_id for sample in self.samples}
+        wanted = (sample.seen_as(view) for view in views for sample in self.originals)
+        return self.appended([view for view in wanted if view.sample_id not in known])
+
+    def describe_samples(self) -> str:
+        """Returns how many samples there are, in words; views are counted apart."""
+        count = len(self.originals)
+        views = len(self.samples) - count
+        return f"{count} samples" + (f" and {views} views" if views else "")
+
+    def to_json(self) -> bytes:
+        """Returns the persisted form."""
+        samples = [sample.to_record() for sample in self.samples]
+        return seals.seal_record({**dataclasses.asdict(self), "samples": samples})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ShardPlan:
+        """Reads `to_json`; what later minor versions add is left.
+
+        Raises:
+            IntegrityError: It was altered.
+        """
+        record = seals.known_fields(cls, seals.read_record(data, "the shard plan", _REMEDY))
+        samples = (seals.known_fields(Sample, sample) for sample in record["samples"])
+        record["samples"] = tuple(Sample(**sample) for sample in samples)
+        record["rows"] = tuple(record["rows"])
+        record["canvas"] = tuple(record["canvas"])
+        return cls(**record)
+
+
+def make_plan(
+    dataset: str,
+    split: str,
+    manifest: Sequence[Sample],
+    samples_per_shard: int,
+    canvas: tuple[int, int] | None = None,
+) -> ShardPlan:
+    """Assigns rows to a split's samples, in the order of its manifest.
+
+    Args:
+        dataset: The dataset's id.
+        split: The split's name.
+        manifest: The split's samples.
+        samples_per_shard: Rows in a shard.
+        canvas: Height and width, in pixels, of the arrays, for pictures of different sizes; without
+            it they are the coded size, and every picture must have the same.
+
+    Raises:
+        DatasetError: There is no sample, an id occurs twice, or a size is not allowed.
+        PlanMismatchError: `samples_per_shard` is below 1, or the canvas no multiple of 64.
+    """
+    if samples_per_shard < 1:
+        raise PlanMismatchError(f"--samples_per_shard must be at least 1, got {samples_per_shard}")
+    if not manifest:
+        raise DatasetError(
+            f"the split {dataset}/{split} has no samples; check --data_root and --split"
+        )
+    if canvas is not None:
+        require_canvas(canvas)
+    empty = ShardPlan(
+        dataset=dataset,
+        split=split,
+        samples_per_shard=samples_per_shard,
+        canvas=canvas or manifest[0].coded_size,
+        samples=(),
+        rows=(),
+        mixed_sizes=canvas is not None,
+    )
+    return empty.appended(manifest)
+
+
+def require_canvas(canvas: tuple[int, int]) -> None:
+    """Refuses a canvas on which no picture is coded.
+
+    Raises:
+        PlanMismatchError: A side is no positive multiple of 64.
+    """
+    if any(side < 1 or side % PAD_MULTIPLE for side in canvas):
+        raise PlanMismatchError(
+            f"--canvas must be a height and a width that are multiples of {PAD_MULTIPLE} pixels, "
+            f"at which pictures are coded; got {canvas[0]} {canvas[1]}"
+        )
+
+
+def plan_key(dataset: str, split: str) -> str:
+    """Returns the key of a split's persisted plan."""
+    return f"{CONTROL}/{dataset}/{split}/plan.json"
+
+
+def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
+    """Reads a split's plan.
+
+    Raises:
+        StoreNotFoundError: The store has no such split; those it has are named.
+        IntegrityError: The plan was altered, or is another split's.
+    """
+    key = plan_key(dataset, split)
+    try:
+        plan = ShardPlan.from_json(location.read(key))
+    except FileNotFoundError:
+        known = ", ".join(sorted(list_splits(location))) or "none"
+        raise StoreNotFoundError(
+            f"{location.url} has no split {dataset}/{split}; it has: {known}"
+        ) from None
+    except IntegrityError as error:
+        raise IntegrityError(f"{location.url}: {key}: {error}") from error
+    if plan.name != f"{dataset}/{split}":
+        raise IntegrityError(f"{location.url}: {key} is the plan of {plan.name}; {_REMEDY}")
+    return plan
+
+
+def list_splits(location: Location) -> list[str]:
+    """Returns `dataset/split` for each plan in the store."""
+    found = (key.split("/") for key in location.sizes(CONTROL))
+    return sorted(
+        "/".join(parts[1:3]) for parts in found if len(parts) == 4 and parts[3] == "plan.json"
+    )
+
+
+def _require_unique(samples: Sequence[Sample]) -> None:
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.sample_id in seen:
+            raise DatasetError(
+                f"sample id {sample.sample_id!r} occurs twice; ids must be unique in a split"
+            )
+        seen.add(sample.sample_id)
+
+
+def _require_sizes(plan: ShardPlan) -> None:
+    for sample in plan.samples:
+        larger = any(n > limit for n, limit in zip(sample.coded_size, plan.canvas, strict=True))
+        if larger or not (plan.mixed_sizes or sample.coded_size == plan.canvas):
+            raise DatasetError(_size_message(plan, sample))
+
+
+def _size_message(plan: ShardPlan, sample: Sample) -> str:
+    canvas = _in_words(plan.canvas)
+    if plan.mixed_sizes:
+        rule = f"coded at {_in_words(sample.coded_size)}, larger than the canvas of {canvas}"
+    else:
+        rule = f"but the split is coded at {canvas}: without --canvas every picture has one size"
+    sizes = [plan.canvas, *(s.coded_size for s in plan.samples)]
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    where = "" if (height, width) == plan.canvas else "into a new store "
+    return (
+        f"{sample.image_uri} is {_in_words((sample.height, sample.width))} (height x width), "
+        f"{rule}; encode {where}with --canvas {height} {width}, which holds all"
+    )
+
+
+def _unchanged(planned: Sample, current: Sample | None) -> Sample:
+    """Returns a planned sample with what the current list adds to it; refuses other changes."""
+    if current is None:
+        raise PlanMismatchError(
+            f"the data root changed since the plan was made: {planned.sample_id} is gone; restore "
+            "it, or encode into a new store"
+        )
+    joined, other = planned.joined(current), current.joined(planned)
+    for name, value in dataclasses.asdict(joined).items():
+        now = getattr(other, name)
+        if now != value:
+            raise PlanMismatchError(
+                f"the data root changed since the plan was made: {planned.sample_id} has {name} "
+                f"{now!r}, planned {value!r}; restore it, or encode into a new store"
+            )
+    return joined
+
+
+def _in_words(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

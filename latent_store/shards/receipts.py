@@ -1,0 +1,216 @@
+"""Receipts: what a whole shard consists of, written last.
+
+A shard without a receipt does not exist for any reader of this package. A receipt lists every
+object of the shard with its length and crc32c, the objects that are absent because all their
+values are fill, and one record a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import google_crc32c
+
+from latent_store.errors import IntegrityError
+from latent_store.format import layout
+from latent_store.storage.location import CONTROL, Location
+from latent_store.storage.seals import known_fields, read_record, seal_record
+
+OK = "ok"
+FAILED = "failed"
+NOT_LISTED = "absent"
+"""Status of a row that its dataset has nothing for: the list of the component's task lacks it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRecord:
+    """What became of one row.
+
+    Attributes:
+        row: Row number.
+        sample_id: The sample's id.
+        status: `"ok"`, `"failed"` or `"absent"`.
+        reason: Why it failed; empty otherwise.
+        stats: Numbers and strings for the component's index part.
+    """
+
+    row: int
+    sample_id: str
+    status: str = OK
+    reason: str = ""
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """What a receipt says of one object.
+
+    Attributes:
+        length: In bytes.
+        crc32c: Of the whole object.
+        inner_chunks: How many inner chunks its index has room for; 0 for a plain chunk.
+        trailers: The crc32c at the end of each of its pieces
+            (`latent_store.format.layout.chunk_trailers`). They tell its contents: bytes that end in
+            their own crc32c all have one and the same crc32c, so that of the whole object says
+            little more than how long its pieces are.
+    """
+
+    length: int
+    crc32c: int
+    inner_chunks: int
+    trailers: bytes
+
+    @classmethod
+    def of(cls, data: bytes, inner_chunks: int) -> StoredObject:
+        """Describes an object's bytes."""
+        trailers = layout.chunk_trailers(data, inner_chunks)
+        return cls(
+            length=len(data), crc32c=crc32c(data), inner_chunks=inner_chunks, trailers=trailers
+        )
+
+    def trailer(self, position: int) -> bytes:
+        """Returns the trailing crc32c of the inner chunk at `position`; -1: of the last piece.
+
+        Raises:
+            IndexError: There are fewer pieces.
+        """
+        pieces = range(0, len(self.trailers), layout.INDEX_CRC)
+        start = pieces[position]
+        return self.trailers[start : start + layout.INDEX_CRC]
+
+    def defect(self, data: bytes) -> str | None:
+        """Returns the first way in which `data` is not this object, or None."""
+        if len(data) != self.length:
+            return f"has {len(data)} bytes, its receipt says {self.length}"
+        if crc32c(data) != self.crc32c:
+            return "has another crc32c than its receipt"
+        if layout.chunk_trailers(data, self.inner_chunks) != self.trailers:
+            return "is whole, but another object than its receipt lists"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """One shard of one component, whole.
+
+    Attributes:
+        objects: By key.
+        absent: Keys that were not written, because every value is fill.
+    """
+
+    component: str
+    shard: int
+    objects: Mapping[str, StoredObject]
+    absent: tuple[str, ...]
+    rows: tuple[RowRecord, ...]
+
+    def to_json(self) -> bytes:
+        """Returns the persisted form."""
+        record = dataclasses.asdict(self)
+        for stored in record["objects"].values():
+            stored["trailers"] = stored["trailers"].hex()
+        return seal_record(record)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Receipt:
+        """Reads `to_json`; what later minor versions add is left.
+
+        Raises:
+            IntegrityError: It was altered.
+        """
+        record = read_record(data, "a receipt", "run its job again")
+        return cls(
+            component=record["component"],
+            shard=record["shard"],
+            objects={key: _stored_object(stored) for key, stored in record["objects"].items()},
+            absent=tuple(record["absent"]),
+            rows=tuple(RowRecord(**known_fields(RowRecord, row)) for row in record["rows"]),
+        )
+
+    def defect(self, location: Location) -> str | None:
+        """Returns the first way in which the stored objects differ from this receipt, or None.
+
+        Reads every object whole.
+        """
+        for key, stored in self.objects.items():
+            try:
+                defect = stored.defect(location.read(key))
+            except FileNotFoundError:
+                defect = "is missing"
+            if defect is not None:
+                return f"{key} {defect}"
+        for key in self.absent:
+            if location.exists(key):
+                return f"{key} exists, but its receipt says that all its values are fill"
+        return None
+
+
+def _stored_object(record: Mapping[str, Any]) -> StoredObject:
+    fields = known_fields(StoredObject, record)
+    return StoredObject(**{**fields, "trailers": bytes.fromhex(fields["trailers"])})
+
+
+def crc32c(data: bytes) -> int:
+    """Returns the CRC-32C (Castagnoli) of `data` as an unsigned integer."""
+    return google_crc32c.value(bytes(data))
+
+
+def receipt_prefix(split: str, component: str) -> str:
+    """Returns the prefix of a component's receipts; `split` is `dataset/split`."""
+    return f"{CONTROL}/{split}/receipts/{component}"
+
+
+def receipt_key(split: str, component: str, shard: int) -> str:
+    """Returns the key of one shard's receipt."""
+    return f"{receipt_prefix(split, component)}/{shard:06d}.json"
+
+
+def failure_key(split: str, component: str, shard: int) -> str:
+    """Returns the key of the note that a shard's last attempt failed."""
+    return f"{CONTROL}/{split}/failures/{component}/{shard:06d}.json"
+
+
+def splits_with_receipts(location: Location) -> set[str]:
+    """Returns `dataset/split` of every split in which a shard was finished."""
+    found = (key.split("/") for key in location.sizes(CONTROL))
+    return {"/".join(parts[1:3]) for parts in found if len(parts) > 4 and parts[3] == "receipts"}
+
+
+def components_with_receipts(location: Location, split: str) -> set[str]:
+    """Returns the keys of the components of which a shard was finished."""
+    prefix = receipt_prefix(split, "")
+    return {key.removeprefix(prefix).rpartition("/")[0] for key in location.sizes(prefix)}
+
+
+def finished_shards(location: Location, split: str, component: str) -> set[int]:
+    """Returns the shards that have a receipt, from one listing, without checking them."""
+    keys = location.sizes(receipt_prefix(split, component))
+    return {
+        int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys if key.endswith(".json")
+    }
+
+
+def read_receipt(location: Location, split: str, component: str, shard: int) -> Receipt | None:
+    """Reads one shard's receipt, or None where there is none."""
+    try:
+        data = location.read(receipt_key(split, component, shard))
+    except FileNotFoundError:
+        return None
+    try:
+        receipt = Receipt.from_json(data)
+    except IntegrityError:
+        # An altered receipt proves nothing: the shard counts as not written.
+        return None
+    # Nor does one of another shard.
+    return receipt if (receipt.component, receipt.shard) == (component, shard) else None
+
+
+def read_receipts(
+    location: Location, split: str, component: str, shards: Iterable[int]
+) -> dict[int, Receipt]:
+    """Reads the receipts of `shards`; those without one are left out."""
+    found = ((shard, read_receipt(location, split, component, shard)) for shard in shards)
+    return {shard: receipt for shard, receipt in found if receipt is not None}

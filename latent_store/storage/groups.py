@@ -1,0 +1,171 @@
+"""Opens Zarr groups and arrays as they are now, from metadata that was checked.
+
+A group's consolidated metadata is a picture of its children taken when a job finished; Zarr
+would serve later children from it, that is, not at all. So every group is opened by its full
+path, and never reached through its parent. Zarr parses no metadata here that was not read and
+checked first: an altered shape would give wrong numbers, or exhaust the memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import zarr
+from zarr.abc.store import Store
+from zarr.storage import StorePath
+
+from latent_store.errors import IntegrityError, LatentStoreError
+from latent_store.storage.location import Location
+from latent_store.storage.seals import json_crc32c
+
+METADATA = "zarr.json"
+_FOREIGN = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, MemoryError)
+"""What Zarr and its codecs raise for stored bytes that they cannot use."""
+
+
+def metadata_key(path: str) -> str:
+    """Returns the key of a node's metadata; an empty path is the root."""
+    return f"{path}/{METADATA}" if path else METADATA
+
+
+def read_metadata(location: Location, path: str) -> dict[str, Any] | None:
+    """Reads the metadata of a group or array as JSON, or returns None where there is none.
+
+    Raises:
+        IntegrityError: It is no Zarr metadata.
+    """
+    try:
+        data = location.read(metadata_key(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(location, path, error) from error
+    if (
+        not isinstance(record, dict)
+        or record.get("node_type") not in ("group", "array")
+        or not isinstance(record.get("attributes", {}), dict)
+    ):
+        raise _unreadable(location, path, "no node_type")
+    return record
+
+
+def metadata_crc32c(record: dict[str, Any], *, growing: bool = False) -> int:
+    """Returns the crc32c of an array's metadata, without its attributes.
+
+    Args:
+        record: As `read_metadata` returns it.
+        growing: Leave out the length of the first axis, which an append changes.
+    """
+    kept = {k: v for k, v in record.items() if k != "attributes"}
+    if growing:
+        kept["shape"] = kept["shape"][1:]
+    return json_crc32c(kept)
+
+
+def open_group(location: Location, path: str = "", *, writable: bool = False) -> zarr.Group | None:
+    """Opens a group, or returns None where there is none.
+
+    Raises:
+        IntegrityError: Its metadata is unreadable.
+    """
+    record = read_metadata(location, path)
+    if record is None or record["node_type"] != "group":
+        return None
+    node = StorePath(location.zarr_store(read_only=not writable), path)
+    kept = {"zarr_format": 3, "node_type": "group", "attributes": record.get("attributes", {})}
+    return zarr.Group(zarr.AsyncGroup.from_dict(node, kept))
+
+
+def open_array(
+    location: Location,
+    path: str,
+    crc32c: int | None,
+    *,
+    growing: bool = False,
+    store: Store | None = None,
+) -> zarr.Array:
+    """Opens an array for reading, if its metadata is what was written.
+
+    Args:
+        location: The store.
+        path: The array's path.
+        crc32c: The `metadata_crc32c` that its group recorded; None: it recorded none.
+        growing: As for `metadata_crc32c`.
+        store: What to read from; the location's own store if None.
+
+    Raises:
+        IntegrityError: The metadata is missing or was altered.
+    """
+    record = read_metadata(location, path)
+    if record is None or record["node_type"] != "array":
+        raise IntegrityError(f"{location.url} lacks the array {path}; {repair_hint(location)}")
+    with reading(location, path):
+        found = metadata_crc32c(record, growing=growing)
+        if found != crc32c:
+            raise IntegrityError(
+                f"{location.url}: the metadata of {path} was altered; {repair_hint(location)}"
+            )
+        node = StorePath(store or location.zarr_store(read_only=True), path)
+        return zarr.Array.from_dict(node, record)
+
+
+@contextmanager
+def reading(location: Location, what: str) -> Iterator[None]:
+    """Turns what Zarr raises for damaged bytes into one line.
+
+    Raises:
+        IntegrityError: With the remedy.
+    """
+    try:
+        yield
+    except LatentStoreError:
+        raise
+    except _FOREIGN as error:
+        raise IntegrityError(
+            f"{location.url}: {what} cannot be read ({type(error).__name__}: {error}); "
+            f"{repair_hint(location)}"
+        ) from error
+
+
+def repair_hint(location: Location) -> str:
+    """Returns what to do about damage that a job can mend."""
+    return f"run `latent-store verify --repair {location.url}`, then its job again"
+
+
+def make_groups(location: Location, path: str) -> zarr.Group:
+    """Opens a group, making every group on the way, so that a tree reader finds them all."""
+    parts = path.split("/")
+    for depth in range(1, len(parts) + 1):
+        part = "/".join(parts[:depth])
+        group = open_group(location, part, writable=True)
+        if group is None:
+            store = location.zarr_store(read_only=False)
+            # "a", not "w": another job may be making the same group.
+            group = zarr.open_group(
+                store, path=part, mode="a", zarr_format=3, use_consolidated=False
+            )
+    return group
+
+
+def child_names(location: Location, path: str) -> list[str]:
+    """Returns the names of the groups in a group, readable or not; none where it is not there."""
+    return [name for name in location.folders(path) if _is_group(location, f"{path}/{name}")]
+
+
+def _is_group(location: Location, path: str) -> bool:
+    try:
+        record = read_metadata(location, path)
+    except IntegrityError:
+        # Whoever opens it says what is wrong with it.
+        return True
+    return record is not None and record["node_type"] == "group"
+
+
+def _unreadable(location: Location, path: str, why: object) -> IntegrityError:
+    message = f"{location.url}: {metadata_key(path)} is no Zarr metadata ({why})"
+    return IntegrityError(f"{message}; {repair_hint(location)}")

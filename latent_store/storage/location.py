@@ -1,0 +1,206 @@
+"""The one place that opens URLs: local paths, `file://`, `s3://`, `gs://`, `memory://`.
+
+A store is a Zarr hierarchy plus a few objects that are not Zarr (plans, receipts, leases,
+Parquet). A `Location` reaches both through the same address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import zarr
+from fsspec.implementations.local import LocalFileSystem
+
+from latent_store.errors import StoreNotFoundError
+
+CONTROL = ".latent_store"
+"""Everything in a store that is not Zarr lies below this prefix."""
+
+
+class Location:
+    """An address, and the few operations that the format needs there.
+
+    Keys are relative, with `/` between parts. Writes replace an object whole: a reader sees the
+    old bytes or the new ones, never a part.
+    """
+
+    def __init__(
+        self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+    ):
+        self.storage_options = dict(storage_options or {})
+        self.fs, self.root = fsspec.url_to_fs(os.fspath(url), **self.storage_options)
+        self.root = self.root.rstrip("/")
+        self.url = os.fspath(url).rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Location({self.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Location, (self.url, self.storage_options)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Location) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[str, str]:
+        return self.url, repr(sorted(self.storage_options.items()))
+
+    @property
+    def local_path(self) -> Path | None:
+        """The folder on this machine, or None for an object store."""
+        return Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
+
+    def zarr_store(self, *, read_only: bool) -> zarr.abc.store.Store:
+        """Returns the Zarr store at this address."""
+        if self.local_path is not None:
+            return zarr.storage.LocalStore(self.local_path, read_only=read_only)
+        return zarr.storage.FsspecStore.from_url(
+            fsspec.utils.stringify_path(self.url),
+            storage_options=self.storage_options or None,
+            read_only=read_only,
+        )
+
+    def path(self, key: str) -> str:
+        """Returns the file system's path of an object."""
+        return f"{self.root}/{key}"
+
+    def exists(self, key: str) -> bool:
+        """Tells whether an object is there."""
+        return self.fs.exists(self.path(key))
+
+    def read(self, key: str) -> bytes:
+        """Returns an object's bytes.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        return self.fs.cat_file(self.path(key))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replaces an object whole."""
+        if self.local_path is None:
+            self.fs.pipe_file(self.path(key), data)
+            return
+        target = self.local_path / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes an object unless it is there; tells whether it was written."""
+        if self.local_path is None:
+            return self._create_remote(key, data)
+        target = self.local_path / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with target.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
+
+    def _create_remote(self, key: str, data: bytes) -> bool:
+        try:
+            self.fs.pipe_file(self.path(key), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """Removes an object; one that is not there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(key))
+
+    def delete_tree(self, prefix: str) -> None:
+        """Removes every object below `prefix`; none there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self.path(prefix), recursive=True)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Lists every object below `prefix`, in one listing, with its length in bytes."""
+        start = len(self.root) + 1
+        try:
+            found = self.fs.find(self.path(prefix), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {name[start:]: int(info["size"]) for name, info in found.items()}
+
+    def folders(self, prefix: str) -> list[str]:
+        """Lists the names directly below `prefix` that have something below them, ascending."""
+        try:
+            found = self.fs.ls(self.path(prefix), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = (info["name"].rstrip("/") for info in found if info["type"] == "directory")
+        return sorted(name.rsplit("/", 1)[1] for name in names)
+
+    def age_seconds(self, key: str) -> float:
+        """Returns an object's age by the store's own clock, never by this machine's.
+
+        The clock is read by writing a probe beside the object and comparing the two times.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        written = self.fs.modified(self.path(key))
+        probe = f"{key}.probe-{uuid4().hex[:8]}"
+        self.write(probe, b"")
+        try:
+            now = self.fs.modified(self.path(probe))
+        finally:
+            self.delete(probe)
+        return (now - written).total_seconds()
+
+    def require(self) -> None:
+        """Refuses an address at which nothing lies.
+
+        Raises:
+            StoreNotFoundError: With the remedy.
+        """
+        if not self.exists("zarr.json"):
+            raise StoreNotFoundError(
+                f"no latent store at {self.url}: make one with encode-to-store --store {self.url}"
+            )
+
+
+def write_atomically(target: Path, data: bytes) -> None:
+    """Writes a local file whole: to a neighbour first, flushed to disk, then renamed over it."""
+    handle, neighbour = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a store is as readable as its folder's umask says.
+        Path(neighbour).chmod(0o666 & ~_umask())
+        Path(neighbour).replace(target)
+    except BaseException:
+        Path(neighbour).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yields a neighbour's path to write to; it takes `target`'s place if nothing is raised."""
+    neighbour = target.with_name(f".{target.name}.{uuid4().hex[:8]}{target.suffix}")
+    try:
+        yield neighbour
+        neighbour.replace(target)
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    # The only portable way to read it is to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,89 @@
+"""Groups of small arrays that are read whole: a ranking, a codec's tables.
+
+No receipt lists their objects. Instead the group's sealed attributes, written last, hold the
+crc32c of each array's metadata and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from latent_store.errors import IntegrityError
+from latent_store.storage import groups
+from latent_store.storage.location import Location
+from latent_store.storage.seals import require_sealed, sealed
+
+
+def write(
+    location: Location,
+    path: str,
+    attrs: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    dims: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Writes a group of small arrays that are read whole: a ranking, a codec's tables.
+
+    Its attributes are sealed, written last, and hold the crc32c of each array's values.
+    """
+    # First of all: what is half written has no attributes, and so does not count.
+    location.delete(groups.metadata_key(path))
+    group = groups.make_groups(location, path)
+    for name, values in arrays.items():
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            dimension_names=dims[name],
+            overwrite=True,
+        )
+        array[...] = values
+    digests = {name: _values_crc32c(values) for name, values in arrays.items()}
+    metadata = {name: _metadata_crc32c(location, f"{path}/{name}") for name in arrays}
+    closing = {"complete": True, "values": digests, "arrays": metadata}
+    group.attrs.put(sealed({**attrs, **closing}))
+
+
+def read_attrs(location: Location, path: str, remedy: str) -> dict[str, Any] | None:
+    """Returns the attributes of `write`; None where it is not, or not finished.
+
+    Raises:
+        IntegrityError: They were altered.
+    """
+    group = groups.open_group(location, path)
+    if group is None or not group.attrs.get("complete"):
+        return None
+    require_sealed(group.attrs, f"{location.url}/{path}", remedy)
+    return dict(group.attrs)
+
+
+def read_arrays(
+    location: Location, path: str, attrs: Mapping[str, Any], remedy: str
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of `write` by name; those added since are left.
+
+    Raises:
+        IntegrityError: One is missing or was altered.
+    """
+    found = {}
+    for name, expected in attrs["values"].items():
+        array = groups.open_array(location, f"{path}/{name}", attrs["arrays"][name])
+        with groups.reading(location, f"{path}/{name}"):
+            found[name] = array[...]
+        if _values_crc32c(found[name]) != expected:
+            raise IntegrityError(
+                f"{location.url}: the values of {path}/{name} were altered; {remedy}"
+            )
+    return found
+
+
+def _metadata_crc32c(location: Location, path: str) -> int:
+    return groups.metadata_crc32c(groups.read_metadata(location, path) or {})
+
+
+def _values_crc32c(values: np.ndarray) -> int:
+    little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
+    return google_crc32c.value(little.tobytes())

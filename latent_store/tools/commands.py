@@ -1,0 +1,138 @@
+"""What `latent-store` does with streams: decode, export, selfcheck."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from latent_store.codec.pictures import read_image
+from latent_store.codec.stream_file import read_stream_file, write_stream_file
+from latent_store.console import progress
+from latent_store.errors import DatasetError, LatentStoreError, MissingComponentError
+from latent_store.format.ids import normal_id
+from latent_store.storage.location import Location
+from latent_store.store import LatentStore, Split
+from latent_store.tools.decoding import (
+    ALL,
+    DecodedPicture,
+    FileSource,
+    Reference,
+    Source,
+    StoredSource,
+    find_codec,
+    picture_strip,
+)
+from latent_store.tools.exporting import export_sample
+from latent_store.tools.panels import save_png
+from latent_store.tools.selfcheck import check_store, report
+
+
+def decode(flags: argparse.Namespace) -> int:
+    """`latent-store decode`: one picture, of a store or a stream file, at one N or several."""
+    if len(flags.channels) > 1 and not flags.strip and flags.output.suffix == ".png":
+        raise LatentStoreError(
+            f"--channels {' '.join(flags.channels)} gives {len(flags.channels)} pictures: let "
+            "--output be a folder, or give --strip for one PNG"
+        )
+    source = _open_source(flags)
+    pictures = [source.decode(channels) for channels in flags.channels]
+    reference = _reference(flags, source, pictures[0])
+    for channels, picture in zip(flags.channels, pictures, strict=True):
+        path = flags.output
+        if not flags.strip:
+            path = flags.output / f"{channels}.png" if len(pictures) > 1 else flags.output
+            save_png(path, picture.image_HWC)
+        fidelity = "no PSNR without --image" if reference is None else reference.describe(picture)
+        line = f"{path}: {picture.describe()}; {fidelity}"
+        if source.full_psnr is not None:
+            line += f" (full decode, when encoded: {source.full_psnr:.2f} dB)"
+        print(line)
+    if flags.strip:
+        save_png(flags.output, picture_strip(pictures, reference))
+    return 0
+
+
+def export(flags: argparse.Namespace) -> int:
+    """`latent-store export`: one sample's streams as a file."""
+    source = _open_source(flags)
+    stream = export_sample(source, flags.channels)
+    flags.output.parent.mkdir(parents=True, exist_ok=True)
+    size = write_stream_file(flags.output, stream)
+    parts = ", ".join(f"{name} {length}" for name, length in stream.part_bytes.items() if length)
+    cuts = ", ".join(
+        f"{cut} in {length}" for cut, length in zip(stream.cuts, stream.cut_bytes, strict=True)
+    )
+    print(
+        f"{flags.output}: {flags.sample}, {stream.selection}, {size} bytes ({parts}, rest header), "
+        f"{stream.bpp:.4f} bpp; channels and bytes of y: {cuts}"
+    )
+    return 0
+
+
+def selfcheck(flags: argparse.Namespace) -> int:
+    """`latent-store selfcheck`: scale indexes under every setting; exits 1 if any differs."""
+    if flags.max_samples is not None and flags.max_samples < 1:
+        raise LatentStoreError(f"--max_samples must be at least 1, got {flags.max_samples}")
+    store = LatentStore(Location(flags.url))
+    counts = flags.max_samples and dict.fromkeys(store.splits(), flags.max_samples)
+    with progress(desc="selfcheck", unit="image") as bar:
+        outcome = check_store(
+            store,
+            flags.codec,
+            counts=counts,
+            device=flags.device,
+            on_image=bar.update,
+        )
+    print(report(outcome))
+    return 0 if outcome.holds else 1
+
+
+def _open_source(flags: argparse.Namespace) -> Source:
+    path = Path(flags.url)
+    if not path.is_file():
+        if flags.sample is None:
+            raise LatentStoreError(
+                f"{flags.url} is no stream file; name a sample of the store with --sample"
+            )
+        split = _split_of(LatentStore(Location(flags.url)), flags.sample, flags.split)
+        return StoredSource(split, flags.sample, flags.codec, flags.ranking)
+    if flags.action != "decode" or flags.sample is not None:
+        raise LatentStoreError(f"{flags.url} is a file; --sample and export go with a store")
+    stream = read_stream_file(path)
+    store = None if flags.store is None else LatentStore(Location(flags.store))
+    return FileSource(stream, find_codec(stream.codec, flags.codec_checkpoint, store), path.name)
+
+
+def _reference(
+    flags: argparse.Namespace, source: Source, picture: DecodedPicture
+) -> Reference | None:
+    """Returns the original if it is given, else the full decode if the stream holds it."""
+    if flags.image is None:
+        full = source.decode(ALL)
+        if full.channels < full.of_channels:
+            return None
+        return Reference(name="the full decode", image_HWC=full.image_HWC)
+    image_HWC = read_image(flags.image)
+    if image_HWC.shape != picture.image_HWC.shape:
+        sizes = [f"{shape[0]}x{shape[1]}" for shape in (image_HWC.shape, picture.image_HWC.shape)]
+        raise DatasetError(
+            f"--image {flags.image} is {sizes[0]}, the stream's picture {sizes[1]} (height x "
+            "width); give the picture that was encoded"
+        )
+    return Reference(name="the original", image_HWC=image_HWC)
+
+
+def _split_of(store: LatentStore, sample_id: str, name: str | None) -> Split:
+    if name is not None:
+        return store[name]
+    splits = [store[name] for name in store.splits()]
+    wanted = normal_id(sample_id)
+    found = [s for s in splits if any(x.sample_id == wanted for x in s.plan.samples)]
+    if len(found) == 1:
+        return found[0]
+    where = ", ".join(s.plan.name for s in found or splits)
+    raise MissingComponentError(
+        f"{store.url} has a sample {sample_id!r} in each of: {where}; name one with --split"
+        if found
+        else f"{store.url} has no sample {sample_id!r} in any of: {where}"
+    )

@@ -1,0 +1,86 @@
+"""Decodes every stream of a component and compares it with the stored ŷ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from latent_store.codec.checkpoints import codec_from_store
+from latent_store.codec.hyperprior import Codec
+from latent_store.codec.streams import decode_scalable, decode_y, decode_z
+from latent_store.components.readers import LatentsReader, RankedReader
+from latent_store.errors import LatentStoreError
+from latent_store.format import layout
+from latent_store.format.plan import ShardPlan
+from latent_store.format.schema import HYPER_STRIDE
+from latent_store.storage.location import Location
+from latent_store.store import LatentStore
+from latent_store.tools.verify import Defect
+
+
+def check_streams(location: Location, plan: ShardPlan, key: str) -> Iterator[Defect]:
+    """Yields a defect for each row whose streams do not decode to its ŷ.
+
+    Args:
+        location: The store.
+        plan: The split's plan.
+        key: The component; those without streams have nothing to check.
+    """
+    kind, _, rest = key.partition("/")
+    if kind not in ("latents", "ranked"):
+        return
+    store = LatentStore(location)
+    split = store[plan.name]
+    codec_id, _, ranking_id = rest.partition("/")
+    codec = codec_from_store(store, codec_id)
+    latents = split.latents(codec_id)
+    ranked = split.ranked(ranking_id, codec_id) if kind == "ranked" else None
+    for row in (ranked or latents).rows.tolist():
+        what = _row_defect(codec, latents, ranked, row)
+        if what:
+            yield Defect(
+                where=f"{plan.name}/{key} row {row}",
+                what=what,
+                split=plan.name,
+                component=key,
+                shard=layout.shard_of(row, plan.samples_per_shard),
+            )
+
+
+def decode_indexes(codec: Codec, latents: LatentsReader, row: int) -> np.ndarray:
+    """Returns the scale indexes of one row at its coded size, uint8 `[M, h, w]`, from its z."""
+    ((height, width),) = latents.split.coded_sizes([row]).tolist()
+    z_string = latents.z_string(row)
+    z_NHW = decode_z(codec.tables, z_string, height // HYPER_STRIDE, width // HYPER_STRIDE)
+    return codec.indexes(torch.from_numpy(z_NHW)[None])[0].cpu().numpy()
+
+
+def _row_defect(
+    codec: Codec, latents: LatentsReader, ranked: RankedReader | None, row: int
+) -> str | None:
+    try:
+        indexes_CHW = decode_indexes(codec, latents, row)
+        if ranked is None:
+            decoded = decode_y(codec.tables, latents.y_string(row), indexes_CHW)
+            same = _fills(decoded, latents.read([row])[0])
+            return None if same else "its y string does not decode to its y_hat"
+        order = ranked.ranking.order
+        stored = ranked.read([row])[0]
+        for cut in ranked.cuts:
+            prefix = ranked.scalable_string(row, cut)
+            decoded = decode_scalable(codec.tables, prefix, indexes_CHW, order, cut)
+            if not _fills(decoded, stored[:cut]):
+                return f"its scalable stream does not decode to its first {cut} channels"
+            ranked.check_symbols(row, decoded, indexes_CHW[list(order[:cut])])
+    except LatentStoreError as error:
+        return str(error)
+    return None
+
+
+def _fills(decoded_KHW: np.ndarray, stored_KHW: np.ndarray) -> bool:
+    """Tells whether a stored canvas is the decoded picture in its corner, and fill beyond."""
+    expected_KHW = np.zeros_like(stored_KHW, dtype=decoded_KHW.dtype)
+    expected_KHW[:, : decoded_KHW.shape[1], : decoded_KHW.shape[2]] = decoded_KHW
+    return np.array_equal(expected_KHW, stored_KHW)

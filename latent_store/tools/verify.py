@@ -1,0 +1,230 @@
+"""`latent-store verify`: is what lies in the store what was written?
+
+Quick: every component's receipts, objects (length and crc32c), metadata and indexes; codecs,
+rankings, teachers, plans. Deep: every stream is decoded and compared with ŷ. What is broken is
+named, one line each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import zarr
+
+from latent_store.catalogue import codecs, rankings
+from latent_store.components import base as component
+from latent_store.components.finalize import (
+    check_shards,
+    component_keys,
+    component_tables,
+    samples_of,
+)
+from latent_store.errors import LatentStoreError
+from latent_store.format.plan import ShardPlan, list_splits, read_plan
+from latent_store.shards import index, receipts
+from latent_store.storage import consolidated, groups
+from latent_store.storage.location import Location
+
+DeepCheck = Callable[[Location, ShardPlan, str], Iterator["Defect"]]
+"""Decodes the streams of one component; given by the codec room, which this one does not load."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defect:
+    """One thing that is wrong.
+
+    Attributes:
+        split: Of the component that its job should write again; None where no job can.
+        component: Its key.
+        shard: The shard to write again; None where the damage is not in one shard.
+        metadata: The Zarr node whose metadata is to be made again; None where it is whole.
+    """
+
+    where: str
+    what: str
+    split: str | None = None
+    component: str | None = None
+    shard: int | None = None
+    metadata: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def verify(
+    location: Location,
+    *,
+    deep: DeepCheck | None = None,
+    on_shard: Callable[[int], object] = lambda _: None,
+) -> Iterator[Defect]:
+    """Yields every defect of a store; nothing is changed.
+
+    Args:
+        location: The store.
+        deep: Also decode every stream.
+        on_shard: Called after each shard, for a progress bar.
+    """
+    splits = sorted({*list_splits(location), *receipts.splits_with_receipts(location)})
+    yield from _codec_defects(location, splits)
+    for split in splits:
+        try:
+            plan = read_plan(location, *split.split("/"))
+        except LatentStoreError as error:
+            yield Defect(where=split, what=str(error))
+            continue
+        for key in _keys(location, split):
+            found = list(_component_defects(location, plan, key, on_shard))
+            yield from found
+            if deep is not None and not found:
+                yield from _deep_defects(location, plan, key, deep)
+    yield from _consolidated_defects(location, splits)
+
+
+def repair(location: Location, defects: list[Defect]) -> int:
+    """Removes what is broken, so that a rerun of its job writes exactly that again.
+
+    Returns:
+        How many shards were dropped.
+    """
+    for path in {d.metadata for d in defects if d.metadata is not None}:
+        location.delete(groups.metadata_key(path))
+    dropped = set()
+    for defect in defects:
+        if defect.split is None or defect.component is None:
+            continue
+        path = f"{defect.split}/{defect.component}"
+        group = groups.open_group(location, path, writable=True)
+        if group is not None:
+            group.attrs.update({"complete": False})
+        if defect.shard is not None:
+            location.delete(receipts.receipt_key(defect.split, defect.component, defect.shard))
+            dropped.add((defect.split, defect.component, defect.shard))
+    return len(dropped)
+
+
+def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
+    """Checks codecs, rankings and teachers: those that are there, and those that are used."""
+    used = {key for split in splits for key in _keys(location, split)}
+    in_use = {tuple(key.split("/")[:2]) for key in used if "/" in key}
+    codec_ids = {name for kind, name in in_use if kind in ("latents", "ranked")}
+    for codec_id in sorted({*location.folders("codecs"), *codec_ids}):
+        try:
+            spec = codecs.choose_codec(location, codec_id)
+            codecs.read_codec_tables(location, codec_id)
+            codecs.read_codec_checkpoint(location, spec)
+        except LatentStoreError as error:
+            yield _of_a_user(location, splits, "latents", codec_id, error)
+        for ranking_id in location.folders(rankings.rankings_path(codec_id)):
+            try:
+                rankings.read_ranking(location, codec_id, ranking_id)
+            except LatentStoreError as error:
+                where = rankings.rankings_path(codec_id, ranking_id)
+                yield Defect(where=where, what=str(error))
+    teacher_ids = {name for kind, name in in_use if kind == "teacher"}
+    for teacher_id in sorted({*codecs.list_teachers(location), *teacher_ids}):
+        try:
+            codecs.read_teacher_checkpoint(location, teacher_id)
+        except LatentStoreError as error:
+            yield _of_a_user(location, splits, "teacher", teacher_id, error)
+
+
+def _of_a_user(
+    location: Location, splits: list[str], kind: str, name: str, error: LatentStoreError
+) -> Defect:
+    """Returns a defect of a codec or teacher; the job of one split that uses it brings it back."""
+    key = f"{kind}/{name}"
+    split = next((split for split in splits if key in _keys(location, split)), None)
+    where = key if split is None else f"{split}/{key}"
+    return Defect(where=where, what=str(error), split=split, component=split and key)
+
+
+def _keys(location: Location, split: str) -> list[str]:
+    there = receipts.components_with_receipts(location, split)
+    return sorted({*component_keys(location, split), *there})
+
+
+def _component_defects(
+    location: Location, plan: ShardPlan, key: str, on_shard: Callable[[int], object]
+) -> Iterator[Defect]:
+    where = f"{plan.name}/{key}"
+    closed, good = check_shards(location, plan, key, on_shard)
+    for shard, what in closed.defects.items():
+        place = f"{where} shard {shard}"
+        yield Defect(where=place, what=what, split=plan.name, component=key, shard=shard)
+    try:
+        group = component.open_component(location, plan.name, key)
+        if group.attrs.get("complete"):
+            component.require_intact(location, group)
+    except LatentStoreError as error:
+        yield Defect(where=where, what=str(error), split=plan.name, component=key, metadata=where)
+        return
+    for name, what in component.array_defects(location, group).items():
+        path = f"{where}/{name}"
+        yield Defect(where=path, what=what, split=plan.name, component=key, metadata=path)
+    if not closed.complete:
+        return
+    if not group.attrs.get("complete"):
+        yield Defect(where=where, what="every shard is whole, but it was not finalized")
+        return
+    yield from _index_defects(location, plan, key, group, good)
+
+
+def _deep_defects(
+    location: Location, plan: ShardPlan, key: str, deep: DeepCheck
+) -> Iterator[Defect]:
+    try:
+        yield from deep(location, plan, key)
+    except LatentStoreError as error:
+        # Its codec or ranking cannot be read: named already, and nothing can be decoded.
+        yield Defect(where=f"{plan.name}/{key}", what=str(error))
+
+
+def _index_defects(
+    location: Location,
+    plan: ShardPlan,
+    key: str,
+    group: zarr.Group,
+    good: list[receipts.Receipt],
+) -> Iterator[Defect]:
+    read = {
+        name: (table, lambda name=name: component.read_table(location, group, plan.name, name))
+        for name, table in component_tables(key, good).items()
+    }
+    samples = samples_of(location, plan, good)
+    if samples is not None:
+        read["samples"] = (samples, lambda: index.read_samples(location, plan.name))
+    for name, (expected, stored) in read.items():
+        try:
+            table = stored()
+            # A newer minor version may have added columns, an older one had fewer.
+            known = [column for column in expected.column_names if column in table.column_names]
+            same = table.select(known).equals(expected.select(known))
+            what = f"the index {name} does not agree with the receipts; run latent-store finalize"
+        except LatentStoreError as error:
+            same, what = False, str(error)
+        if not same:
+            yield Defect(where=f"{plan.name}/{key}", what=what)
+
+
+def _consolidated_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
+    finished = set()
+    for split in splits:
+        for key in _keys(location, split):
+            path = f"{split}/{key}"
+            try:
+                group = component.open_component(location, split, key)
+            except LatentStoreError:
+                continue  # Named already.
+            if group.attrs.get("complete"):
+                finished.add(path)
+    for path in sorted({"", *splits, *finished}) if finished else []:
+        try:
+            found = list(consolidated.differences(location, path, finished))
+        except LatentStoreError as error:
+            yield Defect(where=path, what=str(error), metadata=path)
+            continue
+        for node, what in dict(found).items():
+            broken = None if node == path else node
+            what = f"{what}; run latent-store finalize"
+            yield Defect(where=node or "the root", what=what, metadata=broken)

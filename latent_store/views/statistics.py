@@ -1,0 +1,153 @@
+"""Statistics of ŷ's channels over a whole split: entropy, variance, correlation.
+
+Everything follows from sums of integers: how often each channel takes each value, and the products
+of every two channels. A Dask task reads one shard and sums it; a tree of tasks adds the sums. So
+every chunk is read once, memory holds a few shards whatever the size of the store, and the result
+is the same in whatever order the tasks ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import dask
+import numpy as np
+import xarray as xr
+from dask.delayed import Delayed
+
+from latent_store.format.schema import LATENT_STRIDE
+
+_ADDED_AT_ONCE = 8
+"""Sums that one task of the tree adds; each is under a megabyte for 192 channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelSums:
+    """Exact sums over the symbols of some samples.
+
+    Attributes:
+        symbols: P, symbols of each channel.
+        low: The value that the first column of `count_CV` counts.
+        count_CV: Int64, how often each channel takes the value `low + v`.
+        product_CC: Int64, sums of products of two channels at the same position.
+        ledger_bits_C: Float64, bits of each channel in the real streams.
+    """
+
+    symbols: int
+    low: int
+    count_CV: np.ndarray
+    product_CC: np.ndarray
+    ledger_bits_C: np.ndarray
+
+    def __add__(self, other: ChannelSums) -> ChannelSums:
+        low = min(self.low, other.low)
+        high = max(s.low + s.count_CV.shape[1] for s in (self, other))
+        count_CV = np.zeros((len(self.count_CV), high - low), dtype=np.int64)
+        for part in (self, other):
+            first = part.low - low
+            count_CV[:, first : first + part.count_CV.shape[1]] += part.count_CV
+        return ChannelSums(
+            symbols=self.symbols + other.symbols,
+            low=low,
+            count_CV=count_CV,
+            product_CC=self.product_CC + other.product_CC,
+            ledger_bits_C=self.ledger_bits_C + other.ledger_bits_C,
+        )
+
+
+def channel_statistics(dataset: xr.Dataset) -> xr.Dataset:
+    """Computes the statistics of every channel, on the current Dask scheduler or cluster.
+
+    Args:
+        dataset: `Split.to_xarray()`, or some of its samples or channels.
+
+    Returns:
+        float64 by `channel`: `entropy` of the channel's values (bits a symbol, as if coded
+        with one table), `ledger` (bits a symbol in the real streams, y alone), `mean`,
+        `variance`; by `channel` and `other_channel`: `correlation`, nan for a channel that
+        never varies. The attribute `symbols` counts those of one channel. Canvas beyond a
+        picture's coded size is left out.
+    """
+    return statistics_of(channel_sums(dataset).compute(), dataset["channel"].values)
+
+
+def channel_sums(dataset: xr.Dataset) -> Delayed:
+    """Returns the sums over all samples, lazily; each chunk of ŷ is read by one task, once."""
+    y_hat = dataset["y_hat"].data.rechunk(dict.fromkeys((1, 2, 3), -1))
+    bits = dataset["channel_bits"].data.rechunk((y_hat.chunks[0], -1))
+    sides = [dataset["coded_height"].values, dataset["coded_width"].values]
+    grids_N2 = np.stack(sides, axis=1) // LATENT_STRIDE
+    ends = np.cumsum(y_hat.chunks[0])[:-1]
+    blocks = zip(
+        y_hat.to_delayed().ravel(), bits.to_delayed().ravel(), np.split(grids_N2, ends), strict=True
+    )
+    parts = [dask.delayed(sum_shard)(*block) for block in blocks]
+    while len(parts) > 1:
+        groups = range(0, len(parts), _ADDED_AT_ONCE)
+        parts = [dask.delayed(_add_up)(parts[g : g + _ADDED_AT_ONCE]) for g in groups]
+    return parts[0]
+
+
+def sum_shard(y_hat_BCHW: np.ndarray, bits_BC: np.ndarray, grids_B2: np.ndarray) -> ChannelSums:
+    """Sums one shard, a sample at a time.
+
+    Args:
+        y_hat_BCHW: Integers, B at least 0.
+        bits_BC: The ledger's bits.
+        grids_B2: Height and width of each sample's coded grid; what lies beyond is canvas.
+    """
+    channels = y_hat_BCHW.shape[1]
+    low, high = int(y_hat_BCHW.min(initial=0)), int(y_hat_BCHW.max(initial=0))
+    count_CV = np.zeros((channels, high - low + 1), dtype=np.int64)
+    product_CC = np.zeros((channels, channels), dtype=np.int64)
+    for y_hat_CHW, (height, width) in zip(y_hat_BCHW, grids_B2, strict=True):
+        symbols_CP = y_hat_CHW[:, :height, :width].reshape(channels, -1)
+        count_CV += _histogram(symbols_CP, low, count_CV.shape[1])
+        # In float64 sums of products of integers are exact, and as fast as matrix products are.
+        values_CP = symbols_CP.astype(np.float64)
+        product_CC += (values_CP @ values_CP.T).astype(np.int64)
+    return ChannelSums(
+        symbols=int(grids_B2.prod(axis=1, dtype=np.int64).sum()),
+        low=low,
+        count_CV=count_CV,
+        product_CC=product_CC,
+        ledger_bits_C=bits_BC.sum(axis=0, dtype=np.float64),
+    )
+
+
+def statistics_of(sums: ChannelSums, channels: Sequence[int] | np.ndarray) -> xr.Dataset:
+    """Turns sums into statistics; `channels` numbers them. See `channel_statistics`."""
+    values_V = sums.low + np.arange(sums.count_CV.shape[1])
+    p_CV = sums.count_CV / sums.symbols
+    mean_C = p_CV @ values_V
+    covariance_CC = sums.product_CC / sums.symbols - np.outer(mean_C, mean_C)
+    variance_C = p_CV @ values_V**2 - mean_C**2
+    variance_C[(sums.count_CV > 0).sum(axis=1) <= 1] = 0.0
+    varies_C = np.where(variance_C > 0, variance_C, np.nan)
+    correlation_CC = covariance_CC / np.sqrt(np.outer(varies_C, varies_C))
+    logs_CV = np.log2(p_CV, where=p_CV > 0, out=np.zeros_like(p_CV))
+    return xr.Dataset(
+        {
+            "entropy": ("channel", 0.0 - (p_CV * logs_CV).sum(axis=1)),
+            "ledger": ("channel", sums.ledger_bits_C / sums.symbols),
+            "mean": ("channel", mean_C),
+            "variance": ("channel", variance_C),
+            "correlation": (("channel", "other_channel"), correlation_CC),
+        },
+        coords={"channel": np.asarray(channels), "other_channel": np.asarray(channels)},
+        attrs={"symbols": sums.symbols},
+    )
+
+
+def _histogram(symbols_CP: np.ndarray, low: int, width: int) -> np.ndarray:
+    """Counts the values `low`, `low + 1`, ... of each channel: int64 `[C, width]`."""
+    channels = len(symbols_CP)
+    bins_CP = symbols_CP.astype(np.int64) - low + width * np.arange(channels)[:, None]
+    return np.bincount(bins_CP.ravel(), minlength=channels * width).reshape(channels, width)
+
+
+def _add_up(parts: Sequence[ChannelSums]) -> ChannelSums:
+    return reduce(add, parts)

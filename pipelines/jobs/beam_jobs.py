@@ -1,0 +1,159 @@
+"""How every Beam job of the project is launched: runner, leftover flags, progress, failures."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    StandardOptions,
+)
+
+from latent_store.console import progress
+from latent_store.errors import LatentStoreError
+from latent_store.shards import receipts
+from latent_store.storage.location import Location
+
+DEFAULT_RUNNER = "FnApiRunner"
+"""Beam's DirectRunner tries Prism first, which downloads a binary; this one is in the process."""
+
+_POLL_SECONDS = 0.5
+
+RUNNER_HELP = """
+Every Beam option is accepted too. Without --runner the job runs in this process;
+  --direct_running_mode multi_processing --direct_num_workers 4   uses processes of this machine,
+  --runner DataflowRunner --project P --region R --temp_location gs://... \\
+      --sdk_container_image IMAGE --sdk_location container         uses Dataflow,
+  --runner PortableRunner --job_endpoint HOST:PORT                 uses a portable job service.
+"""
+
+
+def parse_flags(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, PipelineOptions]:
+    """Parses a job's own flags and hands the rest to Beam.
+
+    Raises:
+        LatentStoreError: A flag that neither this command nor Beam knows; Beam itself would drop
+            it with a log line, and a misspelt flag would silently mean its default.
+    """
+    flags, rest = parser.parse_known_args(argv)
+    unknown = _unknown_to_beam(rest)
+    if unknown:
+        raise LatentStoreError(
+            f"unknown flag {unknown[0]}; see --help for this command's flags, Beam's are its own"
+        )
+    options = PipelineOptions(rest)
+    standard = options.view_as(StandardOptions)
+    if standard.runner is None:
+        standard.runner = DEFAULT_RUNNER
+    return flags, options
+
+
+def local_threads(options: PipelineOptions) -> int:
+    """Returns the threads that one local worker may use: the cores, shared among the workers."""
+    workers = max(1, options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1)
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+def run_over_shards(
+    name: str,
+    shards: Sequence[int],
+    work: Callable[[int], Any],
+    options: PipelineOptions,
+    collect: Callable[[beam.PCollection], object] | None = None,
+) -> None:
+    """Runs `work` on each shard number, one element a shard.
+
+    Args:
+        name: Label of the step.
+        shards: Shard numbers.
+        work: A picklable function of an importable module; it must not raise for one bad shard.
+        options: Beam's options; the runner is set.
+        collect: Further transforms on the results.
+
+    Raises:
+        JobFailedError: The runner refused or lost the job.
+    """
+    # Beam logs a line for every stage; a job's own progress and errors are what a user needs.
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    with beam.Pipeline(options=options) as pipeline:
+        results = (
+            pipeline
+            | "Shards" >> beam.Create(list(shards))
+            | "Spread" >> beam.Reshuffle()
+            | name >> beam.Map(work)
+        )
+        if collect is not None:
+            collect(results)
+
+
+@contextmanager
+def receipt_progress(
+    location: Location, split: str, components: Sequence[str], total: int, description: str
+) -> Iterator[None]:
+    """Shows, on stderr, how many shards have receipts while a job runs, wherever it runs.
+
+    Args:
+        location: The store.
+        split: `dataset/split`.
+        components: Component keys that the job writes.
+        total: Shards to write, summed over the components.
+        description: The bar's label.
+    """
+
+    def finished() -> int:
+        return sum(len(receipts.finished_shards(location, split, key)) for key in components)
+
+    start = finished()
+    stop = threading.Event()
+    with progress(total=total, desc=description, unit="shard") as bar:
+        if bar.disable:
+            yield
+            return
+
+        def watch() -> None:
+            while not stop.wait(_POLL_SECONDS):
+                bar.update(finished() - start - bar.n)
+
+        thread = threading.Thread(target=watch, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            bar.update(finished() - start - bar.n)
+
+
+def _unknown_to_beam(rest: Sequence[str]) -> list[str]:
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    for option_class in PipelineOptions.__subclasses__():
+        # Beam offers no public way to ask whether it knows a flag; its own check does this.
+        option_class._add_argparse_args(_Tolerant(parser))
+    _, unknown = parser.parse_known_args(list(rest))
+    return unknown
+
+
+class _Tolerant:
+    """Adds arguments to a parser once each; option classes of Beam repeat some."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.parser = parser
+
+    def add_argument(self, *names: str, **settings: object) -> None:
+        try:
+            self.parser.add_argument(*names, **settings)
+        except argparse.ArgumentError:
+            return
+
+    def add_value_provider_argument(self, *names: str, **settings: object) -> None:
+        self.add_argument(*names, **settings)

@@ -1,0 +1,235 @@
+"""Counts what a ranking needs over one shard, and turns the totals into an order.
+
+Plain functions, tested without Beam. Totals are integers, so that they are the same whatever
+the order in which a runner adds them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from latent_store.catalogue.rankings import (
+    Ranking,
+    compare_orders,
+    make_cuts,
+    order_channels,
+    ties_at_cuts,
+)
+from latent_store.components.readers import LatentsReader
+from latent_store.errors import CheckpointError, RankingError
+from latent_store.storage.location import Location
+from latent_store.store import LatentStore
+from training.networks.checkpoints import LoadedNetwork, load_network
+
+FIXED_POINT = 1 << 32
+"""Real numbers are summed as integers of this unit: 2.3e-10, and room for 2^31 samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountTask:
+    """What every worker needs to know; small and picklable.
+
+    Attributes:
+        checkpoint_key: Where the dynamic network's checkpoint lies in the store, for
+            `frequency`. A key and not the bytes: Beam compresses what it pickles, at every stage.
+    """
+
+    store: Location
+    split: str
+    codec_id: str
+    method: str
+    checkpoint_key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Sums over samples, as exact integers.
+
+    Attributes:
+        samples: How many were counted.
+        first: `[M]` object integers. frequency: times on. variance: sum of y² (fixed point).
+            entropy: sum of bits (fixed point).
+        second: `[M]` object integers. frequency: sum of P(on) (fixed point). variance: sum of
+            y (fixed point). entropy: zeros.
+    """
+
+    samples: int
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+
+    def __add__(self, other: Totals) -> Totals:
+        if not self.samples or not other.samples:
+            return self if self.samples else other
+        return Totals(
+            samples=self.samples + other.samples,
+            first=tuple(a + b for a, b in zip(self.first, other.first, strict=True)),
+            second=tuple(a + b for a, b in zip(self.second, other.second, strict=True)),
+        )
+
+
+EMPTY = Totals(samples=0, first=(), second=())
+
+Halves = tuple[Totals, Totals]
+"""Totals of two halves of the samples, which say whether another such set would rank alike."""
+NO_HALVES: Halves = (EMPTY, EMPTY)
+
+
+def add_halves(one: Halves, other: Halves) -> Halves:
+    """Adds each half."""
+    return one[0] + other[0], one[1] + other[1]
+
+
+def half_of(sample_id: str) -> int:
+    """Returns the half, 0 or 1, that a sample belongs to, wherever it lies in a store."""
+    return hashlib.sha256(sample_id.encode()).digest()[0] % 2
+
+
+def count_shard(task: CountTask, shard: int) -> Halves:
+    """Counts the usable rows of one shard; reads the per-channel columns, never ŷ."""
+    split = LatentStore(task.store)[task.split]
+    latents = split.latents(task.codec_id)
+    planned = [row for row, _ in split.plan.in_shard(shard)]
+    rows = np.intersect1d(planned, split.common_rows(latents))
+    half = np.array([half_of(sample_id) for sample_id in split.sample_ids(rows)], dtype=int)
+    return _count_rows(task, latents, rows[half == 0]), _count_rows(task, latents, rows[half == 1])
+
+
+def _count_rows(task: CountTask, latents: LatentsReader, rows: np.ndarray) -> Totals:
+    if not rows.size:
+        return EMPTY
+    if task.method == "frequency":
+        loaded = _stored_gate(task.store, task.checkpoint_key)
+        pooled = latents.column(f"channel_{loaded.config.gate_pool}", rows)
+        sounding = latents.column("channel_rms", rows) > 0
+        first, second = count_gates(loaded, pooled, sounding)
+    elif task.method == "variance":
+        mean = latents.column("channel_mean", rows).astype(np.float64)
+        rms = latents.column("channel_rms", rows).astype(np.float64)
+        first, second = _exact_sum(rms**2), _exact_sum(mean)
+    else:
+        first = _exact_sum(latents.column("channel_bits", rows).astype(np.float64))
+        second = (0,) * latents.channels
+    return Totals(samples=len(rows), first=first, second=second)
+
+
+def count_gates(
+    loaded: LoadedNetwork, pooled_BC: np.ndarray, sounding_BC: np.ndarray
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Runs the gate without noise (argmax) on each sample.
+
+    A channel that is zero everywhere in a sample is not counted as kept there, whatever the gate
+    says: keeping it changes nothing, so nothing ever taught the gate to drop it.
+
+    Args:
+        loaded: A dynamic network.
+        pooled_BC: Float32 `[B, M]`, the whole images' pooled latents.
+        sounding_BC: Bool `[B, M]`, whether the channel has a symbol other than 0.
+
+    Returns:
+        Times on, and the sum of P(on) in fixed point, of each channel.
+    """
+    with torch.inference_mode():
+        # One sample at a time: a matrix product may round differently in another batch.
+        outputs = [loaded.network.gate(torch.from_numpy(row[None])) for row in pooled_BC]
+    on = np.stack([o.gate_BC[0].numpy() for o in outputs]) * sounding_BC
+    probability = np.stack([o.probability_BC[0].numpy() for o in outputs]) * sounding_BC
+    return tuple(int(n) for n in on.sum(axis=0)), _exact_sum(probability.astype(np.float64))
+
+
+def make_ranking(
+    halves: Halves,
+    *,
+    ranking_id: str,
+    codec_id: str,
+    channels: int,
+    method: str,
+    keep: list[int] | None,
+    split: str,
+    checkpoint_sha256: str | None = None,
+    task: str = "any",
+    seed: int = 0,
+) -> Ranking:
+    """Orders the channels by what was counted.
+
+    `frequency`: times on, then mean P(on), then channel number. `variance`: of all values
+    of a channel over images and positions (Wang et al., WACV 2022), where every image weighs the
+    same, whatever its size. `entropy`: bits. `random`: a permutation by `seed`.
+
+    Raises:
+        RankingError: Nothing was counted.
+    """
+    dataset, _, name = split.partition("/")
+    totals = halves[0] + halves[1]
+    if not totals.samples and method != "random":
+        raise RankingError(f"{split} has no usable samples to rank channels by; encode it first")
+    if method == "random":
+        keys = (np.random.default_rng(seed).permutation(channels).astype(np.float64),)
+    else:
+        keys = _keys(totals, method)
+    order = order_channels(*keys)
+    cuts = make_cuts(keep, channels)
+    counted = method == "frequency"
+    return Ranking(
+        ranking_id=ranking_id,
+        codec_id=codec_id,
+        method=method,
+        order=tuple(int(c) for c in order),
+        cuts=cuts,
+        score=tuple(float(s) for s in keys[0]),
+        counts=totals.first if counted else None,
+        mean_probability=tuple(float(p) for p in keys[1]) if counted else None,
+        tied_at_cut=ties_at_cuts(keys[0], order, cuts),
+        num_samples=totals.samples,
+        dataset=dataset,
+        split=name,
+        checkpoint_sha256=checkpoint_sha256,
+        task=task,
+        seed=seed if method == "random" else None,
+        halves=(
+            compare_orders(*(_keys(half, method) for half in halves), cuts[:-1])
+            if method != "random" and all(half.samples for half in halves)
+            else None
+        ),
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _stored_gate(store: Location, key: str) -> LoadedNetwork:
+    return load_gate(store.read(key))
+
+
+def load_gate(checkpoint: bytes) -> LoadedNetwork:
+    """Loads a dynamic network.
+
+    Raises:
+        CheckpointError: It has no gate.
+    """
+    loaded = load_network(checkpoint, kind="network")
+    if loaded.config.selection != "dynamic":
+        raise CheckpointError(
+            f"--method frequency counts a gate's decisions, but this network has selection "
+            f"{loaded.config.selection!r}; give the checkpoint of a run with --selection dynamic"
+        )
+    return loaded
+
+
+def _keys(totals: Totals, method: str) -> tuple[np.ndarray, ...]:
+    """Returns each channel's score and tie-breaks, float64 [M] each."""
+    second = np.array([v / FIXED_POINT / totals.samples for v in totals.second])
+    if method == "frequency":
+        return np.array(totals.first, dtype=np.float64), second
+    first = np.array([v / FIXED_POINT / totals.samples for v in totals.first])
+    # A variance is a mean square less the squared mean; entropy has no second sum, zeros.
+    return (first - second**2,)
+
+
+def _exact_sum(values_BC: np.ndarray) -> tuple[int, ...]:
+    # Python integers cannot overflow, and adding them has no order.
+    return tuple(
+        sum(round(float(value) * FIXED_POINT) for value in column) for column in values_BC.T
+    )

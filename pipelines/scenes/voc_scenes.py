@@ -1,0 +1,232 @@
+"""Procedural street scenes in the layout of PASCAL VOC's devkit, for two tasks at once.
+
+Sizes vary as VOC's do. Boxes and masks are exact: both come from the numbers that every object was
+drawn with. Where masks end they have the devkit's void rim, which lies outside of the object here.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+from PIL import Image
+
+from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
+from pipelines.datasets.voc import ANNOTATIONS, IMAGES, LISTS, MASKS
+from pipelines.scenes.camera import BICYCLE, BUS, CAR, PERSON, RIDER
+from pipelines.scenes.scene import LARGEST, Scene, SceneError, render_scene
+from pipelines.scenes.sets import make_room, require_counts, scene_jobs
+from training.tasks.classes import VOC_CLASSES, voc_colour
+
+VOC_NAMES = {PERSON: "person", RIDER: "person", CAR: "car", BUS: "bus", BICYCLE: "bicycle"}
+"""Label id of a scene -> VOC's class. VOC's annotators were told that lorries are no cars: trucks
+are background, as is everything that cannot be counted."""
+SHAPES = ((0.75, 1), (0.75, 1), (0.664, 1), (1, 0.75), (1, 0.664), (0.9, 1), (1, 1))
+"""Heights and widths as shares of the longest side; most are VOC's 375x500, 333x500, 500x375."""
+ZOOMS = (1.5, 3.5)
+"""VOC's photographers frame an object: a picture is cut from a scene that is so much larger."""
+SMALLEST_LONGEST, LARGEST_LONGEST = 128, int(LARGEST / ZOOMS[1])
+UNSEEN, HARD = 0.001, 0.004
+"""Shares of a picture's pixels: smaller objects are void and have no box, or are difficult."""
+LEAST_SIDE = 4
+"""Pixels; what is narrower is void too, however small the picture is."""
+JPEG_QUALITY = 92
+UNMASKED = 4
+"""Every fourth picture has objects and no mask: in the real set most have none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocScenes:
+    """Which scenes are written: numbers of pictures, longest side in pixels, seed, year."""
+
+    train: int = 64
+    val: int = 24
+    longest: int = 500
+    seed: int = 0
+    year: int = 2007
+
+    def __post_init__(self) -> None:
+        require_counts(self.train, self.val, self.seed)
+        if not SMALLEST_LONGEST <= self.longest <= LARGEST_LONGEST:
+            raise SceneError(
+                f"--longest must be {SMALLEST_LONGEST} to {LARGEST_LONGEST} pixels, not "
+                f"{self.longest}"
+            )
+        if not 1000 <= self.year <= 9999:
+            raise SceneError(f"--year must have four digits, not {self.year}")
+
+    def picture_id(self, number: int) -> str:
+        """Return the id of the year's picture `number`, from 1: as the devkit numbers them."""
+        # Ids of 2007 are bare numbers, later ones begin with their year; so years can be joined.
+        return f"{number:06d}" if self.year == 2007 else f"{self.year}_{number:06d}"
+
+    def scene(self, index: int) -> Scene:
+        """Draw one scene in a size of its own; years share none."""
+        rng = np.random.default_rng((self.seed, self.year, index))
+        height, width = (round(self.longest * side) for side in rng.choice(SHAPES))
+        zoom = rng.uniform(*ZOOMS)
+        whole = (round(height * zoom), round(width * zoom))
+        scene = render_scene(self.seed * 10_000 + self.year, index, *whole)
+        return _framed(scene, rng, height, width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocObject:
+    """One object as the devkit writes it: inclusive xmin, ymin, xmax, ymax in pixels from 1."""
+
+    name: str
+    box: tuple[int, int, int, int]
+    difficult: bool
+    truncated: bool
+
+
+def voc_annotation(scene: Scene) -> tuple[np.ndarray, list[VocObject]]:
+    """Return a scene's mask of class ids, uint8 [height, width], 255 = void, and its objects."""
+    height, width = scene.label_ids_HW.shape
+    mask_HW = np.zeros((height, width), np.uint8)
+    objects = []
+    for number in range(1, int(scene.instance_ids_HW.max(initial=0)) + 1):
+        inside_HW = scene.instance_ids_HW == number
+        name = VOC_NAMES.get(int(scene.label_ids_HW[inside_HW][0]))
+        if name is None:
+            continue
+        ys, xs = np.nonzero(inside_HW)
+        left, top, right, bottom = (int(n) for n in (xs.min(), ys.min(), xs.max(), ys.max()))
+        share = len(ys) / (height * width)
+        if share < UNSEEN or min(right - left, bottom - top) + 1 < LEAST_SIDE:
+            mask_HW[inside_HW] = IGNORE_LABEL
+            continue
+        mask_HW[inside_HW] = VOC_CLASSES.index(name)
+        found = VocObject(
+            name=name,
+            box=(left + 1, top + 1, right + 1, bottom + 1),
+            difficult=share < HARD,
+            truncated=not (left > 0 and top > 0 and right < width - 1 and bottom < height - 1),
+        )
+        objects.append(found)
+    mask_HW[_rim(mask_HW)] = IGNORE_LABEL
+    return mask_HW, objects
+
+
+def write_mask(path: Path, mask_HW: np.ndarray) -> None:
+    """Write a palette PNG in the devkit's colours."""
+    image = Image.fromarray(mask_HW)
+    image.putpalette([channel for label in range(256) for channel in voc_colour(label)])
+    image.save(path)
+
+
+def write_objects(
+    path: Path, size: tuple[int, int], objects: Iterable[VocObject], *, segmented: bool
+) -> None:
+    """Write an annotation as the devkit's are: `path` is `VOCyear/Annotations/ID.xml`.
+
+    Args:
+        path: The file.
+        size: Height and width of the picture.
+        objects: Its objects.
+        segmented: Whether it has a mask too.
+    """
+    root = ET.Element("annotation")
+    _add(root, {"folder": path.parent.parent.name, "filename": f"{path.stem}.jpg"})
+    _add(ET.SubElement(root, "source"), {"database": "procedural street scenes"})
+    _add(ET.SubElement(root, "size"), {"width": size[1], "height": size[0], "depth": 3})
+    _add(root, {"segmented": int(segmented)})
+    for found in objects:
+        element = ET.SubElement(root, "object")
+        flags = {"truncated": int(found.truncated), "difficult": int(found.difficult)}
+        _add(element, {"name": found.name, "pose": "Unspecified", **flags})
+        edges = zip(("xmin", "ymin", "xmax", "ymax"), found.box, strict=True)
+        _add(ET.SubElement(element, "bndbox"), dict(edges))
+    ET.indent(root, "\t")
+    path.write_text(f"{ET.tostring(root, encoding='unicode')}\n")
+
+
+def write_lists(folder: Path, split: str, names: Sequence[str], masked: Sequence[str]) -> None:
+    """Write one split's list of each task below a year's folder."""
+    for task, listed in ((DETECTION, names), (SEGMENTATION, masked)):
+        path = folder / LISTS[task] / f"{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{name}\n" for name in listed))
+
+
+def generate_voc_scenes(output: Path, scenes: VocScenes, *, overwrite: bool = False) -> int:
+    """Draw and write all scenes of a year, with the lists train, val and trainval of both tasks.
+
+    Args:
+        output: The folder that holds the years.
+        scenes: What to draw; train and val never share a scene.
+        overwrite: Replace this year in a folder that already has content.
+
+    Returns:
+        The number of scenes written.
+
+    Raises:
+        SceneError: If the output has content and overwrite is not set.
+    """
+    year = f"VOC{scenes.year}"
+    make_room(output, [year], year, overwrite=overwrite)
+    folder = output / year
+    for kind in (IMAGES, MASKS, ANNOTATIONS):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    names: dict[str, list[str]] = {"train": [], "val": []}
+    masked: dict[str, list[str]] = {"train": [], "val": []}
+    for split, number, index in scene_jobs(scenes.train, scenes.val):
+        name = scenes.picture_id(sum(map(len, names.values())) + 1)
+        names[split].append(name)
+        segmented = number % UNMASKED != UNMASKED - 1
+        if segmented:
+            masked[split].append(name)
+        _write_scene(folder, name, scenes.scene(index), segmented=segmented)
+    for split in names:
+        write_lists(folder, split, names[split], masked[split])
+    both = [[*listed["train"], *listed["val"]] for listed in (names, masked)]
+    write_lists(folder, "trainval", *both)
+    return scenes.train + scenes.val
+
+
+def _framed(scene: Scene, rng: np.random.Generator, height: int, width: int) -> Scene:
+    """Cut a picture around an object of VOC's classes, the larger the likelier."""
+    numbers_HW = scene.instance_ids_HW * np.isin(scene.label_ids_HW, list(VOC_NAMES))
+    areas = np.bincount(numbers_HW.ravel())
+    areas[0] = not areas[1:].any()  # without an object, anywhere
+    number = rng.choice(len(areas), p=areas / areas.sum())
+    ys, xs = np.nonzero(numbers_HW == number)
+    window = []
+    for places, side, whole in (
+        (ys, height, numbers_HW.shape[0]),
+        (xs, width, numbers_HW.shape[1]),
+    ):
+        middle = (places.min() + places.max()) / 2 + rng.uniform(-0.3, 0.3) * side
+        start = min(max(round(middle - side / 2), 0), whole - side)
+        window.append(slice(start, start + side))
+    image_HWC, labels_HW, instances_HW = (
+        array[*window] for array in (scene.image_HWC, scene.label_ids_HW, scene.instance_ids_HW)
+    )
+    _, closed = np.unique(np.append(instances_HW, 0), return_inverse=True)
+    return Scene(
+        image_HWC=np.ascontiguousarray(image_HWC),
+        label_ids_HW=labels_HW,
+        instance_ids_HW=closed[:-1].reshape(labels_HW.shape).astype(np.uint16),
+    )
+
+
+def _write_scene(folder: Path, name: str, scene: Scene, *, segmented: bool) -> None:
+    mask_HW, objects = voc_annotation(scene)
+    Image.fromarray(scene.image_HWC).save(folder / IMAGES / f"{name}.jpg", quality=JPEG_QUALITY)
+    path = folder / ANNOTATIONS / f"{name}.xml"
+    write_objects(path, mask_HW.shape, objects, segmented=segmented)
+    if segmented:
+        write_mask(folder / MASKS / f"{name}.png", mask_HW)
+
+
+def _rim(mask_HW: np.ndarray) -> np.ndarray:
+    """Return where the background touches an object, bool [height, width]."""
+    solid_HW = np.pad((mask_HW > 0) & (mask_HW != IGNORE_LABEL), 1)
+    near_HW = solid_HW[:-2, 1:-1] | solid_HW[2:, 1:-1] | solid_HW[1:-1, :-2] | solid_HW[1:-1, 2:]
+    return near_HW & (mask_HW == 0)
+
+
+def _add(parent: ET.Element, texts: dict[str, object]) -> None:
+    for tag, text in texts.items():
+        ET.SubElement(parent, tag).text = str(text)

@@ -1,0 +1,127 @@
+"""Comparing rankings: correlations as scipy has them, shared channels counted, codecs apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+import latent_store
+from latent_store.catalogue.rankings import (
+    Agreement,
+    Ranking,
+    compare_orders,
+    compare_rankings,
+    describe_agreement,
+    order_channels,
+    rankings_path,
+    read_ranking,
+    ties_at_cuts,
+    write_ranking,
+)
+from latent_store.errors import RankingError
+from latent_store.storage.location import Location
+from latent_store.storage.seals import sealed
+from latent_store.views.summary import describe
+from tests.conftest import RANKING, TinyStore
+
+SCORES = st.lists(st.integers(0, 6), min_size=3, max_size=30)
+
+
+def make_ranking(score: list[float], **changes: object) -> Ranking:
+    """Returns a ranking by `score`, unless changed."""
+    order = order_channels(np.array(score))
+    cuts = (2, len(score))
+    values = {
+        "ranking_id": "made",
+        "codec_id": "codec",
+        "method": "variance",
+        "order": tuple(order.tolist()),
+        "cuts": cuts,
+        "score": tuple(float(s) for s in score),
+        "tied_at_cut": ties_at_cuts(np.array(score), order, cuts),
+        "num_samples": 8,
+        "dataset": "cityscapes",
+        "split": "train",
+    }
+    return Ranking(**(values | changes))
+
+
+@given(SCORES, st.integers(0, 2**32 - 1))
+def test_correlations_are_scipys_with_ties_averaged(score, seed):
+    first = np.array(score, dtype=float)
+    second = np.random.default_rng(seed).integers(0, 4, len(score)).astype(float)
+    found = compare_orders([first], [second], [2])
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        assert found.spearman is found.kendall is None
+        return
+    assert found.spearman == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-12)
+    assert found.kendall == pytest.approx(stats.kendalltau(first, second).statistic, abs=1e-12)
+
+
+def test_tie_breaks_order_what_the_score_leaves_open():
+    score, rising = np.zeros(4), np.arange(4.0)
+    found = compare_orders([score, rising], [score, -rising], [1, 4])
+    assert found.spearman == pytest.approx(-1)
+    assert found.kendall == pytest.approx(-1)
+    assert found.shared == {1: 0, 4: 4}
+
+
+def test_channels_that_only_their_numbers_order_are_no_agreement():
+    score = np.array([5.0, 4.0, 0.0, 0.0, 0.0, 0.0])
+    swapped = np.array([4.0, 5.0, 0.0, 0.0, 0.0, 0.0])
+    by_order = stats.spearmanr(order_channels(score).argsort(), order_channels(swapped).argsort())
+    assert compare_orders([score], [swapped], []).spearman < by_order.statistic
+
+
+def test_shared_channels_are_counted_at_every_cut_of_both():
+    first = make_ranking([5, 4, 3, 2, 1], cuts=(1, 2, 5))
+    second = make_ranking([5, 3, 4, 1, 2], cuts=(2, 4, 5))
+    assert compare_rankings(first, second).shared == {1: 1, 2: 1, 4: 3}
+    assert compare_rankings(first, second) == compare_rankings(second, first)
+
+
+def test_rankings_of_two_codecs_are_not_compared():
+    other = make_ranking([1, 2, 3], codec_id="another")
+    with pytest.raises(RankingError, match="of another order different things: the same channel"):
+        compare_rankings(make_ranking([1, 2, 3]), other)
+
+
+def test_agreement_is_one_line():
+    found = Agreement(spearman=0.98765, kendall=None, shared={16: 15, 32: 30})
+    text = "Spearman 0.988, Kendall undefined; shared of the first 16: 15, 32: 30"
+    assert describe_agreement(found) == text
+    assert describe_agreement(dataclasses.replace(found, shared={})) == text.split(";")[0]
+
+
+def test_agreement_of_halves_is_stored_and_shown(copied_store: TinyStore):
+    location = Location(copied_store.url)
+    store = latent_store.open(copied_store.url)
+    codec_id = store.codec().codec_id
+    halves = Agreement(spearman=0.5, kendall=None, shared={2: 1})
+    tied = make_ranking([3, 2, 2], codec_id=codec_id, halves=halves)
+    write_ranking(location, tied)
+    write_ranking(location, make_ranking([1, 2, 3], codec_id=codec_id, ranking_id="other"))
+    found = read_ranking(location, codec_id, "made")
+    assert found == tied
+    assert found.halves == halves
+    location.delete_tree(rankings_path(codec_id, RANKING))
+    text = describe(store)
+    assert "  rankings made and other: Spearman -0.866, Kendall -0.816; shared of the first" in text
+    assert "    Spearman 0.500, Kendall undefined; shared of the first 2: 1 between halves" in text
+    assert "    N = 2: undetermined (2 tied)" in text
+
+
+def test_rankings_of_other_minor_versions_are_read(copied_store: TinyStore):
+    codec_id = latent_store.open(copied_store.url).codec().codec_id
+    path = copied_store.url / f"codecs/{codec_id}/rankings/{RANKING}/zarr.json"
+    content = json.loads(path.read_text())
+    del content["attributes"]["halves"]
+    content["attributes"] = sealed(content["attributes"]) | {"from_a_later_version": 1}
+    path.write_text(json.dumps(content))
+    assert read_ranking(Location(copied_store.url), codec_id, RANKING).halves is None

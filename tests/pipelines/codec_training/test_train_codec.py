@@ -1,0 +1,244 @@
+"""The codec's training: what is written loads everywhere, codes at once, and resumes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latent_store.codec.stock import ScaleHyperprior
+from latent_store.errors import CheckpointError, DatasetError
+from pipelines import train_codec
+from pipelines.codec_training import images as codec_images
+from pipelines.codec_training import training as codec_training
+from pipelines.codec_training.images import RandomCrops
+from pipelines.codec_training.training import (
+    CodecTraining,
+    TrainCodecError,
+    evaluate_codec,
+    finished_state,
+    fit_quantiles,
+    new_codec,
+)
+from pipelines.scenes.scene import CODEC_TRAIN_FIRST, render_scene
+from pipelines.train_codec import main
+
+FLAGS = ("--batch_size", "1", "--crop", "64", "--num_scenes", "2", "--seed", "3")
+
+
+@pytest.fixture(autouse=True)
+def two_threads_and_small_scenes(monkeypatch):
+    monkeypatch.setattr(codec_images, "_SCENE_SIZES", ((64, 128), (96, 160)))
+    monkeypatch.setattr(
+        train_codec,
+        "held_out_scenes",
+        lambda seed: [render_scene(seed, 3_000_000, 64, 128).image_HWC],
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, str]:
+    """Two steps of training by the command, with what it printed."""
+    output = tmp_path_factory.mktemp("codec") / "codec.pth.tar"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec_images, "_SCENE_SIZES", ((64, 128),))
+        patch.setattr(
+            train_codec,
+            "held_out_scenes",
+            lambda seed: [render_scene(seed, 3_000_000, 64, 128).image_HWC],
+        )
+        lines: list[str] = []
+        patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(map(str, words))))
+        status = main(["--output", str(output), "--steps", "2", *FLAGS])
+    assert status == 0
+    return output, "\n".join(lines)
+
+
+def test_parameters_of_transforms_are_half_and_everything_else_is_not(trained):
+    state = torch.load(trained[0], weights_only=True)
+    parameters = dict(new_codec(0).named_parameters())
+    for name, value in state.items():
+        if name in parameters and name.split(".")[0] in ("g_a", "g_s", "h_a", "h_s"):
+            assert value.dtype == torch.float16, name
+        elif name.endswith(("_offset", "_quantized_cdf", "_cdf_length")):
+            assert value.dtype == torch.int32, name
+            assert value.numel() > 0, name
+        else:
+            assert value.dtype == torch.float32, name
+
+
+def test_buffers_equal_a_fresh_models_after_loading(trained):
+    state = torch.load(trained[0], weights_only=True)
+    loaded, fresh = ScaleHyperprior.from_state_dict(state), new_codec(0)
+    fresh.update()
+    ours, theirs = dict(loaded.named_buffers()), dict(fresh.named_buffers())
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if not name.startswith("entropy_bottleneck._"):
+            assert torch.equal(ours[name], value), name
+            assert ours[name].dtype == value.dtype, name
+
+
+def test_tables_are_those_of_the_rounded_weights(trained):
+    loaded = ScaleHyperprior.from_state_dict(torch.load(trained[0], weights_only=True))
+    before = {name: value.clone() for name, value in loaded.named_buffers()}
+    loaded.update(force=True)
+    for name, value in loaded.named_buffers():
+        assert torch.equal(before[name], value), name
+
+
+def test_the_file_codes_and_decodes(trained):
+    codec = ScaleHyperprior.from_state_dict(torch.load(trained[0], weights_only=True)).eval()
+    x = torch.from_numpy(render_scene(9, 1, 64, 128).image_HWC.copy()).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        coded = codec.compress(x)
+        decoded = codec.decompress(coded["strings"], coded["shape"])["x_hat"]
+        expected = codec.g_s(torch.round(codec.g_a(x))).clamp(0, 1)
+    assert torch.allclose(decoded, expected, atol=1e-5)
+
+
+def test_the_command_reports_what_it_made(trained):
+    output, text = trained
+    assert "auxiliary loss 0.0" in text
+    assert f"{output}: {output.stat().st_size} bytes, sha256 " in text
+    assert "1 held-out scenes 256x512: " in text
+    assert output.stat().st_size < 12_000_000
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(codec_images, "_SCENE_SIZES", ((64, 128),))
+    output = tmp_path / "codec.pth.tar"
+    schedule = ("--learning_rate", "1e-4")
+    unbroken = tmp_path / "unbroken.pth.tar"
+    assert main(["--output", str(unbroken), "--steps", "3", *FLAGS, *schedule]) == 0
+    images = codec_images.procedural_images(CODEC_TRAIN_FIRST, 2, 3)
+    training = CodecTraining(
+        steps=3, batch_size=1, crop=64, num_scenes=2, seed=3, learning_rate=1e-4
+    )
+    checkpoint = tmp_path / "codec.pth.tar.checkpoint"
+    monkeypatch.setattr(codec_training, "_CHECKPOINT_SECONDS", -1.0)
+    crops = RandomCrops(images, 64, 1, 3)
+    broken = codec_training.train(new_codec(3), crops, training, checkpoint, resume=False)
+    assert next(broken)["step"] == 1
+    broken.close()
+    assert main(["--output", str(output), "--steps", "3", "--resume", *FLAGS, *schedule]) == 0
+    one, other = (torch.load(path, weights_only=True) for path in (output, unbroken))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_checkpoint_can_be_finished_without_more_steps(trained, tmp_path, capsys):
+    output, checkpoint = tmp_path / "copy.pth.tar", f"{trained[0]}.checkpoint"
+    flags = ("--finalize_only", "--checkpoint", checkpoint)
+    assert main(["--output", str(output), *flags, *FLAGS]) == 0
+    assert "training checkpoint of step 2" in capsys.readouterr().out
+    assert output.read_bytes() == trained[0].read_bytes()
+
+
+def test_a_checkpoint_is_not_overwritten_unasked(trained, tmp_path, capsys):
+    flags = ("--checkpoint", f"{trained[0]}.checkpoint")
+    assert main(["--output", str(tmp_path / "codec"), *FLAGS, *flags]) == 2
+    assert "give --resume to go on from it, --finalize_only" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_fails_the_job(tmp_path, capsys, monkeypatch):
+    lost = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(codec_training, "rate_distortion", lambda *_: (lost, lost, lost))
+    assert main(["--output", str(tmp_path / "codec"), "--steps", "2", *FLAGS]) == 1
+    assert "the loss is nan at step 0; --resume with a lower" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_resuming_another_kind_of_run_is_refused(trained, tmp_path, capsys):
+    flags = ("--resume", "--checkpoint", f"{trained[0]}.checkpoint", "--lmbda", "0.5")
+    assert main(["--output", str(tmp_path / "codec"), *FLAGS, *flags]) == 2
+    error = capsys.readouterr().err
+    assert "was trained with --lmbda 0.0067, not 0.5; resume with the same value" in error
+
+
+def test_quantiles_are_found_for_wide_and_for_shifted_densities():
+    model = new_codec(1)
+    with torch.no_grad():
+        for bias in model.entropy_bottleneck.biases:
+            bias += torch.linspace(-20, 20, 128)[:, None, None]
+    assert fit_quantiles(model, 40) < 0.01
+    quantiles = model.entropy_bottleneck.quantiles[:, 0]
+    assert bool((quantiles[:, 0] < quantiles[:, 1]).all())
+    assert bool((quantiles[:, 1] < quantiles[:, 2]).all())
+
+
+def test_too_few_quantile_steps_are_refused(trained, tmp_path, capsys):
+    flags = ("--finalize_only", "--checkpoint", f"{trained[0]}.checkpoint", "--aux_steps", "1")
+    assert main(["--output", str(tmp_path / "codec"), *FLAGS, *flags]) == 2
+    assert "must be below 1; run again with --finalize_only" in capsys.readouterr().err
+    assert not (tmp_path / "codec").exists()
+
+
+def test_weights_beyond_half_precision_are_refused():
+    model = new_codec(0)
+    with torch.no_grad():
+        model.g_a[0].weight[0, 0, 0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"g_a\.0\.weight is not finite in half precision"):
+        finished_state(model)
+
+
+def test_scores_count_real_bytes(trained):
+    codec = ScaleHyperprior.from_state_dict(torch.load(trained[0], weights_only=True)).eval()
+    image = render_scene(0, 5, 64, 128).image_HWC
+    score = evaluate_codec(codec, [image])
+    x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        strings = codec.compress(x)["strings"]
+    assert score.bpp == 8 * sum(len(s) for group in strings for s in group) / (64 * 128)
+    assert 3 < score.psnr < 60
+    assert score.images == 1
+
+
+def test_batches_depend_on_seed_and_step_only():
+    images = [render_scene(0, k, 96, 128).image_HWC for k in range(3)]
+    one, other = (RandomCrops(images, 64, 4, 7) for _ in range(2))
+    assert torch.equal(one.batch(5), other.batch(5))
+    assert not torch.equal(one.batch(5), one.batch(6))
+    batch = one.batch(0)
+    assert batch.shape == (4, 3, 64, 64)
+    assert batch.dtype == torch.float32
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert 0 <= float(batch.min()) < float(batch.max()) <= 1
+
+
+def test_a_folder_of_images_is_read_without_the_small_ones(tmp_path):
+    big, small = np.zeros((80, 90, 3), np.uint8), np.zeros((20, 90, 3), np.uint8)
+    (tmp_path / "sub").mkdir()
+    Image.fromarray(big).save(tmp_path / "sub" / "big.png")
+    Image.fromarray(small).save(tmp_path / "small.png")
+    images = codec_images.folder_images(tmp_path, 64)
+    assert [image.shape for image in images] == [(80, 90, 3)]
+    with pytest.raises(DatasetError, match="no image of at least 128x128 pixels among its 2"):
+        codec_images.folder_images(tmp_path, 128)
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match=r"broken\.png cannot be read as an image"):
+        codec_images.folder_images(tmp_path, 64)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--crop", "100"), "--crop must be a multiple of 64"),
+        (("--steps", "0"), "--steps must be above 0, not 0"),
+        (("--lmbda", "-1"), "--lmbda must be above 0, not -1.0"),
+        (("--data", "/nowhere"), "--data must be 'procedural' or a folder of images"),
+        (("--resume",), "there is no training checkpoint"),
+        (("--finalize_only",), "there is no training checkpoint"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(tmp_path, capsys, flags, words):
+    assert main(["--output", str(tmp_path / "codec"), *FLAGS, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train-codec: error: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_impossible_settings_are_refused_by_the_class_too():
+    with pytest.raises(TrainCodecError, match="--time_limit_minutes must be 0 or more"):
+        CodecTraining(time_limit_minutes=-1)

@@ -1,0 +1,165 @@
+"""Checkpoint files: what goes in comes out, and what is not ours is refused with a reason."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from latent_store.errors import CheckpointError
+from training.networks.checkpoints import (
+    export_safetensors,
+    load_network,
+    read_state_dict,
+    save_checkpoint,
+)
+from training.networks.networks import NetworkConfig, build_network
+
+META = {"kind": "network", "dataset": "cityscapes", "label": "none", "step": 12}
+
+
+def make_network(seed: int = 0, **config) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_network(NetworkConfig(backbone="resnet18", aspp_width=8, **config))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "last.pt"
+    save_checkpoint(path, make_network(selection="dynamic"), meta=META, codec_bytes=b"\x00codec")
+    return path
+
+
+def test_what_goes_in_comes_out(saved: Path) -> None:
+    network = make_network(selection="dynamic")
+    loaded = load_network(saved)
+    assert loaded.config == network.config
+    assert loaded.codec_bytes == b"\x00codec"
+    assert loaded.meta["dataset"] == "cityscapes"
+    assert loaded.meta["ranking_id"] is None
+    assert not loaded.network.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, loaded.network.state_dict()[name]), name
+    assert load_network(saved.read_bytes()).sha256 == loaded.sha256
+
+
+def test_the_same_content_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    other = tmp_path / "another-name.pt"
+    network = make_network(selection="dynamic").to(memory_format=torch.channels_last)
+    digest = save_checkpoint(other, network, meta=META, codec_bytes=b"\x00codec")
+    assert other.read_bytes() == saved.read_bytes()
+    assert load_network(saved).sha256 == digest
+    assert load_network(saved).teacher_id == f"deeplabv3-resnet18-{digest[:8]}"
+
+
+def test_loading_moves_nobodys_random_numbers(saved: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    load_network(saved)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_file_holds_tensors_and_plain_types_only(saved: Path) -> None:
+    payload = torch.load(saved, weights_only=True)
+    assert payload["codec_weights"].dtype == torch.uint8
+    json.dumps([payload["config"], payload["meta"]])
+
+
+def test_a_compiled_network_is_saved_under_its_own_names(tmp_path: Path) -> None:
+    network = make_network()
+    save_checkpoint(tmp_path / "c.pt", torch.compile(network), meta=META)
+    assert load_network(tmp_path / "c.pt").config == network.config
+
+
+def test_no_half_written_file_takes_the_place_of_a_whole_one(saved: Path, monkeypatch) -> None:
+    before = saved.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(saved, make_network(), meta=META)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint file at .*nothing\.pt"):
+        load_network(tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_file(saved: Path, share: float) -> None:
+    data = saved.read_bytes()
+    with pytest.raises(CheckpointError, match=r"cannot be read as a checkpoint .* truncated"):
+        load_network(data[: int(share * len(data))])
+
+
+def test_a_pickle_with_code_is_not_loaded() -> None:
+    buffer = io.BytesIO()
+    torch.save({"format": Path("x")}, buffer)
+    with pytest.raises(CheckpointError, match="more than tensors and plain types"):
+        load_network(buffer.getvalue())
+
+
+def test_a_codec_is_told_where_it_belongs() -> None:
+    buffer = io.BytesIO()
+    torch.save({"g_a.0.weight": torch.zeros(1)}, buffer)
+    with pytest.raises(CheckpointError, match="weights of a codec go to --codec_checkpoint"):
+        load_network(buffer.getvalue())
+
+
+def test_a_foreign_file() -> None:
+    buffer = io.BytesIO()
+    torch.save([1, 2], buffer)
+    with pytest.raises(CheckpointError, match="is not a latent-store-network file"):
+        load_network(buffer.getvalue())
+
+
+def test_a_newer_version(saved: Path) -> None:
+    payload = torch.load(saved, weights_only=True) | {"format_version": 9}
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    with pytest.raises(CheckpointError, match="format version 9, this version reads up to 1"):
+        load_network(buffer.getvalue())
+
+
+def test_weights_that_do_not_fit_their_config(saved: Path) -> None:
+    payload = torch.load(saved, weights_only=True)
+    payload["config"]["aspp_width"] = 16
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    with pytest.raises(CheckpointError, match="do not fit the architecture"):
+        load_network(buffer.getvalue())
+
+
+def test_another_kind(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds a network, but a teacher is needed here"):
+        load_network(saved, kind="teacher")
+
+
+def test_meta_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="kind teacher or network; got"):
+        save_checkpoint(tmp_path / "x.pt", make_network(), meta={"kind": "student"})
+    with pytest.raises(CheckpointError, match="surprise"):
+        save_checkpoint(tmp_path / "x.pt", make_network(), meta={"surprise": 1})
+
+
+def test_safetensors_hold_the_same_weights(saved: Path, tmp_path: Path) -> None:
+    loaded = load_network(saved)
+    path = tmp_path / "last.safetensors"
+    export_safetensors(path, loaded.network, meta=loaded.meta)
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        assert json.loads(file.metadata()["config"]) == loaded.config.to_dict()
+    assert state.keys() == loaded.network.state_dict().keys()
+    assert all(torch.equal(state[k], v) for k, v in loaded.network.state_dict().items())
+
+
+def test_foreign_state_dicts_are_unwrapped(tmp_path: Path) -> None:
+    path = tmp_path / "resnet.pth"
+    torch.save({"model": {"conv1.weight": torch.ones(2)}, "epoch": 3}, path)
+    assert list(read_state_dict(path)) == ["conv1.weight"]
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        read_state_dict(path)

@@ -1,0 +1,484 @@
+"""The training loop: it learns, it continues bit by bit, and it stops with a reason."""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import signal
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from latent_store.errors import CheckpointError, JobFailedError, LatentStoreError
+from training.data.loader import EpochLoader
+from training.networks.checkpoints import load_network
+from training.networks.networks import NetworkConfig, build_network
+from training.tasks.losses import SegmentationLoss
+from training.tasks.tasks import SegmentationTask, SegmentationValidator, cut_batch, network_inputs
+from training.trainer.run_log import Clock, Meters
+from training.trainer.run_state import RESUME_FILE
+from training.trainer.trainer import fit
+from training.trainer.trainer_config import TrainerConfig, choose_device
+
+CHANNELS, CLASSES, BATCHES = 12, 3, 3
+CUTS = (4, 8, CHANNELS)
+META = {"kind": "network", "dataset": "made", "label": "made", "class_names": ["a", "b", "c"]}
+
+
+class MadeLoader(EpochLoader):
+    """Latents from which labels follow: the class is the strongest of three channels."""
+
+    def __init__(self, *, labels: bool = True, poison: int | None = None) -> None:
+        super().__init__()
+        self.labels, self.poison, self.given = labels, poison, 0
+
+    def __len__(self) -> int:
+        return BATCHES
+
+    def settings(self) -> dict[str, Any]:
+        return {"labels": self.labels}
+
+    def stream(self, epoch: int, position: int) -> Generator[dict[str, Any]]:
+        while True:
+            for index in range(position, BATCHES):
+                self.given += 1
+                yield self.batch(index)
+            position = 0
+
+    def batch(self, index: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(index)
+        y_hat_BCHW = torch.randn(2, CHANNELS, 2, 4, generator=generator).mul(3).round()
+        classes_BHW = y_hat_BCHW[:, :CLASSES].argmax(1)
+        labels_BHW = classes_BHW.repeat_interleave(16, 1).repeat_interleave(16, 2)
+        features_BCHW = y_hat_BCHW[:, :1].repeat(1, 64, 4, 4)
+        if self.given == self.poison:
+            features_BCHW[0, 0, 0, 0] = math.nan
+        return {
+            "y_hat_BCHW": y_hat_BCHW.to(torch.int8),
+            "pooled_BC": y_hat_BCHW.square().mean((2, 3)).sqrt(),
+            "labels_BHW": (labels_BHW if self.labels else labels_BHW * 0 + 255).to(torch.uint8),
+            "features_BCHW": features_BCHW,
+            "valid_B2": torch.tensor([[32, 64]] * 2),
+            "channel_bits_BC": torch.full((2, CHANNELS), 100.0),
+            "pixels_B": torch.full((2,), 2048.0),
+            "rows_B": torch.tensor([2 * index, 2 * index + 1]),
+            "batch_rows": (2 * index, 2 * index + 1),
+            "sample_ids": [f"made/{2 * index}", f"made/{2 * index + 1}"],
+        }
+
+
+def make_task(selection: str = "none", seed: int = 0, **loss: float) -> SegmentationTask:
+    torch.manual_seed(seed)
+    config = NetworkConfig(
+        backbone="resnet18",
+        aspp_width=8,
+        num_classes=CLASSES,
+        latent_channels=CHANNELS,
+        selection=selection,
+        **({"channels": tuple(range(CHANNELS)), "cuts": CUTS} if selection == "any" else {}),
+    )
+    return SegmentationTask(build_network(config), SegmentationLoss(**loss), seed=seed)
+
+
+def make_config(**changed: Any) -> TrainerConfig:
+    values = {"epochs": 2, "device": "cpu", "log_steps": 1, "tensorboard": False}
+    return TrainerConfig(**(values | changed))
+
+
+def records(output: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (output / "log.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_network(path).network.state_dict()
+
+
+def test_it_overfits_a_tiny_problem(tmp_path: Path) -> None:
+    loader = MadeLoader()
+    validator = SegmentationValidator([loader.batch(i) for i in range(BATCHES)], ["a", "b", "c"])
+    config = make_config(epochs=30, validate_epochs=0)
+    task = make_task(lambda_kd=0.0)
+    before = validator(task.network, torch.device("cpu"))["miou"]
+    result = fit(task, loader, config, tmp_path, meta=META, validate=validator)
+    assert result.scores["miou"] > max(0.5, before + 0.3)
+    losses = [record["loss"] for record in records(tmp_path, "epoch")]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
+    output = tmp_path / "runs" / "one"
+    loader = MadeLoader()
+    validator = SegmentationValidator([loader.batch(0)], ["a", "b", "c"])
+    result = fit(
+        make_task("dynamic", rate_weight=0.1),
+        loader,
+        make_config(validate_epochs=1, tensorboard=True, clip_norm=1.0),
+        output,
+        meta=META,
+        codec_bytes=b"codec",
+        validate=validator,
+    )
+    assert result.step == 2 * BATCHES
+    assert result.epoch == 2
+    assert 0 <= result.wait_share <= 1
+    assert sorted(path.name for path in output.iterdir()) == [
+        "README.md", "best.pt", "config.json", "last.pt", "last.safetensors", "log.jsonl",
+        "resume.pt", "tb",
+    ]  # fmt: skip
+    loaded = load_network(result.checkpoint)
+    assert loaded.sha256 == result.sha256
+    assert loaded.meta["step"] == result.step
+    assert loaded.meta["train"]["epochs"] == 2
+    assert loaded.codec_bytes == b"codec"
+    exported = load_file(output / "last.safetensors")
+    assert all(torch.equal(exported[k], v) for k, v in loaded.network.state_dict().items())
+    card = (output / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name")
+    assert f"mIoU {result.scores['miou']:.4f}" in card
+    (epoch, _) = records(output, "epoch")
+    assert {"loss", "cross_entropy", "distillation", "rate", "wait_share"} <= epoch.keys()
+    assert 0 <= epoch["kept_min"] <= epoch["kept_mean"] <= epoch["kept_max"] <= CHANNELS
+    (validation, _) = records(output, "validation")
+    assert 0 <= validation["kept_min"] <= validation["kept"] <= validation["kept_max"] <= CHANNELS
+    for record in (epoch, validation):
+        assert 0 <= record["always_on"] + record["never_on"] <= CHANNELS
+    assert len(records(output, "validation")) == 2
+    assert json.loads((output / "config.json").read_text())["epochs"] == 2
+    assert list((output / "tb").iterdir())
+
+
+def test_reported_weights_are_the_last_ones(tmp_path: Path) -> None:
+    scores = iter([0.9, 0.1])
+    config = make_config(validate_epochs=1)
+    result = fit(
+        make_task(), MadeLoader(), config, tmp_path, meta=META,
+        validate=lambda *_: {"miou": next(scores)},
+    )  # fmt: skip
+    assert result.scores == {"miou": 0.1}
+    assert load_network(tmp_path / "best.pt").meta["step"] == BATCHES
+    assert load_network(result.checkpoint).meta["step"] == 2 * BATCHES
+
+
+@pytest.mark.parametrize(
+    ("selection", "stop_after"),
+    [*itertools.product(("none", "dynamic"), (1, BATCHES, BATCHES + 2)), ("any", BATCHES + 2)],
+)
+def test_a_continued_run_is_the_undisturbed_one_bit_by_bit(
+    tmp_path: Path, selection: str, stop_after: int
+) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    config = make_config(epochs=2, warmup_steps=2)
+    fit(make_task(selection), MadeLoader(), config, whole, meta=META)
+    task = _Interrupting(make_task(selection), stop_after)
+    with pytest.raises(JobFailedError, match=f"stopped by SIGTERM after step {stop_after} of 6"):
+        fit(task, MadeLoader(), config, parted, meta=META)
+    torch.manual_seed(99)  # whatever the second process starts with
+    fit(make_task(selection, seed=0), MadeLoader(), config, parted, meta=META, resume=True)
+    mine, theirs = weights(parted / "last.pt"), weights(whole / "last.pt")
+    for name, value in theirs.items():
+        assert torch.equal(value, mine[name]), name
+    assert (whole / "last.pt").read_bytes() == (parted / "last.pt").read_bytes()
+    for kind in ("step", "epoch"):
+        plain = [_timeless(record) for record in records(whole, kind)]
+        assert plain == [_timeless(record) for record in records(parted, kind)]
+
+
+class _Interrupting:
+    """A task in whose step number `stop_after` SIGTERM arrives."""
+
+    def __init__(self, task: SegmentationTask, stop_after: int) -> None:
+        self.task, self.left = task, stop_after
+        self.network = task.network
+
+    def __call__(self, *args: Any) -> dict[str, torch.Tensor]:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.task(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+
+def _timeless(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: v for name, v in record.items() if name not in ("wait_share", "seconds")}
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path: Path) -> None:
+    first = fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+    loader = MadeLoader()
+    again = fit(make_task(), loader, make_config(), tmp_path, meta=META, resume=True)
+    assert again.sha256 == first.sha256
+    assert loader.given == 0
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
+    fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+    with pytest.raises(LatentStoreError, match="holds a run already: go on with it with --resume"):
+        fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+
+
+def test_a_changed_configuration_is_named(tmp_path: Path) -> None:
+    fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+    for changed, message in (
+        ({"learning_rate": 0.5}, "another --learning_rate: the run has 0.001, now it is 0.5"),
+        ({"epochs": 3}, "another --epochs: the run has 2, now it is 3"),
+    ):
+        with pytest.raises(LatentStoreError, match=f"cannot resume with {message}"):
+            fit(make_task(), MadeLoader(), make_config(**changed), tmp_path, meta=META, resume=True)
+    with pytest.raises(LatentStoreError, match="labels of the training data was True, now"):
+        fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path, meta=META, resume=True)
+    fit(
+        make_task(), MadeLoader(), make_config(checkpoint_minutes=1.0), tmp_path, meta=META,
+        resume=True,
+    )  # fmt: skip
+
+
+def test_a_damaged_resume_file(tmp_path: Path) -> None:
+    fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+    data = (tmp_path / RESUME_FILE).read_bytes()
+    (tmp_path / RESUME_FILE).write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META, resume=True)
+
+
+def test_a_loss_that_is_not_finite_names_its_samples(tmp_path: Path) -> None:
+    loader = MadeLoader(poison=BATCHES + 2)
+    config = make_config(epochs=4, checkpoint_epochs=1, log_steps=2)
+    with pytest.raises(JobFailedError, match=r"step 5 \(epoch 1\); the batch was made/2, made/3"):
+        fit(make_task(), loader, config, tmp_path, meta=META)
+    assert load_network(tmp_path / "last.pt").meta["step"] == BATCHES
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "last.pt").values())
+
+
+def test_labels_that_are_all_ignored(tmp_path: Path) -> None:
+    with pytest.raises(JobFailedError, match="none of this epoch's samples has a label"):
+        fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path, meta=META)
+
+
+def test_validation_without_labels_loses_nothing(tmp_path: Path) -> None:
+    validator = SegmentationValidator([MadeLoader(labels=False).batch(0)], ["a", "b", "c"])
+    with pytest.raises(LatentStoreError, match="mIoU is undefined"):
+        fit(
+            make_task(), MadeLoader(), make_config(validate_epochs=0), tmp_path, meta=META,
+            validate=validator,
+        )  # fmt: skip
+    assert load_network(tmp_path / "last.pt").meta["step"] == 2 * BATCHES
+
+
+def test_accumulated_batches_make_one_step(tmp_path: Path) -> None:
+    fit(make_task(), MadeLoader(), make_config(accumulate=2), tmp_path, meta=META)
+    steps = records(tmp_path, "step")
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
+    assert [record["labels"] for record in steps] == [8192, 4096, 8192, 4096]
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
+    for name, joined in (("parts", False), ("whole", True)):
+        task = make_task(rate_weight=0.0)
+        task.network.tail.head[0].project[-1].p = 0.0  # dropout draws for other shapes
+        config = make_config(
+            epochs=1,
+            accumulate=1 if joined else BATCHES,
+            learning_rate=1e-4,
+            freeze_batch_norm=True,
+            clip_norm=1.0,
+        )
+        fit(task, UnevenLoader(joined=joined), config, tmp_path / name, meta=META)
+    ((mine,), (theirs,)) = (records(tmp_path / name, "step") for name in ("parts", "whole"))
+    names = {"loss", "cross_entropy", "distillation", "gradient_norm", "labels"}
+    assert {n: mine[n] for n in names} == pytest.approx({n: theirs[n] for n in names}, rel=1e-4)
+    whole = weights(tmp_path / "whole/last.pt")
+    for name, value in weights(tmp_path / "parts/last.pt").items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-5)
+
+
+class UnevenLoader(MadeLoader):
+    """Batches of which some have fewer labels and cells than others; or all of them in one."""
+
+    def __init__(self, *, joined: bool) -> None:
+        super().__init__()
+        self.joined = joined
+
+    def __len__(self) -> int:
+        return 1 if self.joined else BATCHES
+
+    def batch(self, index: int) -> dict[str, Any]:
+        batches = [self.part(i) for i in (range(BATCHES) if self.joined else [index])]
+        return {
+            name: torch.cat([b[name] for b in batches])
+            if torch.is_tensor(value)
+            else [sample_id for b in batches for sample_id in b[name]]
+            for name, value in batches[0].items()
+        }
+
+    def part(self, index: int) -> dict[str, Any]:
+        batch = super().batch(index)
+        batch["labels_BHW"][:, : 8 * index] = 255
+        batch["valid_B2"] -= 8 * index
+        return batch
+
+
+def test_max_steps_ends_the_run_and_fits_the_schedule(tmp_path: Path) -> None:
+    config = make_config(epochs=100, max_steps=8)
+    result = fit(make_task(), MadeLoader(), config, tmp_path, meta=META)
+    assert result.step == 8
+    rates = [record["learning_rate"] for record in records(tmp_path, "step")]
+    assert rates == pytest.approx([1e-3] * 6 + [1e-4] * 2)
+
+
+def test_the_papers_schedule() -> None:
+    config = TrainerConfig()
+    assert config.total_steps(10) == 4000
+    assert config.rate(0, 4000) == config.rate(2999, 4000) == 1e-3
+    assert config.rate(3000, 4000) == config.rate(3999, 4000) == pytest.approx(1e-4)
+    warm = dataclasses.replace(config, warmup_steps=4)
+    assert [warm.rate(step, 4000) for step in range(5)] == pytest.approx(
+        [0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3]
+    )
+
+
+def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
+    fit(make_task(), MadeLoader(), make_config(freeze_batch_norm=True), tmp_path, meta=META)
+    state = weights(tmp_path / "last.pt")
+    assert all((v == 0).all() for k, v in state.items() if k.endswith("running_mean"))
+    assert all(int(v) == 0 for k, v in state.items() if k.endswith("num_batches_tracked"))
+
+
+@pytest.mark.parametrize("selection", ["any", "none"])
+def test_a_network_for_any_n_ends_with_statistics_of_its_last_weights(
+    tmp_path: Path, selection: str
+) -> None:
+    config = make_config(validate_epochs=0)
+    fit(make_task(selection), MadeLoader(), config, tmp_path, meta=META)
+    network = load_network(tmp_path / "last.pt").network
+    norms = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    }
+    kept = {name: norm.running_mean.clone() for name, norm in norms.items()}
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in norms}
+    for name, norm in norms.items():
+        norm.register_forward_pre_hook(
+            lambda _, args, name=name: seen[name].append(args[0].mean((0, 2, 3)))
+        )
+    cuts, loader = network.config.cuts or (CHANNELS,), MadeLoader()
+    with torch.no_grad():
+        for norm in norms.values():  # the rest is in evaluation: nothing is dropped out
+            norm.train()
+        for index in range(BATCHES):
+            batch = loader.batch(index)
+            for keep in cuts:
+                network(*network_inputs(network, cut_batch(batch, keep)))
+    for name, means in seen.items():
+        mean = torch.stack(means).reshape(BATCHES, len(cuts), -1).mean(0)
+        mean = mean if network.config.cuts else mean[0]
+        settled = torch.allclose(kept[name], mean, rtol=1e-3, atol=1e-4)
+        assert settled == (selection == "any"), name
+
+
+def test_a_run_stopped_before_its_statistics_were_taken_goes_on_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(folder: str, *, resume: bool = False) -> dict[str, torch.Tensor]:
+        loader = MadeLoader()
+        validator = SegmentationValidator([loader.batch(0)], ["a", "b", "c"])
+        config = make_config(checkpoint_minutes=1e-9)
+        args = (make_task("any"), loader, config, tmp_path / folder)
+        result = fit(*args, meta=META, validate=validator, resume=resume)
+        assert set(result.scores) > {"miou", "miou_at/4"}
+        return weights(tmp_path / folder / "last.pt")
+
+    undisturbed = run("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationTask, "settle", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run("two")
+    unsettled = weights(tmp_path / "two/last.pt")
+    name = next(name for name in undisturbed if name.endswith("running_mean"))
+    assert not torch.equal(unsettled[name], undisturbed[name])
+    for name, value in run("two", resume=True).items():
+        assert torch.equal(value, undisturbed[name]), name
+
+
+@pytest.mark.parametrize("selection", ["dynamic", "any"])
+def test_a_deterministic_run_equals_itself(tmp_path: Path, selection: str) -> None:
+    class Watched(SegmentationTask):
+        def anneal(self, progress: float) -> None:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            super().anneal(progress)
+
+    seen: list[bool] = []
+    for name in ("first", "second"):
+        made = make_task(selection)
+        task = Watched(made.network, made.loss)
+        fit(task, MadeLoader(), make_config(deterministic=True), tmp_path / name, meta=META)
+    assert (tmp_path / "first/last.pt").read_bytes() == (tmp_path / "second/last.pt").read_bytes()
+    assert len(seen) == 4 * BATCHES
+    assert all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_bf16_trains(tmp_path: Path) -> None:
+    config = make_config(amp="bf16", epochs=1)
+    fit(make_task("dynamic"), MadeLoader(), config, tmp_path, meta=META)
+    assert all(v.dtype != torch.bfloat16 for v in weights(tmp_path / "last.pt").values())
+    assert math.isfinite(records(tmp_path, "epoch")[0]["loss"])
+
+
+def test_the_temperature_is_annealed(tmp_path: Path) -> None:
+    task = make_task("dynamic")
+    task.temperature = (2.0, 1.0)
+    fit(task, MadeLoader(), make_config(), tmp_path, meta=META)
+    assert float(task.network.gate.temperature) == pytest.approx(2 - 5 / 6)
+
+
+def test_meters_survive_saving() -> None:
+    meters, other = Meters(), Meters()
+    for step in range(4):
+        parts = {"loss": torch.tensor(float(step)), "kept": torch.tensor([1.0, 2.0 + step])}
+        meters.add(parts | {"decisions": torch.tensor([2, 0, 1, step % 2])})
+    other.load_state_dict(meters.state_dict(), torch.device("cpu"))
+    assert other.means() == meters.means()
+    assert meters.means()["loss"] == 1.5
+    assert meters.means()["kept_max"] == 5
+    # Of eight images the first channel was kept in all, the second in none.
+    assert (meters.means()["always_on"], meters.means()["never_on"]) == (1, 1)
+
+
+def test_the_clock_counts_waiting_only() -> None:
+    clock = Clock()
+    assert list(clock.timed(iter([1, 2, 3]))) == [1, 2, 3]
+    assert 0 <= clock.waited <= clock.total
+
+
+def test_devices() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(LatentStoreError, match="--device must be auto, cpu or cuda"):
+        choose_device("abacus")
+    if not torch.cuda.is_available():
+        assert choose_device("auto").type == "cpu"
+        with pytest.raises(LatentStoreError, match="there is no CUDA device here"):
+            choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, "--epochs must be 1 or more, got 0"),
+        ({"accumulate": 0}, "--accumulate must be 1 or more"),
+        ({"drop_at": 1.5}, "--drop_at must lie in 0 to 1"),
+        ({"learning_rate": 0.0}, "--learning_rate above 0"),
+        ({"seed": -1}, "--seed must be 0 or more, got -1"),
+    ],
+)
+def test_bad_settings(changed, message) -> None:
+    with pytest.raises(LatentStoreError, match=message):
+        make_config(**changed)

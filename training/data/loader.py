@@ -1,0 +1,283 @@
+"""Loaders: endless, resumable streams of equal batches, and the one that reads a store."""
+
+import dataclasses
+import hashlib
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from latent_store.errors import LatentStoreError
+from latent_store.format.schema import LATENT_STRIDE, PAD_MULTIPLE
+from training.data.prefetch import KINDS, Prefetcher
+from training.data.sampling import Batch, batches_an_epoch, plan_epoch, plan_in_order
+from training.data.sources import Arrays, CropRule, StoreSource
+from training.flags import flag
+from training.trainer.ranks import ALONE, Ranks
+
+_CROPS = {"segmentation": 512, "detection": 0}
+
+TensorBatch = dict[str, Any]
+"""Tensors by name, "sample_ids", a list of str, and in detection "targets", a list of dicts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How batches are made."""
+
+    batch_size: int = flag("images in a batch, of all ranks together", default=8)
+    crop: int | None = flag(
+        "side of the random crop in pixels, a multiple of 16; 0 = whole images (default: 512, in "
+        "detection 0)",
+        default=None,
+    )
+    max_samples: int = flag(
+        "train on the first so many pictures only, with --views on theirs too; 0 = all", default=0
+    )
+    views: bool = flag("stored views (flips) count as samples of their own", default=False)
+    chunk_rows: int = flag("consecutive rows that are read together and shuffled as one", default=8)
+    preload_rows: int = flag("rows that are loaded and shuffled in memory together", default=32)
+    workers: int = flag("background workers that read ahead; 0 = none", default=2, free=True)
+    worker_kind: str = flag(
+        "what a worker is; processes are spawned", default="thread", choices=KINDS, free=True
+    )
+    cache_mb: int = flag(
+        "memory, in MiB a worker process, for images that are not to be read or decoded again",
+        default=1024,
+        free=True,
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "chunk_rows", "preload_rows"):
+            if getattr(self, name) < 1:
+                raise LatentStoreError(f"--{name} must be 1 or more, got {getattr(self, name)}")
+        if self.crop is not None and (self.crop < 0 or self.crop % LATENT_STRIDE):
+            raise LatentStoreError(
+                f"--crop must be a multiple of {LATENT_STRIDE} pixels (one latent position), or 0 "
+                f"for whole images, got {self.crop}"
+            )
+
+    def for_task(self, task: str) -> Self:
+        """Returns the same with the task's crop where none was asked for.
+
+        Detection is on whole images: a crop cuts objects, and changes what sizes there are.
+
+        Raises:
+            LatentStoreError: If crops are too small for the task.
+        """
+        if task == "detection" and 0 < (self.crop or 0) < PAD_MULTIPLE:
+            raise LatentStoreError(
+                f"--crop {self.crop} is smaller than the pyramid's coarsest cell: with --task "
+                f"detection give {PAD_MULTIPLE} or more, or 0 for whole images"
+            )
+        crop = _CROPS[task] if self.crop is None else self.crop
+        return dataclasses.replace(self, crop=crop)
+
+
+class EpochLoader(ABC):
+    """Yields an epoch's batches, and can be stopped and continued anywhere.
+
+    Iterating gives the rest of the current epoch; then `epoch` is one higher. What comes next is
+    prepared across the end of an epoch.
+
+    Attributes:
+        epoch: The current epoch, from 0.
+        position: Batches of it that were handed out.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.position = 0
+        self._stream: Iterator[TensorBatch] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Returns the number of batches in an epoch, the same in every epoch."""
+
+    @abstractmethod
+    def stream(self, epoch: int, position: int) -> Generator[TensorBatch]:
+        """Yields batches for ever, starting with batch `position` of `epoch`."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Returns the plain values on which the batches depend; a resumed run must have them."""
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        if self._stream is None:
+            self._stream = self.stream(self.epoch, self.position)
+        while self.position < len(self):
+            batch = next(self._stream)
+            self.position += 1
+            yield batch
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where the loader is; plain types."""
+        return {"epoch": self.epoch, "position": self.position, "settings": self.settings()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to where another loader was.
+
+        Raises:
+            LatentStoreError: If that one had other settings; the first that differs is named.
+        """
+        mine = self.settings()
+        for name, value in state["settings"].items():
+            if mine.get(name) != value:
+                raise LatentStoreError(
+                    f"cannot resume: {name} of the training data was {value}, now it is "
+                    f"{mine.get(name)}; use the same data and settings, or start a new --output"
+                )
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        self.close_stream()
+
+    def close_stream(self) -> None:
+        """Drops what was prepared; the next iteration starts from `epoch` and `position`."""
+        if self._stream is not None and hasattr(self._stream, "close"):
+            self._stream.close()
+        self._stream = None
+
+
+class StoreLoader(EpochLoader):
+    """Random crops of a store's split, in a chunked shuffle, read ahead.
+
+    Args:
+        source: What is read.
+        config: How batches are made.
+        seed: Order and crops depend on it, the epoch and the row, on nothing else.
+        pin_memory: Whether tensors are put into page-locked memory, for a GPU.
+        ranks: Those that train together; only this one's part of each batch is read.
+
+    Raises:
+        LatentStoreError: If a batch is larger than the split, or cannot be shared equally.
+    """
+
+    def __init__(
+        self,
+        source: StoreSource,
+        config: LoaderConfig,
+        *,
+        seed: int,
+        pin_memory: bool = False,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        super().__init__()
+        ranks.require_equal_shares(config.batch_size)
+        config = config.for_task(source.spec.task)
+        self.source = source
+        self.config = config
+        self.rule = CropRule(seed=seed, crop=config.crop)
+        self.groups = source.groups(self.rule)
+        self._pin_memory, self._ranks = pin_memory, ranks
+        if config.batch_size > len(source.rows):
+            raise LatentStoreError(
+                f"--batch_size {config.batch_size} is larger than {source.spec.split}, which has "
+                f"{len(source.rows)} samples: use a smaller batch, or --accumulate"
+            )
+        self._prefetcher = Prefetcher(source.load, workers=config.workers, kind=config.worker_kind)
+
+    def __len__(self) -> int:
+        return batches_an_epoch(self.groups, self.config.batch_size)
+
+    def stream(self, epoch: int, position: int) -> Generator[TensorBatch]:
+        """Yields batches for ever, starting with batch `position` of `epoch`."""
+        for arrays in self._prefetcher.map(self._loads(epoch, position)):
+            for batch in arrays:
+                yield to_tensors(batch, pin_memory=self._pin_memory)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what a resumed run must have too: seed, sizes, and which samples."""
+        ids = "\n".join(self.source.split.sample_ids(self.source.rows))
+        return {
+            "seed": self.rule.seed,
+            "crop": self.config.crop,
+            "batch_size": self.config.batch_size,
+            "chunk_rows": self.config.chunk_rows,
+            "preload_rows": self.config.preload_rows,
+            "number of samples": len(self.source.rows),
+            "digest of sample ids": hashlib.sha256(ids.encode()).hexdigest()[:16],
+        }
+
+    def close(self) -> None:
+        """Stops the workers."""
+        self.close_stream()
+        self._prefetcher.close()
+
+    def _loads(
+        self, epoch: int, position: int
+    ) -> Iterator[tuple[list[Batch], CropRule, int, Ranks]]:
+        for current in itertools.count(epoch):
+            loads = plan_epoch(
+                self.groups,
+                batch_size=self.config.batch_size,
+                chunk_rows=self.config.chunk_rows,
+                preload_rows=self.config.preload_rows,
+                seed=self.rule.seed,
+                epoch=current,
+            )
+            skip = position if current == epoch else 0
+            for load in loads:
+                if skip < len(load):
+                    yield load[skip:], self.rule, current, self._ranks
+                skip = max(skip - len(load), 0)
+
+
+class WholeImages:
+    """A split's whole images in row order, for validation: every row once, on one of the ranks.
+
+    Args:
+        source: What is read.
+        batch_size: Images in a batch, at most; they have one coded size.
+        workers: Background threads that read ahead, within one pass.
+        ranks: Those that validate together, each its own batches.
+    """
+
+    def __init__(
+        self,
+        source: StoreSource,
+        *,
+        batch_size: int = 1,
+        workers: int = 1,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.source = source
+        self.rule = CropRule(seed=0, crop=0)
+        loads = plan_in_order(source.groups(self.rule), batch_size=batch_size)
+        self.loads = loads[ranks.rank :: ranks.world]
+        self._prefetcher = Prefetcher(source.load, workers=workers)
+
+    def __len__(self) -> int:
+        return len(self.loads)
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        for arrays in self._prefetcher.map((load, self.rule, 0) for load in self.loads):
+            for batch in arrays:
+                yield to_tensors(batch)
+
+    def close(self) -> None:
+        """Stops the workers."""
+        self._prefetcher.close()
+
+
+def to_tensors(arrays: Arrays, *, pin_memory: bool = False) -> TensorBatch:
+    """Returns a batch as tensors; images [B, H, W, 3] become "x_BCHW" without a copy.
+
+    Integers stay as narrow as they were stored: they are widened on the device.
+    """
+    batch: TensorBatch = {}
+    for name, value in arrays.items():
+        if name == "targets":
+            batch[name] = [to_tensors(target, pin_memory=pin_memory) for target in value]
+            continue
+        if not isinstance(value, np.ndarray):
+            batch[name] = value
+            continue
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        if name == "x_BHWC":
+            name, tensor = "x_BCHW", tensor.permute(0, 3, 1, 2)
+        batch[name] = tensor.pin_memory() if pin_memory else tensor
+    return batch

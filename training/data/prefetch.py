@@ -1,0 +1,96 @@
+"""Runs work ahead of its consumer, in threads or in spawned processes, and keeps its order."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+from latent_store.errors import LatentStoreError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+KINDS = ("thread", "process")
+
+
+class Prefetcher:
+    """A pool of workers that prepare what is needed next.
+
+    Threads share one cache and cost nothing to start. Processes are for codecs and machines where
+    Python's lock is the limit; they are spawned, because forked children of a process that uses
+    Zarr's event loop, or a Rust reader, deadlock.
+
+    Args:
+        work: Called as `work(*item)`; for processes it must be picklable, and is sent once.
+        workers: How many; 0 works in the caller's thread, when an item is asked for.
+        kind: "thread" or "process".
+    """
+
+    def __init__(self, work: Callable[..., Any], *, workers: int, kind: str = "thread") -> None:
+        if workers < 0 or kind not in KINDS:
+            raise LatentStoreError(
+                f"--workers must be 0 or more and --worker_kind {' or '.join(KINDS)}, got "
+                f"{workers} and {kind!r}"
+            )
+        self._work = work
+        self._workers = workers
+        self._kind = kind
+        self._pool: Executor | None = None
+
+    def map(self, items: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """Yields the work's results in the items' order; items may be endless.
+
+        At most `workers + 1` results are under way or waiting. What the work raises is raised
+        here, when its turn comes.
+        """
+        if not self._workers:
+            for item in items:
+                yield self._work(*item)
+            return
+        pool, call = self._start()
+        pending: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(call, *item))
+                if len(pending) > self._workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stops the workers; what they are doing is finished first."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def _start(self) -> tuple[Executor, Callable[..., Any]]:
+        if self._kind == "thread":
+            self._pool = self._pool or ThreadPoolExecutor(self._workers, "prefetch")
+            return self._pool, self._work
+        self._pool = self._pool or ProcessPoolExecutor(
+            self._workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_take_work,
+            initargs=(self._work,),
+        )
+        return self._pool, _call_work
+
+
+_process_work: Callable[..., Any] | None = None
+
+
+def _take_work(work: Callable[..., Any]) -> None:
+    global _process_work  # a worker process has one work for its whole life
+    _process_work = work
+    torch.set_num_threads(1)
+
+
+def _call_work(*item: Any) -> Any:
+    assert _process_work is not None  # the pool's initializer ran
+    return _process_work(*item)

@@ -1,0 +1,118 @@
+"""Which rows form which batches, where each is cropped, how much is kept: pure functions.
+
+Chunked shuffle: rows are cut into runs of `chunk_rows` consecutive ones, the runs are shuffled,
+`preload_rows` rows at a time are loaded with few contiguous reads and shuffled in memory. Random
+single-row reads, the slow path of every chunked store, do not occur.
+
+Everything depends on (seed, epoch) or (seed, epoch, row) only: any epoch can be entered at any
+batch, and all networks that are compared see the same crops in the same order.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from latent_store.format.schema import LATENT_STRIDE
+
+Batch = tuple[int, ...]
+"""Row numbers."""
+
+# First in every generator's key, so that no two uses of randomness share a stream.
+ORDER_KEY, CROP_KEY, NOISE_KEY, CUT_KEY, SAMPLE_KEY = 1, 2, 3, 4, 5
+
+
+def plan_epoch(
+    groups: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    chunk_rows: int,
+    preload_rows: int,
+    seed: int,
+    epoch: int,
+) -> list[list[Batch]]:
+    """Orders an epoch.
+
+    Args:
+        groups: Rows by the size of what is cut from them; a batch comes from one group.
+        batch_size: Rows in every batch. A group's last batch is filled up with rows from the
+            beginning of its order, so that every batch is full and every row is seen.
+        chunk_rows: Consecutive rows that stay together until they are in memory.
+        preload_rows: Rows that are in memory together, rounded up to whole batches.
+        seed: Of the run.
+        epoch: From 0.
+
+    Returns:
+        Loads, each a list of batches: what is read, shuffled and handed out together.
+    """
+    rng = np.random.default_rng((ORDER_KEY, seed, epoch))
+    span = -(-preload_rows // batch_size) * batch_size
+    loads: list[list[Batch]] = []
+    for group in groups:
+        order = _shuffled_chunks(np.asarray(group, dtype=np.int64), chunk_rows, rng)
+        order = np.resize(order, -(-len(order) // batch_size) * batch_size)
+        for start in range(0, len(order), span):
+            rows = rng.permutation(order[start : start + span])
+            loads.append([tuple(batch.tolist()) for batch in rows.reshape(-1, batch_size)])
+    return [loads[i] for i in rng.permutation(len(loads))]
+
+
+def plan_in_order(groups: Sequence[Sequence[int]], *, batch_size: int) -> list[list[Batch]]:
+    """Returns one load a batch, in row order, every row once; the last of a group may be short."""
+    return [
+        [tuple(int(row) for row in group[start : start + batch_size])]
+        for group in groups
+        for start in range(0, len(group), batch_size)
+    ]
+
+
+def batches_an_epoch(groups: Sequence[Sequence[int]], batch_size: int) -> int:
+    """Returns how many batches `plan_epoch` makes."""
+    return sum(-(-len(group) // batch_size) for group in groups)
+
+
+def crop_origin(
+    seed: int, epoch: int, row: int, *, size: tuple[int, int], crop: tuple[int, int]
+) -> tuple[int, int]:
+    """Returns (top, left) of an image's random crop in pixels, multiples of 16.
+
+    Args:
+        seed: Of the run.
+        epoch: From 0.
+        row: Of the image.
+        size: Coded height and width in pixels.
+        crop: Height and width in pixels, multiples of 16, not larger than `size`.
+    """
+    rng = np.random.default_rng((CROP_KEY, seed, epoch, row))
+    steps = [(whole - part) // LATENT_STRIDE + 1 for whole, part in zip(size, crop, strict=True)]
+    top, left = (int(rng.integers(n)) * LATENT_STRIDE for n in steps)
+    return top, left
+
+
+def draw_cut(seed: int, epoch: int, rows: Sequence[int], cuts: Sequence[int]) -> int:
+    """Returns how many ranked channels a batch is trained with: one of `cuts`, equally likely.
+
+    All rows of a batch get the same one, so that batch norm sees a whole batch of one distribution
+    (see `training.networks.cut_norm`). The batch's first row keys it: which rows meet in a batch is random
+    and new in every epoch, so each row meets every cut, as if it drew its own.
+
+    Args:
+        seed: Of the run.
+        epoch: From 0.
+        rows: Of the batch.
+        cuts: Numbers of channels.
+    """
+    rng = np.random.default_rng((CUT_KEY, seed, epoch, int(rows[0])))
+    return int(rng.choice(cuts))
+
+
+def group_by_size(rows: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Returns rows grouped by size; groups by size, rows within a group in the order given."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, size in zip(rows, sizes, strict=True):
+        groups.setdefault(size, []).append(int(row))
+    return [groups[size] for size in sorted(groups)]
+
+
+def _shuffled_chunks(rows: np.ndarray, chunk_rows: int, rng: np.random.Generator) -> np.ndarray:
+    chunks = [rows[start : start + chunk_rows] for start in range(0, len(rows), chunk_rows)]
+    return np.concatenate([chunks[i] for i in rng.permutation(len(chunks))])

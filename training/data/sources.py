@@ -1,0 +1,361 @@
+"""What a network of one kind needs of each image, read from a store and cropped.
+
+A source is described by plain values and opens the store when it is first used, so that it can be
+sent to another process.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+import latent_store
+from latent_store.codec import codec_from_store
+from latent_store.codec.pictures import tensor_to_image
+from latent_store.components.readers import (
+    BoxesReader,
+    ComponentReader,
+    FeaturesReader,
+    LabelsReader,
+    LatentsReader,
+    RankedReader,
+    Window,
+)
+from latent_store.errors import DatasetError
+from latent_store.format.schema import FEATURE_STRIDE, IGNORE_LABEL, LATENT_STRIDE
+from latent_store.store import Split
+from training.data.box_crops import check_box_classes, crop_boxes
+from training.data.sampling import Batch, crop_origin, group_by_size
+from training.trainer.ranks import ALONE, Ranks
+
+Arrays = dict[str, Any]
+"""A batch before it is tensors: NumPy arrays, and "sample_ids", a list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """Names what is read.
+
+    Attributes:
+        url: Of the store.
+        split: "dataset/split".
+        task: "segmentation", which reads labels, or "detection", which reads boxes.
+        domain: "latent", or "pixel" for decoded images.
+        codec_id: Whose latents.
+        ranking_id: Read the ranked copy; None for natural channel order.
+        keep: How many ranked channels.
+        teacher_id: Whose features; None for none.
+        gate_pool: "mean" or "rms", the pooled input; None where there is no gate.
+        num_classes: Labels beyond it are refused.
+        views: Whether stored views (flips) count as samples.
+        max_samples: Only the first so many pictures, and with `views` theirs; 0 for all.
+        cache_mb: Memory for images that need not be read or decoded twice, in each worker process.
+    """
+
+    url: str
+    split: str
+    task: str = "segmentation"
+    domain: str
+    codec_id: str
+    ranking_id: str | None = None
+    keep: int | None = None
+    teacher_id: str | None = None
+    gate_pool: str | None = None
+    num_classes: int = 19
+    views: bool = False
+    max_samples: int = 0
+    cache_mb: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropRule:
+    """How images are cropped.
+
+    Attributes:
+        seed: Of the run.
+        crop: Side in pixels, a multiple of 16; 0 for whole images.
+    """
+
+    seed: int
+    crop: int
+
+    def size(self, coded: tuple[int, int]) -> tuple[int, int]:
+        """Returns the size of what is cut from an image of a coded size."""
+        return (min(self.crop, coded[0]), min(self.crop, coded[1])) if self.crop else coded
+
+
+class StoreSource:
+    """Reads batches of one split."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self.spec = spec
+        self._lock = threading.Lock()
+        self._cache: dict[tuple[str, int], np.ndarray] = {}
+        self._cached_bytes = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoreSource, (self.spec,)
+
+    @cached_property
+    def split(self) -> Split:
+        """The split, opened at first use."""
+        return latent_store.open(self.spec.url)[self.spec.split]
+
+    @cached_property
+    def latents(self) -> LatentsReader:
+        """The natural-order component: its ledger and pooled values, and ŷ if not ranked."""
+        return self.split.latents(self.spec.codec_id)
+
+    @cached_property
+    def ranked(self) -> RankedReader | None:
+        """The ranked copy, for a static network."""
+        if self.spec.ranking_id is None:
+            return None
+        return self.split.ranked(self.spec.ranking_id, self.spec.codec_id)
+
+    @cached_property
+    def teacher(self) -> FeaturesReader | None:
+        """The teacher's features."""
+        return None if self.spec.teacher_id is None else self.split.teacher(self.spec.teacher_id)
+
+    @cached_property
+    def annotations(self) -> LabelsReader | BoxesReader:
+        """What the task learns: labels or boxes."""
+        return self.split.boxes() if self.spec.task == "detection" else self.split.labels()
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Rows that every component has, ascending.
+
+        Raises:
+            DatasetError: If there is none.
+        """
+        wanted = (self.annotations, self.latents, self.ranked, self.teacher)
+        readers: list[ComponentReader] = [reader for reader in wanted if reader is not None]
+        rows = self.split.common_rows(*readers, views=self.spec.views)
+        keys = ", ".join(reader.key for reader in readers)
+        if not len(rows):
+            raise DatasetError(
+                f"{self.spec.split} of {self.spec.url} has no sample with {keys}: see "
+                "`latent-store inspect` for what failed, and encode some"
+            )
+        sources = self.split.source_rows(rows)
+        if self.spec.views and np.array_equal(sources, rows):
+            raise DatasetError(
+                f"{self.spec.split} of {self.spec.url} has no stored view with {keys}: write them "
+                "with encode-to-store --views (and reorder-latents, for a ranked copy), or leave "
+                "--views out"
+            )
+        first = np.unique(sources)[: self.spec.max_samples or None]
+        return rows[np.isin(sources, first)]
+
+    def coded_sizes(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Returns the coded height and width of each row, in pixels."""
+        return [(height, width) for height, width in self.split.coded_sizes(rows).tolist()]
+
+    def groups(self, rule: CropRule) -> list[list[int]]:
+        """Returns the rows grouped by the size of what the rule cuts from them."""
+        sizes = [rule.size(coded) for coded in self.coded_sizes(self.rows)]
+        return group_by_size(self.rows.tolist(), sizes)
+
+    def load(
+        self, batches: Sequence[Batch], rule: CropRule, epoch: int, ranks: Ranks = ALONE
+    ) -> list[Arrays]:
+        """Reads and crops batches, or this rank's part of them, that are handed out together.
+
+        Returns:
+            For each batch: "y_hat_BCHW" (integers) or "x_BHWC" (uint8), "labels_BHW" (uint8), or in
+            detection "targets" (one an image, see `training.data.box_crops`), "features_BCHW"
+            (float32, if there is a teacher), "pooled_BC" (if there is a gate), "channel_bits_BC", "pixels_B"
+            (original pixels), "valid_B2" (height and width of the crop that are original image),
+            "rows_B", "sample_ids", and "batch_rows", the row numbers of the whole batch.
+        """
+        parts = [ranks.share(batch) for batch in batches]
+        rows = np.unique(np.concatenate([np.asarray(part, np.int64) for part in parts]))
+        sizes = self.coded_sizes(rows)
+        wholes = dict(zip(rows.tolist(), sizes, strict=True))
+        inputs = self._inputs(rows)
+        return [
+            self._crop(part, inputs, wholes, rule, epoch) | {"batch_rows": batch}
+            for part, batch in zip(parts, batches, strict=True)
+        ]
+
+    def read_features(self, row: int, window: Window | None = None) -> np.ndarray:
+        """Returns the teacher's features of one image, float32 [64, h, w].
+
+        Args:
+            row: Of the image.
+            window: In feature cells; None for all.
+
+        Raises:
+            DatasetError: If one of them is not finite, which would spoil every weight at once.
+        """
+        features_CHW = self.teacher.read([row], window)[0]
+        if not np.isfinite(features_CHW).all():
+            raise DatasetError(
+                f"the features of {self.split.sample_ids([row])[0]} by teacher "
+                f"{self.teacher.teacher_id} in {self.spec.split} are not finite: train the teacher "
+                "again and add its features anew"
+            )
+        return features_CHW
+
+    def _crop(
+        self,
+        batch: Batch,
+        inputs: dict[int, np.ndarray],
+        wholes: dict[int, tuple[int, int]],
+        rule: CropRule,
+        epoch: int,
+    ) -> Arrays:
+        windows = []
+        for row in batch:
+            size = rule.size(wholes[row])
+            origin = crop_origin(rule.seed, epoch, row, size=wholes[row], crop=size)
+            windows.append((*origin, *size))
+        unit = 1 if self.spec.domain == "pixel" else LATENT_STRIDE
+        cut = [
+            _cut(inputs[row], tuple(n // unit for n in w), channels_last=unit == 1)
+            for row, w in zip(batch, windows, strict=True)
+        ]
+        arrays: Arrays = {"x_BHWC" if unit == 1 else "y_hat_BCHW": np.stack(cut)}
+        arrays |= self._annotations(batch, windows)
+        if self.teacher is not None:
+            arrays["features_BCHW"] = np.stack(
+                [self._features(row, w) for row, w in zip(batch, windows, strict=True)]
+            )
+        return arrays | self._numbers(batch, windows)
+
+    def _annotations(self, batch: Batch, windows: Sequence[tuple[int, ...]]) -> Arrays:
+        if self.spec.task == "detection":
+            found = zip(batch, self.annotations.read(batch), strict=True)
+            checked = [
+                check_box_classes(
+                    boxes,
+                    self.spec.num_classes,
+                    self.split.sample_ids([row])[0],
+                    self.split.dataset,
+                )
+                for row, boxes in found
+            ]
+            return {"targets": [crop_boxes(*pair) for pair in zip(checked, windows, strict=True)]}
+        labels = [self._labels(row, w) for row, w in zip(batch, windows, strict=True)]
+        return {"labels_BHW": np.stack(labels)}
+
+    def _numbers(self, batch: Batch, windows: Sequence[tuple[int, ...]]) -> Arrays:
+        originals = self.split.sizes(batch).astype(np.int64)
+        tops, heights = np.array([w[:2] for w in windows]), np.array([w[2:] for w in windows])
+        arrays: Arrays = {
+            "channel_bits_BC": self.latents.column("channel_bits", batch),
+            "pixels_B": originals.prod(1).astype(np.float32),
+            "valid_B2": np.clip(originals - tops, 0, heights),
+            "rows_B": np.asarray(batch, np.int64),
+            "sample_ids": self.split.sample_ids(batch),
+        }
+        if self.spec.gate_pool is not None:
+            arrays["pooled_BC"] = self.latents.column(f"channel_{self.spec.gate_pool}", batch)
+        return arrays
+
+    def _inputs(self, rows: np.ndarray) -> dict[int, np.ndarray]:
+        """Returns each row's whole input: integers [C, h, w], or decoded uint8 [H, W, 3].
+
+        Integers come on the split's canvas; windows lie in the image's own coded extent.
+        """
+        name = "x_hat" if self.spec.domain == "pixel" else "y_hat"
+        found = {int(row): self._cache.get((name, int(row))) for row in rows}
+        missing = np.array([row for row, value in found.items() if value is None], np.int64)
+        if len(missing):
+            values = self._read_latents(missing)
+            if self.spec.domain == "pixel":
+                values = [self._decode(v, row) for row, v in zip(missing, values, strict=True)]
+            for row, value in zip(missing.tolist(), values, strict=True):
+                found[row] = self._remember(name, row, value)
+        return found
+
+    def _read_latents(self, rows: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        if self.ranked is not None:
+            return self.ranked.read(rows, self.spec.keep)
+        return self.latents.read(rows)
+
+    def _decode(self, y_hat_CHW: np.ndarray, row: int) -> np.ndarray:
+        """Decodes one image whole, then rounds it: a decoded crop of ŷ would lack its borders."""
+        ((height, width),) = self.coded_sizes([row])
+        y_hat_CHW = y_hat_CHW[:, : height // LATENT_STRIDE, : width // LATENT_STRIDE]
+        # One at a time: the codec is shared by threads, and one image is many megabytes in g_s.
+        with self._lock:
+            x_hat_BCHW = self._codec.reconstruct(torch.from_numpy(y_hat_CHW)[None])
+        return tensor_to_image(x_hat_BCHW)[0]
+
+    @cached_property
+    def _codec(self) -> Any:
+        return codec_from_store(self.split.store, self.spec.codec_id)
+
+    def _labels(self, row: int, window: tuple[int, ...]) -> np.ndarray:
+        whole_HW = self._whole("labels", row)
+        if whole_HW is None:
+            return self._check_classes(self.annotations.read([row], window)[0], row)
+        return _cut(whole_HW[None], window)[0]
+
+    def _features(self, row: int, window: tuple[int, ...]) -> np.ndarray:
+        window = tuple(n // FEATURE_STRIDE for n in window)
+        whole_CHW = self._whole("features", row)
+        if whole_CHW is None:
+            return self.read_features(row, window)
+        return _cut(whole_CHW, window)
+
+    def _whole(self, name: str, row: int) -> np.ndarray | None:
+        """Returns a whole cached array; None where the split does not fit into the cache."""
+        if not self._fits_in_memory:
+            return None
+        value = self._cache.get((name, row))
+        if value is not None:
+            return value
+        if name == "labels":
+            value = self._check_classes(self.annotations.read([row])[0], row)
+        else:
+            value = self.read_features(row)
+        return self._remember(name, row, value)
+
+    @cached_property
+    def _fits_in_memory(self) -> bool:
+        """Whether everything read of every row fits: else labels and features are read in windows.
+
+        Decoded images are kept up to the budget even where not all fit, because they are dear.
+        """
+        height, width = self.split.plan.canvas
+        channels = self.spec.keep or self.latents.channels
+        a_cell = channels * self.latents.array("y_hat").dtype.itemsize
+        one = 3 if self.spec.domain == "pixel" else a_cell / LATENT_STRIDE**2
+        one += self.spec.task == "segmentation"  # labels
+        if self.teacher is not None:
+            one += 4 * self.teacher.channels / FEATURE_STRIDE**2
+        return one * height * width * len(self.rows) <= self.spec.cache_mb * 2**20
+
+    def _remember(self, name: str, row: int, value: np.ndarray) -> np.ndarray:
+        with self._lock:
+            fits = self._cached_bytes + value.nbytes <= self.spec.cache_mb * 2**20
+            wanted = name == "x_hat" or self._fits_in_memory
+            if wanted and fits and (name, row) not in self._cache:
+                # A copy: a row of a larger read would keep all of it alive.
+                self._cache[name, row] = value.copy()
+                self._cached_bytes += value.nbytes
+        return value
+
+    def _check_classes(self, labels_HW: np.ndarray, row: int) -> np.ndarray:
+        classes = labels_HW[labels_HW != IGNORE_LABEL]
+        if classes.size and classes.max() >= self.spec.num_classes:
+            raise DatasetError(
+                f"the labels of {self.split.sample_ids([row])[0]} contain train id "
+                f"{int(classes.max())}, but {self.split.dataset} has {self.spec.num_classes} "
+                f"classes: encode the split again with that dataset's reader"
+            )
+        return labels_HW
+
+
+def _cut(array: np.ndarray, window: Sequence[int], *, channels_last: bool = False) -> np.ndarray:
+    top, left, height, width = window
+    index = (slice(top, top + height), slice(left, left + width))
+    return array[index] if channels_last else array[:, *index]

@@ -1,0 +1,177 @@
+"""What is to be evaluated: checkpoints, each with the codec whose latents it will get.
+
+A network from a store belongs to the codec that it was trained on. A teacher, trained on raw
+images, belongs to none: it is given the decoded pictures of every codec that is asked for, or that
+the other checkpoints belong to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latent_store import LatentStore
+from latent_store.errors import CheckpointError, IdentityError
+from latent_store.format.schema import CodecSpec
+from training.evaluation.points import PIXEL_RAW
+from training.networks.checkpoints import LoadedNetwork, load_network
+from training.networks.networks import NetworkConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One network with one codec: what becomes a point.
+
+    Attributes:
+        path: The checkpoint.
+        sha256: Of the checkpoint.
+        label: Its name in tables.
+        config: The network's shape.
+        ranking_id: The ranking of the channels of a static network, or one for any N.
+        keep: How many ranked channels it gets; None for all in natural order.
+        spec: The codec.
+        seed: Of the training run, where the checkpoint says it.
+    """
+
+    path: Path
+    sha256: str
+    label: str
+    config: NetworkConfig
+    ranking_id: str | None
+    keep: int | None
+    spec: CodecSpec
+    seed: int | None
+
+
+def find_candidates(
+    paths: Sequence[Path],
+    store: LatentStore,
+    codec_ids: Sequence[str] | None = None,
+) -> list[Candidate]:
+    """Reads every checkpoint once and pairs it with its codecs, in the order given.
+
+    A network for any N is a candidate at each of its cuts.
+
+    Args:
+        paths: Checkpoint files of any kind, domain and selection.
+        store: Holds the latents.
+        codec_ids: Only these codecs; None for those of the networks, or the store's only one.
+
+    Raises:
+        CheckpointError: A file is none of ours, or two are of different tasks.
+        IdentityError: A network belongs to a codec that the store lacks, that has another
+            identity there, or that is not among `codec_ids`.
+        MissingComponentError: Only teachers are given and the store has several codecs.
+    """
+    chosen = None if codec_ids is None else [store.codec(c) for c in dict.fromkeys(codec_ids)]
+    loaded = {path: load_network(path) for path in dict.fromkeys(paths)}
+    own: dict[Path, CodecSpec] = {}
+    _require_one_task(loaded)
+    for path, network in loaded.items():
+        if network.meta["kind"] != "teacher":
+            own[path] = _own_codec(path, network, store, chosen)
+    for_teachers = chosen or list({s.codec_id: s for s in own.values()}.values())
+    found: list[Candidate] = []
+    for path, network in loaded.items():
+        specs = [own[path]] if path in own else (for_teachers or [store.codec()])
+        found += [c for spec in specs for c in _at_cuts(_candidate(path, network, spec))]
+    return found
+
+
+def require_classes(candidates: Sequence[Candidate], class_names: Sequence[str]) -> None:
+    """Refuses networks of other classes than the dataset's.
+
+    Raises:
+        CheckpointError: A network's class count is not the dataset's.
+    """
+    for candidate in candidates:
+        found = candidate.config.num_classes
+        if found != len(class_names):
+            raise CheckpointError(
+                f"{candidate.path} predicts {found} classes, the dataset has {len(class_names)}; "
+                "evaluate it on the dataset that it was trained on"
+            )
+
+
+def distinct_labels(candidates: Sequence[Candidate]) -> list[str]:
+    """Returns a label for each candidate; those that nothing tells apart get their file's name.
+
+    Networks of one label and codec but other seeds repeat one method. Two of one seed are two
+    methods: on one curve, the better would hide the other.
+    """
+    files: dict[tuple[str, str, int | None], dict[str, Path]] = {}
+    for c in candidates:
+        files.setdefault((c.label, c.spec.codec_id, c.seed), {})[c.sha256] = c.path
+    shared: dict[str, set[Path]] = {}
+    for (label, _, _), found in files.items():
+        if len(found) > 1:
+            shared.setdefault(label, set()).update(found.values())
+    return [
+        f"{c.label} [{_short(c, shared[c.label])}]" if c.label in shared else c.label
+        for c in candidates
+    ]
+
+
+def _short(candidate: Candidate, paths: set[Path]) -> str:
+    stems = [path.stem for path in paths]
+    stem = candidate.path.stem
+    return stem if stems.count(stem) < 2 else f"{candidate.path.parent.name}/{stem}"
+
+
+def _candidate(path: Path, network: LoadedNetwork, spec: CodecSpec) -> Candidate:
+    teacher = network.meta["kind"] == "teacher"
+    return Candidate(
+        path=path,
+        sha256=network.sha256,
+        label=PIXEL_RAW if teacher else (network.meta["label"] or path.stem),
+        config=network.config,
+        ranking_id=network.meta["ranking_id"],
+        keep=None if network.config.channels is None else len(network.config.channels),
+        spec=spec,
+        seed=network.meta["train"].get("seed"),
+    )
+
+
+def _at_cuts(candidate: Candidate) -> list[Candidate]:
+    """Returns the candidate at each cut, "any (gate)" as "any-16 (gate)"; itself without cuts."""
+    if candidate.config.cuts is None:
+        return [candidate]
+    name, bracket, rest = candidate.label.partition(" (")
+    return [
+        dataclasses.replace(candidate, keep=keep, label=f"{name}-{keep}{bracket}{rest}")
+        for keep in candidate.config.cuts
+    ]
+
+
+def _require_one_task(loaded: Mapping[Path, LoadedNetwork]) -> None:
+    first, *others = loaded
+    task = loaded[first].config.task
+    for path in others:
+        if loaded[path].config.task != task:
+            raise CheckpointError(
+                f"{first} is a network for {task}, {path} for {loaded[path].config.task}: one "
+                "table has one score; evaluate them in two calls"
+            )
+
+
+def _own_codec(
+    path: Path, network: LoadedNetwork, store: LatentStore, chosen: Sequence[CodecSpec] | None
+) -> CodecSpec:
+    codec_id = network.meta["codec_id"]
+    known = store.codecs()
+    if codec_id not in known:
+        raise IdentityError(
+            f"{path} was trained on latents of codec {codec_id}, the store {store.url} has: "
+            f"{', '.join(known) or 'none'}; evaluate on a store with that codec, or add it with "
+            "encode-to-store --codec_checkpoint"
+        )
+    if chosen is not None and codec_id not in {spec.codec_id for spec in chosen}:
+        names = ", ".join(spec.codec_id for spec in chosen)
+        raise IdentityError(
+            f"{path} was trained on latents of codec {codec_id}, --codec asks for {names}; leave "
+            "--codec out, or leave that checkpoint out"
+        )
+    known[codec_id].require_identity(network.meta["codec_identity"], str(path))
+    return known[codec_id]

@@ -1,0 +1,200 @@
+"""The report's sections that compare: savings, differences, seeds, rankings."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from latent_store.catalogue.rankings import Agreement, Ranking, compare_rankings
+from training.evaluation.comparisons import Analysis, Difference, Saved, Spread
+from training.evaluation.curves import Bound
+from training.evaluation.methods import codec_name
+from training.evaluation.resampling import Interval
+from training.tables import markdown_table
+
+_SAVINGS_NOTE = (
+    "Log-rate is interpolated on each method's Pareto front; maximum and median are over the "
+    "{metric} that both methods reach. Where they share none, “at least” is a bound: the other "
+    "method's best {metric}, at its rate R, is reached or passed at rate r, which saves at least "
+    "1 − r/R. Negative savings are losses."
+)
+_HALVES = "halves of its samples"
+_RARELY = 0.95
+"""Where a quantity exists in a smaller share of the draws, its interval tells the share."""
+
+
+def savings_section(analysis: Analysis) -> str:
+    """Returns what each method saves; empty if no method is meant to beat another one here."""
+    if not analysis.saved:
+        return ""
+    spread = any(s.over_seeds for s in analysis.saved)
+    overlap = f"{analysis.metric} overlap"
+    header = ["method", "against", "rate saved (max)", "(median)", overlap, "BD-rate"]
+    header += ["over seeds"] if spread else []
+    rows = [_saving_row(s)[: len(header)] for s in analysis.saved]
+    reasons = dict.fromkeys(s.found.bd_note for s in analysis.saved if s.found.bd_note)
+    title = f"## Rate saved at equal {analysis.metric}"
+    note = _SAVINGS_NOTE.format(metric=analysis.metric)
+    parts = [title, markdown_table(header, rows, 2), note]
+    if reasons:
+        parts.append("No BD-rate: " + "; ".join(reasons) + ".")
+    return "\n\n".join([*parts, intervals_note(analysis)])
+
+
+def differences_section(analysis: Analysis) -> str:
+    """Returns the differences in score at equal codecs, one codec a column; empty without any."""
+    if not analysis.differences:
+        return ""
+    codecs = list(dict.fromkeys(codec_name(d.point) for d in analysis.differences))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for found in analysis.differences:
+        row = cells.setdefault((found.test, found.anchor), {})
+        row[codec_name(found.point)] = _difference(found)
+    rows = [(*pair, *(row.get(codec, "-") for codec in codecs)) for pair, row in cells.items()]
+    note = (
+        f"{analysis.metric} of the method less the other one's at one codec, hence at different "
+        "rates: the percentage is the method's rate relative to the other one's. An interval "
+        "without 0 is a difference that the choice of images does not explain; it says nothing "
+        "about the chance in training."
+    )
+    table = markdown_table(("method", "against", *codecs), rows, 2)
+    return "\n\n".join([f"## Differences in {analysis.metric} at one codec", table, note])
+
+
+def seeds_section(analysis: Analysis) -> str:
+    """Returns the spread over seeds; empty if every method has one."""
+    if not analysis.spreads:
+        return ""
+    header = ("method", "codec", "seeds", f"{analysis.metric} (mean)", "min-max", "bpp (mean)")
+    rows = [_spread_row(s) for s in analysis.spreads]
+    note = "Curves, savings and differences are those of the means over seeds."
+    return "\n\n".join(["## Seeds", markdown_table(header, rows, 2), note])
+
+
+def rankings_section(rankings: Sequence[Ranking]) -> str:
+    """Returns how stable rankings are, and how far those of one codec agree; empty without any."""
+    rows = [_agreement_row(*found) for found in compare_all(rankings)]
+    if not rows:
+        return ""
+    header = ("ranking", "against", "codec", "Spearman", "Kendall", "shared of the first N")
+    note = (
+        "Channels that are equally important share the mean of their ranks. In brackets, how many "
+        "of the first N two random orders would share. Undetermined: in one of both rankings the "
+        "cut runs through a tie."
+    )
+    return "\n\n".join(["## Agreement of rankings", markdown_table(header, rows, 3), note])
+
+
+def compare_all(rankings: Sequence[Ranking]) -> list[tuple[Ranking, Ranking | None, Agreement]]:
+    """Returns the agreement of each ranking's halves (second is None), then of each pair."""
+    distinct = list({(r.codec_id, r.ranking_id): r for r in rankings}.values())
+    found = [(ranking, None, ranking.halves) for ranking in distinct if ranking.halves is not None]
+    pairs = itertools.combinations(distinct, 2)
+    return found + [(a, b, compare_rankings(a, b)) for a, b in pairs if a.codec_id == b.codec_id]
+
+
+def intervals_note(analysis: Analysis) -> str:
+    """Returns what the intervals are, or why there are none."""
+    if analysis.why_no_intervals is not None:
+        return f"No intervals: {analysis.why_no_intervals}."
+    note = (
+        f"In brackets, 95 % intervals: {analysis.draws} times as many of the {analysis.images} "
+        "images were drawn with replacement, the same ones for every network (paired bootstrap)."
+    )
+    if analysis.few:
+        note += f" From only {analysis.images} images such intervals are too narrow."
+    return note
+
+
+def agreements(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
+    """Returns the numbers of `rankings_section`, JSON-ready."""
+    return [
+        {
+            "ranking": first.ranking_id,
+            "against": _HALVES if second is None else second.ranking_id,
+            "codec_id": first.codec_id,
+            **dataclasses.asdict(agreement),
+        }
+        for first, second, agreement in compare_all(rankings)
+    ]
+
+
+def percent(value: float) -> str:
+    """Returns a fraction in percent with one decimal."""
+    return f"{100 * value:.1f} %"
+
+
+def _saving_row(saved: Saved) -> tuple[str, ...]:
+    found = saved.found
+    names = (found.test, found.anchor)
+    bd_rate = "-" if found.bd_rate is None else f"{found.bd_rate:+.1f} %"
+    seeds = _over_seeds(saved)
+    if found.saving is not None:
+        low, high = found.saving.overlap
+        best = percent(found.saving.maximum) + _percents(saved.maximum)
+        best += f" at {found.saving.maximum_at:.4f}"
+        median = percent(found.saving.median) + _percents(saved.median)
+        return (*names, best, median, f"{low:.4f}-{high:.4f}", bd_rate, seeds)
+    if found.bound is not None:
+        least = percent(found.bound.at_least) + _percents(saved.at_least)
+        text = f"at least {least} ({_bound_text(found.bound)})"
+        return (*names, text, "-", "none", bd_rate, seeds)
+    return (*names, f"not shown: {found.note}", "-", "none", bd_rate, seeds)
+
+
+def _bound_text(found: Bound) -> str:
+    return (
+        f"{found.test_score:.4f} at {found.test_rate:.4f} bpp, "
+        f"{found.anchor_score:.4f} at {found.anchor_rate:.4f}"
+    )
+
+
+def _percents(found: Interval | None) -> str:
+    if found is None:
+        return ""
+    text = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return text if found.share >= _RARELY else f"{text} in {100 * found.share:.0f} % of draws"
+
+
+def _over_seeds(saved: Saved) -> str:
+    values = [value for value in saved.over_seeds if value is not None]
+    if not values:
+        return "-"
+    of = f"{len(values)} of {len(saved.over_seeds)} seeds"
+    return f"{percent(min(values))} to {percent(max(values))} ({of})"
+
+
+def _difference(found: Difference) -> str:
+    ends = ""
+    if found.interval is not None:
+        ends = f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
+    return f"{found.score:+.4f}{ends} at {100 * found.rate:.0f} %"
+
+
+def _spread_row(found: Spread) -> tuple[str, ...]:
+    return (
+        found.name,
+        codec_name(found.point),
+        str(len(found.seeds)),
+        f"{found.mean:.4f}",
+        f"{found.low:.4f}-{found.high:.4f}",
+        f"{found.mean_bpp:.4f}",
+    )
+
+
+def _agreement_row(first: Ranking, second: Ranking | None, found: Agreement) -> tuple[str, ...]:
+    pair = (first,) if second is None else (first, second)
+    shared = []
+    for n, count in found.shared.items():
+        tied = any(r.tied_at_cut.get(n) for r in pair)
+        chance = f"{n * n / len(first.order):.1f}"
+        shared.append(f"{n}: {count} ({chance}{', undetermined' if tied else ''})")
+    return (
+        first.ranking_id,
+        _HALVES if second is None else second.ranking_id,
+        first.codec_id.rsplit("-", 1)[-1],
+        *("-" if c is None else f"{c:.3f}" for c in (found.spearman, found.kendall)),
+        ", ".join(shared) or "-",
+    )

@@ -1,0 +1,275 @@
+"""Methods against the methods that they are meant to beat: savings and differences with intervals.
+
+Two kinds of chance are kept apart: that of the images (intervals, from the same draws of images
+for both methods) and that of training (the spread over seeds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.evaluation.curves import Comparison, Curve, bound, compare, saving
+from training.evaluation.methods import Method, make_methods
+from training.evaluation.points import PIXEL_RAW, Point
+from training.evaluation.resampling import (
+    Images,
+    Interval,
+    draw_images,
+    drawn_curves,
+    drawn_score,
+    interval,
+    why_not_drawn,
+)
+
+_BASELINE_RANKINGS = ("variance", "entropy", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What one method saves against another.
+
+    Attributes:
+        found: At all images, means over seeds.
+        maximum, median: Intervals of the saving's; None without a saving or without draws.
+        at_least: Interval of the bound; None without a bound or without draws.
+        over_seeds: The largest saving (or the bound) seed by seed, None where there is neither; a
+            method without one of the seeds takes part with its mean. Empty where neither method has
+            several.
+    """
+
+    found: Comparison
+    maximum: Interval | None = None
+    median: Interval | None = None
+    at_least: Interval | None = None
+    over_seeds: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The score of one method less that of another at one codec, means over the seeds of each.
+
+    Attributes:
+        anchor, test: Names; the difference is test less anchor.
+        point: One of the test's points at the codec.
+        score: Of all images.
+        interval: By the same draws of images for both; None without draws.
+        rate: The test's bits per pixel over the anchor's.
+    """
+
+    anchor: str
+    test: str
+    point: Point
+    score: float
+    interval: Interval | None
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """The score of one method at one codec over its seeds.
+
+    Attributes:
+        name: The method's.
+        point: One of its points at the codec.
+        seeds: Two or more.
+        mean, low, high: Of the score.
+        mean_bpp: Of the rate.
+    """
+
+    name: str
+    point: Point
+    seeds: tuple[int | None, ...]
+    mean: float
+    low: float
+    high: float
+    mean_bpp: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What points say, beyond their own numbers.
+
+    Attributes:
+        metric: What the points' score is called.
+        intervals: Of each point's score; None without draws.
+        saved, differences, spreads: See their classes.
+        images: How many images were drawn from; 0 if none were.
+        draws: How many draws.
+        few: Whether the images are too few for the intervals to be wide enough.
+        why_no_intervals: None if there are.
+    """
+
+    metric: str
+    intervals: tuple[Interval | None, ...]
+    saved: tuple[Saved, ...]
+    differences: tuple[Difference, ...]
+    spreads: tuple[Spread, ...]
+    images: int
+    draws: int
+    few: bool
+    why_no_intervals: str | None
+
+
+def analyse(points: Sequence[Point], seed: int = 0) -> Analysis:
+    """Returns intervals, savings, differences and spreads of points.
+
+    Points that were measured on different images get no intervals, and a reason.
+
+    Raises:
+        DatasetError: See `training.evaluation.methods.require_comparable`.
+    """
+    methods = make_methods(points)
+    reason = why_not_drawn(points)
+    images = draw_images(points, seed=seed) if reason is None else None
+    pairs = pair_methods(methods)
+    return Analysis(
+        metric=points[0].metric,
+        intervals=tuple(score_interval(point, images) for point in points),
+        saved=tuple(find_savings(pairs, images)),
+        differences=tuple(d for pair in pairs for d in find_differences(*pair, images)),
+        spreads=tuple(spread for method in methods for spread in find_spreads(method)),
+        images=0 if images is None else len(images.sample_ids),
+        draws=0 if images is None else len(images.times_DS),
+        few=images is not None and images.few,
+        why_no_intervals=reason,
+    )
+
+
+def pair_methods(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
+    """Returns each method with each that it is meant to beat, as (anchor, test).
+
+    Those are the pixel domain, all channels (`none`), and, for a network on N ranked channels,
+    static networks, and those of its kind, on as many by a ranking that learned nothing from the
+    task.
+    """
+    return [
+        (anchor, test)
+        for anchor in methods
+        for test in methods
+        if anchor is not test and _is_anchor(anchor.points[0], test.points[0])
+    ]
+
+
+def score_interval(point: Point, images: Images | None) -> Interval | None:
+    """Returns the interval of a point's score; None without draws."""
+    return None if images is None else interval(drawn_score(point, images))
+
+
+def find_savings(pairs: Sequence[tuple[Method, Method]], images: Images | None) -> list[Saved]:
+    """Returns what each test saves against its anchor, with intervals if there are draws."""
+    methods = {id(method): method for pair in pairs for method in pair}
+    drawn = {} if images is None else {k: drawn_curves(m, images) for k, m in methods.items()}
+    return [
+        _find_saving(anchor, test, drawn.get(id(anchor), []), drawn.get(id(test), []))
+        for anchor, test in pairs
+    ]
+
+
+def find_differences(anchor: Method, test: Method, images: Images | None) -> list[Difference]:
+    """Returns the difference in score at each codec that both methods have."""
+    found = []
+    for codec_id, mine in test.by_codec.items():
+        theirs = anchor.by_codec.get(codec_id)
+        if theirs is None:
+            continue
+        drawn = None
+        if images is not None:
+            both = (
+                np.mean([drawn_score(p, images) for p in group], axis=0) for group in (mine, theirs)
+            )
+            drawn = interval(np.subtract(*both))
+        found.append(
+            Difference(
+                anchor=anchor.name,
+                test=test.name,
+                point=mine[0],
+                score=_mean_score(mine) - _mean_score(theirs),
+                interval=drawn,
+                rate=_mean_bpp(mine) / _mean_bpp(theirs),
+            )
+        )
+    return found
+
+
+def find_spreads(method: Method) -> list[Spread]:
+    """Returns the spread over seeds at each codec at which a method has several."""
+    return [
+        Spread(
+            name=method.name,
+            point=group[0],
+            seeds=tuple(p.seed for p in group),
+            mean=_mean_score(group),
+            low=min(p.score for p in group),
+            high=max(p.score for p in group),
+            mean_bpp=_mean_bpp(group),
+        )
+        for group in method.by_codec.values()
+        if len(group) > 1
+    ]
+
+
+def _find_saving(
+    anchor: Method, test: Method, anchors: Sequence[Curve | None], tests: Sequence[Curve | None]
+) -> Saved:
+    found = compare(anchor.curve, test.curve)
+    over_seeds = _over_seeds(anchor, test)
+    pairs = list(zip(anchors, tests, strict=True))
+    if found.saving is not None and pairs:
+        drawn_D2 = np.array([_drawn_saving(*pair) for pair in pairs])
+        maximum, median = (interval(values_D) for values_D in drawn_D2.T)
+        return Saved(found=found, maximum=maximum, median=median, over_seeds=over_seeds)
+    if found.bound is not None and pairs:
+        drawn_D = np.array([_drawn_bound(*pair) for pair in pairs])
+        return Saved(found=found, at_least=interval(drawn_D), over_seeds=over_seeds)
+    return Saved(found=found, over_seeds=over_seeds)
+
+
+def _drawn_saving(anchor: Curve | None, test: Curve | None) -> tuple[float, float]:
+    found = saving(anchor, test) if anchor is not None and test is not None else None
+    return (np.nan, np.nan) if found is None else (found.maximum, found.median)
+
+
+def _drawn_bound(anchor: Curve | None, test: Curve | None) -> float:
+    found = bound(anchor, test) if anchor is not None and test is not None else None
+    return np.nan if found is None else found.at_least
+
+
+def _over_seeds(anchor: Method, test: Method) -> tuple[float | None, ...]:
+    seeds = max(test.seeds, anchor.seeds, key=len)
+    if len(seeds) < 2:
+        return ()
+    values = []
+    for seed in seeds:
+        mine, theirs = test.of_seed(seed) or test, anchor.of_seed(seed) or anchor
+        found = compare(theirs.curve, mine.curve)
+        bounded = None if found.bound is None else found.bound.at_least
+        values.append(bounded if found.saving is None else found.saving.maximum)
+    return tuple(values)
+
+
+def _mean_score(points: Sequence[Point]) -> float:
+    return float(np.mean([p.score for p in points]))
+
+
+def _mean_bpp(points: Sequence[Point]) -> float:
+    return float(np.mean([p.bpp for p in points]))
+
+
+def _is_anchor(anchor: Point, test: Point) -> bool:
+    if anchor.domain == test.domain == "pixel":
+        return anchor.label == PIXEL_RAW
+    if anchor.domain == "pixel":
+        return True
+    if test.domain == "pixel":
+        return False
+    if anchor.selection == "none":
+        return True
+    return (
+        anchor.selection in ("static", test.selection)
+        and anchor.keep == test.keep
+        and anchor.ranking_method in _BASELINE_RANKINGS
+        and test.ranking_method not in _BASELINE_RANKINGS
+    )

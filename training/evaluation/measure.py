@@ -1,0 +1,141 @@
+"""Measures one network on one split: receives every image, runs it, counts hits and bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from latent_store.components.readers import ComponentReader
+from latent_store.format.layout import coded_size, shard_of
+from latent_store.format.schema import LATENT_STRIDE
+from latent_store.shards import index
+from training.evaluation.candidates import Candidate
+from training.evaluation.evaluation_split import Bench
+from training.evaluation.points import POINT_VERSION, Point
+from training.networks.complexity import Macs, count_macs, network_macs
+from training.tasks.judges import Verdict, make_judge
+from training.tasks.sample_results import SampleResult
+from training.transmission.inference import Output, Pipeline
+
+_KEY_DIGITS = 24
+
+
+def measure(
+    bench: Bench,
+    candidate: Candidate,
+    rows: np.ndarray,
+    on_output: Callable[[int, Output], object] = lambda row, output: None,
+) -> Point:
+    """Measures one network on `rows`.
+
+    Args:
+        bench: The split.
+        candidate: The network and its codec.
+        rows: Rows of the split, from `Bench.rows`.
+        on_output: Called with each row and what the network says of it, at original size.
+
+    Raises:
+        DatasetError: These rows have nothing to get right, or a label is no class.
+        IntegrityError: A stream does not decode to the store's ŷ.
+    """
+    pipeline = Pipeline(bench, candidate)
+    judge = make_judge(bench, rows)
+    samples: list[SampleResult] = []
+    for batch, size in bench.batches(rows):
+        outputs, rates = pipeline.outputs(batch, size)
+        for row, output, rate in zip(batch, outputs, rates, strict=True):
+            samples.append(judge.add(row, output, rate))
+            on_output(row, output)
+    return _point(bench, candidate, rows, samples, judge.verdict())
+
+
+def point_key(bench: Bench, candidate: Candidate, rows: np.ndarray) -> str:
+    """Returns the digest of everything that a point's numbers depend on.
+
+    That is the checkpoint, how many channels it gets, the codec's identity, the split, the rows,
+    the stored objects that they are read from (length and crc32c of each), and the options; not the
+    batch size or the device, which are meant to make no difference.
+    """
+    shards = {shard_of(int(row), bench.split.plan.samples_per_shard) for row in rows}
+    content = {
+        "version": POINT_VERSION,
+        "checkpoint": candidate.sha256,
+        "keep": candidate.keep,
+        "codec": candidate.spec.identity,
+        "split": bench.split.plan.name,
+        "rows": rows.tolist(),
+        "sample_ids": bench.split.sample_ids(rows),
+        "objects": {reader.key: _objects(reader, shards) for reader in bench.readers(candidate)},
+        "decode": bench.options.decode,
+        "permute": bench.options.permute,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
+
+
+def _objects(reader: ComponentReader, shards: set[int]) -> list[list[object]]:
+    split = reader.split
+    name = f"{index.part_name(reader.key)}.objects"
+    table = index.read_table(split.store.location, index.index_key(split.plan.name, name))
+    rows = table.to_pylist()
+    return [[r["key"], r["length"], r["trailers"].hex()] for r in rows if r["shard"] in shards]
+
+
+def _point(
+    bench: Bench,
+    candidate: Candidate,
+    rows: np.ndarray,
+    samples: Sequence[SampleResult],
+    verdict: Verdict,
+) -> Point:
+    config, spec = candidate.config, candidate.spec
+    psnr = bench.latents(spec.codec_id).quality(rows)["psnr"]
+    psnr = psnr[np.isfinite(psnr)]
+    macs = _server_macs(bench, candidate, int(rows[0]))
+    keep = candidate.keep
+    ranking = (
+        None
+        if candidate.ranking_id is None
+        else bench.ranked(spec.codec_id, candidate.ranking_id).ranking
+    )
+    return Point(
+        key=point_key(bench, candidate, rows),
+        label=candidate.label,
+        codec_id=spec.codec_id,
+        quality=spec.quality,
+        domain=config.domain,
+        selection=config.selection,
+        ranking_id=candidate.ranking_id,
+        ranking_method=ranking.method if ranking else None,
+        keep=keep,
+        tied=ranking.tied_at_cut.get(keep, 0) if ranking and keep else 0,
+        channels_total=spec.channels,
+        checkpoint=candidate.path.name,
+        checkpoint_sha256=candidate.sha256,
+        class_names=bench.class_names,
+        **vars(verdict),
+        psnr=float(psnr.mean()) if psnr.size else None,
+        psnr_samples=int(psnr.size),
+        macs=macs.true,
+        macs_thop=macs.thop,
+        macs_parts=macs.parts,
+        samples=tuple(samples),
+        seed=candidate.seed,
+        task=bench.task,
+    )
+
+
+def _server_macs(bench: Bench, candidate: Candidate, row: int) -> Macs:
+    """Counts what the server computes behind the entropy decoder: g_s for pixels, the network."""
+    height, width = coded_size(*(int(n) for n in bench.split.sizes([row])[0]))
+    macs = network_macs(candidate.config, height, width)
+    if candidate.config.domain == "pixel":
+        grid = (height // LATENT_STRIDE, width // LATENT_STRIDE)
+        g_s = bench.codec(candidate.spec.codec_id).model.g_s
+        decoder = count_macs(g_s, (1, candidate.spec.channels, *grid))
+        macs.true += decoder.true
+        macs.thop += decoder.thop
+        macs.parts = {"g_s": decoder.true} | macs.parts
+    return macs

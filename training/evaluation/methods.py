@@ -1,0 +1,202 @@
+"""From points to methods: which points are one method, its curve, its seeds, its sweep over N.
+
+A method is one label at one N. Its points at several codecs are a curve of rate and score; its
+points of several seeds at one codec are repetitions, whose mean is what the curve shows. The
+points of one family (a label but for its N) at one codec are a sweep over N.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latent_store.errors import DatasetError
+from training.evaluation.curves import Curve
+from training.evaluation.points import Point
+
+_NOTHING = {
+    "segmentation": ("every pixel of the {images} is ignored", "labels"),
+    "detection": ("no object of the {images} counts", "objects that are not difficult"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method at one N.
+
+    Attributes:
+        name: What tables and plots call it.
+        points: At least one, of every codec and seed, in order of appearance.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+
+    @property
+    def seeds(self) -> tuple[int | None, ...]:
+        """The seeds that it was trained with, in order of appearance."""
+        return tuple(dict.fromkeys(p.seed for p in self.points))
+
+    @property
+    def by_codec(self) -> dict[str, list[Point]]:
+        """The points of each codec, one a seed."""
+        grouped: dict[str, list[Point]] = {}
+        for point in self.points:
+            grouped.setdefault(point.codec_id, []).append(point)
+        return grouped
+
+    @property
+    def curve(self) -> Curve:
+        """Rate and score at each codec, means over seeds."""
+        groups = self.by_codec.values()
+        return Curve(
+            name=self.name,
+            rates=tuple(float(np.mean([p.bpp for p in group])) for group in groups),
+            scores=tuple(float(np.mean([p.score for p in group])) for group in groups),
+        )
+
+    def of_seed(self, seed: int | None) -> Method | None:
+        """Returns the method as one seed has it; None if it was not trained with that seed."""
+        points = tuple(p for p in self.points if p.seed == seed)
+        return Method(name=self.name, points=points) if points else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One family of methods at one codec, over N.
+
+    Attributes:
+        name: The label with N in the place of the number.
+        codec_id: The codec.
+        methods: By rising N, each with the points of this codec alone.
+    """
+
+    name: str
+    codec_id: str
+    methods: tuple[Method, ...]
+
+    @property
+    def keeps(self) -> tuple[int, ...]:
+        """The N of each method."""
+        return tuple(int(m.points[0].keep or 0) for m in self.methods)
+
+
+def make_methods(points: Sequence[Point]) -> list[Method]:
+    """Groups points by label and N, in order of appearance.
+
+    N is added to the name where one label stands for several.
+
+    Raises:
+        DatasetError: Two points are one method, codec and seed; or see `require_comparable`.
+    """
+    require_comparable(points)
+    _require_distinct(points)
+    keeps: dict[str, set[int | None]] = {}
+    grouped: dict[tuple[str, int | None], list[Point]] = {}
+    for point in points:
+        keeps.setdefault(point.label, set()).add(point.keep)
+        grouped.setdefault((point.label, point.keep), []).append(point)
+    return [
+        Method(
+            name=label if len(keeps[label]) == 1 else f"{label}, N = {keep or 'all'}",
+            points=tuple(members),
+        )
+        for (label, keep), members in grouped.items()
+    ]
+
+
+def point_names(points: Sequence[Point]) -> list[str]:
+    """Returns each point's name: its method's, and its seed where the method has several."""
+    named = {}
+    for method in make_methods(points):
+        for point in method.points:
+            several = len(method.seeds) > 1
+            seed = f", seed {'unknown' if point.seed is None else point.seed}" if several else ""
+            named[id(point)] = method.name + seed
+    return [named[id(point)] for point in points]
+
+
+def make_sweeps(points: Sequence[Point]) -> list[Sweep]:
+    """Returns the families that have several N at one codec, in order of appearance."""
+    grouped: dict[tuple[str, str], list[Method]] = {}
+    for method in make_methods(points):
+        keep = method.points[0].keep
+        if keep is None:
+            continue
+        family = re.sub(rf"(?<!\d){keep}(?!\d)", "N", method.points[0].label, count=1)
+        for codec_id, members in method.by_codec.items():
+            at_codec = Method(name=method.name, points=tuple(members))
+            grouped.setdefault((family, codec_id), []).append(at_codec)
+    return [
+        Sweep(name=name, codec_id=codec, methods=tuple(sorted(found, key=_keep)))
+        for (name, codec), found in grouped.items()
+        if len(found) > 1
+    ]
+
+
+def require_comparable(points: Sequence[Point]) -> None:
+    """Refuses points that no common table can hold.
+
+    Raises:
+        DatasetError: There are none; their tasks or classes differ; or one has no images, or
+            nothing in them to get right.
+    """
+    if not points:
+        raise DatasetError(
+            "there are no points to compare; measure networks with evaluate-from-store"
+        )
+    first = points[0]
+    for point in points:
+        if point.task != first.task:
+            raise DatasetError(
+                f"{first.label} was measured in {first.task}, {point.label} in {point.task}; "
+                "compare points of one task"
+            )
+        if len(point.class_names) != len(first.class_names):
+            raise DatasetError(
+                f"{first.label} was measured with {len(first.class_names)} classes, {point.label} "
+                f"with {len(point.class_names)}; compare points of one dataset"
+            )
+        if point.class_names != first.class_names:
+            pairs = zip(first.class_names, point.class_names, strict=True)
+            number, (mine, theirs) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+            raise DatasetError(
+                f"class {number} of {first.label} is {mine!r}, of {point.label} it is {theirs!r}; "
+                "compare points of one dataset"
+            )
+        if not point.samples:
+            raise DatasetError(
+                f"{point.label} was measured on no images; measure it on a split that has some"
+            )
+        if not any(sample.counted for sample in point.samples):
+            nothing, truth = _NOTHING[point.task]
+            images = f"{len(point.samples)} images of {point.label}"
+            raise DatasetError(
+                f"{nothing.format(images=images)}: it has no {point.metric}; measure it on a split "
+                f"with {truth}"
+            )
+
+
+def _require_distinct(points: Sequence[Point]) -> None:
+    seen = set()
+    for point in points:
+        key = (point.label, point.keep, point.codec_id, point.seed)
+        if key in seen:
+            raise DatasetError(
+                f"two points are {point.label!r} at codec {point.codec_id} with seed {point.seed}: "
+                "on one curve the better would hide the other; give them different labels"
+            )
+        seen.add(key)
+
+
+def codec_name(point: Point) -> str:
+    """Returns the last digits of a codec's id, and its quality if it has one."""
+    digits = point.codec_id.rsplit("-", 1)[-1]
+    return digits if point.quality is None else f"{digits} (q{point.quality})"
+
+
+def _keep(method: Method) -> int:
+    return int(method.points[0].keep or 0)

@@ -1,0 +1,191 @@
+"""The figures: rate against the score of every method, and over N at one codec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from training.evaluation.curves import Curve
+from training.evaluation.methods import Method, Sweep, codec_name, make_methods, make_sweeps
+from training.evaluation.points import Point
+from training.evaluation.resampling import Images, draw_images, drawn_score, interval, why_not_drawn
+
+_MARKERS = "osD^v<>pPX*h"
+_COLOURS = 10
+_SIZE_INCHES = (9.0, 5.0)
+_DPI = 140
+_LEGEND_ROWS = 24
+_SPARSE = (1.0, 2.0, 3.0, 5.0, 7.0)
+_DENSE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+_NARROW = 8
+"""Of rates that lie closer together than this factor, the axis shows more."""
+
+
+def write_figures(points: Sequence[Point], folder: Path) -> tuple[tuple[str, str], ...]:
+    """Draws every figure that the points allow.
+
+    Args:
+        points: At least one.
+        folder: Gets `rate_miou.png` or `rate_ap50.png`, and `channels_CODEC.png` for every
+            codec at which one method was measured at several N.
+
+    Returns:
+        File name and title of each.
+    """
+    metric = points[0].metric
+    name = f"rate_{metric.lower()}.png"
+    plot_rate_score(points, folder / name)
+    figures = [(name, f"Rate against {metric}")]
+    for codec_id in dict.fromkeys(sweep.codec_id for sweep in make_sweeps(points)):
+        members = [p for p in points if p.codec_id == codec_id]
+        name = f"channels_{codec_id.rsplit('-', 1)[-1]}.png"
+        plot_channels(members, folder / name)
+        figures.append((name, f"N channels at codec {codec_name(members[0])}"))
+    return tuple(figures)
+
+
+def plot_rate_score(points: Sequence[Point], path: Path) -> None:
+    """Draws bpp (log) against the score: a line along each method's Pareto front.
+
+    Points are means over seeds, with the interval over images as error bar; single seeds are small
+    dots, points that the method itself beats are hollow.
+
+    Args:
+        points: At least one.
+        path: PNG to write.
+    """
+    images = _images(points)
+    with _figure(path, points, "one marker a codec, line: Pareto front") as axes:
+        for index, method in enumerate(make_methods(points)):
+            _draw_method(axes, method, images, _style(index, method))
+
+
+def plot_channels(points: Sequence[Point], path: Path) -> None:
+    """Draws how rate and score move with N at one codec; methods without an N are single markers.
+
+    The pixel domain is left out: as far below as it is, it would press the rest together.
+
+    Args:
+        points: Of one codec, with at least one family of several N.
+        path: PNG to write.
+    """
+    points = [p for p in points if p.domain != "pixel"]
+    images = _images(points)
+    sweeps = make_sweeps(points)
+    swept = {method.name for sweep in sweeps for method in sweep.methods}
+    others = [method for method in make_methods(points) if method.name not in swept]
+    title = f"codec {codec_name(points[0])}, numbers: N"
+    with _figure(path, points, title) as axes:
+        for index, sweep in enumerate(sweeps):
+            _draw_sweep(axes, sweep, images, _style(index, sweep.methods[0]), above=index % 2 == 0)
+        for index, method in enumerate(others, start=len(sweeps)):
+            _draw_method(axes, method, images, _style(index, method))
+
+
+def _draw_method(axes: Axes, method: Method, images: Images | None, style: dict) -> None:
+    curve = method.curve
+    _draw_points(axes, method, curve, images, style)
+    rates, scores = curve.front
+    marker = {"marker": style["marker"], "markersize": 6}
+    line = {"color": style["color"], "linestyle": style["linestyle"]}
+    axes.plot(rates, scores, label=method.name, **line, **marker)
+    beaten = [q for q in range(len(curve.rates)) if curve.rates[q] not in rates]
+    hollow = {"linestyle": "", "color": style["color"], "markerfacecolor": "white", **marker}
+    axes.plot([curve.rates[q] for q in beaten], [curve.scores[q] for q in beaten], **hollow)
+
+
+def _draw_sweep(
+    axes: Axes, sweep: Sweep, images: Images | None, style: dict, *, above: bool
+) -> None:
+    curves = [method.curve for method in sweep.methods]
+    for method, curve in zip(sweep.methods, curves, strict=True):
+        _draw_points(axes, method, curve, images, style)
+    rates, scores = [c.rates[0] for c in curves], [c.scores[0] for c in curves]
+    axes.plot(rates, scores, label=sweep.name, markersize=6, **style)
+    for keep, rate, score in zip(sweep.keeps, rates, scores, strict=True):
+        axes.annotate(
+            str(keep),
+            (rate, score),
+            xytext=(-5, 5) if above else (5, -11),
+            textcoords="offset points",
+            horizontalalignment="right" if above else "left",
+            fontsize=8,
+            color=style["color"],
+        )
+
+
+def _draw_points(
+    axes: Axes, method: Method, curve: Curve, images: Images | None, style: dict
+) -> None:
+    """Draws the error bars of a curve's points, and each point's seeds if there are several."""
+    groups = list(method.by_codec.values())
+    for group, rate, score in zip(groups, curve.rates, curve.scores, strict=True):
+        if images is not None:
+            found = interval(np.mean([drawn_score(p, images) for p in group], axis=0))
+            if found is not None:
+                ends = [[max(0, score - found.low)], [max(0, found.high - score)]]
+                look = {"fmt": "none", "capsize": 2, "elinewidth": 0.9, "alpha": 0.7}
+                axes.errorbar([rate], [score], yerr=ends, ecolor=style["color"], **look)
+        if len(group) > 1:
+            dots = [p.bpp for p in group], [p.score for p in group]
+            axes.plot(
+                *dots, linestyle="", marker=".", markersize=4, color=style["color"], alpha=0.6
+            )
+
+
+def _style(index: int, method: Method) -> dict:
+    return {
+        "color": f"C{index % _COLOURS}",
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "linestyle": "--" if method.points[0].domain == "pixel" else "-",
+    }
+
+
+def _images(points: Sequence[Point]) -> Images | None:
+    return draw_images(points) if why_not_drawn(points) is None else None
+
+
+@contextmanager
+def _figure(path: Path, points: Sequence[Point], title: str) -> Iterator[Axes]:
+    """Yields axes to draw in, and writes the figure whole or not at all."""
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    yield axes
+    _decorate(axes, points, title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    figure.savefig(unfinished, format="png", dpi=_DPI)
+    unfinished.replace(path)
+
+
+def _decorate(axes: Axes, points: Sequence[Point], title: str) -> None:
+    bottom, top = axes.get_ylim()
+    constant = max((p.constant_score for p in points if p.constant_score is not None), default=None)
+    if constant is not None:
+        if bottom <= constant <= top:
+            axes.axhline(constant, color="0.5", linewidth=0.9, linestyle=":")
+        # What nothing learned gives stands in the legend, also where it is out of sight.
+        axes.plot([], [], color="0.5", linestyle=":", label=f"most frequent class: {constant:.3f}")
+    axes.set_xscale("log")
+    low, high = min(p.bpp for p in points), max(p.bpp for p in points)
+    axes.xaxis.set_major_locator(LogLocator(subs=_DENSE if high < _NARROW * low else _SPARSE))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.set_ylim(bottom=max(0, bottom))
+    axes.set_xlabel("rate (bits per original pixel, real bytes, log scale)")
+    bars = ", bars: 95 % over images" if why_not_drawn(points) is None else ""
+    axes.set_ylabel(points[0].metric)
+    axes.set_title(title + bars, fontsize=9)
+    axes.grid(visible=True, alpha=0.3)
+    columns = 1 + (len(axes.get_legend_handles_labels()[1]) - 1) // _LEGEND_ROWS
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
+    axes.legend(fontsize=8, ncols=columns, **place)

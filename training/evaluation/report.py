@@ -1,0 +1,312 @@
+"""What an evaluation says: one table, comparisons, scores by class, notes on what was counted."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latent_store.catalogue.rankings import Ranking
+from training.evaluation.comparison_tables import (
+    agreements,
+    differences_section,
+    intervals_note,
+    rankings_section,
+    savings_section,
+    seeds_section,
+)
+from training.evaluation.comparisons import Analysis, Difference, Spread, analyse, score_interval
+from training.evaluation.methods import codec_name, point_names
+from training.evaluation.points import Point, summary
+from training.evaluation.resampling import Interval, draw_images, why_not_drawn
+from training.tables import align, markdown_table
+from training.tasks.box_pictures import SHOWN_SCORE
+
+_TEXT_COLUMNS = 2
+_CLASS_SCORES = {"segmentation": "IoU", "detection": "AP50"}
+_TRUTHS = {"segmentation": "label", "detection": "boxes"}
+_SCORE_NOTES = {
+    "segmentation": (
+        "mIoU comes from one confusion matrix over all images, at original size, over classes that "
+        "the labels contain; pixels labelled 255 are left out."
+    ),
+    "detection": (
+        "AP50 is the VOC devkit's average precision at an overlap of 0.5 as it is since 2010, the "
+        "area below the curve; AP50-07 is that of 2007, the mean at 11 recalls. A detection "
+        "belongs to the object that it overlaps best, even where that is taken. Both are means "
+        "over the classes of which an object counts; objects marked difficult neither count nor "
+        "punish. COCO AP is pycocotools': overlaps 0.5 to 0.95, 101 recalls, at most 100 "
+        "detections of a class in an image, difficult objects as its crowds."
+    ),
+}
+_NOTES = (
+    (
+        "bpp is hyper + y + mask: the lengths of real entropy-coded strings, in bits, over "
+        "original pixels, all images together. hyper is the z string, always whole. y is the whole "
+        "natural string where all channels are kept and in the pixel domain, the scalable string "
+        "up to the cut for ranked channels, and a string of exactly the chosen channels, coded "
+        "image by image, for dynamic selection, whose mask is one bit a channel, in whole bytes."
+    ),
+    (
+        "flush is the part of hyper and y that the ledger of symbols does not explain: what the "
+        "coder writes to finish."
+    ),
+    "The header of a stream file, which tells sizes and checksums, is not counted.",
+    "z is computed from all channels: the camera always runs g_a and h_a whole.",
+    "PSNR is that of the full decode; selection does not change it.",
+    (
+        "GMAC counts multiply-adds behind the entropy decoder and h_s, at the first image's coded "
+        "size: the network's, and in the pixel domain g_s's before it."
+    ),
+)
+_TIES_NOTE = (
+    "undetermined (k tied): the ranking's cut runs through k channels of equal score, so which of "
+    "them a static network has was decided by the tie-break alone."
+)
+_PICTURES_NOTES = {
+    "segmentation": "Decoded picture, label, and each network's map.",
+    "detection": (
+        "Decoded picture with the objects' boxes (dashed: difficult), and with each network's "
+        f"detections from a score of {SHOWN_SCORE} on."
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the points of one report have in common.
+
+    Attributes:
+        store: The store's URL.
+        dataset, split: The evaluated split.
+        decode: Which images' streams were decoded: `all`, `sample` or `none`.
+        pictures: File names of the pictures, relative to the report.
+        figures: File names and titles of the plots.
+    """
+
+    store: str
+    dataset: str
+    split: str
+    decode: str
+    pictures: tuple[str, ...] = ()
+    figures: tuple[tuple[str, str], ...] = ()
+
+
+def results(
+    points: Sequence[Point],
+    setting: Setting,
+    rankings: Sequence[Ranking] = (),
+    analysis: Analysis | None = None,
+) -> dict[str, Any]:
+    """Returns the content of `results.json`: every number of the report, no images.
+
+    Args:
+        points: What was measured.
+        setting: What it was measured on.
+        rankings: Those whose agreement is shown.
+        analysis: Of these points, where it is at hand; else it is made here.
+    """
+    analysis = analysis or analyse(points)
+    return {
+        "setting": dataclasses.asdict(setting),
+        "points": [
+            {**summary(point), "name": name, "score_interval": _ends(found)}
+            for point, name, found in zip(
+                points, point_names(points), analysis.intervals, strict=True
+            )
+        ],
+        "intervals": {
+            "images": analysis.images,
+            "draws": analysis.draws,
+            "why_none": analysis.why_no_intervals,
+        },
+        "comparisons": [dataclasses.asdict(saved) for saved in analysis.saved],
+        "differences": [_without_point(d) for d in analysis.differences],
+        "seeds": [_without_point(s) for s in analysis.spreads],
+        "rankings": agreements(rankings),
+    }
+
+
+def console_table(points: Sequence[Point]) -> str:
+    """Returns the table for a terminal, columns aligned, without a trailing line break."""
+    return align([columns(points), *_rows(points, _intervals(points))], _TEXT_COLUMNS)
+
+
+def columns(points: Sequence[Point]) -> tuple[str, ...]:
+    """Returns the heads of the table's columns."""
+    return (
+        *("network", "codec", "channels", "bpp", "hyper", "y", "mask", "flush"),
+        *(points[0].metric, "95%", *points[0].more_scores, "permuted", "PSNR", "GMAC"),
+    )
+
+
+def constant_line(points: Sequence[Point]) -> str:
+    """Returns what a network must beat, and who does not.
+
+    That is always predicting the split's most frequent class. Detection has no such baseline: there
+    it is another picture's boxes, where that was measured, else finding nothing.
+    """
+    always = {
+        (p.class_names[p.constant_class], p.metric, p.constant_score)
+        for p in points
+        if p.constant_score is not None
+    }
+    lines = [
+        f"Always predicting {name!r}, the most frequent class, gives {metric} {score:.4f}."
+        for name, metric, score in sorted(always)
+    ]
+    weak = dict.fromkeys(p.label for p in points if p.score <= _to_beat(p))
+    if weak:
+        level = "that" if always else "chance"
+        lines.append(f"No better than {level}, so that its rates mean nothing: {', '.join(weak)}.")
+    return " ".join(lines)
+
+
+def per_class_csv(points: Sequence[Point]) -> str:
+    """Returns IoU or AP50 by class and network; empty where the split has not the class."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    names = zip(point_names(points), points, strict=True)
+    writer.writerow(["class", *(f"{name} [{p.codec_id}]" for name, p in names)])
+    for index, name in enumerate(points[0].class_names):
+        values = (p.class_scores[index] for p in points)
+        writer.writerow([name, *("" if v is None else f"{v:.6f}" for v in values)])
+    return file.getvalue()
+
+
+def markdown(
+    points: Sequence[Point],
+    setting: Setting,
+    rankings: Sequence[Ranking] = (),
+    analysis: Analysis | None = None,
+) -> str:
+    """Returns `report.md`; arguments as of `results`."""
+    analysis = analysis or analyse(points)
+    sections = [
+        _head(points, setting),
+        markdown_table(columns(points), _rows(points, analysis.intervals), _TEXT_COLUMNS),
+        constant_line(points),
+        _thop_line(points),
+        *(f"![{title}]({name})" for name, title in setting.figures),
+        savings_section(analysis) or intervals_note(analysis),
+        differences_section(analysis),
+        seeds_section(analysis),
+        rankings_section(rankings),
+        _per_class(points),
+        _notes(points, setting),
+    ]
+    if setting.pictures:
+        note = _PICTURES_NOTES[points[0].task]
+        sections += [f"## Pictures\n\n{note}", *(f"![{name}]({name})" for name in setting.pictures)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _intervals(points: Sequence[Point]) -> list[Interval | None]:
+    images = draw_images(points) if why_not_drawn(points) is None else None
+    return [score_interval(point, images) for point in points]
+
+
+def _ends(found: Interval | None) -> list[float] | None:
+    return None if found is None else [found.low, found.high]
+
+
+def _without_point(found: Difference | Spread) -> dict[str, Any]:
+    # Not asdict: it would copy every image of the point only to drop it.
+    names = (f.name for f in dataclasses.fields(found) if f.name != "point")
+    values = {name: getattr(found, name) for name in names}
+    if isinstance(found, Difference):
+        values["interval"] = _ends(found.interval)
+    return {**values, "codec_id": found.point.codec_id}
+
+
+def _rows(points: Sequence[Point], intervals: Sequence[Interval | None]) -> list[tuple[str, ...]]:
+    return [_row(*row) for row in zip(points, point_names(points), intervals, strict=True)]
+
+
+def _row(point: Point, name: str, found: Interval | None) -> tuple[str, ...]:
+    return (
+        name,
+        codec_name(point),
+        _channels(point),
+        f"{point.bpp:.4f}",
+        f"{point.hyper_bpp:.4f}",
+        f"{point.y_bpp:.4f}",
+        f"{point.mask_bpp:.4f}",
+        f"{point.flush_bpp:.4f}",
+        f"{point.score:.4f}",
+        "-" if found is None else f"{found.low:.4f}-{found.high:.4f}",
+        *(f"{score:.4f}" for score in point.more_scores.values()),
+        "-" if point.permuted_score is None else f"{point.permuted_score:.4f}",
+        "-" if point.psnr is None else f"{point.psnr:.2f}",
+        f"{point.macs / 1e9:.2f}",
+    )
+
+
+def _channels(point: Point) -> str:
+    if point.tied:
+        return f"{point.keep}, undetermined ({point.tied} tied)"
+    if point.channels_min == point.channels_max:
+        return str(point.channels_min)
+    return f"{point.channels_mean:.1f} ({point.channels_min}-{point.channels_max})"
+
+
+def _to_beat(point: Point) -> float:
+    return (point.permuted_score or 0.0) if point.constant_score is None else point.constant_score
+
+
+def _head(points: Sequence[Point], setting: Setting) -> str:
+    counts = sorted({len(p.samples) for p in points})
+    images = " to ".join(str(c) for c in dict.fromkeys((counts[0], counts[-1])))
+    codecs = ", ".join(dict.fromkeys(f"`{p.codec_id}`" for p in points))
+    return (
+        f"# Rate and {points[0].metric} on {setting.dataset}/{setting.split}\n\n"
+        f"{images} images of `{setting.store}`, codecs by the last digits of their ids: {codecs}."
+    )
+
+
+def _thop_line(points: Sequence[Point]) -> str:
+    thop = [f"{p.label}: {p.macs_thop / 1e9:.2f}" for p in points if p.macs_thop != p.macs]
+    if not thop:
+        return ""
+    return (
+        "Counted as the tool thop counts transposed convolutions, at output positions, GMAC would "
+        f"be {'; '.join(dict.fromkeys(thop))}."
+    )
+
+
+def _per_class(points: Sequence[Point]) -> str:
+    names = points[0].class_names
+    present = [i for i in range(len(names)) if any(p.class_scores[i] is not None for p in points)]
+    rows = [
+        (name, codec_name(point), *(_class_score(point.class_scores[i]) for i in present))
+        for name, point in zip(point_names(points), points, strict=True)
+    ]
+    header = ("network", "codec", *(names[i] for i in present))
+    title = f"## {_CLASS_SCORES[points[0].task]} by class\n\n"
+    return title + markdown_table(header, rows, _TEXT_COLUMNS)
+
+
+def _class_score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _notes(points: Sequence[Point], setting: Setting) -> str:
+    decoded = sum(p.decoded for p in points)
+    images = sum(len(p.samples) for p in points)
+    streams = (
+        f"Streams were decoded, and the network saw what came out, for {decoded} of {images} "
+        f"images (decode = {setting.decode})."
+    )
+    first = points[0]
+    lines = [_SCORE_NOTES[first.task], *_NOTES, streams]
+    if any(p.tied for p in points):
+        lines.append(_TIES_NOTE)
+    if any(p.permuted_score is not None for p in points):
+        truth = _TRUTHS[first.task]
+        lines.append(
+            f"permuted is {first.metric} with each image's ŷ given to another image's {truth}."
+        )
+    return "## What is counted\n\n" + "\n".join(f"- {line}" for line in lines)

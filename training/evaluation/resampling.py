@@ -1,0 +1,204 @@
+"""Intervals by drawing images again: what another validation set of this size could have said.
+
+Paired bootstrap: each draw takes as many images as there are, with replacement, and the same ones
+for every point, so that what two networks find equally hard cancels out of their difference. Score
+and rate of a draw are computed as those of the whole set are: mIoU from one confusion matrix, AP50
+from one ranking of all detections, over the classes that the drawn images have; the rate from all
+bytes over all pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from latent_store.errors import DatasetError
+from training.evaluation.curves import Curve
+from training.evaluation.methods import Method, require_comparable
+from training.evaluation.points import Point
+from training.tasks.detection_metrics import TRUE, Matches, ranked_outcomes
+
+DRAWS = 1000
+LEVEL = 0.95
+FEW_IMAGES = 30
+"""With fewer images than this, intervals by drawing them again come out too narrow."""
+_MIN_IMAGES = 2
+_MOST_WEIGHTS = 1 << 22
+"""Numbers held at once while AP is drawn: 32 MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A 95 % interval, between the 2.5 % and the 97.5 % quantile of the draws.
+
+    Attributes:
+        low, high: Its ends.
+        share: Of the draws in which the quantity exists; the others are left out.
+    """
+
+    low: float
+    high: float
+    share: float = 1.0
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Images:
+    """Draws of images, the same for every point.
+
+    Attributes:
+        sample_ids: The images, in the order in which every point holds them.
+        times_DS: Float64 [draws, images], how often each draw has each image; rows sum to S.
+        scores: By a point's `id`, the point and its scores: AP of many draws takes seconds.
+    """
+
+    sample_ids: tuple[str, ...]
+    times_DS: np.ndarray
+    scores: dict[int, tuple[Point, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few images for the intervals to be wide enough."""
+        return len(self.sample_ids) < FEW_IMAGES
+
+
+def draw_images(points: Sequence[Point], draws: int = DRAWS, seed: int = 0) -> Images:
+    """Draws images for points that were all measured on the same ones.
+
+    Args:
+        points: At least one.
+        draws: How many.
+        seed: The same seed draws the same images.
+
+    Raises:
+        DatasetError: There is a single image, two points were measured on different images, or
+            see `training.evaluation.methods.require_comparable`.
+    """
+    require_comparable(points)
+    reason = why_not_drawn(points)
+    if reason is not None:
+        raise DatasetError(
+            f"no intervals: {reason}; measure all networks on the same images, two or more"
+        )
+    size = len(points[0].samples)
+    generator = np.random.default_rng(seed)
+    times_DS = generator.multinomial(size, np.full(size, 1 / size), size=draws)
+    ids = tuple(s.sample_id for s in points[0].samples)
+    return Images(sample_ids=ids, times_DS=times_DS.astype(np.float64))
+
+
+def why_not_drawn(points: Sequence[Point]) -> str | None:
+    """Returns why images of these points cannot be drawn again together; None if they can."""
+    first = points[0]
+    for point in points:
+        if [s.sample_id for s in point.samples] != [s.sample_id for s in first.samples]:
+            return (
+                f"{first.label} was measured on {len(first.samples)} images, {point.label} on "
+                f"{len(point.samples)}, and they are not the same"
+            )
+    if len(first.samples) < _MIN_IMAGES:
+        return "a single image cannot be drawn in several ways"
+    return None
+
+
+def drawn_score(point: Point, images: Images) -> np.ndarray:
+    """Returns the score in each draw, float64 [D]; nan where the images have nothing to get right.
+
+    It is computed once for every point and its draws.
+    """
+    if id(point) not in images.scores:
+        # The point is kept too, or another one could get its id.
+        images.scores[id(point)] = (point, _DRAWN_SCORES[point.task](point, images.times_DS))
+    return images.scores[id(point)][1]
+
+
+def drawn_bpp(point: Point, images: Images) -> np.ndarray:
+    """Returns bits per pixel in each draw, float64 [D]."""
+    bits_S = np.array([8 * s.rate.total_bytes for s in point.samples], dtype=np.float64)
+    pixels_S = np.array([s.pixels for s in point.samples], dtype=np.float64)
+    return (images.times_DS @ bits_S) / (images.times_DS @ pixels_S)
+
+
+def drawn_curves(method: Method, images: Images) -> list[Curve | None]:
+    """Returns a method's curve in each draw, means over seeds; None where it has no score."""
+    groups = list(method.by_codec.values())
+    rates_DQ = np.stack([_mean(drawn_bpp, group, images) for group in groups], axis=1)
+    scores_DQ = np.stack([_mean(drawn_score, group, images) for group in groups], axis=1)
+    return [
+        Curve(name=method.name, rates=tuple(rates_Q.tolist()), scores=tuple(scores_Q.tolist()))
+        if np.isfinite(scores_Q).all()
+        else None
+        for rates_Q, scores_Q in zip(rates_DQ, scores_DQ, strict=True)
+    ]
+
+
+def interval(values_D: np.ndarray) -> Interval | None:
+    """Returns the middle 95 % of what draws gave; nan are left out, None if nothing remains."""
+    found = values_D[np.isfinite(values_D)]
+    if not found.size:
+        return None
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(low=float(low), high=float(high), share=found.size / values_D.size)
+
+
+def drawn_ap50(pictures: Sequence[Matches], times_DS: np.ndarray) -> np.ndarray:
+    """Returns VOC's mean AP (the area) of draws of pictures, float64 [D].
+
+    The copies of a picture stand beside each other: of equal scores, all copies of a detection come
+    before those of the next one.
+
+    Args:
+        pictures: S of them.
+        times_DS: How often each draw has each picture.
+    """
+    objects_DK = times_DS @ np.array([p.objects_K for p in pictures], dtype=np.float64)
+    areas_DK = np.zeros_like(objects_DK)
+    for label, ranked in ranked_outcomes(pictures):
+        true_T = np.flatnonzero(ranked.outcomes_N == TRUE)
+        if not true_T.size:
+            continue
+        # Recall rises, and precision peaks, at the true ones alone.
+        pictures_N = ranked.pictures_N[: true_T[-1] + 1]
+        starts_T = np.concatenate([[0], true_T[:-1] + 1])
+        step = max(1, _MOST_WEIGHTS // len(pictures_N))
+        for first in range(0, len(times_DS), step):
+            weights_DN = times_DS[first : first + step, pictures_N]
+            found_DT = np.cumsum(np.add.reduceat(weights_DN, starts_T, axis=1), axis=1)
+            gained_DT = weights_DN[:, true_T]
+            precision_DT = np.cumsum(gained_DT, axis=1) / np.maximum(found_DT, 1)
+            best_DT = np.maximum.accumulate(precision_DT[:, ::-1], axis=1)[:, ::-1]
+            areas_DK[first : first + step, label] = (gained_DT * best_DT).sum(axis=1)
+    present_DK = objects_DK > 0
+    return _mean_over(areas_DK / np.where(present_DK, objects_DK, 1), present_DK)
+
+
+def _drawn_miou(point: Point, times_DS: np.ndarray) -> np.ndarray:
+    hits_DK, labelled_DK, predicted_DK = (
+        times_DS @ np.array([getattr(s, name) for s in point.samples], dtype=np.float64)
+        for name in ("hits", "labelled", "predicted")
+    )
+    present_DK = labelled_DK > 0
+    union_DK = np.where(present_DK, labelled_DK + predicted_DK - hits_DK, 1)
+    return _mean_over(hits_DK / union_DK, present_DK)
+
+
+def _drawn_ap50(point: Point, times_DS: np.ndarray) -> np.ndarray:
+    return drawn_ap50([s.matches for s in point.samples], times_DS)
+
+
+_DRAWN_SCORES = {"segmentation": _drawn_miou, "detection": _drawn_ap50}
+
+
+def _mean_over(values_DK: np.ndarray, present_DK: np.ndarray) -> np.ndarray:
+    """Returns the mean over the classes that are present, [D]; nan where none is."""
+    present_D = present_DK.sum(axis=1)
+    total_D = np.where(present_DK, values_DK, 0).sum(axis=1)
+    return np.divide(total_D, present_D, out=np.full(len(total_D), np.nan), where=present_D > 0)
+
+
+def _mean(quantity, group: Sequence[Point], images: Images) -> np.ndarray:
+    return np.mean([quantity(point, images) for point in group], axis=0)

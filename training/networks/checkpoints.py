@@ -1,0 +1,266 @@
+"""Checkpoint files: plain tensors and plain types, loaded with `weights_only=True`.
+
+A network's file holds everything that `segment` and `evaluate-from-store` need besides a store:
+config, weights, what the run was, and the codec's own checkpoint file as a uint8 tensor. The same
+content gives the same bytes, so that a file's sha256 names what is in it.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from latent_store.errors import CheckpointError
+from latent_store.storage.location import write_atomically
+from training.networks.networks import NetworkConfig, build_network
+
+FORMAT = "latent-store-network"
+FORMAT_VERSION = 1
+KINDS = ("teacher", "network")
+_META_DEFAULTS: dict[str, Any] = {
+    "kind": "network",
+    "dataset": None,
+    "codec_id": None,
+    "codec_identity": None,
+    "ranking_id": None,
+    "channels": None,
+    "teacher_id": None,
+    "class_names": None,
+    "label": None,
+    "train": {},
+    "epoch": 0,
+    "step": 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedNetwork:
+    """A network read from a checkpoint file.
+
+    Attributes:
+        network: In evaluation mode.
+        config: Its shape.
+        meta: "kind", "dataset", "codec_id", "codec_identity", "ranking_id", "channels",
+            "teacher_id", "class_names", "label", "train", "epoch", "step".
+        codec_bytes: The codec's checkpoint file; None for a network trained without a store.
+        sha256: Of the file.
+    """
+
+    network: nn.Module
+    config: NetworkConfig
+    meta: dict[str, Any]
+    codec_bytes: bytes | None
+    sha256: str
+
+    @property
+    def teacher_id(self) -> str:
+        """The id under which a store keeps this teacher's features."""
+        kind = {"segmentation": "deeplabv3", "detection": "fasterrcnn"}[self.config.task]
+        return f"{kind}-{self.config.backbone}-{self.sha256[:8]}"
+
+
+def save_checkpoint(
+    path: str | Path,
+    network: nn.Module,
+    *,
+    meta: Mapping[str, Any],
+    codec_bytes: bytes | None = None,
+) -> str:
+    """Writes a network's checkpoint file atomically.
+
+    Args:
+        path: The file; its folder must exist.
+        network: A PixelNetwork or LatentNetwork, compiled or not.
+        meta: See `LoadedNetwork.meta`; left-out entries get defaults, `kind` must be a known one.
+        codec_bytes: The codec's checkpoint file.
+
+    Returns:
+        The sha256 of the file.
+
+    Raises:
+        CheckpointError: If `meta` has an unknown entry or kind.
+    """
+    meta = _META_DEFAULTS | dict(meta)
+    if set(meta) != set(_META_DEFAULTS) or meta["kind"] not in KINDS:
+        raise CheckpointError(
+            f"a checkpoint's meta has the entries {', '.join(_META_DEFAULTS)} and kind "
+            f"{' or '.join(KINDS)}; got {', '.join(meta)} and kind {meta['kind']!r}"
+        )
+    network = uncompiled(network)
+    payload = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": network.config.to_dict(),
+        "meta": json.loads(json.dumps(meta)),
+        "state": state_on_cpu(network),
+        "codec_weights": None if codec_bytes is None else _to_tensor(codec_bytes),
+    }
+    return write_payload(path, payload)
+
+
+def load_network(
+    source: str | Path | bytes,
+    map_location: str | torch.device = "cpu",
+    *,
+    kind: str | None = None,
+) -> LoadedNetwork:
+    """Reads a network's checkpoint file.
+
+    Args:
+        source: Path, or the file's bytes.
+        map_location: Device to load to.
+        kind: "teacher" or "network" where only that will do.
+
+    Raises:
+        CheckpointError: If the file does not exist, is truncated, is not one of ours, comes from
+            a newer version, is of another kind, or its weights do not fit its config.
+    """
+    data = source if isinstance(source, bytes) else read_file(source)
+    name = "the given bytes" if isinstance(source, bytes) else str(source)
+    payload = parse(data, name, expected_format=FORMAT, map_location=map_location)
+    meta = payload["meta"]
+    if kind is not None and meta["kind"] != kind:
+        made_by = {"teacher": "train-teacher", "network": "train-from-store"}
+        raise CheckpointError(
+            f"{name} holds a {meta['kind']}, but a {kind} is needed here: give a file that "
+            f"{made_by[kind]} wrote"
+        )
+    config = NetworkConfig.from_dict(payload["config"])
+    with torch.random.fork_rng(devices=[]):  # reading a file must not move anybody's random numbers
+        network = build_network(config).to(map_location)
+    try:
+        network.load_state_dict(payload["state"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{name}: the weights do not fit the architecture that the file itself names; it is "
+            f"damaged or was edited ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    weights = payload["codec_weights"]
+    return LoadedNetwork(
+        network=network.eval(),
+        config=config,
+        meta=meta,
+        codec_bytes=None if weights is None else weights.cpu().numpy().tobytes(),
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def export_safetensors(path: str | Path, network: nn.Module, *, meta: Mapping[str, Any]) -> None:
+    """Writes the weights as `.safetensors`, with config and meta as JSON in its header."""
+    from safetensors.torch import save  # only an export needs it
+
+    network = uncompiled(network)
+    header = {
+        "format": "pt",
+        "config": json.dumps(network.config.to_dict()),
+        "meta": json.dumps(dict(meta)),
+    }
+    state = {name: tensor.contiguous() for name, tensor in state_on_cpu(network).items()}
+    write_atomically(Path(path), save(state, metadata=header))
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """Returns the network inside torch.compile's wrapper, or the network itself."""
+    return getattr(network, "_orig_mod", network)
+
+
+def state_on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the state dict as contiguous CPU tensors that share no memory with the module."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def write_payload(path: str | Path, payload: Mapping[str, Any]) -> str:
+    """Saves `payload` with torch so that `path` holds the old file or the whole new one.
+
+    Returns:
+        The sha256 of the file.
+    """
+    # Through memory: torch.save writes the file's own name into the archive, and equal content
+    # shall give equal bytes.
+    buffer = io.BytesIO()
+    torch.save(dict(payload), buffer)
+    data = buffer.getvalue()
+    write_atomically(Path(path), data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_file(path: str | Path) -> bytes:
+    """Returns a checkpoint file's bytes.
+
+    Raises:
+        CheckpointError: If there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint file at {path}: check the path")
+    return path.read_bytes()
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a foreign checkpoint, e.g. torchvision's; `weights_only=True`.
+
+    Raises:
+        CheckpointError: If there is no such file, or it is no state dict.
+    """
+    payload = _unpack(read_file(path), str(path), "cpu")
+    for key in ("model", "state_dict"):
+        payload = payload.get(key, payload) if isinstance(payload, dict) else payload
+    tensors = payload if isinstance(payload, dict) else {}
+    tensors = {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no weights: give a state dict saved with torch.save")
+    return tensors
+
+
+def parse(
+    data: bytes, name: str, *, expected_format: str, map_location: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """Unpacks a file that `write_payload` wrote.
+
+    Raises:
+        CheckpointError: If it is truncated, foreign, of another format, or from a newer version.
+    """
+    payload = _unpack(data, name, map_location)
+    found = payload.get("format") if isinstance(payload, dict) else None
+    if found != expected_format:
+        hint = "weights of a codec go to --codec_checkpoint, " if _is_codec(payload) else ""
+        raise CheckpointError(
+            f"{name} is not a {expected_format} file (its format is {found!r}): {hint}give a file "
+            "that train-from-store or train-teacher wrote"
+        )
+    if payload["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{name} has format version {payload['format_version']}, this version reads up to "
+            f"{FORMAT_VERSION}: update the package"
+        )
+    return payload
+
+
+def _unpack(data: bytes, name: str, map_location: str | torch.device) -> Any:
+    try:
+        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{name} cannot be read as a checkpoint ({len(data)} bytes): it is truncated, or not "
+            "written by torch.save, or holds more than tensors and plain types, which is not "
+            f"loaded ({type(error).__name__})"
+        ) from error
+
+
+def _is_codec(payload: Any) -> bool:
+    return isinstance(payload, dict) and any(str(key).startswith("g_a.") for key in payload)
+
+
+def _to_tensor(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())

@@ -1,0 +1,124 @@
+"""Batch norm for one network that works with several numbers of channels, its cuts.
+
+How features are distributed depends on how many channels feed them, so statistics that mix the
+cuts fit none of them (Yu et al., Slimmable neural networks, ICLR 2019). Weights and biases are
+shared; every cut has a running mean and variance of its own, which only batches of that cut move.
+So a batch in training has one cut, and evaluation uses the statistics of the cut that comes in.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class CutSwitch:
+    """Says which cut is in force; one for all batch norms of a network.
+
+    Attributes:
+        index: Place of the cut among the network's cuts.
+    """
+
+    def __init__(self) -> None:
+        self.index = 0
+
+
+class CutBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm with the weight and bias of another one, and statistics for every cut.
+
+    Attributes:
+        running_mean, running_var: Float32 [cuts, C].
+        num_batches_tracked: Int64 [cuts].
+    """
+
+    def __init__(self, like: nn.BatchNorm2d, cuts: int, switch: CutSwitch) -> None:
+        super().__init__(like.num_features, eps=like.eps, momentum=like.momentum)
+        self.weight, self.bias, self.switch = like.weight, like.bias, switch
+        for name in STATISTICS:
+            value = getattr(like, name)
+            self.register_buffer(name, value.expand(cuts, *value.shape).clone())
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Normalises by the batch's statistics in training, by the cut's in evaluation."""
+        cut = self.switch.index
+        if self.training:
+            self.num_batches_tracked[cut] += 1
+        # Rows are views: training moves the cut's own statistics in place.
+        mean_C, var_C = self.running_mean[cut], self.running_var[cut]
+        return F.batch_norm(
+            x_BCHW, mean_C, var_C, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+
+
+def keep_statistics_per_cut(network: nn.Module, cuts: int) -> CutSwitch:
+    """Replaces every batch norm inside a network, and returns what switches them."""
+    switch = CutSwitch()
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, CutBatchNorm2d(child, cuts, switch))
+    return switch
+
+
+@contextlib.contextmanager
+def averaged(network: nn.Module) -> Iterator[Callable[[], None]]:
+    """Makes statistics plain means over the batches that pass while this lasts.
+
+    Nothing is dropped out meanwhile: the statistics are those of evaluation.
+
+    Yields:
+        What to call before each batch, which every cut then sees once.
+    """
+    dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout) and m.training]
+    norms = [module for module in network.modules() if isinstance(module, CutBatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    count = itertools.count(1)
+
+    def add_batch() -> None:
+        number = next(count)
+        for norm in norms:
+            norm.momentum = 1 / number
+
+    try:
+        for dropout in dropouts:
+            dropout.eval()
+        for norm in norms:
+            norm.num_batches_tracked.zero_()
+        yield add_batch
+    finally:
+        for dropout in dropouts:
+            dropout.train()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def matching(
+    name: str,
+    value: torch.Tensor,
+    theirs: Sequence[int] | None,
+    mine: Sequence[int] | None,
+    keep: int | None = None,
+) -> torch.Tensor:
+    """Returns another network's entry as a network with other cuts, or without cuts, has it.
+
+    Args:
+        name: Of the state dict's entry; what is no batch norm statistic is returned as it is.
+        value: The other network's.
+        theirs, mine: Cuts of the other network and of this one; None for one without cuts.
+        keep: Channels that this network takes if it has no cuts.
+
+    Returns:
+        For every cut the other network's statistics at that cut; at its largest where it has no
+        such cut, and its only ones where it has none.
+    """
+    if not name.endswith(STATISTICS) or theirs == mine:
+        return value
+    have = theirs or (0,)
+    per_cut = value if theirs else value[None]
+    places = [have.index(n) if n in have else -1 for n in mine or (keep,)]
+    return per_cut[places] if mine else per_cut[places[0]]

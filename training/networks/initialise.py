@@ -1,0 +1,185 @@
+"""Where a network's weights start: from a teacher, from another network, from ImageNet.
+
+All networks that are compared start alike: tail from the same teacher, transform and gate fresh.
+Starting from another network (a static one from a dynamic one) is a method of its own.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision import models
+
+from latent_store.errors import CheckpointError
+from training.data.sources import StoreSource
+from training.networks.checkpoints import LoadedNetwork, read_state_dict
+from training.networks.cut_norm import matching
+from training.networks.networks import LatentNetwork, PixelNetwork, load_pretrained_backbone
+
+_SAME_TAIL = {
+    "segmentation": ("backbone", "aspp_width", "num_classes"),
+    "detection": ("backbone", "fpn_width", "box_head_width", "anchor_size", "num_classes"),
+}
+_FEATURE_ROWS = 16
+_OTHER_CLASSES = "use one that was trained on this dataset's classes"
+
+
+def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> list[str]:
+    """Copies the teacher's tail, and in the pixel domain its stem too.
+
+    Of a teacher of another task layer1 to layer4 are copied, which have the same shapes with and
+    without dilation; the heads have nothing in common.
+
+    Returns:
+        The names of the tail's parts that stay fresh; none with a teacher of the same task.
+
+    Raises:
+        CheckpointError: If the tails differ in shape; the first field that does is named.
+    """
+    same_task = teacher.config.task == network.config.task
+    for field in _SAME_TAIL[network.config.task] if same_task else ("backbone",):
+        theirs, mine = getattr(teacher.config, field), getattr(network.config, field)
+        if theirs != mine:
+            remedy = f"give --{field} {theirs}" if field != "num_classes" else _OTHER_CLASSES
+            raise CheckpointError(
+                f"the tail cannot start from the teacher: its {field} is {theirs}, the network's "
+                f"{mine}; {remedy}, or --init scratch"
+            )
+    # The auxiliary head helps training only: one that the other side lacks is no obstacle.
+    own = network.tail.state_dict()
+    given = {
+        name: matching(name, value, None, network.config.cuts)
+        for name, value in teacher.network.tail.state_dict().items()
+        if name in own and (same_task or name.startswith("layer"))
+    }
+    network.tail.load_state_dict(own | given)
+    if isinstance(network, PixelNetwork):
+        network.stem.load_state_dict(teacher.network.stem.state_dict())
+    return [] if same_task else sorted({name.split(".")[0] for name in own if name not in given})
+
+
+def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
+    """Copies every weight of another network that has a place in this one.
+
+    Latent channels are matched by channel number: a static network takes its channels' share of
+    the first layer of a network on all channels, or on other ranked ones that include them.
+    Batch norm statistics are matched by cut where one of the networks is for any N.
+
+    Returns:
+        The names of this network's weights that stay fresh (a gate the other one lacks; with
+        Module-Res and fewer channels, the blocks before the first upsampling).
+
+    Raises:
+        CheckpointError: If the networks are of different kinds, or channels are missing.
+    """
+    mine, theirs = network.config, source.config
+    shape = ("task", "domain", "transform", "transform_activation", "latent_channels")
+    for field in (*shape, *_SAME_TAIL[mine.task]):
+        if getattr(mine, field) != getattr(theirs, field):
+            what = "of the same architecture" if field != "num_classes" else "on the same classes"
+            raise CheckpointError(
+                f"--init_from holds a network with {field} {getattr(theirs, field)}, this one has "
+                f"{getattr(mine, field)}: give a checkpoint {what}"
+            )
+    index = _channel_index(network, source)
+    state, fresh = source.network.state_dict(), []
+    for name, value in network.state_dict().items():
+        given = state.get(name)
+        if given is not None and index is not None:
+            given = _pick_channels(name, given, index)
+        if given is not None:
+            given = matching(name, given, theirs.cuts, mine.cuts, mine.input_channels)
+        if given is None or given.shape != value.shape:
+            fresh.append(name)
+            continue
+        value.copy_(given)
+    return fresh
+
+
+def start_from_pretrained(network: nn.Module, source: str) -> None:
+    """Copies torchvision's backbone weights: `imagenet` from its hub, or from a file.
+
+    Of a Faster R-CNN's file a detection network takes pyramid and heads too.
+
+    Raises:
+        CheckpointError: If the hub cannot be reached and nothing is cached, or the weights do not
+            fit.
+    """
+    if source != "imagenet":
+        load_pretrained_backbone(network, read_state_dict(source))
+        return
+    weights = models.get_model_weights(network.config.backbone).DEFAULT
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"torchvision's weights for {network.config.backbone} cannot be downloaded ({error}); "
+            f"download {weights.url} elsewhere and give its path to --pretrained, or use "
+            "--pretrained none"
+        ) from error
+    load_pretrained_backbone(network, state)
+
+
+def set_statistics(network: LatentNetwork, source: StoreSource) -> None:
+    """Fixes the network's input and output scales from the training split.
+
+    Args:
+        network: A fresh latent network.
+        source: The training split; with a teacher its features set the output scale, else that
+            stays 1.
+    """
+    rms_BC = source.latents.column("channel_rms", source.rows)
+    rms_C = np.sqrt(np.square(rms_BC, dtype=np.float64).mean(0))
+    channels = network.config.channels
+    rms_C = rms_C if channels is None else rms_C[list(channels)]
+    network.set_latent_statistics(torch.from_numpy(rms_C).float())
+    if network.gate is not None:
+        pooled_BC = source.latents.column(f"channel_{network.config.gate_pool}", source.rows)
+        pooled_BC = torch.from_numpy(pooled_BC).double()
+        network.gate.set_input_statistics(
+            pooled_BC.mean(0).float(), pooled_BC.std(0, correction=0).float()
+        )
+    if source.teacher is not None:
+        network.set_feature_statistics(*feature_statistics(source))
+
+
+def feature_statistics(source: StoreSource) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns mean and standard deviation of the teacher's features, float32 [64] each.
+
+    From at most 16 images spread over the split, read one by one.
+    """
+    rows = source.rows[:: -(-len(source.rows) // _FEATURE_ROWS)]
+    count, total, squares = 0, 0.0, 0.0
+    for row in rows:
+        ((height, width),) = source.split.sizes([row])
+        window = (0, 0, -(-int(height) // 4), -(-int(width) // 4))
+        features_CN = source.read_features(int(row), window).reshape(source.teacher.channels, -1)
+        features_CN = features_CN.astype(np.float64)
+        count += features_CN.shape[1]
+        total, squares = total + features_CN.sum(1), squares + (features_CN**2).sum(1)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+
+
+def _channel_index(network: nn.Module, source: LoadedNetwork) -> list[int] | None:
+    """Returns where this network's channels lie in the other's; None if they are the same."""
+    mine, theirs = network.config, source.config
+    if mine.domain == "pixel" or mine.channels == theirs.channels:
+        return None
+    wanted = mine.channels if mine.channels is not None else range(mine.latent_channels)
+    have = theirs.channels if theirs.channels is not None else range(theirs.latent_channels)
+    place = {channel: i for i, channel in enumerate(have)}
+    if missing := [channel for channel in wanted if channel not in place]:
+        raise CheckpointError(
+            f"--init_from holds a network on {len(have)} channels, which lack {len(missing)} of "
+            f"this one's {len(wanted)} (e.g. channel {missing[0]}): start from one on all channels"
+        )
+    return [place[channel] for channel in wanted]
+
+
+def _pick_channels(name: str, value: torch.Tensor, index: list[int]) -> torch.Tensor | None:
+    """Returns the wanted channels' share of a weight; None where it mixes channels throughout."""
+    if name in ("latent_scale_C", "transform.up1.weight"):
+        return value[index]
+    mixing = ("transform.blocks1.", "transform.up1.subpel", "transform.up1.upsample")
+    return None if name.startswith(mixing) else value

@@ -1,0 +1,120 @@
+"""The README that lies beside exported weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from training.networks.network_config import NetworkConfig
+from training.tasks.tasks import headline
+
+_CARD = """\
+---
+library_name: latent-store
+license: other
+pipeline_tag: {pipeline}
+tags: [learned-image-compression, coding-for-machines]
+datasets: [{dataset}]
+---
+
+# {label}
+
+{what}
+
+| | |
+|---|---|
+| input | {input} |
+| classes | {classes} |
+| backbone | {backbone} |
+| codec | {codec} |
+| ranking | {ranking} |
+| teacher | {teacher} |
+| trained | {step} steps, {epoch} epochs |
+
+## Intended use
+
+Evaluate it with `evaluate-from-store`, or {use} a picture with `{command} --checkpoint last.pt`:
+that file holds the codec's weights too. The latents must come from the codec named above.
+
+## Evaluation
+
+{scores}
+
+## Limitations
+
+It knows the scenes and the bit rate that it was trained on, and no others. The licence of the
+training data may restrict the use of the weights; fill in `license` above before sharing them.
+
+## Files
+
+`last.pt` and `last.safetensors` hold the same weights, `config.json` everything that the run
+depended on, `log.jsonl` how it went.
+"""
+
+
+def model_card(config: NetworkConfig, meta: Mapping[str, Any], scores: Mapping[str, float]) -> str:
+    """Returns a model card in Markdown with YAML metadata.
+
+    Args:
+        config: Of the network.
+        meta: Of its checkpoint, see `LoadedNetwork`.
+        scores: The last validation; empty without one.
+    """
+    detects = config.task == "detection"
+    return _CARD.format(
+        pipeline="object-detection" if detects else "image-segmentation",
+        use="find the objects of" if detects else "segment",
+        command="detect" if detects else "segment",
+        dataset=meta.get("dataset") or "unknown",
+        label=meta.get("label") or "network",
+        what=_what(config),
+        input=_input(config),
+        classes=", ".join(meta.get("class_names") or ()) or config.num_classes,
+        backbone=f"{'Faster R-CNN with FPN' if detects else 'DeepLab v3'}, {config.backbone}",
+        codec=meta.get("codec_id") or "none (raw images)",
+        ranking=meta.get("ranking_id") or "none",
+        teacher=meta.get("teacher_id") or "none",
+        step=meta["step"],
+        epoch=meta["epoch"],
+        scores=_scores(scores),
+    )
+
+
+def _what(config: NetworkConfig) -> str:
+    task = "Object detection" if config.task == "detection" else "Semantic segmentation"
+    if config.domain == "pixel":
+        return f"{task} of images (raw or decoded)."
+    selection = {
+        "none": "all channels",
+        "dynamic": "the channels that its gate keeps in each image",
+        "static": "a fixed subset of the channels",
+        "any": "the first of the ranked channels, as many of them as come",
+    }
+    return (
+        f"{task} of the latents of a learned image codec, without decoding an image, from "
+        f"{selection[config.selection]}."
+    )
+
+
+def _input(config: NetworkConfig) -> str:
+    if config.domain == "pixel":
+        return "RGB in [0, 1], sides multiples of 64"
+    counts = " or ".join(map(str, config.cuts or (config.input_channels,)))
+    which = "ranked channels" if config.channels else "channels"
+    return f"{counts} {which} of {config.latent_channels}, at 1/16 of the size"
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    if not scores:
+        return "Not measured in the run."
+    lines = [f"{headline(scores)} on the validation split, at the last step.", ""]
+    score, of_class = ("AP50", "AP50") if "ap50" in scores else ("mIoU", "IoU")
+    cuts = {n: v for n, v in scores.items() if n.startswith(f"{score.lower()}_at/")}
+    if cuts:
+        lines[0] += f" This and {of_class}s are means over the numbers of channels."
+        lines += [f"| channels | {score} |", "|---|---|"]
+        lines += [f"| {n.split('/')[1]} | {v:.4f} |" for n, v in cuts.items()] + [""]
+    lines += [f"| class | {of_class} |", "|---|---|"]
+    prefix = f"{of_class.lower()}/"
+    for name, value in scores.items():
+        if name.startswith(prefix) and value == value:
+            lines.append(f"| {name.removeprefix(prefix)} | {value:.4f} |")
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""What a network's shape depends on."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from latent_store.errors import CheckpointError, LatentStoreError
+from training.selection.gate import parse_gate_bias
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
+DOMAINS = ("latent", "pixel")
+SELECTIONS = ("none", "dynamic", "static", "any")
+TASKS = ("segmentation", "detection")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Everything that a network's shape depends on; stored in every checkpoint.
+
+    Attributes:
+        domain: "latent" or "pixel" (teacher and pixel baseline).
+        task: "segmentation" (DeepLab v3) or "detection" (Faster R-CNN).
+        num_classes: Number of train ids; in detection with the background, which is 0.
+        backbone: One of BACKBONES.
+        aspp_width: Channels inside ASPP and the classifier; 256 in DeepLab v3. Like the next two
+            for segmentation only.
+        dropout: After ASPP.
+        auxiliary_head: Whether there is an FCN head on layer3, as torchvision has it.
+        fpn_width: Channels of the feature pyramid; 256 in torchvision. Like the next two for
+            detection only.
+        box_head_width: Units of the box head's two linear layers; 1024 in torchvision.
+        anchor_size: Side in pixels of the finest pyramid level's anchors; every level doubles it.
+            torchvision has 32 for pictures enlarged to 800 pixels or more; latents cannot be
+            enlarged, and 24 to 384 span the objects of pictures of about 500.
+        selection: "none", "dynamic", "static" or "any"; always "none" in the pixel domain.
+        latent_channels: M of the codec.
+        channels: The kept channel numbers in ranked order, for "any" up to the largest cut; only
+            for these two.
+        cuts: The numbers of channels that an "any" network works with, rising; only for "any".
+        transform: "deconv" or "res".
+        transform_activation: "igdn" or "relu".
+        gate_pool: "mean" or "rms", what the gate sees of each channel.
+        gate_bias: The gate's initial bias, see `parse_gate_bias`.
+    """
+
+    domain: str = "latent"
+    task: str = "segmentation"
+    num_classes: int = 19
+    backbone: str = "resnet50"
+    aspp_width: int = 256
+    dropout: float = 0.1
+    auxiliary_head: bool = False
+    fpn_width: int = 256
+    box_head_width: int = 1024
+    anchor_size: int = 24
+    selection: str = "none"
+    latent_channels: int = 192
+    channels: tuple[int, ...] | None = None
+    cuts: tuple[int, ...] | None = None
+    transform: str = "deconv"
+    transform_activation: str = "igdn"
+    gate_pool: str = "mean"
+    gate_bias: str = "neutral"
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("domain", DOMAINS),
+            ("task", TASKS),
+            ("backbone", BACKBONES),
+            ("selection", SELECTIONS),
+            ("gate_pool", ("mean", "rms")),
+        ):
+            if getattr(self, field) not in allowed:
+                raise LatentStoreError(
+                    f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}"
+                )
+        parse_gate_bias(self.gate_bias)
+        for field in ("aspp_width", "fpn_width", "box_head_width", "anchor_size"):
+            if getattr(self, field) < 1:
+                raise LatentStoreError(f"{field} must be 1 or more, got {getattr(self, field)}")
+        if self.auxiliary_head and self.task != "segmentation":
+            raise LatentStoreError(
+                "--auxiliary_head is an FCN head, which segments: it goes with --task "
+                f"segmentation, got --task {self.task}"
+            )
+        if (self.channels is not None) != (self.selection in ("static", "any")):
+            raise LatentStoreError(
+                f"a static network or one for any N, and no other, names its channels; got "
+                f"selection {self.selection!r} with channels {self.channels}"
+            )
+        self._check_cuts()
+        if self.domain == "pixel" and self.selection != "none":
+            raise LatentStoreError(
+                f"pixels have no channels to select: --domain pixel goes with --selection none, "
+                f"got {self.selection!r}"
+            )
+
+    def _check_cuts(self) -> None:
+        if (self.cuts is not None) != (self.selection == "any"):
+            raise LatentStoreError(
+                f"a network for any N, and no other, has cuts; got selection {self.selection!r} "
+                f"with cuts {self.cuts}"
+            )
+        if self.cuts is None:
+            return
+        rising = list(self.cuts) == sorted(set(self.cuts))
+        if not self.cuts or not rising or self.cuts[0] < 1 or self.cuts[-1] != len(self.channels):
+            raise LatentStoreError(
+                f"cuts must rise from 1 or more to all {len(self.channels)} channels of the "
+                f"network, got {list(self.cuts)}"
+            )
+
+    @property
+    def input_channels(self) -> int:
+        """Most channels that `forward` takes: 3, M, or those that the network names."""
+        if self.domain == "pixel":
+            return 3
+        return self.latent_channels if self.channels is None else len(self.channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain types, ready for a checkpoint or JSON."""
+        tuples = {name: getattr(self, name) for name in ("channels", "cuts")}
+        return dataclasses.asdict(self) | {k: v and list(v) for k, v in tuples.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
+        """Builds a config from `to_dict`'s values.
+
+        Raises:
+            CheckpointError: If a field is unknown, i.e. the file comes from a newer version.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise CheckpointError(
+                f"the network has settings that this version does not know: {', '.join(unknown)}; "
+                "update the package"
+            )
+        lists = {name: values.get(name) for name in ("channels", "cuts")}
+        return cls(**{**values, **{k: None if v is None else tuple(v) for k, v in lists.items()}})

@@ -1,0 +1,90 @@
+"""The transform: carries latents at H/16 into the segmentation network's features at H/4.
+
+Module-Deconv (figure 4a; 23.49 G multiply-adds at 1024×2048, which thop counts as 93.95 G):
+
+    y [B,C,h,w] ─ deconv 5×5 /2, C→256 ─ IGDN or ReLU ─ deconv 5×5 /2, 256→64 ─► F [B,64,4h,4w]
+
+Module-Res (figure 4b; 202.0 G with IGDN counted as a 1×1 convolution):
+
+    y ─ RB×2 ─ RB-up C→256 ─ RB×2 ─ RB-up 256→64 ─ RB×2 ─► F
+
+where RB is a residual block and RB-up one with PixelShuffle and IGDN, as CompressAI has them. The
+paper does not give the blocks; these add up to its count, which is not proof that they are its.
+"""
+
+import torch
+from torch import nn
+
+from latent_store.codec.stock import GDN, ResidualBlock, ResidualBlockUpsample
+from latent_store.errors import LatentStoreError
+
+HIDDEN_CHANNELS = 256
+FEATURE_CHANNELS = 64
+TRANSFORMS = ("deconv", "res")
+ACTIVATIONS = ("igdn", "relu")
+
+
+class ModuleDeconv(nn.Module):
+    """Two 5×5 transposed convolutions of stride 2 with an activation between them."""
+
+    def __init__(self, channels: int, *, activation: str = "igdn") -> None:
+        super().__init__()
+        self.up1 = _deconv(channels, HIDDEN_CHANNELS)
+        self.activation = GDN(HIDDEN_CHANNELS, inverse=True) if activation == "igdn" else nn.ReLU()
+        self.up2 = _deconv(HIDDEN_CHANNELS, FEATURE_CHANNELS)
+
+    def forward(self, y_BCHW: torch.Tensor) -> torch.Tensor:
+        """Maps float32 [B, C, h, w] to features [B, 64, 4h, 4w]."""
+        return self.up2(self.activation(self.up1(y_BCHW)))
+
+
+class ModuleRes(nn.Module):
+    """Residual blocks with two PixelShuffle upsamplings."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.blocks1 = _residual_pair(channels)
+        self.up1 = ResidualBlockUpsample(channels, HIDDEN_CHANNELS)
+        self.blocks2 = _residual_pair(HIDDEN_CHANNELS)
+        self.up2 = ResidualBlockUpsample(HIDDEN_CHANNELS, FEATURE_CHANNELS)
+        self.blocks3 = _residual_pair(FEATURE_CHANNELS)
+
+    def forward(self, y_BCHW: torch.Tensor) -> torch.Tensor:
+        """Maps float32 [B, C, h, w] to features [B, 64, 4h, 4w]."""
+        return self.blocks3(self.up2(self.blocks2(self.up1(self.blocks1(y_BCHW)))))
+
+
+def build_transform(name: str, channels: int, *, activation: str = "igdn") -> nn.Module:
+    """Returns the transform called `name` for `channels` latent channels.
+
+    Args:
+        name: "deconv" or "res".
+        channels: Number of latent channels that come in.
+        activation: "igdn" or "relu", between the two layers of `deconv`; `res` has its own.
+
+    Raises:
+        LatentStoreError: If the name or the activation is unknown.
+    """
+    if name not in TRANSFORMS or activation not in ACTIVATIONS:
+        raise LatentStoreError(
+            f"--transform must be one of {', '.join(TRANSFORMS)} with --transform_activation "
+            f"{' or '.join(ACTIVATIONS)}, got {name!r} with {activation!r}"
+        )
+    if name == "res":
+        return ModuleRes(channels)
+    return ModuleDeconv(channels, activation=activation)
+
+
+def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    layer = nn.ConvTranspose2d(
+        inputs, outputs, kernel_size=5, stride=2, padding=2, output_padding=1
+    )
+    # torch's default counts the fan-in of the transposed shape, 25 × outputs; at stride 2 an
+    # output position really sums inputs × 25 / 4 terms.
+    nn.init.normal_(layer.weight, std=(inputs * 25 / 4) ** -0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _residual_pair(channels: int) -> nn.Sequential:
+    return nn.Sequential(ResidualBlock(channels, channels), ResidualBlock(channels, channels))

@@ -1,0 +1,107 @@
+"""Pictures for people with boxes drawn on them: what is there, and what a network found."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from latent_store.format.boxes import Boxes
+from training.tasks.detection_metrics import Detections
+
+SHOWN_SCORE = 0.5
+"""Detections that are less sure are not drawn: dozens of them would hide the picture."""
+_LINE = 2
+_DASH = 6
+_TEXT_SIZE = 11
+_DARK = 128
+"""Luma below which text on a colour is white."""
+
+Colour = tuple[int, int, int]
+
+
+def draw_objects(
+    image_HWC: np.ndarray, truth: Boxes, class_names: Sequence[str], colours: Sequence[Colour]
+) -> np.ndarray:
+    """Returns the picture with its objects; those that are difficult are dashed.
+
+    Args:
+        image_HWC: Uint8 RGB, the original picture's size.
+        truth: Its objects.
+        class_names: By label.
+        colours: RGB of each class.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    picture = Image.fromarray(image_HWC)
+    for box_4, label, difficult in zip(
+        truth.boxes_N4, truth.labels_N.tolist(), truth.difficult_N.tolist(), strict=True
+    ):
+        _draw_box(picture, box_4, class_names[label], colours[label], dashed=difficult)
+    return np.asarray(picture)
+
+
+def draw_detections(
+    image_HWC: np.ndarray,
+    found: Detections,
+    class_names: Sequence[str],
+    colours: Sequence[Colour],
+    least_score: float = SHOWN_SCORE,
+) -> np.ndarray:
+    """Returns the picture with its detections and their scores, the surest on top.
+
+    Args:
+        image_HWC: Uint8 RGB, the original picture's size.
+        found: Its detections.
+        class_names: By label.
+        colours: RGB of each class.
+        least_score: Of the detections that are drawn.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    picture = Image.fromarray(image_HWC)
+    for index in np.argsort(found.scores_N, kind="stable").tolist():
+        score, label = float(found.scores_N[index]), int(found.labels_N[index])
+        if score >= least_score:
+            text = f"{class_names[label]} {score:.2f}"
+            _draw_box(picture, found.boxes_N4[index], text, colours[label])
+    return np.asarray(picture)
+
+
+def _draw_box(
+    picture: Image.Image, box_4: np.ndarray, text: str, colour: Colour, *, dashed: bool = False
+) -> None:
+    draw = ImageDraw.Draw(picture)
+    # Half-open edges: the last pixel of the box lies before x2, y2.
+    left, top, right, bottom = (round(float(v)) for v in (*box_4[:2], *(box_4[2:] - 1)))
+    right, bottom = max(left, right), max(top, bottom)
+    if dashed:
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+        for start, end in itertools.pairwise(corners):
+            _draw_dashes(draw, start, end, colour)
+    else:
+        draw.rectangle((left, top, right, bottom), outline=colour, width=_LINE)
+    font = ImageFont.load_default(size=_TEXT_SIZE)
+    # Above the box if there is room, else inside; moved left where it would leave the picture.
+    start = min(left, max(0, picture.width - round(draw.textlength(text, font=font)) - 1))
+    at = (start, top - _TEXT_SIZE - 2 if top > _TEXT_SIZE + 2 else top)
+    luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    draw.rectangle(draw.textbbox(at, text, font=font), fill=colour)
+    draw.text(at, text, fill="white" if luma < _DARK else "black", font=font)
+
+
+def _draw_dashes(
+    draw: ImageDraw.ImageDraw, start: tuple[int, int], end: tuple[int, int], colour: Colour
+) -> None:
+    length = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
+    for begin in range(0, length, 2 * _DASH):
+        stop = min(begin + _DASH, length)
+        line = [
+            tuple(a + (b - a) * t / length for a, b in zip(start, end, strict=True))
+            for t in (begin, stop)
+        ]
+        draw.line(line, fill=colour, width=_LINE)

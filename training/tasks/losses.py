@@ -1,0 +1,193 @@
+"""The losses: a task's own + λ₁ · distillation (equation 3), and optionally the rate of the gate.
+
+Every term is a sum over the batch divided by a count. The counts are arguments, so that several
+small batches (gradient accumulation), or several processes, give the gradient of one large batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from latent_store.format.schema import FEATURE_STRIDE, IGNORE_LABEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What the sums of a batch are divided by; add those of batches that make one step.
+
+    Attributes:
+        labels: Labelled pixels; in detection, objects.
+        cells: Positions of the feature map inside the original images.
+        samples: Images.
+    """
+
+    labels: int = 0
+    cells: int = 0
+    samples: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            labels=self.labels + other.labels,
+            cells=self.cells + other.cells,
+            samples=self.samples + other.samples,
+        )
+
+
+def count(batch: Mapping[str, Any]) -> Counts:
+    """Returns a batch's counts."""
+    cells = int(cell_mask(batch).sum()) if "features_BCHW" in batch else 0
+    if "targets" in batch:
+        labels = sum(int((~target["difficult"]).sum()) for target in batch["targets"])
+        return Counts(labels=labels, cells=cells, samples=len(batch["targets"]))
+    labels = int((batch["labels_BHW"] != IGNORE_LABEL).sum())
+    return Counts(labels=labels, cells=cells, samples=len(batch["labels_BHW"]))
+
+
+def cell_mask(batch: Mapping[str, Any]) -> torch.Tensor:
+    """Returns which positions of the feature map lie inside the original image.
+
+    Args:
+        batch: Has "features_BCHW", and "valid_B2" with the height and width in pixels, from the
+            crop's top left corner, that belong to the original image (the rest is padding).
+
+    Returns:
+        bool [B, H/4, W/4].
+    """
+    features_BCHW, valid_B2 = batch["features_BCHW"], batch["valid_B2"]
+    height, width = features_BCHW.shape[-2:]
+    device = features_BCHW.device
+    rows_H = torch.arange(height, device=device) * FEATURE_STRIDE
+    columns_W = torch.arange(width, device=device) * FEATURE_STRIDE
+    inside_BH = rows_H[None] < valid_B2[:, :1]
+    inside_BW = columns_W[None] < valid_B2[:, 1:]
+    return inside_BH[:, :, None] & inside_BW[:, None, :]
+
+
+class TaskLoss(nn.Module):
+    """A task's own loss + λ₁ · L_KD [+ λ_rate · rate].
+
+    Args:
+        lambda_kd: λ₁; 1 in the paper.
+        rate_weight: Weighs the bits a pixel that the gate keeps; 0 in the paper.
+
+    Attributes:
+        weights: Of every part that there may be; a weight of 0 leaves its part out.
+    """
+
+    def __init__(self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0) -> None:
+        super().__init__()
+        self.weights = {"distillation": lambda_kd, "rate": rate_weight}
+
+    def task_parts(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        """Returns the task's own parts by name; `weights` has them too."""
+        raise NotImplementedError
+
+    def forward(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        """Computes the loss of a batch, or of its part of a larger step.
+
+        Args:
+            outputs: A network's; what the task's parts need and, where a term needs them,
+                "features" and "gate".
+            batch: What the task's parts need; with "features_BCHW" (and "valid_B2") the teacher's
+                features are distilled; with "channel_bits_BC" and "pixels_B" (original pixels of
+                the image) the gate's rate is known.
+            counts: Of the whole step.
+
+        Returns:
+            "loss", and its parts: the task's own, and "distillation" and "rate" where they exist.
+        """
+        parts = self.task_parts(outputs, batch, counts)
+        if self.weights["distillation"] and "features_BCHW" in batch:
+            parts["distillation"] = _distillation(outputs["features"], batch, counts.cells)
+        if "gate" in outputs:
+            parts["rate"] = _rate(outputs["gate"], batch, counts.samples)
+        # A weight of 0 leaves the part out: 0 × inf would be nan.
+        weights = self.weights
+        terms = [weights[name] * part for name, part in parts.items() if weights[name]]
+        return {"loss": torch.stack(terms).sum()} | parts
+
+
+class SegmentationLoss(TaskLoss):
+    """L = L_seg + λ₁ · L_KD [+ λ_rate · rate] [+ 0.5 · L_seg of the auxiliary head].
+
+    Its own parts are "cross_entropy" and "auxiliary", of the outputs "logits" and
+    "auxiliary_logits" and the batch's "labels_BHW", integers, 255 = ignore. A batch without a
+    labelled pixel has cross-entropy 0, not nan.
+
+    Args:
+        lambda_kd: λ₁; 1 in the paper.
+        rate_weight: Weighs the bits a pixel that the gate keeps; 0 in the paper.
+        auxiliary_weight: 0.5 in torchvision's reference.
+    """
+
+    def __init__(
+        self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0, auxiliary_weight: float = 0.5
+    ) -> None:
+        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
+        self.weights |= {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
+
+    def task_parts(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        """Returns the cross-entropies of the maps that there are."""
+        maps = {"cross_entropy": "logits", "auxiliary": "auxiliary_logits"}
+        return {
+            part: _cross_entropy(outputs[name], batch["labels_BHW"], counts.labels)
+            for part, name in maps.items()
+            if name in outputs
+        }
+
+
+class DetectionLoss(TaskLoss):
+    """L = L_detection + λ₁ · L_KD [+ λ_rate · rate].
+
+    Its own parts are the outputs "objectness", "proposal_box", "classification" and "box" of
+    `DetectionTail`, which are already means over what was drawn of each image; they count equally,
+    as in torchvision.
+    """
+
+    PARTS = ("objectness", "proposal_box", "classification", "box")
+
+    def __init__(self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0) -> None:
+        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
+        self.weights |= dict.fromkeys(self.PARTS, 1.0)
+
+    def task_parts(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        """Returns each part's mean over the images of the step, or this batch's share of it."""
+        return {name: outputs[name].sum() / max(counts.samples, 1) for name in self.PARTS}
+
+
+def _cross_entropy(
+    logits_BKHW: torch.Tensor, labels_BHW: torch.Tensor, labels: int
+) -> torch.Tensor:
+    # Summed here: CUDA's own sum over maps adds in whatever order its threads finish.
+    errors_BHW = F.cross_entropy(
+        logits_BKHW.float(), labels_BHW.long(), ignore_index=IGNORE_LABEL, reduction="none"
+    )
+    return errors_BHW.sum() / max(labels, 1)
+
+
+def _distillation(
+    features_BCHW: torch.Tensor, batch: Mapping[str, Any], cells: int
+) -> torch.Tensor:
+    """Mean squared error over the positions inside the original images and all channels."""
+    target_BCHW = batch["features_BCHW"]
+    error_BHW = (features_BCHW.float() - target_BCHW).square().sum(1)
+    total = (error_BHW * cell_mask(batch)).sum()
+    return total / max(cells * target_BCHW.shape[1], 1)
+
+
+def _rate(gate_BC: torch.Tensor, batch: Mapping[str, Any], samples: int) -> torch.Tensor:
+    """Bits per original pixel of the channels that the gate keeps, from the store's ledger."""
+    bits_B = (gate_BC * batch["channel_bits_BC"]).sum(1)
+    return (bits_B / batch["pixels_B"]).sum() / max(samples, 1)

@@ -1,0 +1,83 @@
+"""Why a run stops before its end: SIGTERM, or a loss that is not finite."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from latent_store.errors import JobFailedError
+from training.trainer.ranks import Ranks
+
+
+@contextlib.contextmanager
+def until_sigterm() -> Iterator[threading.Event]:
+    """Yields an event that SIGTERM sets, so that the step under way ends and is saved."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping  # signals are the main thread's matter
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    try:
+        yield stopping
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class LossWatch:
+    """Remembers whether each step's loss was finite, and which samples it came from.
+
+    Looking at every step would make a GPU wait for the loop; it is looked at when something is
+    logged or saved.
+
+    Args:
+        ranks: Those that train together; each has its own part of every batch.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._pending: list[tuple[int, list[str], torch.Tensor, torch.Tensor]] = []
+
+    def add(
+        self,
+        step: int,
+        batches: Sequence[Mapping[str, Any]],
+        own_loss: torch.Tensor,
+        parts: Mapping[str, torch.Tensor],
+    ) -> None:
+        """Adds a step.
+
+        Args:
+            step: Its number.
+            batches: This rank's; "sample_ids" names them in the error.
+            own_loss: This rank's part of the loss.
+            parts: Of all ranks: "loss", and "gradient_norm" if the gradient is clipped.
+        """
+        finite = torch.isfinite(parts["loss"])
+        if "gradient_norm" in parts:
+            finite = finite & torch.isfinite(parts["gradient_norm"])
+        ids = [name for batch in batches for name in batch.get("sample_ids", ())]
+        self._pending.append((step, ids, torch.isfinite(own_loss), finite))
+
+    def check(self, epoch: int) -> None:
+        """Looks at the steps since the last look.
+
+        Raises:
+            JobFailedError: If a loss was not finite, on every rank the same; it names the samples
+                of the ranks whose own part was not, or all where only the gradient was not.
+        """
+        pending, self._pending = self._pending, []
+        for step, ids, own_finite, finite in pending:
+            if finite:  # the same on every rank
+                continue
+            found = self._ranks.gather((bool(own_finite), ids))
+            guilty = [theirs for fine, theirs in found if not fine] or [ids for _, ids in found]
+            names = ", ".join(name for ids in guilty for name in ids)
+            raise JobFailedError(
+                f"the loss is not finite at step {step} (epoch {epoch}); the batch was "
+                f"{names or 'not named by its loader'}; nothing since the last checkpoint is "
+                "saved: look at these samples' labels and features, or lower --learning_rate, set "
+                "--clip_norm, use --amp off"
+            )

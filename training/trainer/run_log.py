@@ -1,0 +1,192 @@
+"""What a run tells: JSON lines, TensorBoard, a progress bar; and where its time went."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import torch
+
+from latent_store.errors import LatentStoreError
+
+Item = TypeVar("Item")
+
+LOG_FILE = "log.jsonl"
+
+
+class RunLog:
+    """Writes records to `log.jsonl` and their numbers to TensorBoard.
+
+    Args:
+        output: Folder of the run.
+        resumed_step: Records of later steps, which an interrupted run left, are dropped.
+        tensorboard: Whether to write TensorBoard files, to `tb/`.
+        silent: Write nothing; another rank does.
+
+    Raises:
+        LatentStoreError: If TensorBoard is asked for and not installed.
+    """
+
+    def __init__(
+        self, output: Path, *, resumed_step: int, tensorboard: bool, silent: bool = False
+    ) -> None:
+        self._file, self._board = None, None
+        if silent:
+            return
+        path = output / LOG_FILE
+        _drop_later(path, resumed_step)
+        self._file = path.open("a", encoding="utf-8")
+        if tensorboard:
+            self._board = _open_board(output / "tb", resumed_step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def write(self, kind: str, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Writes one record.
+
+        Args:
+            kind: "step", "epoch" or "validation"; the prefix of its curves.
+            step: Optimiser steps done.
+            epoch: The epoch that they belong to, from 0.
+            values: Numbers by name; nan becomes null in JSON and a gap in curves.
+        """
+        if self._file is None:
+            return
+        finite = {name: value if value == value else None for name, value in values.items()}
+        record = {"kind": kind, "step": step, "epoch": epoch, **finite}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in finite.items():
+                if value is not None:
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+class Meters:
+    """Running means of a step's parts, kept on the device so that nothing waits for them."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.kept: list[torch.Tensor] = []
+        self.decisions: torch.Tensor | None = None
+
+    def add(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Adds one step's parts; "kept" [B] and "decisions" [C] are collected for their spread."""
+        for name, value in parts.items():
+            value = value.detach()
+            if name == "kept":
+                self.kept.append(value)
+                continue
+            if name == "decisions":
+                self.decisions = value if self.decisions is None else self.decisions + value
+                continue
+            value = value.double()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Returns the mean of each part, and what was kept where channels are selected.
+
+        "kept_mean" and so on are of the channels kept in each image; "always_on" and "never_on"
+        count the channels that a gate, without its noise, keeps in every image and in none.
+        """
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        if self.kept:
+            kept = torch.cat(self.kept).double()
+            means |= {
+                "kept_mean": float(kept.mean()),
+                "kept_std": float(kept.std(correction=0)),
+                "kept_min": float(kept.min()),
+                "kept_max": float(kept.max()),
+            }
+        if self.decisions is not None:
+            images = sum(len(kept) for kept in self.kept)
+            means["always_on"] = float((self.decisions == images).sum())
+            means["never_on"] = float((self.decisions == 0).sum())
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the sums as plain values."""
+        return {
+            "sums": {name: total.cpu() for name, total in self.sums.items()},
+            "counts": dict(self.counts),
+            "kept": torch.cat(self.kept).cpu() if self.kept else torch.zeros(0),
+            "decisions": None if self.decisions is None else self.decisions.cpu(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Takes another's sums."""
+        self.sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self.counts = dict(state["counts"])
+        self.kept = [state["kept"].to(device)] if len(state["kept"]) else []
+        decisions = state["decisions"]
+        self.decisions = None if decisions is None else decisions.to(device)
+
+
+class Clock:
+    """Seconds since the start, and those spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.start = self._lap = time.perf_counter()
+        self.waited = 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
+
+    def lap(self) -> float:
+        """Returns the seconds since the last call, or the start."""
+        now, before = time.perf_counter(), self._lap
+        self._lap = now
+        return now - before
+
+    @property
+    def wait_share(self) -> float:
+        """The share of the time in which the loop waited for the loader."""
+        return self.waited / self.total if self.total else 0.0
+
+    def timed(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yields the items and counts the time that each took to come."""
+        while True:
+            before = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - before
+            yield item
+
+
+def _drop_later(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break  # the interrupted run died while writing it
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+def _open_board(folder: Path, resumed_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # slow, and optional
+    except ImportError as error:
+        raise LatentStoreError(
+            "TensorBoard is not installed: pip install tensorboard, or give --no-tensorboard"
+        ) from error
+    return SummaryWriter(folder, purge_step=resumed_step + 1 if resumed_step else None)

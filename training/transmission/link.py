@@ -1,0 +1,296 @@
+"""One picture from a camera to a map or boxes: what each side does, how long each stage takes.
+
+    camera   picture ─ pad ─ g_a ─ h_a ─ h_s ─ gate (dynamic) ─ entropy coding ─► stream file
+    server   stream file ─ entropy decoding (with h_s) ─ g_s (pixels) ─ network ─► map, or boxes
+
+The server has the stream file and the checkpoint, nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from latent_store.codec import (
+    Codec,
+    StreamFile,
+    codec_from_bytes,
+    cut_stream,
+    image_to_tensor,
+    load_codec,
+    pack_stream,
+    pad_image,
+    read_image,
+    tensor_to_image,
+    unpack_stream,
+)
+from latent_store.errors import CheckpointError, LatentStoreError, RankingError
+from training.networks.checkpoints import load_network
+from training.networks.networks import NetworkConfig
+from training.selection.gate import ChannelGate, pool_latents
+from training.transmission.inference import (
+    Output,
+    choose_channels,
+    detect_latents,
+    require_finite_weights,
+    segment_latents,
+    split_gate,
+)
+
+
+class Stopwatch:
+    """Times consecutive stages; on a GPU each ends when its work has.
+
+    Attributes:
+        milliseconds: Of each stage, in order; a stage that occurs twice is summed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.milliseconds: dict[str, float] = {}
+        self._start = self._now()
+
+    def restart(self) -> None:
+        """Begins a stage here: what came before is not counted."""
+        self._start = self._now()
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage here and begins the next one."""
+        now = self._now()
+        self.milliseconds[stage] = self.milliseconds.get(stage, 0) + 1000 * (now - self._start)
+        self._start = now
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Link:
+    """Both ends: one checkpoint and its codec.
+
+    Attributes:
+        name: The checkpoint's file, for messages.
+        config: The network's shape.
+        class_names: Of the network's classes; their numbers where the file does not say.
+        ranking_id: Of the channels of a static network, or one for any N.
+        keep: The N that a network for any N is asked to send, or to use; None for what there is.
+        codec: The frozen codec, on the device.
+        gate: Runs at the camera; None unless selection is dynamic.
+        network: Runs at the server, without the gate.
+        device: Where they are.
+    """
+
+    name: str
+    config: NetworkConfig
+    class_names: tuple[str, ...]
+    ranking_id: str | None
+    keep: int | None
+    codec: Codec
+    gate: ChannelGate | None
+    network: torch.nn.Module
+    device: torch.device
+
+
+def open_link(
+    checkpoint: Path,
+    device: str = "cpu",
+    codec_checkpoint: Path | bytes | None = None,
+    keep: int | None = None,
+) -> Link:
+    """Loads a checkpoint and the codec that it carries.
+
+    Args:
+        checkpoint: A file of train-from-store, or of train-teacher with `codec_checkpoint`.
+        device: Where both run.
+        codec_checkpoint: For a teacher, which was trained without a codec: its file, or the bytes.
+        keep: See `Link`.
+
+    Raises:
+        CheckpointError: A file is none of ours, or carries no codec and none is given.
+        LatentStoreError: `keep` is no cut of the network.
+        IdentityError: `codec_checkpoint` is not the codec that the network was trained on.
+    """
+    loaded = load_network(checkpoint, map_location=device)
+    if keep is not None and keep not in (loaded.config.cuts or ()):
+        raise LatentStoreError(
+            f"--keep {keep} goes with a network for any N that has this cut, and {checkpoint} is "
+            f"one with {_describe(loaded.config)}; leave --keep out, or give one of its cuts"
+        )
+    if loaded.codec_bytes is not None:
+        codec = codec_from_bytes(loaded.codec_bytes)
+    elif isinstance(codec_checkpoint, bytes):
+        codec = codec_from_bytes(codec_checkpoint)
+    elif codec_checkpoint is not None:
+        codec = load_codec(checkpoint=codec_checkpoint)
+    else:
+        raise CheckpointError(
+            f"{checkpoint} carries no codec (it is a {loaded.meta['kind']}): name one with "
+            "--codec_checkpoint, or give a file of train-from-store"
+        )
+    require_finite_weights(loaded.network, str(checkpoint))
+    if loaded.meta["codec_identity"] is not None:
+        codec.spec.require_identity(loaded.meta["codec_identity"], str(checkpoint))
+    return Link(
+        name=str(checkpoint),
+        config=loaded.config,
+        class_names=tuple(loaded.meta["class_names"] or map(str, range(loaded.config.num_classes))),
+        ranking_id=loaded.meta["ranking_id"],
+        keep=keep,
+        codec=codec.to(device),
+        gate=split_gate(loaded.network),
+        network=loaded.network,
+        device=torch.device(device),
+    )
+
+
+def read_picture(path: Path, watch: Stopwatch) -> np.ndarray:
+    """Reads a picture, uint8 [H, W, 3]; stage "read"."""
+    watch.restart()
+    image_HWC = read_image(path)
+    watch.lap("read")
+    return image_HWC
+
+
+def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
+    """Turns a picture into streams, at the camera.
+
+    For any N that is a scalable stream, which can be cut behind the camera too, or with a `keep`
+    a stream of those channels alone, which is coded sooner.
+
+    Args:
+        link: Codec and gate.
+        image_HWC: Uint8 RGB of any size.
+        watch: Gets the stages "pad", "g_a", "h_a", "h_s", "gate" and "entropy coding".
+    """
+    watch.restart()
+    x_BCHW = image_to_tensor(pad_image(image_HWC))
+    watch.lap("pad")
+    hook = link.codec.model.g_a.register_forward_hook(lambda *_: watch.lap("g_a"))
+    try:
+        latents = link.codec.encode(x_BCHW)
+    finally:
+        hook.remove()
+    watch.lap("h_a")
+    indexes_BCHW = link.codec.indexes(latents.z_symbols_BNHW)
+    watch.lap("h_s")
+    selection, channels, cuts = _select(link, latents.y_hat_BCHW)
+    watch.lap("gate")
+    stream = pack_stream(
+        link.codec,
+        latents.y_hat_BCHW[0].cpu().numpy(),
+        latents.z_symbols_BNHW[0].cpu().numpy(),
+        indexes_BCHW[0].cpu().numpy(),
+        size=(image_HWC.shape[0], image_HWC.shape[1]),
+        selection=selection,
+        channels=channels,
+        cuts=cuts,
+        ranking_id=link.ranking_id,
+    )
+    if cuts is not None:
+        stream = cut_stream(stream, cuts[-1])
+    watch.lap("entropy coding")
+    return stream
+
+
+def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[Output, np.ndarray]:
+    """Turns streams into a map or detections, at the server.
+
+    Args:
+        link: Codec and network.
+        stream: A picture's streams.
+        watch: Gets the stages "entropy decoding" and "network" (for pixels with g_s).
+
+    Returns:
+        What the network's task wants, at the picture's original size: the map, uint8 [H, W], or
+        detections. And the decoded ŷ, int32 [M, h, w], with zeros where nothing was sent.
+
+    Raises:
+        IdentityError: The stream is another codec's.
+        RankingError: It does not carry the channels that the network takes.
+    """
+    keep = require_channels(link, stream)
+    watch.restart()
+    decoded = unpack_stream(link.codec, stream, keep)
+    y_hat_CHW = decoded.full()
+    ranked = link.config.channels is not None
+    network_input = torch.from_numpy(decoded.y_hat_KHW if ranked else y_hat_CHW)[None]
+    watch.lap("entropy decoding")
+    output = _run_network(link, network_input, (stream.height, stream.width))
+    watch.lap("network")
+    return output, y_hat_CHW
+
+
+def require_channels(link: Link, stream: StreamFile) -> int | None:
+    """Returns how many of a stream's channels the network needs; None for all that are there.
+
+    A network for any N takes the most that came, or its `keep`.
+
+    Raises:
+        IdentityError: The stream is another codec's.
+        RankingError: The network takes other channels.
+    """
+    link.codec.spec.require_identity(stream.codec.identity, "the stream file")
+    wanted = link.config.channels
+    if wanted is not None:
+        cuts = (link.keep,) if link.keep else link.config.cuts or (len(wanted),)
+        for keep in reversed(cuts):
+            if stream.channels[:keep] == wanted[:keep] and keep in stream.cuts:
+                return keep
+    elif link.gate is not None:
+        if stream.selection == "dynamic":
+            return None
+    elif sorted(stream.channels) == list(range(stream.codec.channels)):
+        return None
+    raise RankingError(
+        f"{link.name} ({_describe(link.config)}) cannot use this stream, which carries "
+        f"{len(stream.channels)} channels by selection {stream.selection!r}; encode the picture "
+        "with this checkpoint, or decode with the one that encoded it"
+    )
+
+
+def decoded_picture(link: Link, y_hat_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the picture that received channels give, uint8 [H, W, 3] at original size."""
+    x_hat_BCHW = link.codec.reconstruct(torch.from_numpy(y_hat_CHW)[None])
+    return tensor_to_image(x_hat_BCHW)[0, : size[0], : size[1]]
+
+
+def _run_network(link: Link, y_hat_BCHW: torch.Tensor, size: tuple[int, int]) -> Output:
+    codec = link.codec if link.config.domain == "pixel" else None
+    how = {"codec": codec, "device": link.device, "name": link.name}
+    if link.config.task == "detection":
+        (found,) = detect_latents(link.network, y_hat_BCHW, torch.tensor([size]), **how)
+        return found
+    map_BHW = segment_latents(link.network, y_hat_BCHW, **how)
+    return map_BHW[0, : size[0], : size[1]].cpu().numpy()
+
+
+def _select(
+    link: Link, y_hat_BCHW: torch.Tensor
+) -> tuple[str, Sequence[int] | None, Sequence[int] | None]:
+    """Returns selection, channels and cuts as `pack_stream` takes them."""
+    channels = link.config.channels
+    if channels is not None:
+        if link.config.cuts is None or link.keep is not None:
+            return "static", channels[: link.keep], None
+        rest = sorted(set(range(link.config.latent_channels)) - set(channels))
+        return "scalable", (*channels, *rest), link.config.cuts
+    if link.gate is None:
+        return "all", None, None
+    pooled_BC = pool_latents(y_hat_BCHW, link.config.gate_pool)
+    mask_C = choose_channels(link.gate, pooled_BC)[0]
+    return "dynamic", [int(c) for c in np.flatnonzero(mask_C)], None
+
+
+def _describe(config: NetworkConfig) -> str:
+    if config.cuts is not None:
+        return f"selection any, cuts {', '.join(map(str, config.cuts))}"
+    if config.channels is not None:
+        return f"static selection, {len(config.channels)} channels"
+    return f"{config.domain} domain, selection {config.selection}"
