@@ -31,12 +31,12 @@ from pipelines.datasets.raw_images import RawImageLoader, RawImages, WholeRawIma
 from pipelines.datasets.registry import READERS, DatasetReader, open_dataset
 from training.data.loader import LoaderConfig
 from training.flags import add_flags, flag, free_fields, read_flags
-from training.job import NONE, TASK_FLAGS, require_task_flags
-from training.networks.initialise import start_from_pretrained
 from training.networks.network_config import BACKBONES, NetworkConfig
-from training.networks.networks import build_network
+from training.tasks.build import build_network
 from training.tasks.tasks import NetworkValidator, headline
 from training.train import TASK_PARTS, require_batch_norm
+from training.trainer.initialise import start_from_pretrained
+from training.trainer.job import NONE, TASK_FLAGS, require_task_flags
 from training.trainer.ranks import ALONE, Ranks, joined
 from training.trainer.run import FitResult
 from training.trainer.trainer import fit

@@ -13,9 +13,10 @@ import torch
 
 from pipelines import encode, frequency, reorder
 from pipelines.generate_scenes import SceneSet, generate_scenes
-from training.networks.checkpoints import save_checkpoint
-from training.networks.networks import NetworkConfig, build_network
+from training.networks.networks import NetworkConfig
+from training.tasks.build import build_network
 from training.tasks.classes import CITYSCAPES_CLASSES
+from training.trainer.checkpoints import save_checkpoint
 
 # How long an example takes says more about a shared machine than about what is tested.
 hypothesis.settings.register_profile("shared", deadline=None)

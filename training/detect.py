@@ -13,12 +13,12 @@ import numpy as np
 
 from latent_store.console import run_command
 from latent_store.errors import LatentStoreError
+from latent_store.storage.location import write_atomically
 from latent_store.tools.panels import save_png
-from training.evaluation.points import write_text
-from training.picture_command import COMMANDS, transmission_parser, transmit
 from training.tasks.box_pictures import SHOWN_SCORE, draw_detections
 from training.tasks.classes import class_colours
 from training.tasks.detection_metrics import Detections
+from training.transmission.command import COMMANDS, transmission_parser, transmit
 from training.transmission.link import Link
 
 TASK = "detection"
@@ -74,7 +74,8 @@ def write_boxes(
     ]
     height, width = image_HWC.shape[:2]
     content = {"height": height, "width": width, "objects": objects}
-    write_text(base.with_name(f"{base.name}_boxes.json"), json.dumps(content, indent=1) + "\n")
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(base.with_name(f"{base.name}_boxes.json"), text.encode())
     colours = class_colours(link.class_names)
     drawn_HWC = draw_detections(image_HWC, found, link.class_names, colours, least_score)
     save_png(base.with_name(f"{base.name}_boxes.png"), drawn_HWC)

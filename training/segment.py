@@ -10,9 +10,9 @@ import numpy as np
 
 from latent_store.console import run_command
 from latent_store.tools.panels import save_png
-from training.picture_command import COMMANDS, transmission_parser, transmit
 from training.tasks.classes import class_colours
 from training.tasks.pictures import colourise, overlay
+from training.transmission.command import COMMANDS, transmission_parser, transmit
 from training.transmission.link import Link
 
 TASK = "segmentation"

@@ -27,14 +27,15 @@ from latent_store.errors import LatentStoreError, StoreNotFoundError
 from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.sources import SourceSpec, StoreSource
 from training.flags import add_flags, read_flags
-from training.inputs import Inputs, find_inputs
-from training.job import CONFIGS, FREE, NONE, Job, ModelConfig
-from training.networks import initialise
-from training.networks.checkpoints import load_network
-from training.networks.networks import LatentNetwork, NetworkConfig, build_network
+from training.networks.networks import LatentNetwork, NetworkConfig
+from training.tasks.build import build_network
 from training.tasks.detection_task import DetectionTask, DetectionValidator
 from training.tasks.losses import DetectionLoss, SegmentationLoss
 from training.tasks.tasks import NetworkValidator, SegmentationTask, SegmentationValidator, headline
+from training.trainer import initialise
+from training.trainer.checkpoints import load_network
+from training.trainer.inputs import Inputs, find_inputs
+from training.trainer.job import CONFIGS, FREE, NONE, Job, ModelConfig
 from training.trainer.ranks import ALONE, Ranks, joined
 from training.trainer.run import FitResult
 from training.trainer.trainer import fit

@@ -24,7 +24,7 @@ from latent_store.components.readers import LatentsReader
 from latent_store.errors import CheckpointError, RankingError
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from training.networks.checkpoints import LoadedNetwork, load_network
+from training.trainer.checkpoints import LoadedNetwork, load_network
 
 FIXED_POINT = 1 << 32
 """Real numbers are summed as integers of this unit: 2.3e-10, and room for 2^31 samples."""

@@ -27,8 +27,8 @@ from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, NOT_LISTED, Receipt, RowRecord
 from latent_store.storage.location import Location
 from pipelines.datasets.registry import DatasetReader, open_dataset, read_picture
-from training.networks.checkpoints import LoadedNetwork, load_network
 from training.networks.networks import FEATURE_CHANNELS
+from training.trainer.checkpoints import LoadedNetwork, load_network
 
 DEFAULT_SAMPLES_PER_SHARD = 16
 _CALIBRATION_SAMPLES = 4

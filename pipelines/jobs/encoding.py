@@ -42,8 +42,8 @@ from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.datasets.registry import DatasetReader, read_boxes, read_labels, read_picture
-from training.networks.checkpoints import load_network
 from training.networks.networks import Stem
+from training.trainer.checkpoints import load_network
 
 _LOG = logging.getLogger(__name__)
 

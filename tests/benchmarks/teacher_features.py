@@ -32,8 +32,9 @@ from latent_store.store import LatentStore
 from pipelines.datasets.registry import DatasetReader, open_dataset, read_picture
 from pipelines.jobs.encoding import EncodeTask, encode_shard, load_stem
 from tests.benchmarks.table import markdown
-from training.networks.checkpoints import load_network, save_checkpoint
-from training.networks.networks import FEATURE_CHANNELS, NetworkConfig, build_network
+from training.networks.networks import FEATURE_CHANNELS, NetworkConfig
+from training.tasks.build import build_network
+from training.trainer.checkpoints import load_network, save_checkpoint
 
 SAMPLES_PER_SHARD = 16
 CROP = 512 // schema.FEATURE_STRIDE

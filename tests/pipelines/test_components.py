@@ -14,9 +14,10 @@ from latent_store import cli
 from latent_store.shards.receipts import crc32c
 from tests.conftest import TinyStore
 from tests.latent_store.codec.made_codec import make_model, save
-from training.networks.checkpoints import save_checkpoint
-from training.networks.networks import NetworkConfig, build_network
+from training.networks.networks import NetworkConfig
+from training.tasks.build import build_network
 from training.tasks.classes import CITYSCAPES_CLASSES
+from training.trainer.checkpoints import save_checkpoint
 
 ENCODE = "from pipelines.encode import main; raise SystemExit(main())"
 

@@ -23,8 +23,9 @@ from latent_store.tools.deep_check import decode_indexes
 from pipelines import frequency, reorder
 from pipelines.jobs.counting import EMPTY, Totals, half_of, make_ranking
 from tests.conftest import RANKING, TRAIN, TinyStore
-from training.networks.checkpoints import load_network, save_checkpoint
-from training.networks.networks import NetworkConfig, build_network
+from training.networks.networks import NetworkConfig
+from training.tasks.build import build_network
+from training.trainer.checkpoints import load_network, save_checkpoint
 
 Fails = Callable[..., str]
 

@@ -18,8 +18,8 @@ from pipelines.datasets.registry import open_dataset
 from tests.pipelines.made_voc import write_voc
 from training.data.loader import LoaderConfig, StoreLoader
 from training.data.sources import SourceSpec, StoreSource
-from training.networks.checkpoints import load_network
 from training.tasks.classes import VOC_CLASSES
+from training.trainer.checkpoints import load_network
 
 SMALL = ("--backbone", "resnet18", "--batch_size", "2", "--max_steps", "2", "--no-tensorboard")
 SHAPES = {

@@ -26,8 +26,9 @@ from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from training import train
 from training.data.loader import LoaderConfig, StoreLoader
 from training.data.sources import SourceSpec, StoreSource
-from training.networks.checkpoints import save_checkpoint
-from training.networks.networks import NetworkConfig, build_network
+from training.networks.networks import NetworkConfig
+from training.tasks.build import build_network
+from training.trainer.checkpoints import save_checkpoint
 
 Fails = Callable[..., str]
 FLIPPED_ROWS = list(range(TRAIN, 2 * TRAIN))

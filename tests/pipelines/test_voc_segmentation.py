@@ -12,9 +12,9 @@ import latent_store
 from pipelines import encode, train_teacher
 from tests.pipelines.made_voc import SIZES, made_mask, write_voc
 from training import evaluate, train
-from training.networks.checkpoints import load_network
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.pictures import read_labels
+from training.trainer.checkpoints import load_network
 
 NAMES = ("000001", "000002", "000003")
 """Coded at 128x192, 128x64 and 64x128."""

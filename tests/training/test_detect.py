@@ -18,8 +18,8 @@ from tests.training.real_networks import make_checkpoint
 from training import detect, segment
 from training.evaluation.candidates import find_candidates
 from training.evaluation.evaluation_split import Options, open_bench
+from training.evaluation.pipeline import Pipeline
 from training.tasks.classes import VOC_CLASSES
-from training.transmission.inference import Pipeline
 
 KINDS = ("pixel", "none", "dynamic", "static")
 

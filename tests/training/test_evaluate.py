@@ -25,13 +25,13 @@ from training.evaluation import evaluation_pictures
 from training.evaluation.candidates import distinct_labels, find_candidates
 from training.evaluation.evaluation_split import Bench, Options
 from training.evaluation.measure import measure, point_key
+from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW
-from training.networks.checkpoints import load_network
 from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.judges import permuted
 from training.tasks.metrics import ConfusionMatrix
 from training.tasks.pictures import read_labels
-from training.transmission.inference import Pipeline
+from training.trainer.checkpoints import load_network
 
 CODED = (128, 192)
 MASK_BYTES = 192 // 8

@@ -33,13 +33,13 @@ from training.evaluation import evaluation_pictures
 from training.evaluation.candidates import find_candidates
 from training.evaluation.evaluation_split import Bench, Options, open_bench
 from training.evaluation.measure import measure
+from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW, read_point
-from training.networks.checkpoints import load_network
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection_metrics import Detections, coco_ap, mean_ap, voc_ap
 from training.tasks.judges import make_judge
 from training.tasks.sample_results import ImageRate
-from training.transmission.inference import Pipeline
+from training.trainer.checkpoints import load_network
 
 TEST = 4
 _ARRAYS = {"boxes": "boxes_N4", "labels": "labels_N", "scores": "scores_N"}

@@ -23,10 +23,10 @@ from tests.conftest import RANKING, VAL, TinyStore
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training.evaluation.candidates import find_candidates
 from training.evaluation.evaluation_split import Bench, Options
+from training.evaluation.pipeline import Pipeline
 from training.segment import main
 from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.pictures import read_labels
-from training.transmission.inference import Pipeline
 from training.transmission.link import Stopwatch, open_link, receive, send
 
 CODED = (128, 192)

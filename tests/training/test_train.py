@@ -21,8 +21,8 @@ from latent_store.storage.location import Location
 from tests.conftest import RANKING, TinyStore
 from tests.training.real_networks import make_checkpoint
 from training import train
-from training.networks.checkpoints import load_network
 from training.tasks.classes import CITYSCAPES_CLASSES
+from training.trainer.checkpoints import load_network
 
 FLAGS = """
     accumulate amp anchor_size aspp_width auxiliary_head backbone batch_size box_head_width

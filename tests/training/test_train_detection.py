@@ -18,11 +18,11 @@ from tests.training.trainer.test_ranks import torchrun
 from training import train
 from training.data.loader import WholeImages
 from training.data.sources import SourceSpec, StoreSource
-from training.networks.checkpoints import load_network
-from training.networks.networks import build_network
+from training.tasks.build import build_network
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection_task import DetectionTask, DetectionValidator
 from training.tasks.losses import DetectionLoss
+from training.trainer.checkpoints import load_network
 
 SHAPE = ("--backbone", "resnet18", "--fpn_width", "8", "--box_head_width", "16")
 SHAPE += ("--anchor_size", "16")
@@ -214,8 +214,8 @@ def test_a_store_without_boxes(
 
 
 def test_a_segmentation_teacher_gives_its_residual_layers(tiny_store: TinyStore) -> None:
-    from training.networks.initialise import start_from_teacher
     from training.networks.network_config import NetworkConfig
+    from training.trainer.initialise import start_from_teacher
 
     teacher = load_network(tiny_store.teacher)
     config = NetworkConfig(task="detection", backbone="resnet18", fpn_width=8, box_head_width=16)

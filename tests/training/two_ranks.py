@@ -19,8 +19,8 @@ import torch
 from latent_store.errors import LatentStoreError
 from training import train
 from training.flags import read_flags
-from training.job import CONFIGS, Job
 from training.tasks.tasks import SegmentationTask
+from training.trainer.job import CONFIGS, Job
 from training.trainer.ranks import Ranks, joined
 
 ANY = """

@@ -170,9 +170,9 @@ class StoreSource:
         Returns:
             For each batch: "y_hat_BCHW" (integers) or "x_BHWC" (uint8), "labels_BHW" (uint8), or in
             detection "targets" (one an image, see `training.data.box_crops`), "features_BCHW"
-            (float32, if there is a teacher), "pooled_BC" (if there is a gate), "channel_bits_BC", "pixels_B"
-            (original pixels), "valid_B2" (height and width of the crop that are original image),
-            "rows_B", "sample_ids", and "batch_rows", the row numbers of the whole batch.
+            (float32, if there is a teacher), "pooled_BC" (if there is a gate), "channel_bits_BC",
+            "pixels_B" (original pixels), "valid_B2" (height and width of the crop that are original
+            image), "rows_B", "sample_ids", and "batch_rows", the row numbers of the whole batch.
         """
         parts = [ranks.share(batch) for batch in batches]
         rows = np.unique(np.concatenate([np.asarray(part, np.int64) for part in parts]))

@@ -20,12 +20,13 @@ from latent_store.format.layout import coded_size
 from latent_store.tools.panels import save_png, strip
 from training.evaluation.candidates import Candidate
 from training.evaluation.evaluation_split import Bench
+from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import Point, write_text
 from training.tasks.box_pictures import draw_detections, draw_objects
 from training.tasks.classes import class_colours
 from training.tasks.detection_metrics import Detections
 from training.tasks.pictures import colourise, read_labels
-from training.transmission.inference import Output, Pipeline
+from training.transmission.inference import Output
 from training.transmission.rates import WholeStreams
 
 

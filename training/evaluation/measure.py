@@ -13,12 +13,13 @@ from latent_store.format.layout import coded_size, shard_of
 from latent_store.format.schema import LATENT_STRIDE
 from latent_store.shards import index
 from training.evaluation.candidates import Candidate
+from training.evaluation.complexity import Macs, count_macs, network_macs
 from training.evaluation.evaluation_split import Bench
+from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import POINT_VERSION, Point
-from training.networks.complexity import Macs, count_macs, network_macs
 from training.tasks.judges import Verdict, make_judge
 from training.tasks.sample_results import SampleResult
-from training.transmission.inference import Output, Pipeline
+from training.transmission.inference import Output
 
 _KEY_DIGITS = 24
 

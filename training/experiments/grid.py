@@ -34,7 +34,7 @@ from typing import Any
 
 from latent_store.catalogue.rankings import METHODS as RANKING_METHODS
 from latent_store.errors import LatentStoreError
-from training.job import CONFIGS
+from training.trainer.job import CONFIGS
 
 GRIDS = Path(__file__).parent / "grids"
 FREQUENCY = "frequency"

@@ -19,7 +19,7 @@ holds images of one coded size, and nothing is padded beyond that.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,6 @@ from torchvision.models.segmentation.fcn import FCNHead
 from latent_store.errors import CheckpointError
 from latent_store.format.schema import LATENT_STRIDE
 from training.networks.cut_norm import keep_statistics_per_cut, matching
-from training.networks.detection_network import DetectionTail
 from training.networks.network_config import NetworkConfig
 from training.networks.transforms import FEATURE_CHANNELS, build_transform
 from training.selection.gate import ChannelGate
@@ -86,15 +85,17 @@ class Tail(nn.Module):
         return outputs
 
 
+MakeParts = Callable[[NetworkConfig], tuple[Stem, nn.Module]]
+"""A task's `build_parts`."""
+
+
 class PixelNetwork(nn.Module):
     """The whole DeepLab v3 or Faster R-CNN: the teacher, and the pixel-domain baseline."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, make_parts: MakeParts) -> None:
         super().__init__()
         self.config = config
-        resnet = _backbone(config)
-        self.stem = Stem(resnet)
-        self.tail = _tail(resnet, config)
+        self.stem, self.tail = make_parts(config)
 
     def forward(self, x_BCHW: torch.Tensor, **tail_inputs: Any) -> dict[str, Any]:
         """Segments images, or detects their objects.
@@ -123,7 +124,7 @@ class LatentNetwork(nn.Module):
             rate, which suits layers whose inputs and outputs are of order one.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, make_parts: MakeParts) -> None:
         super().__init__()
         self.config = config
         self.gate = (
@@ -134,7 +135,7 @@ class LatentNetwork(nn.Module):
         self.transform = build_transform(
             config.transform, config.input_channels, activation=config.transform_activation
         )
-        self.tail = _tail(_backbone(config), config)
+        self.tail = make_parts(config)[1]
         self.register_buffer("latent_scale_C", torch.ones(config.input_channels))
         self.register_buffer("feature_mean_C", torch.zeros(FEATURE_CHANNELS))
         self.register_buffer("feature_std_C", torch.ones(FEATURE_CHANNELS))
@@ -220,11 +221,6 @@ class LatentNetwork(nn.Module):
         self.feature_std_C.copy_(std_C.clamp_min(1e-3))
 
 
-def build_network(config: NetworkConfig) -> PixelNetwork | LatentNetwork:
-    """Returns a network with fresh weights, in training mode."""
-    return PixelNetwork(config) if config.domain == "pixel" else LatentNetwork(config)
-
-
 def build_backbone(name: str) -> models.ResNet:
     """Returns a torchvision ResNet with the strides that DeepLab v3 uses.
 
@@ -291,18 +287,6 @@ def _plain_name(name: str) -> str:
     # torchvision's hub keeps files from before 0.13: convolutions where there are blocks now.
     name = re.sub(r"^(fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
     return re.sub(r"^(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
-
-
-def _backbone(config: NetworkConfig) -> models.ResNet:
-    # Faster R-CNN's ResNet has its strides as they are: the pyramid needs every scale, and what
-    # dilation saves is resolution that the pyramid's finer levels have.
-    if config.task == "detection":
-        return models.get_model(config.backbone, weights=None)
-    return build_backbone(config.backbone)
-
-
-def _tail(resnet: models.ResNet, config: NetworkConfig) -> nn.Module:
-    return DetectionTail(resnet, config) if config.task == "detection" else Tail(resnet, config)
 
 
 def output_stride(backbone: str) -> int:

@@ -21,11 +21,11 @@ from latent_store.console import progress
 from latent_store.errors import JobFailedError, LatentStoreError
 from latent_store.storage.location import write_atomically
 from training.flags import free_fields
-from training.networks.checkpoints import export_safetensors, save_checkpoint
-from training.networks.model_card import model_card
 from training.tasks.losses import Counts
 from training.tasks.tasks import to_device
+from training.trainer.checkpoints import export_safetensors, save_checkpoint
 from training.trainer.interruptions import LossWatch
+from training.trainer.model_card import model_card
 from training.trainer.ranks import Ranks
 from training.trainer.run_log import Clock, Meters, RunLog
 from training.trainer.run_state import RESUME_FILE, RunState, load_run, random_state, save_run

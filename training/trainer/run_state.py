@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from latent_store.errors import CheckpointError, LatentStoreError
-from training.networks.checkpoints import parse, read_file, state_on_cpu, write_payload
+from training.trainer.checkpoints import parse, read_file, state_on_cpu, write_payload
 from training.trainer.ranks import Ranks
 from training.trainer.run_log import Meters
 

@@ -30,9 +30,9 @@ from latent_store.codec import (
     unpack_stream,
 )
 from latent_store.errors import CheckpointError, LatentStoreError, RankingError
-from training.networks.checkpoints import load_network
 from training.networks.networks import NetworkConfig
 from training.selection.gate import ChannelGate, pool_latents
+from training.trainer.checkpoints import load_network
 from training.transmission.inference import (
     Output,
     choose_channels,

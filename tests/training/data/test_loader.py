@@ -16,7 +16,7 @@ from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.prefetch import Prefetcher
 from training.data.sampling import crop_origin
 from training.data.sources import SourceSpec, StoreSource
-from training.networks.initialise import feature_statistics
+from training.trainer.initialise import feature_statistics
 
 CODED = (128, 192)
 

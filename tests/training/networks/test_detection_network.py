@@ -14,8 +14,9 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from latent_store.errors import LatentStoreError
 from training.networks.detection_network import STRIDES, DetectionTail, GridAnchors, KeyedSampler
-from training.networks.networks import NetworkConfig, build_network, load_pretrained_backbone
+from training.networks.networks import NetworkConfig, load_pretrained_backbone
 from training.selection.gate import gumbel_noise
+from training.tasks.build import build_network
 from training.tasks.losses import DetectionLoss
 
 SMALL = {

@@ -12,11 +12,11 @@ from training.networks.networks import (
     LatentNetwork,
     NetworkConfig,
     build_backbone,
-    build_network,
     load_pretrained_backbone,
     output_stride,
 )
 from training.selection.gate import gumbel_noise
+from training.tasks.build import build_network
 
 SMALL = {"backbone": "resnet18", "aspp_width": 16}
 

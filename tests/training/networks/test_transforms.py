@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from latent_store.errors import LatentStoreError
-from training.networks.complexity import count_macs, network_macs
-from training.networks.networks import NetworkConfig, build_network
+from training.evaluation.complexity import count_macs, network_macs
+from training.networks.networks import NetworkConfig
 from training.networks.transforms import ModuleDeconv, build_transform
+from training.tasks.build import build_network
 
 KINDS = [("deconv", "igdn"), ("deconv", "relu"), ("res", "igdn")]
 

@@ -17,18 +17,19 @@ from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
 from tests.training.real_networks import make_checkpoint
 from training import evaluate, segment, train
 from training.data.sampling import draw_cut
-from training.networks.checkpoints import LoadedNetwork, load_network, save_checkpoint
 from training.networks.cut_norm import STATISTICS, CutBatchNorm2d
-from training.networks.initialise import (
+from training.networks.networks import LatentNetwork, NetworkConfig
+from training.tasks.build import build_network
+from training.tasks.losses import SegmentationLoss
+from training.tasks.pictures import read_labels
+from training.tasks.tasks import SegmentationTask, SegmentationValidator
+from training.trainer.checkpoints import LoadedNetwork, load_network, save_checkpoint
+from training.trainer.initialise import (
     start_from_network,
     start_from_pretrained,
     start_from_teacher,
 )
-from training.networks.model_card import model_card
-from training.networks.networks import LatentNetwork, NetworkConfig, build_network
-from training.tasks.losses import SegmentationLoss
-from training.tasks.pictures import read_labels
-from training.tasks.tasks import SegmentationTask, SegmentationValidator
+from training.trainer.model_card import model_card
 
 CHANNELS, CUTS = (5, 3, 9, 0, 7, 11), (2, 4, 6)
 STORE_CUTS = (16, 32, 64)

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 
 from latent_store.errors import CheckpointError, JobFailedError, LatentStoreError
 from training.data.loader import EpochLoader
-from training.networks.checkpoints import load_network
-from training.networks.networks import NetworkConfig, build_network
+from training.networks.networks import NetworkConfig
+from training.tasks.build import build_network
 from training.tasks.losses import SegmentationLoss
 from training.tasks.tasks import SegmentationTask, SegmentationValidator, cut_batch, network_inputs
+from training.trainer.checkpoints import load_network
 from training.trainer.run_log import Clock, Meters
 from training.trainer.run_state import RESUME_FILE
 from training.trainer.trainer import fit

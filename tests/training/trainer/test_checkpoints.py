@@ -9,13 +9,14 @@ import torch
 from safetensors import safe_open
 
 from latent_store.errors import CheckpointError
-from training.networks.checkpoints import (
+from training.networks.networks import NetworkConfig
+from training.tasks.build import build_network
+from training.trainer.checkpoints import (
     export_safetensors,
     load_network,
     read_state_dict,
     save_checkpoint,
 )
-from training.networks.networks import NetworkConfig, build_network
 
 META = {"kind": "network", "dataset": "cityscapes", "label": "none", "step": 12}
 

@@ -11,9 +11,9 @@ from torchvision import models
 
 from latent_store.errors import CheckpointError
 from training.data.sources import StoreSource
-from training.networks.checkpoints import LoadedNetwork, read_state_dict
 from training.networks.cut_norm import matching
 from training.networks.networks import LatentNetwork, PixelNetwork, load_pretrained_backbone
+from training.trainer.checkpoints import LoadedNetwork, read_state_dict
 
 _SAME_TAIL = {
     "segmentation": ("backbone", "aspp_width", "num_classes"),

@@ -20,7 +20,8 @@ from torch import nn
 
 from latent_store.errors import CheckpointError
 from latent_store.storage.location import write_atomically
-from training.networks.networks import NetworkConfig, build_network
+from training.networks.networks import NetworkConfig
+from training.tasks.build import build_network
 
 FORMAT = "latent-store-network"
 FORMAT_VERSION = 1

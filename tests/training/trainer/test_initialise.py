@@ -11,15 +11,16 @@ import latent_store
 from latent_store.errors import CheckpointError
 from tests.conftest import HEIGHT, WIDTH, TinyStore
 from training.data.sources import SourceSpec, StoreSource
-from training.networks.checkpoints import LoadedNetwork, load_network, save_checkpoint
-from training.networks.initialise import (
+from training.networks.networks import NetworkConfig
+from training.tasks.build import build_network
+from training.trainer.checkpoints import LoadedNetwork, load_network, save_checkpoint
+from training.trainer.initialise import (
     feature_statistics,
     set_statistics,
     start_from_network,
     start_from_pretrained,
     start_from_teacher,
 )
-from training.networks.networks import NetworkConfig, build_network
 
 CHANNELS = 12
 

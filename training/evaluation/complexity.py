@@ -21,7 +21,8 @@ from torch import nn
 from latent_store.codec.stock import GDN
 from latent_store.format.schema import LATENT_STRIDE
 from training.networks.detection_network import PROPOSALS, ROI_SIZE
-from training.networks.networks import LatentNetwork, NetworkConfig, build_network
+from training.networks.networks import LatentNetwork, NetworkConfig
+from training.tasks.build import build_network
 
 _WRAPPED = "network."
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -9,9 +9,9 @@ from latent_store import LatentStore, Ranking
 from latent_store.errors import MissingComponentError, RankingError, StoreNotFoundError
 from latent_store.format.schema import CodecSpec
 from latent_store.store import Split
-from training.job import NONE, Job
-from training.networks.checkpoints import LoadedNetwork, load_network
 from training.tasks.classes import class_names
+from training.trainer.checkpoints import LoadedNetwork, load_network
+from training.trainer.job import NONE, Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import torch
 from latent_store.codec import StreamFile, read_stream_file, write_stream_file
 from latent_store.console import make_parser
 from latent_store.errors import CheckpointError, LatentStoreError
-from training.evaluation.points import write_text
+from latent_store.storage.location import write_atomically
 from training.tables import align
 from training.trainer.trainer_config import choose_device
 from training.transmission.inference import Output
@@ -134,7 +134,8 @@ def transmit(args: argparse.Namespace, task: str, write: Write) -> int:
     if args.json is not None:
         content = {"checkpoint": str(args.checkpoint), "codec_id": link.codec.spec.codec_id}
         content["pictures"] = [outcome.to_json() for outcome in outcomes]
-        write_text(args.json, json.dumps(content, indent=1) + "\n")
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.json, (json.dumps(content, indent=1) + "\n").encode())
     return 0
 
 
