@@ -94,7 +94,8 @@ def _run(flags: argparse.Namespace) -> int:
         # They load torch, which nothing else here needs.
         from latent_store.tools import commands
 
-        return getattr(commands, flags.action)(flags)
+        run = {"decode": commands.decode, "export": commands.export}
+        return run.get(flags.action, commands.selfcheck)(flags)
     location = Location(flags.url)
     store = LatentStore(location)
     if flags.action == "inspect":
@@ -140,10 +141,12 @@ def _one_split(store: LatentStore, name: str | None) -> Split:
 
 
 def _verify(location: Location, *, deep: bool, repair: bool) -> int:
-    check = None
+    check: integrity.DeepCheck | None = None
     if deep:
         # Loads torch, which nothing else here needs.
-        from latent_store.tools.deep_check import check_streams as check
+        from latent_store.tools.deep_check import check_streams
+
+        check = check_streams
     with progress(desc="verify", unit="shard") as bar:
         found = list(integrity.verify(location, deep=check, on_shard=lambda _: bar.update()))
     for defect in found:

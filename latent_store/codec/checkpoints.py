@@ -184,7 +184,7 @@ def _zoo_bytes(quality: int, metric: str) -> bytes:
             f"CompressAI's zoo has {ARCHITECTURE} in qualities 1 to 8 for mse and ms-ssim, not "
             f"quality {quality} for {metric}; choose one of these"
         )
-    url = model_urls[ARCHITECTURE][metric][quality]
+    url: str = model_urls[ARCHITECTURE][metric][quality]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not cached.exists():
         _download(url, cached, prefixes[quality - 1])

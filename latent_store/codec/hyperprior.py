@@ -136,7 +136,8 @@ class Codec:
             )
         y_hat = y_hat_BCHW.to(self.device, torch.float32, memory_format=torch.channels_last)
         with torch.no_grad(), exact_float32(self.device):
-            return self.model.g_s(y_hat).contiguous()
+            x_hat: Tensor = self.model.g_s(y_hat).contiguous()
+        return x_hat
 
     def _move_tables(self) -> None:
         def widened(name: str) -> Tensor:
@@ -171,7 +172,8 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     Either would move ŷ by whole steps, and with it the identity of the latents: on GPUs, TF32 is
     the default for convolutions.
     """
-    conv = torch.backends.cudnn.conv if device.type == "cuda" else torch.backends.mkldnn.conv
+    backend: Any = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
+    conv = backend.conv
     before = conv.fp32_precision
     # The setting is the process's: where it is exact already, other threads must not notice.
     reduced = before not in ("ieee", "none")

@@ -36,8 +36,9 @@ def channel_bits(tables: EntropyTables, y_hat_CHW: ArrayLike, indexes_CHW: Array
         LatentStoreError: Shapes differ, values are no integers, or an index has no table.
     """
     symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
-    bits = _bits(symbols, indexes, tables.y_bits, tables.y_cdf_length, tables.y_offset)
-    return bits.sum(axis=(1, 2))
+    bits_CHW = _bits(symbols, indexes, tables.y_bits, tables.y_cdf_length, tables.y_offset)
+    bits_C: np.ndarray = bits_CHW.sum(axis=(1, 2))
+    return bits_C
 
 
 def hyper_bits(tables: EntropyTables, z_symbols_NHW: ArrayLike) -> float:
@@ -59,7 +60,7 @@ def _bits(
     value = symbols.astype(np.int64) - offset[rows]
     outside = (value < 0) | (value >= escape)
     column = np.where(outside, escape, value)
-    bits = table.reshape(-1)[rows.astype(np.int64) * table.shape[1] + column]
+    bits: np.ndarray = table.reshape(-1)[rows.astype(np.int64) * table.shape[1] + column]
     if outside.any():
         bits[outside] += _escape_bits(value[outside], escape[outside])
     return bits
@@ -69,5 +70,5 @@ def _escape_bits(value: np.ndarray, escape: np.ndarray) -> np.ndarray:
     """Returns the bits behind the escape symbol: one digit count, then the digits."""
     distance = np.where(value < 0, -2 * value - 1, 2 * (value - escape))
     shifts = NIBBLE * np.arange(MAX_NIBBLES)
-    digits = ((distance[:, None] >> shifts) != 0).sum(axis=1)
+    digits: np.ndarray = ((distance[:, None] >> shifts) != 0).sum(axis=1)
     return NIBBLE * (1.0 + digits)

@@ -245,7 +245,7 @@ def _tail_bytes(symbols: list[int], indexes: list[int], start: int, tables: Code
 
 def _encode(symbols: list[int], indexes: list[int], tables: CoderTables) -> bytes:
     _require_enough(len(symbols))
-    return RansEncoder().encode_with_indexes(symbols, indexes, *tables)
+    return bytes(RansEncoder().encode_with_indexes(symbols, indexes, *tables))
 
 
 def _decode(data: bytes, indexes: np.ndarray, tables: CoderTables) -> np.ndarray:

@@ -95,7 +95,7 @@ def check_channels(channels: ArrayLike, total: int) -> np.ndarray:
 
 def crc32c(data: bytes) -> int:
     """Returns the CRC-32C (Castagnoli) of `data`."""
-    return google_crc32c.value(bytes(data))
+    return int(google_crc32c.value(bytes(data)))
 
 
 def symbols_crc32c(symbols: ArrayLike) -> int:

@@ -54,7 +54,7 @@ def decode(flags: argparse.Namespace) -> int:
 
 def export(flags: argparse.Namespace) -> int:
     """`latent-store export`: one sample's streams as a file."""
-    source = _open_source(flags)
+    source = _open_sample(flags)
     stream = export_sample(source, flags.channels)
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     size = write_stream_file(flags.output, stream)
@@ -89,18 +89,22 @@ def selfcheck(flags: argparse.Namespace) -> int:
 
 def _open_source(flags: argparse.Namespace) -> Source:
     path = Path(flags.url)
-    if not path.is_file():
-        if flags.sample is None:
-            raise LatentStoreError(
-                f"{flags.url} is no stream file; name a sample of the store with --sample"
-            )
-        split = _split_of(LatentStore(Location(flags.url)), flags.sample, flags.split)
-        return StoredSource(split, flags.sample, flags.codec, flags.ranking)
-    if flags.action != "decode" or flags.sample is not None:
-        raise LatentStoreError(f"{flags.url} is a file; --sample and export go with a store")
+    if flags.sample is not None or not path.is_file():
+        return _open_sample(flags)
     stream = read_stream_file(path)
     store = None if flags.store is None else LatentStore(Location(flags.store))
     return FileSource(stream, find_codec(stream.codec, flags.codec_checkpoint, store), path.name)
+
+
+def _open_sample(flags: argparse.Namespace) -> StoredSource:
+    if flags.sample is None:
+        raise LatentStoreError(
+            f"{flags.url} is no stream file; name a sample of the store with --sample"
+        )
+    if Path(flags.url).is_file():
+        raise LatentStoreError(f"{flags.url} is a file; --sample and export go with a store")
+    split = _split_of(LatentStore(Location(flags.url)), flags.sample, flags.split)
+    return StoredSource(split, flags.sample, flags.codec, flags.ranking)
 
 
 def _reference(

@@ -177,7 +177,7 @@ class FileSource:
         name: What to call the picture.
     """
 
-    full_psnr = None
+    full_psnr: float | None = None
 
     def __init__(self, stream: StreamFile, codec: Codec, name: str) -> None:
         self.stream, self.codec, self.name = stream, codec, name

@@ -134,7 +134,7 @@ def check_store(
     dtypes = (torch.float64, torch.float32) if float32 else (torch.float64,)
     checker = _Checker(codec, _settings(device, dtypes))
     for split in splits:
-        checker.check_split(split, counts and counts[split.plan.name], on_image)
+        checker.check_split(split, counts[split.plan.name] if counts else None, on_image)
     return checker.outcome()
 
 
@@ -210,7 +210,9 @@ class _Checker:
             expected = [self.codec.indexes(z[None])[0].cpu().numpy() for z in z_BNHW]
         for setting, tally in self.tallies.items():
             with torch_threads(setting.threads):
-                found = [self._indexes(part, setting) for part in z_BNHW.split(setting.batch)]
+                found = [
+                    self._indexes(part, setting) for part in torch.split(z_BNHW, setting.batch)
+                ]
             for mine, theirs in zip(np.concatenate(found), expected, strict=True):
                 tally.add(mine, theirs)
         self.images += len(expected)
@@ -241,7 +243,7 @@ class _Checker:
 
     def _network(self, device: str, dtype: torch.dtype, memory_format: str) -> nn.Module:
         # From the float64 copy, whose weights are the float32 ones widened: narrowing is exact.
-        h_s = copy.deepcopy(self.codec.model.h_s).to("cpu", torch.float64)
+        h_s: nn.Module = copy.deepcopy(self.codec.model.h_s).to("cpu", torch.float64)
         return h_s.to(device, dtype).to(memory_format=FORMATS[memory_format])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import zarr
 
@@ -188,12 +189,12 @@ def _index_defects(
     good: list[receipts.Receipt],
 ) -> Iterator[Defect]:
     read = {
-        name: (table, lambda name=name: component.read_table(location, group, plan.name, name))
+        name: (table, partial(component.read_table, location, group, plan.name, name))
         for name, table in component_tables(key, good).items()
     }
     samples = samples_of(location, plan, good)
     if samples is not None:
-        read["samples"] = (samples, lambda: index.read_samples(location, plan.name))
+        read["samples"] = (samples, partial(index.read_samples, location, plan.name))
     for name, (expected, stored) in read.items():
         try:
             table = stored()
