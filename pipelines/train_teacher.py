@@ -34,12 +34,13 @@ from training.flags import add_flags, flag, free_fields, read_flags
 from training.networks.network_config import BACKBONES, NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.tasks import NetworkValidator, headline
-from training.train import TASK_PARTS, require_batch_norm
+from training.trainer.assembly import TASK_PARTS, require_batch_norm
 from training.trainer.initialise import start_from_pretrained
 from training.trainer.job import NONE, TASK_FLAGS, require_task_flags
 from training.trainer.ranks import ALONE, Ranks, joined
-from training.trainer.run import FitResult
-from training.trainer.trainer import fit
+from training.trainer.run_folder import RunFolder
+from training.trainer.run_state import FitResult
+from training.trainer.trainer import Trainer
 from training.trainer.trainer_config import TrainerConfig
 
 FLIPPED = "hflip"
@@ -111,7 +112,7 @@ def make_flags() -> argparse.ArgumentParser:
 def train_teacher(
     teacher: TeacherConfig,
     loader_config: LoaderConfig,
-    trainer: TrainerConfig,
+    trainer_config: TrainerConfig,
     output: Path,
     *,
     resume: bool = False,
@@ -126,30 +127,28 @@ def train_teacher(
         teacher.dataset, teacher.data_root, voc_task=teacher.voc_task, years=teacher.year
     )
     config = _network_config(teacher, reader)
-    require_batch_norm(config.task, loader_config, trainer)
+    require_batch_norm(config.task, loader_config, trainer_config)
     samples = _first(reader.manifest(teacher.split), loader_config.max_samples)
     if loader_config.views:
         samples += [sample.seen_as(FLIPPED) for sample in samples]
     images = RawImages(reader, samples, cache_mb=loader_config.cache_mb)
-    torch.manual_seed(trainer.seed)
+    torch.manual_seed(trainer_config.seed)
     network = build_network(config)
     if teacher.pretrained != NONE:
         start_from_pretrained(network, teacher.pretrained)
-    loader = RawImageLoader(images, loader_config, seed=trainer.seed, ranks=ranks)
+    loader = RawImageLoader(images, loader_config, seed=trainer_config.seed, ranks=ranks)
     make_task, make_loss = TASK_PARTS[config.task][:2]
+    task = make_task(network, make_loss(lambda_kd=0, rate_weight=0), seed=trainer_config.seed)
+    folder = RunFolder(
+        output,
+        meta=_meta(reader),
+        config=_resolved(teacher, config, loader.config, trainer_config),
+        free=free_fields(*CONFIGS),
+    )
+    validate = _validator(reader, teacher, loader_config, ranks)
     try:
-        return fit(
-            make_task(network, make_loss(lambda_kd=0, rate_weight=0), seed=trainer.seed),
-            loader,
-            trainer,
-            output,
-            meta=_meta(reader),
-            run_config=_resolved(teacher, config, loader.config, trainer),
-            validate=_validator(reader, teacher, loader_config, ranks),
-            resume=resume,
-            free=free_fields(*CONFIGS),
-            ranks=ranks,
-        )
+        trainer = Trainer(task, loader, trainer_config, folder, validate=validate, ranks=ranks)
+        return trainer.fit(resume=resume)
     finally:
         loader.close()
 

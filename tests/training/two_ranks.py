@@ -20,6 +20,7 @@ from latent_store.errors import LatentStoreError
 from training import train
 from training.flags import read_flags
 from training.tasks.tasks import SegmentationTask
+from training.trainer import assembly
 from training.trainer.job import CONFIGS, Job
 from training.trainer.ranks import Ranks, joined
 
@@ -72,14 +73,14 @@ def make_job(store: str, output: Path, *more: str, resume: bool = False) -> Job:
 
 def reason(job: Job, ranks: Ranks, task: type[SegmentationTask] = SegmentationTask) -> str:
     """Trains with a task that something happens to on rank 1; returns what stopped it."""
-    parts = train.TASK_PARTS["segmentation"]
-    train.TASK_PARTS["segmentation"] = (task if ranks.rank == 1 else parts[0], *parts[1:])
+    parts = assembly.TASK_PARTS["segmentation"]
+    assembly.TASK_PARTS["segmentation"] = (task if ranks.rank == 1 else parts[0], *parts[1:])
     try:
-        train.train(job, ranks)
+        assembly.train(job, ranks)
     except LatentStoreError as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        train.TASK_PARTS["segmentation"] = parts
+        assembly.TASK_PARTS["segmentation"] = parts
     return "nothing"
 
 

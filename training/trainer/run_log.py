@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -12,33 +12,29 @@ from latent_store.errors import LatentStoreError
 
 Item = TypeVar("Item")
 
-LOG_FILE = "log.jsonl"
-
 
 class RunLog:
-    """Writes records to `log.jsonl` and their numbers to TensorBoard.
+    """Writes records to a file of JSON lines and their numbers to TensorBoard.
 
     Args:
-        output: Folder of the run.
+        path: Of the file; None writes nothing, another rank does.
+        board: Folder of TensorBoard's files; None for none.
         resumed_step: Records of later steps, which an interrupted run left, are dropped.
-        tensorboard: Whether to write TensorBoard files, to `tb/`.
-        silent: Write nothing; another rank does.
 
     Raises:
         LatentStoreError: If TensorBoard is asked for and not installed.
     """
 
     def __init__(
-        self, output: Path, *, resumed_step: int, tensorboard: bool, silent: bool = False
+        self, path: Path | None, *, board: Path | None = None, resumed_step: int = 0
     ) -> None:
         self._file, self._board = None, None
-        if silent:
+        if path is None:
             return
-        path = output / LOG_FILE
         _drop_later(path, resumed_step)
         self._file = path.open("a", encoding="utf-8")
-        if tensorboard:
-            self._board = _open_board(output / "tb", resumed_step)
+        if board is not None:
+            self._board = _open_board(board, resumed_step)
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +126,18 @@ class Meters:
         self.kept = [state["kept"].to(device)] if len(state["kept"]) else []
         decisions = state["decisions"]
         self.decisions = None if decisions is None else decisions.to(device)
+
+
+def merged_parts(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Adds the parts of a step's batches (each is already divided by the step's counts)."""
+    merged: dict[str, torch.Tensor] = {}
+    for part in parts:
+        for name, value in part.items():
+            if name == "kept":
+                merged[name] = torch.cat([merged[name], value]) if name in merged else value
+            else:
+                merged[name] = merged[name] + value if name in merged else value
+    return merged
 
 
 class Clock:

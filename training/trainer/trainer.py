@@ -1,101 +1,387 @@
 """The training loop: any task, any loader, one process or several; stops and continues anywhere.
 
-A run's folder:
-
-    config.json   the resolved configuration
-    log.jsonl     records of steps, epochs and validations; tb/ the same for TensorBoard
-    resume.pt     everything that `--resume` needs
-    last.pt       the network as it is (the reported one); best.pt at its best validation
-    last.safetensors, README.md    at the end: exported weights and model card
-
 Under `torchrun` every rank runs the loop, in step with the others; the first one alone writes.
 """
 
+import contextlib
+import dataclasses
+import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import Any, Protocol
 
-from latent_store.errors import JobFailedError
+import torch
+from torch import nn
+
+from latent_store.console import progress
+from latent_store.errors import CheckpointError, JobFailedError, LatentStoreError
+from training.data.loader import EpochLoader
+from training.tasks.losses import Counts
+from training.tasks.tasks import to_device
+from training.trainer.checkpoints import state_on_cpu
 from training.trainer.determinism import algorithms
-from training.trainer.interruptions import until_sigterm
+from training.trainer.interruptions import LossWatch, until_sigterm
 from training.trainer.ranks import ALONE, Ranks
-from training.trainer.run import Batch, FitResult, Loader, Run, Task, Validate
+from training.trainer.run_folder import RunFolder
+from training.trainer.run_log import Clock, Meters, RunLog, merged_parts
+from training.trainer.run_state import FitResult, RunState, random_state, set_random_state
 from training.trainer.trainer_config import TrainerConfig
 
+SETTLING_BATCHES = 32
+"""What a finished network's batch norm statistics are taken from, where they are taken anew."""
 
-def fit(
-    task: Task,
-    loader: Loader,
-    config: TrainerConfig,
-    output: Path,
-    *,
-    meta: Mapping[str, Any],
-    run_config: Mapping[str, Any] | None = None,
-    codec_bytes: bytes | None = None,
-    validate: Validate | None = None,
-    resume: bool = False,
-    free: frozenset[str] | None = None,
-    ranks: Ranks = ALONE,
-) -> FitResult:
-    """Trains a task's network.
+Batch = Mapping[str, Any]
+Validate = Callable[[nn.Module, torch.device], dict[str, float]]
+
+
+class Trainable(Protocol):
+    """A network with its loss: what the loop needs of a task."""
+
+    network: nn.Module
+    score: str
+    unlabelled: str
+
+    def __call__(self, batch: Batch, counts: Counts, epoch: int) -> dict[str, torch.Tensor]:
+        """Returns "loss" and its parts."""
+
+    def count(self, batch: Batch) -> Counts:
+        """Returns what the loss's sums are divided by; the counts of a step's batches are added."""
+
+    def anneal(self, progress: float) -> None:
+        """Is told how far the run is, in [0, 1]."""
+
+    def settle(self, batches: Iterator[Batch]) -> None:
+        """Is given batches after the last step; the network is in training mode."""
+
+    def compile_network(self) -> None:
+        """Runs the network, or what of it can be, through torch.compile from now on."""
+
+
+class Trainer:
+    """Trains a task's network; everything of a run that is neither its data nor its files.
 
     Args:
-        task: Network and loss; the network may lie anywhere, it is moved to the device.
+        task: Network and loss; the network may lie anywhere, it is moved to the device. What does
+            not require gradients is not trained.
         loader: Batches; what they hold is between it and the task. "sample_ids" (list of str)
             names them in errors.
         config: How to train.
-        output: The run's folder, made if it is not there.
-        meta: The checkpoint's, see `LoadedNetwork`; "train", "epoch" and "step" are filled in.
-        run_config: Everything that the run depends on, plain types; by default `config`.
-        codec_bytes: The codec's checkpoint file, to lie in the network's.
-        validate: Called as `validate(network, device)`; the task's score decides which is best.pt.
-            Every rank calls it, and must get the same.
-        resume: Go on where `resume.pt` in `output` stands, if it is there.
-        free: Names in `run_config` that a resumed run may change; by default `config`'s own.
+        folder: The run's files.
+        validate: Called as `validate(network, device)`; the task's score decides which network is
+            the best. Every rank calls it, and must get the same.
         ranks: Those that train together; `loader` and `validate` must know them too.
 
-    Returns:
-        Where the network lies and how it went.
-
     Raises:
-        LatentStoreError: If `output` holds a run and `resume` is not set, or the configuration
-            changed since, or ranks cannot train this network together.
-        JobFailedError: If the loss is not finite (the samples are named), if no sample has a
-            label, or after SIGTERM on any rank (a checkpoint is saved first).
+        LatentStoreError: If ranks cannot train this network together.
     """
-    run = Run(task, loader, config, output, meta, run_config, codec_bytes, free, ranks)
-    run.start(resume=resume)
-    if run.state.finished:
-        return run.result({})
-    scores: dict[str, float] = {}
-    exact = algorithms(deterministic=config.deterministic)
-    with exact, until_sigterm() as stopping, run.opened() as log, run.bar() as bar:
-        while run.state.step < run.total_steps:
-            for batches in run.clock.timed(_in_groups(iter(loader), config.accumulate)):
-                parts = run.train_step(batches)
-                run.meters.add(parts)
-                if run.state.step % config.log_steps == 0:
-                    run.log_step(log, bar, parts)
-                bar.update()
-                wish = {"stop": stopping.is_set(), "save": run.checkpoint_due()}
-                told = ranks.sum_numbers(wish)
-                if told["stop"] or told["save"]:
-                    run.save()
-                if told["stop"]:
-                    raise JobFailedError(
-                        f"stopped by SIGTERM after step {run.state.step} of {run.total_steps}; "
-                        f"everything is saved in {output}: go on with --resume"
-                    )
-                if run.state.step == run.total_steps:
-                    break
-            run.end_epoch(log)
-            if validate is not None and run.validation_due():
-                run.validate(validate, log)
-        run.settle()
-        if validate is not None:
-            scores = run.validate(validate, log)
-    return run.finish(scores)
+
+    def __init__(
+        self,
+        task: Trainable,
+        loader: EpochLoader,
+        config: TrainerConfig,
+        folder: RunFolder,
+        *,
+        validate: Validate | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.task, self.loader, self.config, self.folder = task, loader, config, folder
+        self.ranks, self.device = ranks, ranks.device(config.device)
+        self.network = task.network
+        self.total_steps = config.total_steps(len(loader))
+        self.state, self.meters, self.clock = RunState(), Meters(), Clock()
+        self.watch = LossWatch(ranks)
+        self._measure = validate
+        self._saved_at, self._saved_epoch = time.monotonic(), 0
+        self.network.to(self.device, memory_format=torch.channels_last)
+        ranks.prepare(self.network, self.device, frozen=config.freeze_batch_norm)
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        # One fused pass over all parameters: the plain form takes as long as a small network.
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
+
+    def fit(self, *, resume: bool = False) -> FitResult:
+        """Trains to the end of the schedule.
+
+        Args:
+            resume: Go on where the folder's run stands, if it holds one.
+
+        Returns:
+            Where the network lies and how it went.
+
+        Raises:
+            LatentStoreError: If the folder holds a run and `resume` is not set, or the
+                configuration changed since.
+            JobFailedError: If the loss is not finite (the samples are named), if no sample has a
+                label, or after SIGTERM on any rank (a checkpoint is saved first).
+        """
+        self._start(resume=resume)
+        if self.state.finished:
+            return self._result({})
+        scores: dict[str, float] = {}
+        exact = algorithms(deterministic=self.config.deterministic)
+        with exact, until_sigterm() as stopping, self._opened_log() as log, self._bar() as bar:
+            while not self.over:
+                batches = iter(self.loader)
+                for group in self.clock.timed(_in_groups(batches, self.config.accumulate)):
+                    parts = self._step(group)
+                    self.meters.add(parts)
+                    if self.state.step % self.config.log_steps == 0:
+                        self._log_step(log, bar, parts)
+                    bar.update()
+                    self._save_or_stop(stopping=stopping.is_set())
+                    if self.over:
+                        break
+                self.end_epoch(log)
+                if self._validation_due():
+                    self._validate(log)
+            self._settle()
+            if self._measure is not None:
+                scores = self._validate(log)
+        return self._finish(scores)
+
+    # -- the schedule -----------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step is done."""
+        return self.state.step >= self.total_steps
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, in [0, 1]."""
+        return self.state.step / self.total_steps
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.config.rate(self.state.step, self.total_steps)
+
+    # -- beginning and end ------------------------------------------------------------------
+
+    def _start(self, *, resume: bool) -> None:
+        """Prepares the folder, and reads the interrupted run back if there is one."""
+        # Dropout differs between ranks, and begins as it does in one process.
+        if not self.ranks.first:
+            torch.manual_seed(self.config.seed + self.ranks.rank)
+        if self._holds_run():
+            if not resume:
+                raise LatentStoreError(
+                    f"{self.folder.path} holds a run already: go on with it with --resume, or give "
+                    "another --output"
+                )
+            self._load_state_dict(self.folder.load())
+        if self.ranks.first:
+            self.folder.begin()
+        if self.config.compile:
+            self.task.compile_network()
+        self._set_training_mode()
+
+    def _holds_run(self) -> bool:
+        found = self.ranks.gather(self.folder.holds_run())
+        if len(set(found)) > 1:
+            raise LatentStoreError(
+                f"only some ranks see the run in {self.folder.path}: give an --output that all "
+                "machines share"
+            )
+        return found[0]
+
+    def _set_training_mode(self) -> None:
+        """Puts the network into training mode, except for frozen batch norms."""
+        self.network.train()
+        if self.config.freeze_batch_norm:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
+    def _opened_log(self) -> RunLog:
+        if not self.ranks.first:
+            return RunLog(None)
+        return self.folder.open_log(self.state.step, tensorboard=self.config.tensorboard)
+
+    def _bar(self) -> Any:
+        shown = {} if self.ranks.first else {"disable": True}
+        return progress(total=self.total_steps, initial=self.state.step, unit="step", **shown)
+
+    def _settle(self) -> None:
+        """Lets the task bring its network to rest after the last step."""
+        if not self.config.freeze_batch_norm:
+            with self._autocast():
+                self.task.settle(self._settling_batches())
+
+    def _settling_batches(self) -> Iterator[Batch]:
+        # From the beginning, not from where the loader is: resumed, it gets the same ones.
+        self.loader.close_stream()
+        count = min(SETTLING_BATCHES, self.total_steps)
+        with contextlib.closing(self.loader.stream(0, 0)) as stream:
+            some = itertools.islice(stream, count)
+            for batch in progress(some, total=count, desc="batch norm", unit="batch"):
+                yield to_device(batch, self.device)
+
+    def _finish(self, scores: dict[str, float]) -> FitResult:
+        self.state.finished = True
+        self.save()
+        if self.ranks.first:
+            self.folder.finish(self.network, self.state, scores)
+        return self._result(scores)
+
+    def _result(self, scores: dict[str, float]) -> FitResult:
+        path = self.folder.checkpoint
+        return FitResult(
+            checkpoint=path,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            step=self.state.step,
+            epoch=self.state.epoch,
+            scores=scores,
+            seconds=self.state.seconds,
+            wait_share=self.clock.wait_share,
+        )
+
+    # -- a step -----------------------------------------------------------------------------
+
+    def _step(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
+        """Does one optimiser step over one or several batches; returns the summed parts."""
+        # Counted before the transfer: a number read back from a GPU would make it wait.
+        own = reduce(add, [self.task.count(batch) for batch in batches])
+        counts = Counts(**self.ranks.sum_numbers(dataclasses.asdict(own)))
+        on_device = [to_device(batch, self.device) for batch in batches]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.task.anneal(self.progress)
+        self.optimizer.zero_grad()
+        own_parts = merged_parts([self._backward(batch, counts) for batch in on_device])
+        parts = self.ranks.sum_step(self.network, own_parts)
+        if self.config.clip_norm:
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+            parts["gradient_norm"] = norm
+        self.optimizer.step()
+        self.state.step += 1
+        self.watch.add(self.state.step, batches, own_parts["loss"], parts)
+        return parts | {"labels": torch.tensor(float(counts.labels))}
+
+    def _backward(self, batch: Batch, counts: Counts) -> dict[str, torch.Tensor]:
+        with self._autocast():
+            parts = self.task(batch, counts, self.state.epoch)
+        parts["loss"].backward()
+        return {name: part.detach() for name, part in parts.items()}
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.config.amp == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+    # -- what is told -----------------------------------------------------------------------
+
+    def _log_step(self, log: RunLog, bar: Any, parts: Mapping[str, torch.Tensor]) -> None:
+        """Writes a step's record and shows it beside the bar."""
+        self.watch.check(self.state.epoch)
+        rate = self.optimizer.param_groups[0]["lr"]
+        scalars = {name: part for name, part in parts.items() if name != "decisions"}
+        values = {name: float(part.float().mean()) for name, part in scalars.items()}
+        shown = {"loss": f"{values['loss']:.3f}", "lr": f"{rate:.0e}"}
+        if "kept" in values:
+            shown["kept"] = f"{values['kept']:.0f}"
+        wait = self.clock.wait_share
+        bar.set_postfix(shown | {"wait": f"{wait:.0%}"}, refresh=False)
+        values |= {"learning_rate": rate, "wait_share": wait}
+        log.write("step", self.state.step, self.state.epoch, values)
+
+    def end_epoch(self, log: RunLog) -> dict[str, float]:
+        """Writes the epoch's means, counts it, and returns them."""
+        self.watch.check(self.state.epoch)
+        means = self.meters.means()
+        timing = {"wait_share": self.clock.wait_share, "seconds": self.clock.total}
+        log.write("epoch", self.state.step, self.state.epoch, means | timing)
+        if means.get("labels") == 0:
+            raise JobFailedError(self.task.unlabelled)
+        self.meters = Meters()
+        self.state.epoch += 1
+        every = self.config.checkpoint_epochs
+        if every and self.state.epoch - self._saved_epoch >= every:
+            self.save()
+        return means
+
+    def _validation_due(self) -> bool:
+        """Says whether this epoch ends with a validation; one comes after the last step anyway."""
+        every = self.config.validate_epochs if self._measure is not None else 0
+        return not self.over and every > 0 and self.state.epoch % every == 0
+
+    def _validate(self, log: RunLog) -> dict[str, float]:
+        """Measures the network, and keeps it if it is the best so far."""
+        if self.over:
+            self.save()  # whatever comes of the last validation, nothing is lost
+        scores = self._measure(self.network, self.device)
+        self._set_training_mode()
+        log.write("validation", self.state.step, self.state.epoch - 1, scores)
+        score = scores.get(self.task.score, math.nan)
+        if score > self.state.best_score or math.isnan(self.state.best_score):
+            self.state.best_score = score
+            if self.ranks.first:
+                self.folder.save_best(self.network, self.state)
+        return scores
+
+    # -- what is saved ----------------------------------------------------------------------
+
+    def _save_or_stop(self, *, stopping: bool) -> None:
+        """Saves the run where it is time to, or where a rank is asked to stop.
+
+        Raises:
+            JobFailedError: If a rank is.
+        """
+        every = self.config.checkpoint_minutes
+        due = bool(every) and time.monotonic() - self._saved_at >= 60 * every
+        told = self.ranks.sum_numbers({"stop": stopping, "save": due})
+        if told["stop"] or told["save"]:
+            self.save()
+        if told["stop"]:
+            raise JobFailedError(
+                f"stopped by SIGTERM after step {self.state.step} of {self.total_steps}; "
+                f"everything is saved in {self.folder.path}: go on with --resume"
+            )
+
+    def save(self) -> None:
+        """Writes the run's state and network, after making sure that the weights are sound."""
+        self.watch.check(self.state.epoch)
+        self.state.seconds += self.clock.lap()
+        rng = self.ranks.gather(random_state(self.device))
+        if self.ranks.first:
+            self.folder.save(self.network, self.state, self._state_dict(rng))
+        self.ranks.wait()  # torchrun ends them all when the first of them ends
+        self._saved_at, self._saved_epoch = time.monotonic(), self.state.epoch
+
+    def _state_dict(self, rng: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Returns everything that going on bit by bit needs; `rng` is of every rank."""
+        return {
+            "state": dataclasses.asdict(self.state),
+            "network": state_on_cpu(self.network),
+            "optimizer": self.optimizer.state_dict(),
+            "loader": self.loader.state_dict(),
+            "meters": self.meters.state_dict(),
+            "rng": list(rng),
+        }
+
+    def _load_state_dict(self, parts: Mapping[str, Any]) -> None:
+        """Goes on where another run was.
+
+        Another number of ranks, or another kind of device, may go on with a run: only dropout then
+        starts from fresh random numbers.
+        """
+        try:
+            self.network.load_state_dict(parts["network"])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{self.folder.path} holds another network than this run's configuration makes: "
+                "start a new --output"
+            ) from error
+        self.optimizer.load_state_dict(parts["optimizer"])
+        self.loader.load_state_dict(parts["loader"])
+        self.meters.load_state_dict(parts["meters"], self.device)
+        if len(parts["rng"]) == self.ranks.world:
+            set_random_state(parts["rng"][self.ranks.rank], self.device)
+        self.state = RunState.from_dict(parts["state"])
+        self._saved_epoch = self.state.epoch
 
 
 def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ from safetensors.torch import load_file
 
 from latent_store.errors import CheckpointError, JobFailedError, LatentStoreError
 from training.data.loader import EpochLoader
+from training.flags import free_fields
 from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.losses import SegmentationLoss
 from training.tasks.tasks import SegmentationTask, SegmentationValidator, cut_batch, network_inputs
 from training.trainer.checkpoints import load_network
+from training.trainer.run_folder import RESUME_FILE, RunFolder
 from training.trainer.run_log import Clock, Meters
-from training.trainer.run_state import RESUME_FILE
-from training.trainer.trainer import fit
+from training.trainer.run_state import FitResult
+from training.trainer.trainer import Trainer
 from training.trainer.trainer_config import TrainerConfig, choose_device
 
 CHANNELS, CLASSES, BATCHES = 12, 3, 3
@@ -91,6 +93,27 @@ def make_config(**changed: Any) -> TrainerConfig:
     return TrainerConfig(**(values | changed))
 
 
+def fit(
+    task: Any,
+    loader: EpochLoader,
+    config: TrainerConfig,
+    output: Path,
+    *,
+    validate: Callable[..., dict[str, float]] | None = None,
+    resume: bool = False,
+    codec_bytes: bytes | None = None,
+) -> FitResult:
+    """Trains as a command does."""
+    folder = RunFolder(
+        output,
+        meta=META,
+        config=dataclasses.asdict(config),
+        free=free_fields(TrainerConfig),
+        codec_bytes=codec_bytes,
+    )
+    return Trainer(task, loader, config, folder, validate=validate).fit(resume=resume)
+
+
 def records(output: Path, kind: str) -> list[dict[str, Any]]:
     lines = (output / "log.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
@@ -106,7 +129,7 @@ def test_it_overfits_a_tiny_problem(tmp_path: Path) -> None:
     config = make_config(epochs=30, validate_epochs=0)
     task = make_task(lambda_kd=0.0)
     before = validator(task.network, torch.device("cpu"))["miou"]
-    result = fit(task, loader, config, tmp_path, meta=META, validate=validator)
+    result = fit(task, loader, config, tmp_path, validate=validator)
     assert result.scores["miou"] > max(0.5, before + 0.3)
     losses = [record["loss"] for record in records(tmp_path, "epoch")]
     assert losses[-1] < 0.75 * losses[0]
@@ -121,7 +144,6 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
         loader,
         make_config(validate_epochs=1, tensorboard=True, clip_norm=1.0),
         output,
-        meta=META,
         codec_bytes=b"codec",
         validate=validator,
     )
@@ -158,8 +180,7 @@ def test_reported_weights_are_the_last_ones(tmp_path: Path) -> None:
     scores = iter([0.9, 0.1])
     config = make_config(validate_epochs=1)
     result = fit(
-        make_task(), MadeLoader(), config, tmp_path, meta=META,
-        validate=lambda *_: {"miou": next(scores)},
+        make_task(), MadeLoader(), config, tmp_path, validate=lambda *_: {"miou": next(scores)},
     )  # fmt: skip
     assert result.scores == {"miou": 0.1}
     assert load_network(tmp_path / "best.pt").meta["step"] == BATCHES
@@ -175,12 +196,12 @@ def test_a_continued_run_is_the_undisturbed_one_bit_by_bit(
 ) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     config = make_config(epochs=2, warmup_steps=2)
-    fit(make_task(selection), MadeLoader(), config, whole, meta=META)
+    fit(make_task(selection), MadeLoader(), config, whole)
     task = _Interrupting(make_task(selection), stop_after)
     with pytest.raises(JobFailedError, match=f"stopped by SIGTERM after step {stop_after} of 6"):
-        fit(task, MadeLoader(), config, parted, meta=META)
+        fit(task, MadeLoader(), config, parted)
     torch.manual_seed(99)  # whatever the second process starts with
-    fit(make_task(selection, seed=0), MadeLoader(), config, parted, meta=META, resume=True)
+    fit(make_task(selection, seed=0), MadeLoader(), config, parted, resume=True)
     mine, theirs = weights(parted / "last.pt"), weights(whole / "last.pt")
     for name, value in theirs.items():
         assert torch.equal(value, mine[name]), name
@@ -212,69 +233,65 @@ def _timeless(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_finished_run_is_not_trained_further(tmp_path: Path) -> None:
-    first = fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+    first = fit(make_task(), MadeLoader(), make_config(), tmp_path)
     loader = MadeLoader()
-    again = fit(make_task(), loader, make_config(), tmp_path, meta=META, resume=True)
+    again = fit(make_task(), loader, make_config(), tmp_path, resume=True)
     assert again.sha256 == first.sha256
     assert loader.given == 0
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
-    fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+    fit(make_task(), MadeLoader(), make_config(), tmp_path)
     with pytest.raises(LatentStoreError, match="holds a run already: go on with it with --resume"):
-        fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+        fit(make_task(), MadeLoader(), make_config(), tmp_path)
 
 
 def test_a_changed_configuration_is_named(tmp_path: Path) -> None:
-    fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+    fit(make_task(), MadeLoader(), make_config(), tmp_path)
     for changed, message in (
         ({"learning_rate": 0.5}, "another --learning_rate: the run has 0.001, now it is 0.5"),
         ({"epochs": 3}, "another --epochs: the run has 2, now it is 3"),
     ):
         with pytest.raises(LatentStoreError, match=f"cannot resume with {message}"):
-            fit(make_task(), MadeLoader(), make_config(**changed), tmp_path, meta=META, resume=True)
+            fit(make_task(), MadeLoader(), make_config(**changed), tmp_path, resume=True)
     with pytest.raises(LatentStoreError, match="labels of the training data was True, now"):
-        fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path, meta=META, resume=True)
-    fit(
-        make_task(), MadeLoader(), make_config(checkpoint_minutes=1.0), tmp_path, meta=META,
-        resume=True,
-    )  # fmt: skip
+        fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path, resume=True)
+    fit(make_task(), MadeLoader(), make_config(checkpoint_minutes=1.0), tmp_path, resume=True)
 
 
 def test_a_damaged_resume_file(tmp_path: Path) -> None:
-    fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META)
+    fit(make_task(), MadeLoader(), make_config(), tmp_path)
     data = (tmp_path / RESUME_FILE).read_bytes()
     (tmp_path / RESUME_FILE).write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
-        fit(make_task(), MadeLoader(), make_config(), tmp_path, meta=META, resume=True)
+        fit(make_task(), MadeLoader(), make_config(), tmp_path, resume=True)
 
 
 def test_a_loss_that_is_not_finite_names_its_samples(tmp_path: Path) -> None:
     loader = MadeLoader(poison=BATCHES + 2)
     config = make_config(epochs=4, checkpoint_epochs=1, log_steps=2)
     with pytest.raises(JobFailedError, match=r"step 5 \(epoch 1\); the batch was made/2, made/3"):
-        fit(make_task(), loader, config, tmp_path, meta=META)
+        fit(make_task(), loader, config, tmp_path)
     assert load_network(tmp_path / "last.pt").meta["step"] == BATCHES
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "last.pt").values())
 
 
 def test_labels_that_are_all_ignored(tmp_path: Path) -> None:
     with pytest.raises(JobFailedError, match="none of this epoch's samples has a label"):
-        fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path, meta=META)
+        fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path)
 
 
 def test_validation_without_labels_loses_nothing(tmp_path: Path) -> None:
     validator = SegmentationValidator([MadeLoader(labels=False).batch(0)], ["a", "b", "c"])
     with pytest.raises(LatentStoreError, match="mIoU is undefined"):
         fit(
-            make_task(), MadeLoader(), make_config(validate_epochs=0), tmp_path, meta=META,
-            validate=validator,
+            make_task(), MadeLoader(), make_config(validate_epochs=0), tmp_path, validate=validator,
         )  # fmt: skip
     assert load_network(tmp_path / "last.pt").meta["step"] == 2 * BATCHES
 
 
 def test_accumulated_batches_make_one_step(tmp_path: Path) -> None:
-    fit(make_task(), MadeLoader(), make_config(accumulate=2), tmp_path, meta=META)
+    fit(make_task(), MadeLoader(), make_config(accumulate=2), tmp_path)
     steps = records(tmp_path, "step")
     assert [record["step"] for record in steps] == [1, 2, 3, 4]
     assert [record["labels"] for record in steps] == [8192, 4096, 8192, 4096]
@@ -291,7 +308,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
             freeze_batch_norm=True,
             clip_norm=1.0,
         )
-        fit(task, UnevenLoader(joined=joined), config, tmp_path / name, meta=META)
+        fit(task, UnevenLoader(joined=joined), config, tmp_path / name)
     ((mine,), (theirs,)) = (records(tmp_path / name, "step") for name in ("parts", "whole"))
     names = {"loss", "cross_entropy", "distillation", "gradient_norm", "labels"}
     assert {n: mine[n] for n in names} == pytest.approx({n: theirs[n] for n in names}, rel=1e-4)
@@ -328,7 +345,7 @@ class UnevenLoader(MadeLoader):
 
 def test_max_steps_ends_the_run_and_fits_the_schedule(tmp_path: Path) -> None:
     config = make_config(epochs=100, max_steps=8)
-    result = fit(make_task(), MadeLoader(), config, tmp_path, meta=META)
+    result = fit(make_task(), MadeLoader(), config, tmp_path)
     assert result.step == 8
     rates = [record["learning_rate"] for record in records(tmp_path, "step")]
     assert rates == pytest.approx([1e-3] * 6 + [1e-4] * 2)
@@ -346,7 +363,7 @@ def test_the_papers_schedule() -> None:
 
 
 def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
-    fit(make_task(), MadeLoader(), make_config(freeze_batch_norm=True), tmp_path, meta=META)
+    fit(make_task(), MadeLoader(), make_config(freeze_batch_norm=True), tmp_path)
     state = weights(tmp_path / "last.pt")
     assert all((v == 0).all() for k, v in state.items() if k.endswith("running_mean"))
     assert all(int(v) == 0 for k, v in state.items() if k.endswith("num_batches_tracked"))
@@ -357,7 +374,7 @@ def test_a_network_for_any_n_ends_with_statistics_of_its_last_weights(
     tmp_path: Path, selection: str
 ) -> None:
     config = make_config(validate_epochs=0)
-    fit(make_task(selection), MadeLoader(), config, tmp_path, meta=META)
+    fit(make_task(selection), MadeLoader(), config, tmp_path)
     network = load_network(tmp_path / "last.pt").network
     norms = {
         name: module
@@ -393,7 +410,7 @@ def test_a_run_stopped_before_its_statistics_were_taken_goes_on_with_them(
         validator = SegmentationValidator([loader.batch(0)], ["a", "b", "c"])
         config = make_config(checkpoint_minutes=1e-9)
         args = (make_task("any"), loader, config, tmp_path / folder)
-        result = fit(*args, meta=META, validate=validator, resume=resume)
+        result = fit(*args, validate=validator, resume=resume)
         assert set(result.scores) > {"miou", "miou_at/4"}
         return weights(tmp_path / folder / "last.pt")
 
@@ -420,7 +437,7 @@ def test_a_deterministic_run_equals_itself(tmp_path: Path, selection: str) -> No
     for name in ("first", "second"):
         made = make_task(selection)
         task = Watched(made.network, made.loss)
-        fit(task, MadeLoader(), make_config(deterministic=True), tmp_path / name, meta=META)
+        fit(task, MadeLoader(), make_config(deterministic=True), tmp_path / name)
     assert (tmp_path / "first/last.pt").read_bytes() == (tmp_path / "second/last.pt").read_bytes()
     assert len(seen) == 4 * BATCHES
     assert all(seen)
@@ -429,7 +446,7 @@ def test_a_deterministic_run_equals_itself(tmp_path: Path, selection: str) -> No
 
 def test_bf16_trains(tmp_path: Path) -> None:
     config = make_config(amp="bf16", epochs=1)
-    fit(make_task("dynamic"), MadeLoader(), config, tmp_path, meta=META)
+    fit(make_task("dynamic"), MadeLoader(), config, tmp_path)
     assert all(v.dtype != torch.bfloat16 for v in weights(tmp_path / "last.pt").values())
     assert math.isfinite(records(tmp_path, "epoch")[0]["loss"])
 
@@ -437,7 +454,7 @@ def test_bf16_trains(tmp_path: Path) -> None:
 def test_the_temperature_is_annealed(tmp_path: Path) -> None:
     task = make_task("dynamic")
     task.temperature = (2.0, 1.0)
-    fit(task, MadeLoader(), make_config(), tmp_path, meta=META)
+    fit(task, MadeLoader(), make_config(), tmp_path)
     assert float(task.network.gate.temperature) == pytest.approx(2 - 5 / 6)
 
 
