@@ -27,9 +27,9 @@ from training.evaluation.evaluation_pictures import keep_output, write_pictures
 from training.evaluation.evaluation_split import Bench, Options, open_bench
 from training.evaluation.measure import measure, point_key
 from training.evaluation.points import Point, read_point, write_point, write_text
+from training.selection.rates import DECODE_MODES
 from training.trainer.trainer_config import choose_device
 from training.transmission.inference import Output
-from training.transmission.rates import DECODE_MODES
 
 PROG = "evaluate-from-store"
 _DESCRIPTION = """Measures networks on a split of a store: mIoU or AP, and real bits per pixel.

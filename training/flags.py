@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 Config = TypeVar("Config")
@@ -23,7 +23,7 @@ def flag(
     help: str,
     *,
     default: Any = dataclasses.MISSING,
-    choices: Sequence[str] | None = None,
+    choices: Collection[str] | None = None,
     free: bool = False,
 ) -> Any:
     """Returns a dataclass field that is also a flag.

@@ -32,7 +32,10 @@ from pipelines.datasets.registry import READERS
 from pipelines.generate_scenes import SceneSet, generate_scenes
 from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.sources import SourceSpec, StoreSource
-from training.transmission.rates import ChosenStreams, ScalableStreams, WholeStreams
+from training.selection.all_channels import WholeStreams
+from training.selection.gated import ChosenStreams
+from training.selection.ranked import ScalableStreams
+from training.selection.rates import StoredStreams
 
 Fails = Callable[..., str]
 
@@ -164,11 +167,11 @@ def test_measured_rates_and_inputs_do_not_depend_on_the_canvas(pair: Any) -> Non
 
     def received(split: Split, rows: list[int]) -> list[Any]:
         latents, ranked = split.latents(), split.ranked(RANKING)
-        kept = ranked.ranking.channels(16)
+        streams = StoredStreams(codec=codec, latents=latents, ranked=ranked)
         receivers = (
-            WholeStreams(codec, latents),
-            ScalableStreams(codec, latents, ranked, kept),
-            ChosenStreams(codec, latents, lambda rows: np.tile(even, (len(rows), 1))),
+            WholeStreams(streams),
+            ScalableStreams(streams, ranked.ranking.channels(16)),
+            ChosenStreams(streams, lambda rows: np.tile(even, (len(rows), 1))),
         )
         return [receiver.receive(rows, size) for receiver in receivers]
 

@@ -92,8 +92,8 @@ def draw_cut(seed: int, epoch: int, rows: Sequence[int], cuts: Sequence[int]) ->
     """Returns how many ranked channels a batch is trained with: one of `cuts`, equally likely.
 
     All rows of a batch get the same one, so that batch norm sees a whole batch of one distribution
-    (see `training.networks.cut_norm`). The batch's first row keys it: which rows meet in a batch is
-    random and new in every epoch, so each row meets every cut, as if it drew its own.
+    (see `training.selection.cut_norm`). The batch's first row keys it: which rows meet in a batch
+    is random and new in every epoch, so each row meets every cut, as if it drew its own.
 
     Args:
         seed: Of the run.

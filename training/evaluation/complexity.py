@@ -90,8 +90,7 @@ def network_macs(config: NetworkConfig, height: int, width: int) -> Macs:
     if config.domain == "pixel":
         return count_macs(network, (1, 3, height, width))
     grid = (height // LATENT_STRIDE, width // LATENT_STRIDE)
-    pooled = [(1, config.latent_channels)] if config.selection == "dynamic" else []
-    return count_macs(network, (1, config.input_channels, *grid), *pooled)
+    return count_macs(network, *config.channel_selection.input_shapes(grid))
 
 
 class _Layers(nn.Module):

@@ -17,6 +17,7 @@ import torch
 from latent_store.codec import tensor_to_image
 from latent_store.errors import IntegrityError
 from latent_store.format.layout import coded_size
+from latent_store.format.schema import LATENT_STRIDE
 from latent_store.tools.panels import save_png, strip
 from training.evaluation.candidates import Candidate
 from training.evaluation.evaluation_split import Bench
@@ -27,7 +28,6 @@ from training.tasks.classes import class_colours
 from training.tasks.detection_metrics import Detections
 from training.tasks.pictures import colourise, read_labels
 from training.transmission.inference import Output
-from training.transmission.rates import WholeStreams
 
 
 def write_pictures(
@@ -111,12 +111,11 @@ def _panel(bench: Bench, output: Output, decoded_HWC: np.ndarray) -> np.ndarray:
 
 def _decoded_picture(bench: Bench, candidate: Candidate, row: int) -> np.ndarray:
     height, width = (int(n) for n in bench.split.sizes([row])[0])
+    coded = coded_size(height, width)
     codec_id = candidate.spec.codec_id
-    codec = bench.codec(codec_id)
-    received = WholeStreams(codec, bench.latents(codec_id), "none").receive(
-        [row], coded_size(height, width)
-    )
-    x_hat_BCHW = codec.reconstruct(torch.from_numpy(received.y_hat_BCHW))
+    y_hat_BCHW = bench.latents(codec_id).read([row])
+    y_hat_BCHW = y_hat_BCHW[..., : coded[0] // LATENT_STRIDE, : coded[1] // LATENT_STRIDE]
+    x_hat_BCHW = bench.codec(codec_id).reconstruct(torch.from_numpy(y_hat_BCHW))
     return tensor_to_image(x_hat_BCHW)[0, :height, :width]
 
 

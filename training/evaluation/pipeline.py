@@ -10,18 +10,16 @@ import torch
 
 from training.evaluation.candidates import Candidate
 from training.evaluation.evaluation_split import Bench
+from training.selection.gated import split_gate
+from training.selection.rates import ImageRate, StoredStreams, StreamReceiver
 from training.tasks.detection_metrics import Detections
-from training.tasks.sample_results import ImageRate
 from training.trainer.checkpoints import load_network
 from training.transmission.inference import (
     Output,
-    choose_channels,
     detect_latents,
     require_finite_weights,
     segment_latents,
-    split_gate,
 )
-from training.transmission.rates import ChosenStreams, Receiver, ScalableStreams, WholeStreams
 
 
 class Pipeline:
@@ -34,7 +32,6 @@ class Pipeline:
         self.network = load_network(candidate.path, map_location=bench.options.device).network
         require_finite_weights(self.network, str(candidate.path))
         self.codec = bench.codec(candidate.spec.codec_id)
-        self.gate = split_gate(self.network)
         self.receiver = self._receiver()
 
     def outputs(
@@ -78,19 +75,14 @@ class Pipeline:
         codec = self.codec if self.candidate.config.domain == "pixel" else None
         return {"codec": codec, "device": self.device, "name": str(self.candidate.path)}
 
-    def _receiver(self) -> Receiver:
-        codec, decode = self.codec, self.bench.options.decode
-        latents = self.bench.latents(self.candidate.spec.codec_id)
-        config = self.candidate.config
-        if config.channels is not None:
-            ranked = self.bench.ranked(latents.spec.codec_id, str(self.candidate.ranking_id))
-            channels = config.channels[: self.candidate.keep]
-            return ScalableStreams(codec, latents, ranked, channels, decode)
-        if self.gate is not None:
-            return ChosenStreams(codec, latents, self._choose, decode)
-        return WholeStreams(codec, latents, decode)
-
-    def _choose(self, rows: np.ndarray) -> np.ndarray:
-        latents = self.bench.latents(self.candidate.spec.codec_id)
-        pooled_BC = latents.column(f"channel_{self.candidate.config.gate_pool}", rows)
-        return choose_channels(self.gate, torch.from_numpy(pooled_BC).to(self.device))
+    def _receiver(self) -> StreamReceiver:
+        candidate, bench = self.candidate, self.bench
+        codec_id, ranking_id = candidate.spec.codec_id, candidate.ranking_id
+        streams = StoredStreams(
+            codec=self.codec,
+            latents=bench.latents(codec_id),
+            ranked=None if ranking_id is None else bench.ranked(codec_id, ranking_id),
+            decode=bench.options.decode,
+        )
+        gate = split_gate(self.network)
+        return candidate.config.channel_selection.receiver(streams, candidate.keep, gate)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from latent_store.errors import CheckpointError, LatentStoreError
-from training.selection.gate import parse_gate_bias
+from training.selection.base import Selection
+from training.selection.registry import find_selection
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 DOMAINS = ("latent", "pixel")
-SELECTIONS = ("none", "dynamic", "static", "any")
 TASKS = ("segmentation", "detection")
 
 
@@ -33,11 +33,10 @@ class NetworkConfig:
         anchor_size: Side in pixels of the finest pyramid level's anchors; every level doubles it.
             torchvision has 32 for pictures enlarged to 800 pixels or more; latents cannot be
             enlarged, and 24 to 384 span the objects of pictures of about 500.
-        selection: "none", "dynamic", "static" or "any"; always "none" in the pixel domain.
+        selection: One of `training.selection`; always "none" in the pixel domain.
         latent_channels: M of the codec.
-        channels: The kept channel numbers in ranked order, for "any" up to the largest cut; only
-            for these two.
-        cuts: The numbers of channels that an "any" network works with, rising; only for "any".
+        channels: The numbers of the channels that come in, in their order; None for all.
+        cuts: The numbers of channels that a network for any N works with, rising; None for others.
         transform: "deconv" or "res".
         transform_activation: "igdn" or "relu".
         gate_pool: "mean" or "rms", what the gate sees of each channel.
@@ -68,14 +67,11 @@ class NetworkConfig:
             ("domain", DOMAINS),
             ("task", TASKS),
             ("backbone", BACKBONES),
-            ("selection", SELECTIONS),
-            ("gate_pool", ("mean", "rms")),
         ):
             if getattr(self, field) not in allowed:
                 raise LatentStoreError(
                     f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}"
                 )
-        parse_gate_bias(self.gate_bias)
         for field in ("aspp_width", "fpn_width", "box_head_width", "anchor_size"):
             if getattr(self, field) < 1:
                 raise LatentStoreError(f"{field} must be 1 or more, got {getattr(self, field)}")
@@ -84,39 +80,22 @@ class NetworkConfig:
                 "--auxiliary_head is an FCN head, which segments: it goes with --task "
                 f"segmentation, got --task {self.task}"
             )
-        if (self.channels is not None) != (self.selection in ("static", "any")):
-            raise LatentStoreError(
-                f"a static network or one for any N, and no other, names its channels; got "
-                f"selection {self.selection!r} with channels {self.channels}"
-            )
-        self._check_cuts()
-        if self.domain == "pixel" and self.selection != "none":
+        if not self.channel_selection.takes_all and self.domain == "pixel":
             raise LatentStoreError(
                 f"pixels have no channels to select: --domain pixel goes with --selection none, "
                 f"got {self.selection!r}"
             )
 
-    def _check_cuts(self) -> None:
-        if (self.cuts is not None) != (self.selection == "any"):
-            raise LatentStoreError(
-                f"a network for any N, and no other, has cuts; got selection {self.selection!r} "
-                f"with cuts {self.cuts}"
-            )
-        if self.cuts is None:
-            return
-        rising = list(self.cuts) == sorted(set(self.cuts))
-        if not self.cuts or not rising or self.cuts[0] < 1 or self.cuts[-1] != len(self.channels):
-            raise LatentStoreError(
-                f"cuts must rise from 1 or more to all {len(self.channels)} channels of the "
-                f"network, got {list(self.cuts)}"
-            )
+    @property
+    def channel_selection(self) -> Selection:
+        """The way in which channels are chosen, with this network's channels."""
+        names = ("latent_channels", "channels", "cuts", "gate_pool", "gate_bias")
+        return find_selection(self.selection)(**{name: getattr(self, name) for name in names})
 
     @property
     def input_channels(self) -> int:
         """Most channels that `forward` takes: 3, M, or those that the network names."""
-        if self.domain == "pixel":
-            return 3
-        return self.latent_channels if self.channels is None else len(self.channels)
+        return 3 if self.domain == "pixel" else len(self.channel_selection.numbers)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain types, ready for a checkpoint or JSON."""

@@ -8,11 +8,8 @@ removes and whose output it distils. The tail is layer1 to layer4, atrous spatia
 and the classifier, from torchvision's parts; logits are upsampled bilinearly. A detection network
 has another tail, which gives boxes: `training.networks.detection_network`.
 
-Selection is in the network for `dynamic` (the gate multiplies the latents by 0 or 1) and outside
-for `static` and `any`: a static network takes exactly its kept channels in ranked order, as the
-ranked latents and the scalable stream deliver them. A network for any N takes the first N of its
-channels, N being one of its cuts, and fills up with zeros, which scaled latents have around them;
-how many come in says which cut it is, and so which statistics batch norm uses.
+Which channels come in, and what is done with them before the transform, is up to the network's
+selection, see `training.selection`.
 
 One image's output is the same alone or in any batch. ASPP pools over the whole map, so a batch
 holds images of one coded size, and nothing is padded beyond that.
@@ -31,10 +28,8 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from latent_store.errors import CheckpointError
 from latent_store.format.schema import LATENT_STRIDE
-from training.networks.cut_norm import keep_statistics_per_cut, matching
 from training.networks.network_config import NetworkConfig
 from training.networks.transforms import FEATURE_CHANNELS, build_transform
-from training.selection.gate import ChannelGate
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -127,11 +122,8 @@ class LatentNetwork(nn.Module):
     def __init__(self, config: NetworkConfig, make_parts: MakeParts) -> None:
         super().__init__()
         self.config = config
-        self.gate = (
-            ChannelGate(config.latent_channels, bias=config.gate_bias)
-            if config.selection == "dynamic"
-            else None
-        )
+        self.selection = config.channel_selection
+        self.gate = self.selection.make_gate()
         self.transform = build_transform(
             config.transform, config.input_channels, activation=config.transform_activation
         )
@@ -139,7 +131,7 @@ class LatentNetwork(nn.Module):
         self.register_buffer("latent_scale_C", torch.ones(config.input_channels))
         self.register_buffer("feature_mean_C", torch.zeros(FEATURE_CHANNELS))
         self.register_buffer("feature_std_C", torch.ones(FEATURE_CHANNELS))
-        self._switch = keep_statistics_per_cut(self, len(config.cuts)) if config.cuts else None
+        self.selection.adapt(self)
 
     def forward(
         self,
@@ -179,34 +171,22 @@ class LatentNetwork(nn.Module):
         noise_BC2: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Returns what comes before the tail: "features", "gate" and "gate_probability"."""
-        outputs: dict[str, torch.Tensor] = {}
         scaled_BCHW = self._scale(y_hat_BCHW)
-        if self.gate is not None:
-            if pooled_BC is None:
-                raise ValueError("a dynamic network needs pooled_BC, see training.selection.gate")
-            gate_BC, outputs["gate_probability"] = self.gate(pooled_BC, noise_BC2)
-            outputs["gate"] = gate_BC
-            scaled_BCHW = scaled_BCHW * gate_BC[:, :, None, None]
-        features_BCHW = self.transform(scaled_BCHW)
+        selected_BCHW, outputs = self.selection.select(self, scaled_BCHW, pooled_BC, noise_BC2)
+        features_BCHW = self.transform(selected_BCHW)
         outputs["features"] = (
             features_BCHW * self.feature_std_C[:, None, None] + self.feature_mean_C[:, None, None]
         )
         return outputs
 
     def _scale(self, y_hat_BCHW: torch.Tensor) -> torch.Tensor:
-        """Scales the latents; for any N, switches to their cut and adds zeros for the rest."""
-        config, channels = self.config, y_hat_BCHW.shape[1]
-        allowed = config.cuts or (config.input_channels,)
-        if channels not in allowed:
+        channels = y_hat_BCHW.shape[1]
+        if channels not in self.selection.accepts:
             raise ValueError(
-                f"the network takes {' or '.join(map(str, allowed))} channels "
-                f"({config.selection} selection), got {channels}"
+                f"the network takes {' or '.join(map(str, self.selection.accepts))} channels "
+                f"({self.selection.name} selection), got {channels}"
             )
-        scaled_BCHW = y_hat_BCHW * self.latent_scale_C[:channels, None, None]
-        if self._switch is None:
-            return scaled_BCHW
-        self._switch.index = config.cuts.index(channels)
-        return F.pad(scaled_BCHW, (0, 0, 0, 0, 0, config.input_channels - channels))
+        return y_hat_BCHW * self.latent_scale_C[:channels, None, None]
 
     def set_latent_statistics(self, channel_rms_C: torch.Tensor) -> None:
         """Fixes the input scale from the RMS of every incoming channel, in incoming order.
@@ -268,7 +248,7 @@ def load_pretrained_backbone(network: nn.Module, state: Mapping[str, torch.Tenso
         needed = source.startswith(_BACKBONE_PARTS) and not source.endswith(_BATCHES)
         given = state.get(source)
         if given is not None:
-            given = matching(source, given, None, network.config.cuts)
+            given = network.config.channel_selection.matching(source, given)
         if given is not None and given.shape == own[name].shape:
             own[name].copy_(given)
             copied.append(name)

@@ -13,14 +13,10 @@ import torch
 from latent_store.errors import DatasetError
 from latent_store.format.schema import IGNORE_LABEL
 from training.evaluation.evaluation_split import Bench
+from training.selection.rates import ImageRate
 from training.tasks.detection_metrics import Detections, DetectionScores, mean_ap, voc_ap
 from training.tasks.metrics import ConfusionMatrix
-from training.tasks.sample_results import (
-    DetectionResult,
-    ImageRate,
-    SampleResult,
-    SegmentationResult,
-)
+from training.tasks.sample_results import DetectionResult, SampleResult, SegmentationResult
 
 _PERMUTATION_SEED = 0
 

@@ -13,33 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from training.selection.rates import ImageRate
 from training.tasks.detection_metrics import FALSE, IGNORED, TRUE, Matches
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageRate:
-    """The real bytes of one image, part by part.
-
-    Attributes:
-        hyper_bytes: Length of the z string.
-        y_bytes: Length of the y string, or of its prefix, that carries the kept channels.
-        mask_bytes: Bytes that tell the decoder which channels come, where that is no constant.
-        flush_bits: Bits of both strings beyond the ledger's: the coder's flush, and a cut's.
-        channels: Kept channels.
-        decoded: Whether the strings were decoded and gave the network its input.
-    """
-
-    hyper_bytes: int
-    y_bytes: int
-    mask_bytes: int
-    flush_bits: float
-    channels: int
-    decoded: bool
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes that the task needs."""
-        return self.hyper_bytes + self.y_bytes + self.mask_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from torch import nn
 
 from latent_store.errors import DatasetError
 from training.data.sampling import draw_cut
-from training.networks.cut_norm import averaged
 from training.networks.networks import PixelNetwork
+from training.selection.cut_norm import averaged
 from training.selection.gate import annealed, gumbel_noise
 from training.tasks.losses import Counts, TaskLoss, count
 from training.tasks.metrics import ConfusionMatrix

@@ -11,7 +11,6 @@ from torchvision import models
 
 from latent_store.errors import CheckpointError
 from training.data.sources import StoreSource
-from training.networks.cut_norm import matching
 from training.networks.networks import LatentNetwork, PixelNetwork, load_pretrained_backbone
 from training.trainer.checkpoints import LoadedNetwork, read_state_dict
 
@@ -47,7 +46,7 @@ def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> list[str]:
     # The auxiliary head helps training only: one that the other side lacks is no obstacle.
     own = network.tail.state_dict()
     given = {
-        name: matching(name, value, None, network.config.cuts)
+        name: network.config.channel_selection.matching(name, value)
         for name, value in teacher.network.tail.state_dict().items()
         if name in own and (same_task or name.startswith("layer"))
     }
@@ -87,7 +86,7 @@ def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
         if given is not None and index is not None:
             given = _pick_channels(name, given, index)
         if given is not None:
-            given = matching(name, given, theirs.cuts, mine.cuts, mine.input_channels)
+            given = mine.channel_selection.matching(name, given, theirs.channel_selection)
         if given is None or given.shape != value.shape:
             fresh.append(name)
             continue
@@ -129,15 +128,9 @@ def set_statistics(network: LatentNetwork, source: StoreSource) -> None:
     """
     rms_BC = source.latents.column("channel_rms", source.rows)
     rms_C = np.sqrt(np.square(rms_BC, dtype=np.float64).mean(0))
-    channels = network.config.channels
-    rms_C = rms_C if channels is None else rms_C[list(channels)]
+    rms_C = rms_C[list(network.selection.numbers)]
     network.set_latent_statistics(torch.from_numpy(rms_C).float())
-    if network.gate is not None:
-        pooled_BC = source.latents.column(f"channel_{network.config.gate_pool}", source.rows)
-        pooled_BC = torch.from_numpy(pooled_BC).double()
-        network.gate.set_input_statistics(
-            pooled_BC.mean(0).float(), pooled_BC.std(0, correction=0).float()
-        )
+    network.selection.set_statistics(network, source.latents, source.rows)
     if source.teacher is not None:
         network.set_feature_statistics(*feature_statistics(source))
 
@@ -163,11 +156,10 @@ def feature_statistics(source: StoreSource) -> tuple[torch.Tensor, torch.Tensor]
 
 def _channel_index(network: nn.Module, source: LoadedNetwork) -> list[int] | None:
     """Returns where this network's channels lie in the other's; None if they are the same."""
-    mine, theirs = network.config, source.config
-    if mine.domain == "pixel" or mine.channels == theirs.channels:
+    wanted = network.config.channel_selection.numbers
+    have = source.config.channel_selection.numbers
+    if network.config.domain == "pixel" or wanted == have:
         return None
-    wanted = mine.channels if mine.channels is not None else range(mine.latent_channels)
-    have = theirs.channels if theirs.channels is not None else range(theirs.latent_channels)
     place = {channel: i for i, channel in enumerate(have)}
     if missing := [channel for channel in wanted if channel not in place]:
         raise CheckpointError(

@@ -8,8 +8,9 @@ from typing import Any
 from latent_store.errors import LatentStoreError
 from training.data.loader import LoaderConfig
 from training.flags import flag, free_fields
-from training.networks.network_config import BACKBONES, DOMAINS, SELECTIONS, TASKS
+from training.networks.network_config import BACKBONES, DOMAINS, TASKS
 from training.networks.transforms import ACTIVATIONS, TRANSFORMS
+from training.selection.registry import SELECTIONS
 from training.trainer.trainer_config import TrainerConfig
 
 NONE = "none"

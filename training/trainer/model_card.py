@@ -82,24 +82,18 @@ def _what(config: NetworkConfig) -> str:
     task = "Object detection" if config.task == "detection" else "Semantic segmentation"
     if config.domain == "pixel":
         return f"{task} of images (raw or decoded)."
-    selection = {
-        "none": "all channels",
-        "dynamic": "the channels that its gate keeps in each image",
-        "static": "a fixed subset of the channels",
-        "any": "the first of the ranked channels, as many of them as come",
-    }
     return (
         f"{task} of the latents of a learned image codec, without decoding an image, from "
-        f"{selection[config.selection]}."
+        f"{config.channel_selection.summary}."
     )
 
 
 def _input(config: NetworkConfig) -> str:
     if config.domain == "pixel":
         return "RGB in [0, 1], sides multiples of 64"
-    counts = " or ".join(map(str, config.cuts or (config.input_channels,)))
-    which = "ranked channels" if config.channels else "channels"
-    return f"{counts} {which} of {config.latent_channels}, at 1/16 of the size"
+    selection = config.channel_selection
+    counts = " or ".join(map(str, selection.accepts))
+    return f"{counts} {selection.incoming} of {config.latent_channels}, at 1/16 of the size"
 
 
 def _scores(scores: Mapping[str, float]) -> str:

@@ -23,7 +23,7 @@ import torch
 from torch import distributed, nn
 
 from latent_store.errors import JobFailedError, LatentStoreError
-from training.networks.cut_norm import CutBatchNorm2d
+from training.selection.cut_norm import CutBatchNorm2d
 from training.trainer.trainer_config import choose_device
 
 Value = TypeVar("Value")

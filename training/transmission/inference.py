@@ -1,7 +1,6 @@
 """From received latents to maps or boxes, the same for a store's streams and for a camera's.
 
-The gate runs at the camera. It is taken out of the network, so that what is behind the decoder
-sees only the latents that were sent.
+The gate runs at the camera: it is taken out of the network.
 """
 
 from __future__ import annotations
@@ -14,25 +13,10 @@ from torch import nn
 
 from latent_store.codec import Codec, tensor_to_image
 from latent_store.errors import CheckpointError
-from training.selection.gate import ChannelGate
 from training.tasks.detection_metrics import Detections
 
 Output = np.ndarray | Detections
 """What a network says of one picture: a map, uint8 [H, W], or what it found."""
-
-
-def split_gate(network: nn.Module) -> ChannelGate | None:
-    """Takes the gate out of a network, which then takes latents that were selected already."""
-    gate = getattr(network, "gate", None)
-    if gate is not None:
-        network.gate = None
-    return gate
-
-
-def choose_channels(gate: ChannelGate, pooled_BC: torch.Tensor) -> np.ndarray:
-    """Returns which channels a gate keeps, bool [B, C]."""
-    with torch.inference_mode():
-        return gate(pooled_BC).gate_BC.cpu().numpy().astype(bool)
 
 
 def segment_latents(

@@ -9,7 +9,6 @@ The server has the stream file and the checkpoint, nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,15 +30,14 @@ from latent_store.codec import (
 )
 from latent_store.errors import CheckpointError, LatentStoreError, RankingError
 from training.networks.networks import NetworkConfig
-from training.selection.gate import ChannelGate, pool_latents
+from training.selection.gate import ChannelGate
+from training.selection.gated import split_gate
 from training.trainer.checkpoints import load_network
 from training.transmission.inference import (
     Output,
-    choose_channels,
     detect_latents,
     require_finite_weights,
     segment_latents,
-    split_gate,
 )
 
 
@@ -118,7 +116,8 @@ def open_link(
         IdentityError: `codec_checkpoint` is not the codec that the network was trained on.
     """
     loaded = load_network(checkpoint, map_location=device)
-    if keep is not None and keep not in (loaded.config.cuts or ()):
+    selection = loaded.config.channel_selection
+    if keep is not None and not (selection.for_any_n and keep in selection.accepts):
         raise LatentStoreError(
             f"--keep {keep} goes with a network for any N that has this cut, and {checkpoint} is "
             f"one with {_describe(loaded.config)}; leave --keep out, or give one of its cuts"
@@ -161,8 +160,7 @@ def read_picture(path: Path, watch: Stopwatch) -> np.ndarray:
 def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
     """Turns a picture into streams, at the camera.
 
-    For any N that is a scalable stream, which can be cut behind the camera too, or with a `keep`
-    a stream of those channels alone, which is coded sooner.
+    See the `packing` of each selection for what is sent.
 
     Args:
         link: Codec and gate.
@@ -180,7 +178,7 @@ def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
     watch.lap("h_a")
     indexes_BCHW = link.codec.indexes(latents.z_symbols_BNHW)
     watch.lap("h_s")
-    selection, channels, cuts = _select(link, latents.y_hat_BCHW)
+    packing = link.config.channel_selection.packing(latents.y_hat_BCHW, link.keep, link.gate)
     watch.lap("gate")
     stream = pack_stream(
         link.codec,
@@ -188,13 +186,11 @@ def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
         latents.z_symbols_BNHW[0].cpu().numpy(),
         indexes_BCHW[0].cpu().numpy(),
         size=(image_HWC.shape[0], image_HWC.shape[1]),
-        selection=selection,
-        channels=channels,
-        cuts=cuts,
         ranking_id=link.ranking_id,
+        **packing._asdict(),
     )
-    if cuts is not None:
-        stream = cut_stream(stream, cuts[-1])
+    if packing.cuts is not None:
+        stream = cut_stream(stream, packing.cuts[-1])
     watch.lap("entropy coding")
     return stream
 
@@ -219,40 +215,29 @@ def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[Output, n
     watch.restart()
     decoded = unpack_stream(link.codec, stream, keep)
     y_hat_CHW = decoded.full()
-    ranked = link.config.channels is not None
-    network_input = torch.from_numpy(decoded.y_hat_KHW if ranked else y_hat_CHW)[None]
+    network_input = torch.from_numpy(link.config.channel_selection.network_input(decoded))[None]
     watch.lap("entropy decoding")
     output = _run_network(link, network_input, (stream.height, stream.width))
     watch.lap("network")
     return output, y_hat_CHW
 
 
-def require_channels(link: Link, stream: StreamFile) -> int | None:
-    """Returns how many of a stream's channels the network needs; None for all that are there.
-
-    A network for any N takes the most that came, or its `keep`.
+def require_channels(link: Link, stream: StreamFile) -> int:
+    """Returns how many of a stream's channels the network takes.
 
     Raises:
         IdentityError: The stream is another codec's.
         RankingError: The network takes other channels.
     """
     link.codec.spec.require_identity(stream.codec.identity, "the stream file")
-    wanted = link.config.channels
-    if wanted is not None:
-        cuts = (link.keep,) if link.keep else link.config.cuts or (len(wanted),)
-        for keep in reversed(cuts):
-            if stream.channels[:keep] == wanted[:keep] and keep in stream.cuts:
-                return keep
-    elif link.gate is not None:
-        if stream.selection == "dynamic":
-            return None
-    elif sorted(stream.channels) == list(range(stream.codec.channels)):
-        return None
-    raise RankingError(
-        f"{link.name} ({_describe(link.config)}) cannot use this stream, which carries "
-        f"{len(stream.channels)} channels by selection {stream.selection!r}; encode the picture "
-        "with this checkpoint, or decode with the one that encoded it"
-    )
+    keep = link.config.channel_selection.accepted(stream, link.keep)
+    if keep is None:
+        raise RankingError(
+            f"{link.name} ({_describe(link.config)}) cannot use this stream, which carries "
+            f"{len(stream.channels)} channels by selection {stream.selection!r}; encode the "
+            "picture with this checkpoint, or decode with the one that encoded it"
+        )
+    return keep
 
 
 def decoded_picture(link: Link, y_hat_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -271,26 +256,5 @@ def _run_network(link: Link, y_hat_BCHW: torch.Tensor, size: tuple[int, int]) ->
     return map_BHW[0, : size[0], : size[1]].cpu().numpy()
 
 
-def _select(
-    link: Link, y_hat_BCHW: torch.Tensor
-) -> tuple[str, Sequence[int] | None, Sequence[int] | None]:
-    """Returns selection, channels and cuts as `pack_stream` takes them."""
-    channels = link.config.channels
-    if channels is not None:
-        if link.config.cuts is None or link.keep is not None:
-            return "static", channels[: link.keep], None
-        rest = sorted(set(range(link.config.latent_channels)) - set(channels))
-        return "scalable", (*channels, *rest), link.config.cuts
-    if link.gate is None:
-        return "all", None, None
-    pooled_BC = pool_latents(y_hat_BCHW, link.config.gate_pool)
-    mask_C = choose_channels(link.gate, pooled_BC)[0]
-    return "dynamic", [int(c) for c in np.flatnonzero(mask_C)], None
-
-
 def _describe(config: NetworkConfig) -> str:
-    if config.cuts is not None:
-        return f"selection any, cuts {', '.join(map(str, config.cuts))}"
-    if config.channels is not None:
-        return f"static selection, {len(config.channels)} channels"
-    return f"{config.domain} domain, selection {config.selection}"
+    return f"{config.domain} domain, {config.channel_selection}"

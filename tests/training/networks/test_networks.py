@@ -139,8 +139,14 @@ def test_wrong_inputs_are_refused() -> None:
     ("values", "message"),
     [
         ({"backbone": "vgg16"}, "backbone must be one of resnet18, .*got 'vgg16'"),
-        ({"selection": "static"}, "a static network or one for any N, and no other, names"),
-        ({"channels": (1,)}, "got selection 'none' with channels"),
+        (
+            {"selection": "static"},
+            "selection static names its channels; got selection 'static' with channels None",
+        ),
+        (
+            {"channels": (1,)},
+            "selection none names no channels; got selection 'none' with channels",
+        ),
         ({"domain": "pixel", "selection": "dynamic"}, "pixels have no channels to select"),
         ({"gate_bias": "often"}, "--gate_bias must be neutral"),
     ],

@@ -17,8 +17,8 @@ from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
 from tests.training.real_networks import make_checkpoint
 from training import evaluate, segment, train
 from training.data.sampling import draw_cut
-from training.networks.cut_norm import STATISTICS, CutBatchNorm2d
 from training.networks.networks import LatentNetwork, NetworkConfig
+from training.selection.cut_norm import STATISTICS, CutBatchNorm2d
 from training.tasks.build import build_network
 from training.tasks.losses import SegmentationLoss
 from training.tasks.pictures import read_labels
@@ -140,9 +140,12 @@ def test_other_numbers_of_channels_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"cuts": None}, "for any N, and no other, has cuts; got selection 'any' with cuts None"),
-        ({"selection": "static"}, "got selection 'static' with cuts"),
-        ({"channels": None}, "got selection 'any' with channels None"),
+        ({"cuts": None}, "selection any names its cuts; got selection 'any' with cuts None"),
+        (
+            {"selection": "static"},
+            "selection static names no cuts; got selection 'static' with cuts",
+        ),
+        ({"channels": None}, "names its channels; got selection 'any' with channels None"),
         ({"cuts": (4, 2, 6)}, r"cuts must rise .* all 6 channels of the network, got \[4, 2, 6\]"),
         ({"cuts": (2, 4)}, r"to all 6 channels of the network, got \[2, 4\]"),
         ({"cuts": ()}, r"got \[\]"),
@@ -362,7 +365,7 @@ def test_a_static_networks_stream_serves_a_network_for_any_n(
             np.testing.assert_array_equal(received_HW, own_HW)
     flags = ("--checkpoint", run / "last.pt", "--stream", stream, "--output", tmp_path)
     line = fails(segment.main, [str(word) for word in flags])
-    assert "(selection any, cuts 16, 32, 64) cannot use this stream, which carries 20" in line
+    assert "selection any, cuts 16, 32, 64) cannot use this stream, which carries 20" in line
 
 
 def test_an_n_that_is_no_cut_is_refused(run: Path, picture: Path, codec, tmp_path, fails) -> None:

@@ -18,7 +18,7 @@ from tests.training.two_ranks import any_arguments
 from training import train
 from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.sources import SourceSpec, StoreSource
-from training.networks.cut_norm import keep_statistics_per_cut
+from training.selection.cut_norm import keep_statistics_per_cut
 from training.trainer.checkpoints import load_network
 from training.trainer.ranks import ALONE, Ranks, joined
 

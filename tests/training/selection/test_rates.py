@@ -13,7 +13,10 @@ from latent_store.components.readers import LatentsReader, RankedReader
 from latent_store.errors import IntegrityError, RankingError
 from latent_store.store import Split
 from tests.conftest import HEIGHT, RANKING, WIDTH
-from training.transmission import rates
+from training.selection.all_channels import WholeStreams
+from training.selection.gated import ChosenStreams, pack_mask, unpack_mask
+from training.selection.ranked import ScalableStreams
+from training.selection.rates import DECODE_MODES, StoredStreams
 
 SIZE = (128, 192)
 ROWS = [0, 1, 3]
@@ -31,6 +34,10 @@ def ranked(split: Split) -> RankedReader:
     return split.ranked(RANKING)
 
 
+def stored(codec, latents, ranked=None, decode: str = "all") -> StoredStreams:
+    return StoredStreams(codec=codec, latents=latents, ranked=ranked, decode=decode)
+
+
 def _ledger(latents, row, channels) -> float:
     bits = latents.column("channel_bits", [row])[0].astype(np.float64)[list(channels)].sum()
     return float(bits + latents.column("hyper_bits", [row])[0])
@@ -40,9 +47,9 @@ def _z_symbols(codec, latents, row) -> np.ndarray:
     return decode_z(codec.tables, latents.z_string(row), SIZE[0] // 64, SIZE[1] // 64)
 
 
-@pytest.mark.parametrize("decode", rates.DECODE_MODES)
+@pytest.mark.parametrize("decode", DECODE_MODES)
 def test_whole_streams_weigh_their_real_strings(codec, latents, decode):
-    received = rates.WholeStreams(codec, latents, decode).receive(ROWS, SIZE)
+    received = WholeStreams(stored(codec, latents, decode=decode)).receive(ROWS, SIZE)
     np.testing.assert_array_equal(received.y_hat_BCHW, latents.read(ROWS))
     for row, rate in zip(ROWS, received.rates, strict=True):
         assert rate.hyper_bytes == len(latents.z_string(row))
@@ -59,7 +66,7 @@ def test_whole_streams_weigh_their_real_strings(codec, latents, decode):
 @pytest.mark.parametrize("keep", CUTS)
 def test_scalable_streams_weigh_the_prefix_that_decodes(codec, latents, ranked, keep):
     channels = ranked.ranking.channels(keep)
-    received = rates.ScalableStreams(codec, latents, ranked, channels).receive(ROWS, SIZE)
+    received = ScalableStreams(stored(codec, latents, ranked), channels).receive(ROWS, SIZE)
     np.testing.assert_array_equal(received.y_hat_BCHW, latents.read(ROWS, channels))
     for row, rate in zip(ROWS, received.rates, strict=True):
         prefix = ranked.scalable_string(row, keep)
@@ -76,7 +83,9 @@ def test_scalable_streams_weigh_the_prefix_that_decodes(codec, latents, ranked, 
 def test_chosen_streams_code_exactly_the_chosen_channels(codec, latents):
     random = np.random.default_rng(0)
     masks = dict(zip(ROWS, random.random((len(ROWS), CHANNELS)) < 0.4, strict=True))
-    receiver = rates.ChosenStreams(codec, latents, lambda rows: np.stack([masks[r] for r in rows]))
+    receiver = ChosenStreams(
+        stored(codec, latents), lambda rows: np.stack([masks[r] for r in rows])
+    )
     received = receiver.receive(ROWS, SIZE)
     for item, row in enumerate(ROWS):
         expected_CHW = latents.read([row])[0] * masks[row][:, None, None]
@@ -92,7 +101,7 @@ def test_chosen_streams_code_exactly_the_chosen_channels(codec, latents):
 
 def test_an_empty_choice_costs_hyper_and_mask_only(codec, latents):
     nothing = np.zeros((1, CHANNELS), dtype=bool)
-    received = rates.ChosenStreams(codec, latents, lambda _: nothing).receive([2], SIZE)
+    received = ChosenStreams(stored(codec, latents), lambda _: nothing).receive([2], SIZE)
     (rate,) = received.rates
     assert (rate.y_bytes, rate.mask_bytes, rate.channels) == (0, CHANNELS // 8, 0)
     assert not received.y_hat_BCHW.any()
@@ -100,8 +109,8 @@ def test_an_empty_choice_costs_hyper_and_mask_only(codec, latents):
 
 def test_not_decoding_changes_no_number(codec, latents, ranked):
     channels = ranked.ranking.channels(16)
-    first = rates.ScalableStreams(codec, latents, ranked, channels, "all").receive(ROWS, SIZE)
-    second = rates.ScalableStreams(codec, latents, ranked, channels, "none").receive(ROWS, SIZE)
+    first = ScalableStreams(stored(codec, latents, ranked), channels).receive(ROWS, SIZE)
+    second = ScalableStreams(stored(codec, latents, ranked, "none"), channels).receive(ROWS, SIZE)
     np.testing.assert_array_equal(first.y_hat_BCHW, second.y_hat_BCHW)
     assert [r.total_bytes for r in first.rates] == [r.total_bytes for r in second.rates]
     assert not any(r.decoded for r in second.rates)
@@ -125,30 +134,30 @@ class Altered:
 def test_latents_that_are_not_those_of_their_streams_are_refused(codec, latents, ranked):
     text = r"the stream of row 1 of .* decodes to another ŷ than the store holds \(1 of"
     with pytest.raises(IntegrityError, match=text):
-        rates.WholeStreams(codec, Altered(latents)).receive([1], SIZE)
+        WholeStreams(stored(codec, Altered(latents))).receive([1], SIZE)
     channels = ranked.ranking.channels(16)
     with pytest.raises(IntegrityError, match=text):
-        rates.ScalableStreams(codec, latents, Altered(ranked), channels).receive([1], SIZE)
+        ScalableStreams(stored(codec, latents, Altered(ranked)), channels).receive([1], SIZE)
 
 
 def test_a_ranking_made_again_is_refused(codec, latents, ranked):
     other = ranked.ranking.order[1:17]
     with pytest.raises(RankingError, match="the first 16 channels of ranking 'variance' are not"):
-        rates.ScalableStreams(codec, latents, ranked, other)
+        ScalableStreams(stored(codec, latents, ranked), other)
 
 
 def test_a_keep_that_is_no_cut_is_refused(codec, latents, ranked):
     text = r"have cuts at \[16, 32, 64, 192\], not at 5; derive the ranking with .* --keep 5"
     with pytest.raises(RankingError, match=text):
-        rates.ScalableStreams(codec, latents, ranked, ranked.ranking.channels(5))
+        ScalableStreams(stored(codec, latents, ranked), ranked.ranking.channels(5))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=400))
 def test_masks_survive_packing(bits):
     mask_C = np.array(bits)
-    data = rates.pack_mask(mask_C)
+    data = pack_mask(mask_C)
     assert len(data) == -(-len(bits) // 8)
-    np.testing.assert_array_equal(rates.unpack_mask(data, len(bits)), np.flatnonzero(mask_C))
+    np.testing.assert_array_equal(unpack_mask(data, len(bits)), np.flatnonzero(mask_C))
 
 
 def test_a_stream_file_has_the_same_parts(codec, latents):
@@ -163,8 +172,8 @@ def test_a_stream_file_has_the_same_parts(codec, latents):
         selection="dynamic",
         channels=np.flatnonzero(mask_C).tolist(),
     )
-    assert stream.mask == rates.pack_mask(mask_C)
-    receiver = rates.ChosenStreams(codec, latents, lambda _: mask_C[None])
+    assert stream.mask == pack_mask(mask_C)
+    receiver = ChosenStreams(stored(codec, latents), lambda _: mask_C[None])
     (rate,) = receiver.receive([0], SIZE).rates
     parts = {"mask": rate.mask_bytes, "z": rate.hyper_bytes, "y": rate.y_bytes}
     assert stream.part_bytes == parts

@@ -1,0 +1,180 @@
+"""The channels that a gate keeps of each image.
+
+    z string ─ mask ─ y string of the chosen channels, coded here ──► M, the rest zero
+
+The gate runs at the camera: `split_gate` takes it out of the network, so that what is behind the
+decoder sees only the latents that were sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from latent_store.codec import StreamFile, decode_y, encode_y
+from latent_store.components.readers import LatentsReader
+from training.data.stored_channels import StoredChannels
+from training.selection.base import Batch, Numbers, Packing, Selection, SelectionFlags, Tensors
+from training.selection.gate import ChannelGate, gumbel_noise, pool_latents
+from training.selection.rates import Decode, StoredStreams, StreamReceiver
+
+ChooseChannels = Callable[[np.ndarray], np.ndarray]
+"""Row numbers -> bool [n, M]: which channels a gate keeps of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gated(Selection):
+    """The gate inside the network multiplies the scaled latents by 0 or 1."""
+
+    name = "dynamic"
+    summary = "the channels that its gate keeps in each image"
+    optional = ("rate_weight",)
+
+    @classmethod
+    def label(cls, flags: SelectionFlags) -> str:
+        """See `Selection`."""
+        return cls.name + (" (rate-aware)" if flags.rate_weight else "")
+
+    def stored(self, ranking_id: str | None) -> StoredChannels:
+        """See `Selection`."""
+        return StoredChannels(pooled=self.gate_pool)
+
+    def make_gate(self) -> ChannelGate | None:
+        """See `Selection`."""
+        return ChannelGate(self.latent_channels, bias=self.gate_bias)
+
+    def select(
+        self,
+        network: nn.Module,
+        y_hat_BCHW: torch.Tensor,
+        pooled_BC: torch.Tensor | None,
+        noise_BC2: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, Tensors]:
+        """Drops channels; behind `split_gate` they come without those that were dropped."""
+        if network.gate is None:
+            return y_hat_BCHW, {}
+        if pooled_BC is None:
+            raise ValueError("a dynamic network needs pooled_BC, see training.selection.gate")
+        gate_BC, probability_BC = network.gate(pooled_BC, noise_BC2)
+        outputs = {"gate_probability": probability_BC, "gate": gate_BC}
+        return y_hat_BCHW * gate_BC[:, :, None, None], outputs
+
+    def set_statistics(self, network: nn.Module, latents: LatentsReader, rows: np.ndarray) -> None:
+        """Fixes how the gate standardises its input."""
+        pooled_BC = torch.from_numpy(latents.column(f"channel_{self.gate_pool}", rows)).double()
+        network.gate.set_input_statistics(
+            pooled_BC.mean(0).float(), pooled_BC.std(0, correction=0).float()
+        )
+
+    def input_shapes(self, grid: tuple[int, int]) -> list[Numbers]:
+        """See `Selection`."""
+        return [*super().input_shapes(grid), (1, self.latent_channels)]
+
+    def draw(self, batch: Batch, seed: int, epoch: int) -> tuple[Batch, Tensors]:
+        """Draws the gate's noise."""
+        noise_BC2 = gumbel_noise(seed, epoch, batch["rows_B"].tolist(), self.latent_channels)
+        return batch, {"noise_BC2": noise_BC2.to(batch["y_hat_BCHW"].device)}
+
+    def kept(self, batch: Batch, outputs: Tensors) -> Tensors:
+        """See `Selection`."""
+        return {
+            "kept": outputs["gate"].detach().sum(1),
+            "decisions": (outputs["gate_probability"].detach() > 0.5).sum(0),
+        }
+
+    def anneal(self, network: nn.Module, temperature: float) -> None:
+        """See `Selection`."""
+        network.gate.temperature.fill_(temperature)
+
+    def receiver(
+        self, streams: StoredStreams, keep: int | None, gate: ChannelGate | None
+    ) -> StreamReceiver:
+        """See `Selection`."""
+
+        def choose(rows: np.ndarray) -> np.ndarray:
+            pooled_BC = streams.latents.column(f"channel_{self.gate_pool}", rows)
+            return choose_channels(gate, torch.from_numpy(pooled_BC))
+
+        return ChosenStreams(streams, choose)
+
+    def packing(
+        self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: ChannelGate | None
+    ) -> Packing:
+        """See `Selection`."""
+        mask_C = choose_channels(gate, pool_latents(y_hat_BCHW, self.gate_pool))[0]
+        return Packing("dynamic", tuple(np.flatnonzero(mask_C).tolist()))
+
+    def accepted(self, stream: StreamFile, keep: int | None = None) -> int | None:
+        """See `Selection`."""
+        return len(stream.channels) if stream.selection == "dynamic" else None
+
+
+class ChosenStreams(StreamReceiver):
+    """Each image's own channels, entropy-coded here, image by image.
+
+    The mask is sent as a bitmap of ⌈M/8⌉ bytes. With `decode="none"` the string is still made,
+    since its length is the rate, but not read back.
+
+    Args:
+        streams: Of the network's codec.
+        choose: The gate's decisions.
+    """
+
+    def __init__(self, streams: StoredStreams, choose: ChooseChannels) -> None:
+        super().__init__(streams)
+        self.choose = choose
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `StreamReceiver`."""
+        masks_BC = self.choose(rows)
+        y_hat_BCHW = self.streams.latents.read(rows)
+        return y_hat_BCHW * masks_BC[:, :, None, None].astype(y_hat_BCHW.dtype), masks_BC
+
+    def send(
+        self, row: int, size: tuple[int, int], y_hat_KHW: np.ndarray, mask_C: np.ndarray
+    ) -> tuple[int, Decode]:
+        """Encodes the chosen channels; they are decoded from string and mask alone."""
+        indexes_CHW = self.streams.indexes(row, size)
+        string = encode_y(self.tables, y_hat_KHW, indexes_CHW, np.flatnonzero(mask_C))
+
+        def decode() -> np.ndarray:
+            kept = unpack_mask(pack_mask(mask_C), len(mask_C))
+            decoded_CHW = np.zeros_like(y_hat_KHW)
+            decoded_CHW[kept] = decode_y(self.tables, string, indexes_CHW, kept)
+            return decoded_CHW
+
+        return len(string), decode
+
+    def mask_bytes(self, mask_C: np.ndarray) -> int:
+        """See `StreamReceiver`."""
+        return len(pack_mask(mask_C))
+
+
+def split_gate(network: nn.Module) -> ChannelGate | None:
+    """Takes the gate out of a network, which then takes latents that were selected already."""
+    gate = getattr(network, "gate", None)
+    if gate is not None:
+        network.gate = None
+    return gate
+
+
+def choose_channels(gate: ChannelGate, pooled_BC: torch.Tensor) -> np.ndarray:
+    """Returns which channels a gate keeps, bool [B, M]."""
+    with torch.inference_mode():
+        decided = gate(pooled_BC.to(gate.input_mean_C.device))
+        return decided.gate_BC.cpu().numpy().astype(bool)
+
+
+def pack_mask(mask_C: np.ndarray) -> bytes:
+    """Returns a dynamic mask as a stream file has it: one bit a channel, ⌈M/8⌉ bytes."""
+    return np.packbits(mask_C, bitorder="little").tobytes()
+
+
+def unpack_mask(data: bytes, channels: int) -> np.ndarray:
+    """Returns the channel numbers of a mask that `pack_mask` made, ascending int64."""
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=channels, bitorder="little")
+    return np.flatnonzero(bits)

@@ -1,0 +1,264 @@
+"""The first N channels of a ranking, for one N or for any of several.
+
+static   z string ─ scalable y string up to the cut N ──► N ranked channels
+any      the same, for each N in turn; one network, which fills up with zeros
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from latent_store import LatentStore, Ranking
+from latent_store.codec import DecodedStream, StreamFile, decode_scalable
+from latent_store.errors import LatentStoreError, RankingError
+from latent_store.format.schema import CodecSpec
+from training.data.sampling import draw_cut
+from training.data.stored_channels import StoredChannels
+from training.selection.base import (
+    Batch,
+    Numbers,
+    Packing,
+    Selection,
+    SelectionFlags,
+    Tensors,
+    cut_batch,
+)
+from training.selection.cut_norm import keep_statistics_per_cut
+from training.selection.gate import ChannelGate
+from training.selection.rates import Decode, StoredStreams, StreamReceiver
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked(Selection):
+    """Exactly N channels in ranked order, as ranked latents and scalable streams deliver them."""
+
+    name = "static"
+    summary = "a fixed subset of the channels"
+    incoming = "ranked channels"
+    required = ("mask", "keep")
+    names_channels = True
+
+    @classmethod
+    def find_channels(
+        cls, flags: SelectionFlags, store: LatentStore, spec: CodecSpec
+    ) -> tuple[Numbers | None, Numbers | None]:
+        """See `Selection`."""
+        return find_ranking(flags, store, spec).channels(flags.keep), None
+
+    @classmethod
+    def label(cls, flags: SelectionFlags) -> str:
+        """See `Selection`."""
+        return f"{cls.name}-{flags.keep} ({flags.mask})"
+
+    def stored(self, ranking_id: str | None) -> StoredChannels:
+        """See `Selection`."""
+        return StoredChannels(ranking_id=ranking_id, channels=self.channels)
+
+    @property
+    def keeps(self) -> tuple[int | None, ...]:
+        """See `Selection`."""
+        return self.accepts
+
+    def receiver(
+        self, streams: StoredStreams, keep: int | None, gate: ChannelGate | None
+    ) -> StreamReceiver:
+        """See `Selection`."""
+        return ScalableStreams(streams, self.numbers[:keep])
+
+    def packing(
+        self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: ChannelGate | None
+    ) -> Packing:
+        """See `Selection`."""
+        return Packing("static", self.numbers[:keep])
+
+    def accepted(self, stream: StreamFile, keep: int | None = None) -> int | None:
+        """See `Selection`."""
+        for cut in reversed(self.accepts if keep is None else (keep,)):
+            if stream.channels[:cut] == self.numbers[:cut] and cut in stream.cuts:
+                return cut
+        return None
+
+    def network_input(self, decoded: DecodedStream) -> np.ndarray:
+        """See `Selection`."""
+        return decoded.y_hat_KHW
+
+    def __str__(self) -> str:
+        return f"selection {self.name}, {len(self.numbers)} channels"
+
+    def kind(self, keep: int | None) -> str:
+        """See `Selection`."""
+        return f"{self.name}, {keep or len(self.numbers)} channels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyN(Ranked):
+    """The first N of the channels, N being one of the cuts; how many come in says which.
+
+    The rest is filled up with zeros, which scaled latents have around them; each cut has batch norm
+    statistics of its own.
+    """
+
+    name = "any"
+    summary = "the first of the ranked channels, as many of them as come"
+    required = ("mask",)
+    optional = ("cuts",)
+    for_any_n = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        cuts, most = list(self.accepts), len(self.numbers)
+        if not self.cuts or cuts != sorted(set(cuts)) or cuts[0] < 1 or cuts[-1] != most:
+            raise LatentStoreError(
+                f"cuts must rise from 1 or more to all {most} channels of the network, got "
+                f"{list(self.cuts or ())}"
+            )
+
+    @classmethod
+    def find_channels(
+        cls, flags: SelectionFlags, store: LatentStore, spec: CodecSpec
+    ) -> tuple[Numbers | None, Numbers | None]:
+        """Returns the channels up to the largest cut, and the flags' cuts or the ranking's.
+
+        Raises:
+            RankingError: There is no such ranking, or the scalable stream cannot be cut there.
+        """
+        ranking = find_ranking(flags, store, spec)
+        cuts = tuple(sorted(set(flags.cuts or ranking.cuts)))
+        if unknown := [n for n in cuts if n not in ranking.cuts]:
+            raise RankingError(
+                f"--cuts {unknown[0]} is no cut of ranking {ranking.ranking_id}, whose streams can "
+                f"be cut at {', '.join(map(str, ranking.cuts))}: choose among them, or derive the "
+                "ranking with channel-frequency --keep and reorder-latents --overwrite"
+            )
+        return ranking.channels(cuts[-1]), cuts
+
+    @classmethod
+    def label(cls, flags: SelectionFlags) -> str:
+        """See `Selection`."""
+        return f"{cls.name} ({flags.mask})"
+
+    def adapt(self, network: nn.Module) -> None:
+        """Gives every batch norm statistics for each cut, and the network what switches them."""
+        network.switch = keep_statistics_per_cut(network, len(self.accepts))
+
+    def select(
+        self,
+        network: nn.Module,
+        y_hat_BCHW: torch.Tensor,
+        pooled_BC: torch.Tensor | None,
+        noise_BC2: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, Tensors]:
+        """Switches to the cut that comes in, and adds zeros for the rest."""
+        came = y_hat_BCHW.shape[1]
+        network.switch.index = self.accepts.index(came)
+        return F.pad(y_hat_BCHW, (0, 0, 0, 0, 0, len(self.numbers) - came)), {}
+
+    def draw(self, batch: Batch, seed: int, epoch: int) -> tuple[Batch, Tensors]:
+        """Cuts a batch to an N that is drawn for it."""
+        return cut_batch(batch, draw_cut(seed, epoch, batch["batch_rows"], self.accepts)), {}
+
+    def kept(self, batch: Batch, outputs: Tensors) -> Tensors:
+        """See `Selection`."""
+        y_hat_BCHW = batch["y_hat_BCHW"]
+        images, keep = y_hat_BCHW.shape[:2]
+        return {"kept": torch.full((images,), float(keep), device=y_hat_BCHW.device)}
+
+    def packing(
+        self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: ChannelGate | None
+    ) -> Packing:
+        """Returns a stream that can be cut behind the camera too, or with `keep` one that can't.
+
+        The latter is coded sooner.
+        """
+        if keep is not None:
+            return super().packing(y_hat_BCHW, keep, gate)
+        rest = sorted(set(range(self.latent_channels)) - set(self.numbers))
+        return Packing("scalable", (*self.numbers, *rest), self.cuts)
+
+    def __str__(self) -> str:
+        return f"selection {self.name}, cuts {', '.join(map(str, self.accepts))}"
+
+    def label_at(self, label: str, keep: int | None) -> str:
+        """Returns "any-16 (gate)" for "any (gate)" at 16."""
+        name, bracket, rest = label.partition(" (")
+        return f"{name}-{keep}{bracket}{rest}"
+
+
+class ScalableStreams(StreamReceiver):
+    """The first N ranked channels, from the scalable y string up to the cut N.
+
+    Args:
+        streams: With `ranked`.
+        channels: The channel numbers that the network was trained on, in its order.
+
+    Raises:
+        RankingError: The ranking's first N channels are others now, or N is no cut of the stream.
+    """
+
+    def __init__(self, streams: StoredStreams, channels: Sequence[int]) -> None:
+        super().__init__(streams)
+        self.keep = len(channels)
+        if streams.ranked is None:
+            raise RankingError(
+                f"the network takes {self.keep} channels of a ranking that its checkpoint does not "
+                "name; train it again"
+            )
+        self.ranked = streams.ranked
+        ranking = self.ranked.ranking
+        if ranking.channels(self.keep) != tuple(channels):
+            raise RankingError(
+                f"the first {self.keep} channels of ranking {ranking.ranking_id!r} are not those "
+                "that the network was trained on: the ranking was made again since; train again, "
+                "or evaluate on a store that has the old ranking"
+            )
+        if self.keep not in self.ranked.cuts:
+            raise RankingError(
+                f"the scalable streams of ranking {ranking.ranking_id!r} have cuts at "
+                f"{list(self.ranked.cuts)}, not at {self.keep}; derive the ranking with "
+                f"channel-frequency --keep {self.keep}, then reorder-latents --overwrite"
+            )
+        self.order = np.asarray(ranking.order)
+        self.mask_C = np.isin(np.arange(len(self.order)), list(channels))
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `StreamReceiver`."""
+        return self.ranked.read(rows, self.keep), np.tile(self.mask_C, (len(rows), 1))
+
+    def send(
+        self, row: int, size: tuple[int, int], y_hat_KHW: np.ndarray, mask_C: np.ndarray
+    ) -> tuple[int, Decode]:
+        """See `StreamReceiver`."""
+
+        def decode() -> np.ndarray:
+            indexes_CHW = self.streams.indexes(row, size)
+            prefix = self.ranked.scalable_string(row, self.keep)
+            decoded_KHW = decode_scalable(self.tables, prefix, indexes_CHW, self.order, self.keep)
+            kept = self.order[: self.keep]
+            self.ranked.check_symbols(row, decoded_KHW, indexes_CHW[kept])
+            return decoded_KHW
+
+        cut_bytes = self.ranked.cut_bytes([row])[0]
+        return int(cut_bytes[self.ranked.cuts.index(self.keep)]), decode
+
+
+def find_ranking(flags: SelectionFlags, store: LatentStore, spec: CodecSpec) -> Ranking:
+    """Returns the ranking that the flags name.
+
+    Raises:
+        RankingError: The codec has none of that name, or it does not fit.
+    """
+    ranking = store.ranking(spec.codec_id, str(flags.mask))
+    if flags.keep is not None:
+        ranking.channels(flags.keep)
+    if len(ranking.order) != spec.channels:
+        raise RankingError(
+            f"ranking {ranking.ranking_id} orders {len(ranking.order)} channels, codec "
+            f"{spec.codec_id} has {spec.channels}: derive one with channel-frequency"
+        )
+    return ranking

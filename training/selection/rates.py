@@ -1,0 +1,164 @@
+"""Real rates from real bytes: the latents that reach a network, and the length of their streams.
+
+What comes out of the entropy decoder is compared with the store's ŷ, and it, not the store's copy,
+is what the network gets. The flush is what is left of the bytes after the ledger's bits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from latent_store.codec import Codec, decode_z
+from latent_store.components.readers import LatentsReader, RankedReader
+from latent_store.errors import IntegrityError
+from latent_store.format.schema import HYPER_STRIDE, LATENT_STRIDE
+
+DECODE_MODES = ("all", "sample", "none")
+SAMPLE_STEP = 16
+"""With `--decode sample`, every how many-th row of the store is decoded."""
+
+Decode = Callable[[], np.ndarray]
+"""Decodes a y string that was sent, to integers [K, h, w]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRate:
+    """The real bytes of one image, part by part.
+
+    Attributes:
+        hyper_bytes: Length of the z string.
+        y_bytes: Length of the y string, or of its prefix, that carries the kept channels.
+        mask_bytes: Bytes that tell the decoder which channels come, where that is no constant.
+        flush_bits: Bits of both strings beyond the ledger's: the coder's flush, and a cut's.
+        channels: Kept channels.
+        decoded: Whether the strings were decoded and gave the network its input.
+    """
+
+    hyper_bytes: int
+    y_bytes: int
+    mask_bytes: int
+    flush_bits: float
+    channels: int
+    decoded: bool
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes that the task needs."""
+        return self.hyper_bytes + self.y_bytes + self.mask_bytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Received:
+    """The network's input of some rows, and its rates.
+
+    Attributes:
+        y_hat_BCHW: Integers; all M channels, or N in ranked order.
+        rates: One a row.
+    """
+
+    y_hat_BCHW: np.ndarray
+    rates: tuple[ImageRate, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredStreams:
+    """A split's streams of one codec.
+
+    Attributes:
+        codec: The store's codec.
+        latents: Gives z strings, natural y strings and the ledger.
+        ranked: Gives ŷ in ranked order and the scalable strings; None without a ranking.
+        decode: Which rows' streams are decoded, one of `DECODE_MODES`.
+    """
+
+    codec: Codec
+    latents: LatentsReader
+    ranked: RankedReader | None = None
+    decode: str = "all"
+
+    @property
+    def key(self) -> str:
+        """The component that the network's ŷ comes from, for messages."""
+        return self.latents.key if self.ranked is None else self.ranked.key
+
+    def is_decoded(self, row: int) -> bool:
+        """Returns whether the streams of a row are decoded."""
+        return self.decode == "all" or (self.decode == "sample" and row % SAMPLE_STEP == 0)
+
+    def indexes(self, row: int, size: tuple[int, int]) -> np.ndarray:
+        """Returns the scale indexes that y is read with, uint8 [M, h, w], from the z string."""
+        height, width = size[0] // HYPER_STRIDE, size[1] // HYPER_STRIDE
+        z_symbols_NHW = decode_z(self.codec.tables, self.latents.z_string(row), height, width)
+        return self.codec.indexes(torch.from_numpy(z_symbols_NHW)[None])[0].cpu().numpy()
+
+    def rate(self, row: int, mask_C: np.ndarray, *, y_bytes: int, mask_bytes: int) -> ImageRate:
+        """Returns the rate of a row whose kept channels take `y_bytes`."""
+        hyper_bytes = int(self.latents.stream_bytes([row])["z"][0])
+        symbols = self.latents.column("channel_bits", [row])[0][mask_C].sum(dtype=np.float64)
+        ledger = symbols + float(self.latents.column("hyper_bits", [row])[0])
+        return ImageRate(
+            hyper_bytes=hyper_bytes,
+            y_bytes=y_bytes,
+            mask_bytes=mask_bytes,
+            flush_bits=float(8 * (hyper_bytes + y_bytes) - ledger),
+            channels=int(mask_C.sum()),
+            decoded=self.is_decoded(row),
+        )
+
+
+class StreamReceiver(ABC):
+    """The server's end of a store's streams, by one way of choosing channels.
+
+    Args:
+        streams: The store's.
+    """
+
+    def __init__(self, streams: StoredStreams) -> None:
+        self.streams = streams
+        self.tables = streams.codec.tables
+
+    def receive(self, rows: Sequence[int], size: tuple[int, int]) -> Received:
+        """Returns latents and rates of rows whose coded size, in pixels, is `size`.
+
+        Raises:
+            IntegrityError: A stream does not decode to the store's ŷ.
+        """
+        y_hat_BKHW, masks_BC = self.read(np.asarray(rows))
+        y_hat_BKHW = y_hat_BKHW[..., : size[0] // LATENT_STRIDE, : size[1] // LATENT_STRIDE]
+        rates = []
+        for row, y_hat_KHW, mask_C in zip(rows, y_hat_BKHW, masks_BC, strict=True):
+            y_bytes, decode = self.send(row, size, y_hat_KHW, mask_C)
+            if self.streams.is_decoded(row):
+                y_hat_KHW[...] = self._checked(decode(), y_hat_KHW, row)
+            mask_bytes = self.mask_bytes(mask_C)
+            rates.append(self.streams.rate(row, mask_C, y_bytes=y_bytes, mask_bytes=mask_bytes))
+        return Received(y_hat_BCHW=y_hat_BKHW, rates=tuple(rates))
+
+    @abstractmethod
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ŷ as the network gets it, [B, K, ...], and the kept channels, bool [B, M]."""
+
+    @abstractmethod
+    def send(
+        self, row: int, size: tuple[int, int], y_hat_KHW: np.ndarray, mask_C: np.ndarray
+    ) -> tuple[int, Decode]:
+        """Returns the length of the y string that carries the kept channels, and its decoder."""
+
+    def mask_bytes(self, mask_C: np.ndarray) -> int:
+        """Returns what it costs to say which channels come: nothing where that is a constant."""
+        return 0
+
+    def _checked(self, decoded_KHW: np.ndarray, stored_KHW: np.ndarray, row: int) -> np.ndarray:
+        if not np.array_equal(decoded_KHW, stored_KHW):
+            differing = int((decoded_KHW != stored_KHW).sum())
+            raise IntegrityError(
+                f"the stream of row {row} of {self.streams.key} decodes to another ŷ than the "
+                f"store holds ({differing} of {decoded_KHW.size} symbols differ); see "
+                "`latent-store verify`"
+            )
+        return decoded_KHW
