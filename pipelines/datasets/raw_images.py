@@ -14,9 +14,8 @@ from latent_store.codec import pad_image
 from latent_store.errors import LatentStoreError
 from latent_store.format.boxes import Boxes
 from latent_store.format.plan import Sample
-from latent_store.format.schema import DETECTION, IGNORE_LABEL
+from latent_store.format.schema import IGNORE_LABEL
 from pipelines.datasets.registry import DatasetReader, read_boxes, read_labels, read_picture
-from training.data.box_crops import crop_boxes
 from training.data.loader import EpochLoader, LoaderConfig, TensorBatch, to_tensors
 from training.data.prefetch import Prefetcher
 from training.data.sampling import (
@@ -27,6 +26,7 @@ from training.data.sampling import (
     plan_in_order,
 )
 from training.data.sources import CropRule
+from training.tasks.registry import find_task
 from training.trainer.ranks import ALONE, Ranks
 
 
@@ -41,6 +41,7 @@ class RawImages:
 
     def __init__(self, reader: DatasetReader, samples: Sequence[Sample], *, cache_mb: int) -> None:
         self.reader = reader
+        self.annotations = find_task(reader.task).annotations(num_classes=len(reader.class_names))
         self.samples = tuple(samples)
         self.sizes = [sample.coded_size for sample in samples]
         largest = max((height * width for height, width in self.sizes), default=1)
@@ -52,27 +53,22 @@ class RawImages:
 
     def load(self, batches: Sequence[Sequence[int]], rule: CropRule, epoch: int) -> list[Any]:
         """Returns batches of arrays, named as `StoreSource.load` names them: `x_BHWC` uint8,
-        `labels_BHW` uint8 or `targets`, `valid_B2`, `rows_B`, `sample_ids`."""
+        what its annotations give, `valid_B2`, `rows_B`, `sample_ids`."""
         return [self._load_batch(batch, rule, epoch) for batch in batches]
 
     def _load_batch(self, rows: Sequence[int], rule: CropRule, epoch: int) -> dict[str, Any]:
-        images, annotations, valid = [], [], []
+        images, learned, valid = [], [], []
         for row in rows:
             whole, sample = self.sizes[row], self.samples[row]
             size = rule.size(whole)
             top, left = crop_origin(rule.seed, epoch, row, size=whole, crop=size)
-            window = slice(top, top + size[0]), slice(left, left + size[1])
             image_HWC, annotation = self._read(row)
-            images.append(image_HWC[window])
-            if isinstance(annotation, Boxes):
-                annotations.append(crop_boxes(annotation, (top, left, *size)))
-            else:
-                annotations.append(annotation[window])
+            images.append(image_HWC[top : top + size[0], left : left + size[1]])
+            learned.append(self.annotations.cut(annotation, (top, left, *size)))
             valid.append(np.clip((sample.height - top, sample.width - left), 0, size))
-        detects = self.reader.task == DETECTION
         return {
             "x_BHWC": np.stack(images),
-            **({"targets": annotations} if detects else {"labels_BHW": np.stack(annotations)}),
+            **self.annotations.entries(learned),
             "valid_B2": np.array(valid, dtype=np.int64),
             "rows_B": np.asarray(rows, dtype=np.int64),
             "sample_ids": [self.samples[row].sample_id for row in rows],
@@ -81,11 +77,8 @@ class RawImages:
     def _read_uncached(self, row: int) -> tuple[np.ndarray, np.ndarray | Boxes]:
         sample = self.samples[row]
         image_HWC, _ = read_picture(self.reader, sample)
-        if self.reader.task == DETECTION:
-            return pad_image(image_HWC), read_boxes(self.reader, sample)
-        labels_HW = np.full(self.sizes[row], IGNORE_LABEL, dtype=np.uint8)
-        labels_HW[: sample.height, : sample.width] = read_labels(self.reader, sample)
-        return pad_image(image_HWC), labels_HW
+        read = {"labels": _padded_labels, "boxes": read_boxes}[self.annotations.component]
+        return pad_image(image_HWC), read(self.reader, sample)
 
 
 class RawImageLoader(EpochLoader):
@@ -113,7 +106,7 @@ class RawImageLoader(EpochLoader):
                 f"{len(images.samples)} samples: use a smaller batch, or --accumulate"
             )
         self.images = images
-        self.config = config = config.for_task(images.reader.task)
+        self.config = config = config.for_annotations(images.annotations)
         self.rule = CropRule(seed=seed, crop=config.crop)
         self.groups = images.groups(self.rule)
         self._prefetcher = Prefetcher(images.load, workers=config.workers)
@@ -170,3 +163,9 @@ class WholeRawImages:
         for load in self.loads:
             (arrays,) = self.images.load(load, self.rule, 0)
             yield to_tensors(arrays)
+
+
+def _padded_labels(reader: DatasetReader, sample: Sample) -> np.ndarray:
+    labels_HW = np.full(sample.coded_size, IGNORE_LABEL, dtype=np.uint8)
+    labels_HW[: sample.height, : sample.width] = read_labels(reader, sample)
+    return labels_HW

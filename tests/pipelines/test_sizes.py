@@ -36,6 +36,7 @@ from training.selection.all_channels import WholeStreams
 from training.selection.gated import ChosenStreams
 from training.selection.ranked import ScalableStreams
 from training.selection.rates import StoredStreams
+from training.tasks.pixel_labels import PixelLabels
 
 Fails = Callable[..., str]
 
@@ -200,6 +201,7 @@ def source(url: Path, **changed: Any) -> StoreSource:
     values = {
         "url": str(url),
         "split": "cityscapes/train",
+        "annotations": PixelLabels(),
         "domain": "latent",
         "codec_id": store.codec().codec_id,
         "teacher_id": store.teachers()[0],

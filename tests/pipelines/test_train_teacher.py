@@ -19,6 +19,7 @@ from tests.pipelines.made_voc import write_voc
 from training.data.loader import LoaderConfig, StoreLoader
 from training.data.sources import SourceSpec, StoreSource
 from training.tasks.classes import VOC_CLASSES
+from training.tasks.object_boxes import ObjectBoxes
 from training.trainer.checkpoints import load_network
 
 SMALL = ("--backbone", "resnet18", "--batch_size", "2", "--max_steps", "2", "--no-tensorboard")
@@ -75,10 +76,9 @@ def test_pictures_and_latents_are_cropped_alike(data_root: Path, tmp_path: Path)
     spec = SourceSpec(
         url=str(url),
         split="voc2007/trainval",
-        task="detection",
+        annotations=ObjectBoxes(num_classes=21),
         domain="latent",
         codec_id=latent_store.open(url).codec().codec_id,
-        num_classes=21,
     )
     loaders = (
         raw_loader(data_root, "detection", config),
@@ -141,7 +141,7 @@ REFUSALS = {
     "fpn": ("segmentation", ["--fpn_width", "8"], "--fpn_width is a setting of detection, the ta"),
     "aspp": ("detection", ["--aspp_width", "8"], "--aspp_width is a setting of segmentation, the"),
     "year": ("detection", ["--year", "2012"], "has no VOC2012; it has: VOC2007"),
-    "crop": ("detection", ["--crop", "32"], "--crop 32 is smaller than the pyramid's coarsest"),
+    "crop": ("detection", ["--crop", "32"], "--crop 32 is too small for boxes"),
     "batch": ("segmentation", ["--batch_size", "1"], "--batch_size 1 cannot train batch norm"),
 }
 

@@ -28,6 +28,7 @@ from training.data.loader import LoaderConfig, StoreLoader
 from training.data.sources import SourceSpec, StoreSource
 from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
+from training.tasks.pixel_labels import PixelLabels
 from training.trainer.checkpoints import save_checkpoint
 
 Fails = Callable[..., str]
@@ -302,6 +303,7 @@ def make_source(store: TinyStore, **changed: Any) -> StoreSource:
     values = {
         "url": str(store.url),
         "split": "cityscapes/train",
+        "annotations": PixelLabels(),
         "domain": "latent",
         "codec_id": opened.codec().codec_id,
         "ranking_id": RANKING,

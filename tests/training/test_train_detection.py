@@ -22,6 +22,7 @@ from training.tasks.build import build_network
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection_task import DetectionTask, DetectionValidator
 from training.tasks.losses import DetectionLoss
+from training.tasks.object_boxes import ObjectBoxes
 from training.trainer.checkpoints import load_network
 
 SHAPE = ("--backbone", "resnet18", "--fpn_width", "8", "--box_head_width", "16")
@@ -119,8 +120,8 @@ def test_interrupted_and_resumed_it_ends_as_if_undisturbed(
 
 def source(url: Path, **more: object) -> StoreSource:
     codec_id = latent_store.open(url).codec().codec_id
-    spec = {"split": "voc2007/trainval", "task": "detection", "domain": "latent"}
-    spec |= {"codec_id": codec_id, "num_classes": 21, "gate_pool": "mean"}
+    spec = {"split": "voc2007/trainval", "annotations": ObjectBoxes(num_classes=21)}
+    spec |= {"domain": "latent", "codec_id": codec_id, "gate_pool": "mean"}
     return StoreSource(SourceSpec(url=str(url), **(spec | more)))
 
 
@@ -192,7 +193,7 @@ def test_views_show_mirrored_objects(store: BoxStore) -> None:
 
 REFUSALS = {
     "aspp": (["--aspp_width", "8"], "--aspp_width is a setting of segmentation, the task is detec"),
-    "crop": (["--crop", "48"], "--crop 48 is smaller than the pyramid's coarsest cell"),
+    "crop": (["--crop", "48"], "--crop 48 is too small for boxes"),
     "anchors": (["--anchor_size", "8"], "its anchor_size is 16, the network's 8; give --anchor_si"),
     "labels": (["--task", "segmentation"], "run encode-to-store"),
 }

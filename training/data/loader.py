@@ -12,17 +12,16 @@ import numpy as np
 import torch
 
 from latent_store.errors import LatentStoreError
-from latent_store.format.schema import LATENT_STRIDE, PAD_MULTIPLE
+from latent_store.format.schema import LATENT_STRIDE
+from training.data.annotations import Annotations
 from training.data.prefetch import KINDS, Prefetcher
 from training.data.sampling import Batch, batches_an_epoch, plan_epoch, plan_in_order
 from training.data.sources import Arrays, CropRule, StoreSource
 from training.flags import flag
 from training.trainer.ranks import ALONE, Ranks
 
-_CROPS = {"segmentation": 512, "detection": 0}
-
 TensorBatch = dict[str, Any]
-"""Tensors by name, "sample_ids", a list of str, and in detection "targets", a list of dicts."""
+"""Tensors by name, "sample_ids", a list of str, and for boxes "targets", a list of dicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +60,18 @@ class LoaderConfig:
                 f"for whole images, got {self.crop}"
             )
 
-    def for_task(self, task: str) -> Self:
-        """Returns the same with the task's crop where none was asked for.
-
-        Detection is on whole images: a crop cuts objects, and changes what sizes there are.
+    def for_annotations(self, annotations: Annotations | type[Annotations]) -> Self:
+        """Returns the same with the annotations' own crop where none was asked for.
 
         Raises:
-            LatentStoreError: If crops are too small for the task.
+            LatentStoreError: If crops are too small for them.
         """
-        if task == "detection" and 0 < (self.crop or 0) < PAD_MULTIPLE:
+        if 0 < (self.crop or 0) < annotations.least_crop:
             raise LatentStoreError(
-                f"--crop {self.crop} is smaller than the pyramid's coarsest cell: with --task "
-                f"detection give {PAD_MULTIPLE} or more, or 0 for whole images"
+                f"--crop {self.crop} is too small for {annotations.component}: give "
+                f"{annotations.least_crop} or more, or 0 for whole images"
             )
-        crop = _CROPS[task] if self.crop is None else self.crop
+        crop = annotations.crop if self.crop is None else self.crop
         return dataclasses.replace(self, crop=crop)
 
 
@@ -167,7 +164,7 @@ class StoreLoader(EpochLoader):
     ) -> None:
         super().__init__()
         ranks.require_equal_shares(config.batch_size)
-        config = config.for_task(source.spec.task)
+        config = config.for_annotations(source.spec.annotations)
         self.source = source
         self.config = config
         self.rule = CropRule(seed=seed, crop=config.crop)

@@ -17,18 +17,16 @@ import latent_store
 from latent_store.codec import codec_from_store
 from latent_store.codec.pictures import tensor_to_image
 from latent_store.components.readers import (
-    BoxesReader,
     ComponentReader,
     FeaturesReader,
-    LabelsReader,
     LatentsReader,
     RankedReader,
     Window,
 )
 from latent_store.errors import DatasetError
-from latent_store.format.schema import FEATURE_STRIDE, IGNORE_LABEL, LATENT_STRIDE
+from latent_store.format.schema import FEATURE_STRIDE, LATENT_STRIDE
 from latent_store.store import Split
-from training.data.box_crops import check_box_classes, crop_boxes
+from training.data.annotations import Annotations
 from training.data.sampling import Batch, crop_origin, group_by_size
 from training.trainer.ranks import ALONE, Ranks
 
@@ -43,14 +41,13 @@ class SourceSpec:
     Attributes:
         url: Of the store.
         split: "dataset/split".
-        task: "segmentation", which reads labels, or "detection", which reads boxes.
+        annotations: What is learned of each image.
         domain: "latent", or "pixel" for decoded images.
         codec_id: Whose latents.
         ranking_id: Read the ranked copy; None for natural channel order.
         keep: How many ranked channels.
         teacher_id: Whose features; None for none.
         gate_pool: "mean" or "rms", the pooled input; None where there is no gate.
-        num_classes: Labels beyond it are refused.
         views: Whether stored views (flips) count as samples.
         max_samples: Only the first so many pictures, and with `views` theirs; 0 for all.
         cache_mb: Memory for images that need not be read or decoded twice, in each worker process.
@@ -58,14 +55,13 @@ class SourceSpec:
 
     url: str
     split: str
-    task: str = "segmentation"
+    annotations: Annotations
     domain: str
     codec_id: str
     ranking_id: str | None = None
     keep: int | None = None
     teacher_id: str | None = None
     gate_pool: str | None = None
-    num_classes: int = 19
     views: bool = False
     max_samples: int = 0
     cache_mb: int = 1024
@@ -123,9 +119,9 @@ class StoreSource:
         return None if self.spec.teacher_id is None else self.split.teacher(self.spec.teacher_id)
 
     @cached_property
-    def annotations(self) -> LabelsReader | BoxesReader:
-        """What the task learns: labels or boxes."""
-        return self.split.boxes() if self.spec.task == "detection" else self.split.labels()
+    def annotations(self) -> ComponentReader:
+        """What is learned."""
+        return self.spec.annotations.open(self.split)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -168,11 +164,11 @@ class StoreSource:
         """Reads and crops batches, or this rank's part of them, that are handed out together.
 
         Returns:
-            For each batch: "y_hat_BCHW" (integers) or "x_BHWC" (uint8), "labels_BHW" (uint8), or in
-            detection "targets" (one an image, see `training.data.box_crops`), "features_BCHW"
-            (float32, if there is a teacher), "pooled_BC" (if there is a gate), "channel_bits_BC",
-            "pixels_B" (original pixels), "valid_B2" (height and width of the crop that are original
-            image), "rows_B", "sample_ids", and "batch_rows", the row numbers of the whole batch.
+            For each batch: "y_hat_BCHW" (integers) or "x_BHWC" (uint8), what its annotations give,
+            "features_BCHW" (float32, if there is a teacher), "pooled_BC" (if there is a gate),
+            "channel_bits_BC", "pixels_B" (original pixels), "valid_B2" (height and width of the
+            crop that are original image), "rows_B", "sample_ids", and "batch_rows", the row numbers
+            of the whole batch.
         """
         parts = [ranks.share(batch) for batch in batches]
         rows = np.unique(np.concatenate([np.asarray(part, np.int64) for part in parts]))
@@ -222,28 +218,13 @@ class StoreSource:
             for row, w in zip(batch, windows, strict=True)
         ]
         arrays: Arrays = {"x_BHWC" if unit == 1 else "y_hat_BCHW": np.stack(cut)}
-        arrays |= self._annotations(batch, windows)
+        learned = [self._annotation(row, w) for row, w in zip(batch, windows, strict=True)]
+        arrays |= self.spec.annotations.entries(learned)
         if self.teacher is not None:
             arrays["features_BCHW"] = np.stack(
                 [self._features(row, w) for row, w in zip(batch, windows, strict=True)]
             )
         return arrays | self._numbers(batch, windows)
-
-    def _annotations(self, batch: Batch, windows: Sequence[tuple[int, ...]]) -> Arrays:
-        if self.spec.task == "detection":
-            found = zip(batch, self.annotations.read(batch), strict=True)
-            checked = [
-                check_box_classes(
-                    boxes,
-                    self.spec.num_classes,
-                    self.split.sample_ids([row])[0],
-                    self.split.dataset,
-                )
-                for row, boxes in found
-            ]
-            return {"targets": [crop_boxes(*pair) for pair in zip(checked, windows, strict=True)]}
-        labels = [self._labels(row, w) for row, w in zip(batch, windows, strict=True)]
-        return {"labels_BHW": np.stack(labels)}
 
     def _numbers(self, batch: Batch, windows: Sequence[tuple[int, ...]]) -> Arrays:
         originals = self.split.sizes(batch).astype(np.int64)
@@ -293,11 +274,12 @@ class StoreSource:
     def _codec(self) -> Any:
         return codec_from_store(self.split.store, self.spec.codec_id)
 
-    def _labels(self, row: int, window: tuple[int, ...]) -> np.ndarray:
-        whole_HW = self._whole("labels", row)
-        if whole_HW is None:
-            return self._check_classes(self.annotations.read([row], window)[0], row)
-        return _cut(whole_HW[None], window)[0]
+    def _annotation(self, row: int, window: tuple[int, ...]) -> Any:
+        annotations = self.spec.annotations
+        whole = self._whole("annotations", row) if annotations.pixel_bytes else None
+        if whole is None:
+            return annotations.read(self.annotations, row, window)
+        return annotations.cut(whole, window)
 
     def _features(self, row: int, window: tuple[int, ...]) -> np.ndarray:
         window = tuple(n // FEATURE_STRIDE for n in window)
@@ -313,15 +295,15 @@ class StoreSource:
         value = self._cache.get((name, row))
         if value is not None:
             return value
-        if name == "labels":
-            value = self._check_classes(self.annotations.read([row])[0], row)
-        else:
+        if name == "features":
             value = self.read_features(row)
+        else:
+            value = self.spec.annotations.read(self.annotations, row)
         return self._remember(name, row, value)
 
     @cached_property
     def _fits_in_memory(self) -> bool:
-        """Whether everything read of every row fits: else labels and features are read in windows.
+        """Whether everything read of every row fits: else windows of it are read.
 
         Decoded images are kept up to the budget even where not all fit, because they are dear.
         """
@@ -329,7 +311,7 @@ class StoreSource:
         channels = self.spec.keep or self.latents.channels
         a_cell = channels * self.latents.array("y_hat").dtype.itemsize
         one = 3 if self.spec.domain == "pixel" else a_cell / LATENT_STRIDE**2
-        one += self.spec.task == "segmentation"  # labels
+        one += self.spec.annotations.pixel_bytes
         if self.teacher is not None:
             one += 4 * self.teacher.channels / FEATURE_STRIDE**2
         return one * height * width * len(self.rows) <= self.spec.cache_mb * 2**20
@@ -343,16 +325,6 @@ class StoreSource:
                 self._cache[name, row] = value.copy()
                 self._cached_bytes += value.nbytes
         return value
-
-    def _check_classes(self, labels_HW: np.ndarray, row: int) -> np.ndarray:
-        classes = labels_HW[labels_HW != IGNORE_LABEL]
-        if classes.size and classes.max() >= self.spec.num_classes:
-            raise DatasetError(
-                f"the labels of {self.split.sample_ids([row])[0]} contain train id "
-                f"{int(classes.max())}, but {self.split.dataset} has {self.spec.num_classes} "
-                f"classes: encode the split again with that dataset's reader"
-            )
-        return labels_HW
 
 
 def _cut(array: np.ndarray, window: Sequence[int], *, channels_last: bool = False) -> np.ndarray:

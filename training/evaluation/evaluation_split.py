@@ -20,11 +20,12 @@ from latent_store.components.readers import (
 from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.layout import coded_size
-from latent_store.format.schema import IGNORE_LABEL
 from latent_store.store import Split
-from training.data.box_crops import check_box_classes
 from training.evaluation.candidates import Candidate
 from training.tasks.classes import class_names
+from training.tasks.object_boxes import ObjectBoxes
+from training.tasks.pixel_labels import PixelLabels
+from training.tasks.registry import find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def open_bench(split: Split, options: Options, task: str) -> Bench:
         DatasetError: It names none, and they are not known otherwise.
         MissingComponentError: The split has not what the task is compared with.
     """
-    truth = split.boxes() if task == "detection" else split.labels()
+    truth = find_task(task).annotations().open(split)
     names = truth.class_names or class_names(split.dataset)
     return Bench(split.store, split, names, options, task)
 
@@ -163,16 +164,8 @@ class Bench:
             DatasetError: They contain a class that the dataset does not have.
         """
         height, width = (int(n) for n in self.split.sizes([row])[0])
-        labels_HW = self.labels.read([row], (0, 0, height, width))[0]
-        classes = labels_HW[labels_HW != IGNORE_LABEL]
-        if classes.size and classes.max() >= len(self.class_names):
-            raise DatasetError(
-                f"the labels of {self.split.sample_ids([row])[0]} contain train id "
-                f"{int(classes.max())}, but {self.split.dataset} has {len(self.class_names)} "
-                f"classes (0 to {len(self.class_names) - 1}, {IGNORE_LABEL} = ignore); encode the "
-                "split again with that dataset's reader"
-            )
-        return labels_HW
+        labels = PixelLabels(num_classes=len(self.class_names))
+        return labels.read(self.labels, row, (0, 0, height, width))
 
     def read_boxes(self, row: int) -> Boxes:
         """Returns a row's objects, in pixels of the original picture.
@@ -180,6 +173,4 @@ class Bench:
         Raises:
             DatasetError: One has a class that the dataset does not have.
         """
-        (truth,) = self.boxes.read([row])
-        (sample_id,) = self.split.sample_ids([row])
-        return check_box_classes(truth, len(self.class_names), sample_id, self.split.dataset)
+        return ObjectBoxes(num_classes=len(self.class_names)).read(self.boxes, row)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import nn
 
+from training.data.annotations import Annotations
 from training.networks.networks import NetworkConfig, Stem
 
 
@@ -12,9 +13,11 @@ class Task(ABC):
 
     Attributes:
         name: In checkpoints, points and records, and of the flag `--task`.
+        annotations: What is read of a split, and how it is cropped.
     """
 
     name: str
+    annotations: type[Annotations]
 
     @abstractmethod
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:

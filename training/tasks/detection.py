@@ -6,12 +6,14 @@ from torchvision import models
 from training.networks.detection_network import DetectionTail
 from training.networks.networks import NetworkConfig, Stem
 from training.tasks.base import Task
+from training.tasks.object_boxes import ObjectBoxes
 
 
 class Detection(Task):
     """Boxes of objects, with class and score."""
 
     name = "detection"
+    annotations = ObjectBoxes
 
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:
         """Returns the stem and Faster R-CNN's tail.

@@ -12,6 +12,7 @@ from training.networks.networks import LatentNetwork, NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.detection_task import DetectionTask, DetectionValidator
 from training.tasks.losses import DetectionLoss, SegmentationLoss
+from training.tasks.registry import find_task
 from training.tasks.tasks import NetworkValidator, SegmentationTask, SegmentationValidator
 from training.trainer import initialise
 from training.trainer.checkpoints import load_network
@@ -124,14 +125,13 @@ def source_spec(job: Job, inputs: Inputs, split: str) -> SourceSpec:
     return SourceSpec(
         url=job.data.store,
         split=f"{job.data.dataset}/{split}",
-        task=model.task,
+        annotations=find_task(model.task).annotations(num_classes=len(inputs.classes)),
         domain=model.domain,
         codec_id=inputs.spec.codec_id,
         ranking_id=model.mask,
         keep=inputs.keep,
         teacher_id=inputs.teacher_id if distils else None,
         gate_pool=model.gate_pool if model.selection == "dynamic" else None,
-        num_classes=len(inputs.classes),
         views=training and job.loader.views,
         max_samples=job.loader.max_samples if training else job.data.val_max_samples,
         cache_mb=job.loader.cache_mb,

@@ -10,6 +10,7 @@ from latent_store.errors import MissingComponentError, RankingError, StoreNotFou
 from latent_store.format.schema import CodecSpec
 from latent_store.store import Split
 from training.tasks.classes import class_names
+from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, load_network
 from training.trainer.job import NONE, Job
 
@@ -73,7 +74,7 @@ def _class_names(job: Job, split: Split) -> tuple[str, ...]:
     Raises:
         MissingComponentError: If the split has no labels, or no boxes.
     """
-    annotations = split.boxes() if job.model.task == "detection" else split.labels()
+    annotations = find_task(job.model.task).annotations().open(split)
     return annotations.class_names or class_names(job.data.dataset)
 
 

@@ -11,6 +11,7 @@ from training.flags import flag, free_fields
 from training.networks.network_config import BACKBONES, DOMAINS, TASKS
 from training.networks.transforms import ACTIVATIONS, TRANSFORMS
 from training.selection.registry import SELECTIONS
+from training.tasks.registry import find_task
 from training.trainer.trainer_config import TrainerConfig
 
 NONE = "none"
@@ -175,5 +176,6 @@ class Job:
 
     def resolved(self) -> dict[str, Any]:
         """Returns every flag's value but `output` and `resume`, as plain types."""
-        parts = (self.data, self.model, self.loader.for_task(self.model.task), self.trainer)
+        loader = self.loader.for_annotations(find_task(self.model.task).annotations)
+        parts = (self.data, self.model, loader, self.trainer)
         return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}

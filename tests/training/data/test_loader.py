@@ -16,6 +16,7 @@ from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.prefetch import Prefetcher
 from training.data.sampling import crop_origin
 from training.data.sources import SourceSpec, StoreSource
+from training.tasks.pixel_labels import PixelLabels
 from training.trainer.initialise import feature_statistics
 
 CODED = (128, 192)
@@ -26,6 +27,7 @@ def make_spec(store: TinyStore, **changed) -> SourceSpec:
     values = {
         "url": str(store.url),
         "split": "cityscapes/train",
+        "annotations": PixelLabels(),
         "domain": "latent",
         "codec_id": opened.codec().codec_id,
         "teacher_id": opened.teachers()[0],
@@ -269,7 +271,7 @@ def test_a_missing_component_names_its_remedy(tiny_store: TinyStore) -> None:
 
 def test_labels_beyond_the_classes(tiny_store: TinyStore) -> None:
     for cache_mb in (0, 64):
-        spec = make_spec(tiny_store, num_classes=1, cache_mb=cache_mb)
+        spec = make_spec(tiny_store, annotations=PixelLabels(num_classes=1), cache_mb=cache_mb)
         with pytest.raises(DatasetError, match=r"contain train id \d+, but cityscapes has 1 class"):
             epochs(make_loader(spec))
 

@@ -13,6 +13,7 @@ from tests.conftest import HEIGHT, WIDTH, TinyStore
 from training.data.sources import SourceSpec, StoreSource
 from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
+from training.tasks.pixel_labels import PixelLabels
 from training.trainer.checkpoints import LoadedNetwork, load_network, save_checkpoint
 from training.trainer.initialise import (
     feature_statistics,
@@ -131,6 +132,7 @@ def test_statistics_are_the_stores(tiny_store: TinyStore) -> None:
     spec = SourceSpec(
         url=str(tiny_store.url),
         split="cityscapes/train",
+        annotations=PixelLabels(),
         domain="latent",
         codec_id=store.codec().codec_id,
         teacher_id=store.teachers()[0],
@@ -154,7 +156,11 @@ def test_a_static_network_has_its_own_channels_statistics(tiny_store: TinyStore)
     store = latent_store.open(tiny_store.url)
     codec_id = store.codec().codec_id
     spec = SourceSpec(
-        url=str(tiny_store.url), split="cityscapes/train", domain="latent", codec_id=codec_id
+        url=str(tiny_store.url),
+        split="cityscapes/train",
+        annotations=PixelLabels(),
+        domain="latent",
+        codec_id=codec_id,
     )
     whole = make_network(latent_channels=192)
     static = make_network(latent_channels=192, selection="static", channels=(100, 4))

@@ -19,6 +19,7 @@ from training import train
 from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.sources import SourceSpec, StoreSource
 from training.selection.cut_norm import keep_statistics_per_cut
+from training.tasks.pixel_labels import PixelLabels
 from training.trainer.checkpoints import load_network
 from training.trainer.ranks import ALONE, Ranks, joined
 
@@ -137,7 +138,11 @@ def test_without_torchrun_there_is_no_group(monkeypatch: pytest.MonkeyPatch) -> 
 def make_loader(store: TinyStore, ranks: Ranks, **changed: int) -> StoreLoader:
     codec_id = latent_store.open(store.url).codec().codec_id
     spec = SourceSpec(
-        url=str(store.url), split="cityscapes/train", domain="latent", codec_id=codec_id
+        url=str(store.url),
+        split="cityscapes/train",
+        annotations=PixelLabels(),
+        domain="latent",
+        codec_id=codec_id,
     )
     config = LoaderConfig(**({"batch_size": 4, "crop": 64, "workers": 0} | changed))
     return StoreLoader(StoreSource(spec), config, seed=0, ranks=ranks)

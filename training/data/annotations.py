@@ -1,0 +1,48 @@
+"""The annotations that are learned from: what a loader must know of them, whatever the task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from latent_store.components.readers import ComponentReader, Window
+from latent_store.store import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotations(ABC):
+    """One component of a split, read row by row. Plain values: workers are sent it.
+
+    Attributes:
+        num_classes: Annotations of other classes are refused.
+        component: Kind of the component that holds them.
+        crop: Side in pixels of random crops where none is asked for; 0 = whole images.
+        least_crop: The smallest side that crops may have.
+        pixel_bytes: Size of a whole image's in a cache; 0 = they are read anew each time.
+    """
+
+    num_classes: int = 19
+    component: ClassVar[str]
+    crop: ClassVar[int] = 0
+    least_crop: ClassVar[int] = 0
+    pixel_bytes: ClassVar[int] = 0
+
+    @abstractmethod
+    def open(self, split: Split) -> ComponentReader:
+        """Opens the component."""
+
+    @abstractmethod
+    def read(self, reader: Any, row: int, window: Window | None = None) -> Any:
+        """Reads one row's whole, or what a window in pixels, from its top left corner, leaves.
+
+        Raises:
+            DatasetError: If a class is none of the `num_classes`.
+        """
+
+    @abstractmethod
+    def cut(self, whole: Any, window: Window) -> Any:
+        """Returns what a window leaves of a row's whole."""
+
+    @abstractmethod
+    def entries(self, cut: Sequence[Any]) -> dict[str, Any]:
+        """Returns a batch's entries, made of what `cut` or `read` returned for each image."""

@@ -1,0 +1,75 @@
+"""The objects of pictures: the annotations of detection, and what a crop leaves of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latent_store.components.readers import BoxesReader, Window
+from latent_store.errors import DatasetError
+from latent_store.format.boxes import Boxes
+from latent_store.format.schema import PAD_MULTIPLE
+from latent_store.store import Split
+from training.data.annotations import Annotations
+
+MIN_LEFT = 0.4
+"""Share of an object's area that a crop must leave, or it is no target.
+
+Of a smaller piece nobody could tell what it belongs to or how far that reaches, and learning it
+would make boxes of fragments; but to call a person without legs background would be as wrong.
+Between 0.3 and 0.5 is usual."""
+
+Target = dict[str, np.ndarray]
+"""Of one image: "boxes" float32 [n, 4], "labels" int64 [n], "difficult" bool [n]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectBoxes(Annotations):
+    """Boxes with classes from 1; of a batch "targets", one `Target` an image.
+
+    Whole images are learned where nothing else is asked for: a crop cuts objects, and changes what
+    sizes there are. Smaller ones than the pyramid's coarsest cell cannot be.
+    """
+
+    component = "boxes"
+    least_crop = PAD_MULTIPLE
+
+    def open(self, split: Split) -> BoxesReader:
+        """Opens the split's boxes."""
+        return split.boxes()
+
+    def read(self, reader: BoxesReader, row: int, window: Window | None = None) -> Boxes | Target:
+        """Reads the objects of a row, or those that a window leaves."""
+        (boxes,) = reader.read([row])
+        wrong_N = (boxes.labels_N < 1) | (boxes.labels_N >= self.num_classes)
+        if wrong_N.any():
+            raise DatasetError(
+                f"an object of {reader.split.sample_ids([row])[0]} has class "
+                f"{int(boxes.labels_N[wrong_N][0])}, but {reader.split.dataset} has classes 1 to "
+                f"{self.num_classes - 1}: encode the split again with that dataset's reader"
+            )
+        return boxes if window is None else self.cut(boxes, window)
+
+    def cut(self, whole: Boxes, window: Window) -> Target:
+        """Returns the objects of a crop, in pixels from its top left corner.
+
+        Boxes are clipped to the crop; those of which less than `MIN_LEFT` is left are dropped.
+        """
+        top, left, height, width = window
+        moved_N4 = whole.boxes_N4 - np.float32([left, top, left, top])
+        clipped_N4 = np.clip(moved_N4, 0, np.float32([width, height, width, height]))
+        area_N, left_N = _area(moved_N4), _area(clipped_N4)
+        kept_N = (left_N > 0) & (left_N >= MIN_LEFT * area_N)
+        return {
+            "boxes": clipped_N4[kept_N],
+            "labels": whole.labels_N[kept_N],
+            "difficult": whole.difficult_N[kept_N],
+        }
+
+    def entries(self, cut: Sequence[Target]) -> dict[str, list[Target]]:
+        """Returns "targets"."""
+        return {"targets": list(cut)}
+
+
+def _area(boxes_N4: np.ndarray) -> np.ndarray:
+    return (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(1)

@@ -1,0 +1,47 @@
+"""A class for every pixel: the annotations of segmentation, and of all that labels can teach."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latent_store.components.readers import LabelsReader, Window
+from latent_store.errors import DatasetError
+from latent_store.format.schema import IGNORE_LABEL
+from latent_store.store import Split
+from training.data.annotations import Annotations
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelLabels(Annotations):
+    """Uint8 class ids [H, W], 255 where a pixel has none; of a batch "labels_BHW"."""
+
+    component = "labels"
+    crop = 512
+    pixel_bytes = 1
+
+    def open(self, split: Split) -> LabelsReader:
+        """Opens the split's labels."""
+        return split.labels()
+
+    def read(self, reader: LabelsReader, row: int, window: Window | None = None) -> np.ndarray:
+        """Reads the labels of a row on its canvas, or those of a window alone."""
+        labels_HW = reader.read([row], window)[0]
+        classes = labels_HW[labels_HW != IGNORE_LABEL]
+        if classes.size and classes.max() >= self.num_classes:
+            raise DatasetError(
+                f"the labels of {reader.split.sample_ids([row])[0]} contain train id "
+                f"{int(classes.max())}, but {reader.split.dataset} has {self.num_classes} classes "
+                f"(0 to {self.num_classes - 1}, {IGNORE_LABEL} = ignore): encode the split again "
+                "with that dataset's reader"
+            )
+        return labels_HW
+
+    def cut(self, whole: np.ndarray, window: Window) -> np.ndarray:
+        """Returns the window of a map."""
+        top, left, height, width = window
+        return whole[top : top + height, left : left + width]
+
+    def entries(self, cut: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns "labels_BHW"."""
+        return {"labels_BHW": np.stack(cut)}
