@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from latent_store.catalogue import codecs
 from latent_store.components import base as component
-from latent_store.components.finalize import Closed, finalize
-from latent_store.console import make_parser, progress, run_command
+from latent_store.console import make_parser, run_command
+from latent_store.errors import LatentStoreError
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
 from latent_store.format.plan import ShardPlan, plan_key
-from latent_store.format.schema import TASK_COMPONENTS, ComponentSpec
+from latent_store.format.schema import TASK_COMPONENTS
 from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from latent_store.views.summary import describe_rows
 from pipelines.datasets.registry import READERS
 from pipelines.jobs import encode_plan
-from pipelines.jobs.beam_jobs import (
-    RUNNER_HELP,
-    local_threads,
-    parse_flags,
-    receipt_progress,
-    run_over_shards,
-)
+from pipelines.jobs.beam_jobs import RUNNER_HELP, local_threads, parse_flags
+from pipelines.jobs.component_job import leased
 from pipelines.jobs.encode_plan import DEFAULT_SAMPLES_PER_SHARD, Inputs
-from pipelines.jobs.encoding import EncodeTask, encode_shard
+from pipelines.jobs.encoders import PSNR_ROWS, Encoder
+from pipelines.jobs.encoding import EncodeJob
 
 DESCRIPTION = """
 Encodes a split of a dataset into a latent store, once: real bitstreams, integer latents, the
@@ -119,7 +113,7 @@ def make_flags() -> argparse.ArgumentParser:
         choices=["auto", "int8", "int16"],
         help="auto: int8 if the range of a few pictures leaves room",
     )
-    add("--psnr", default="all", choices=["none", "sample", "all"], help="rows decoded to pixels")
+    add("--psnr", default="all", choices=list(PSNR_ROWS), help="rows decoded to pixels")
     add = parser.add_argument_group("job").add_argument
     add(
         "--samples_per_shard",
@@ -145,92 +139,64 @@ def _run(argv: Sequence[str] | None) -> int:
     dataset = flags.dataset_id or inputs.reader.dataset_id
     plan = encode_plan.settle_plan(location, dataset, flags, inputs)
     if flags.dry_run:
-        specs = encode_plan.asked_components(location, plan, inputs, flags)
-        print(encode_plan.describe(location, plan, specs, flags.max_failures))
+        asked = encode_plan.ask_encoders(location, plan, inputs, flags)
+        print(encode_plan.describe(location, plan, asked, flags.max_failures))
         return 0
     component.create_store(location)
     with Lease(location, plan.name, "plan", steal=flags.steal_lease, wait_seconds=30):
         # Again, under the lease: another job may have appended meanwhile.
         plan = encode_plan.settle_plan(location, dataset, flags, inputs)
         location.write(plan_key(plan.dataset, plan.split), plan.to_json())
-    asked = encode_plan.asked_components(location, plan, inputs, flags)
-    specs = encode_plan.missing_components(location, plan, asked, flags.max_failures)
-    if not specs:
+    asked = encode_plan.ask_encoders(location, plan, inputs, flags)
+    encoders = [
+        encoder
+        for encoder in asked
+        if not encode_plan.is_complete(location, plan, encoder, flags.max_failures)
+    ]
+    if not encoders:
         print(_nothing_to_do(location, plan, asked))
         return 0
-    with contextlib.ExitStack() as leases:
-        for spec in specs:
-            leases.enter_context(Lease(location, plan.name, spec.key, steal=flags.steal_lease))
-        task = _prepare(location, plan, specs, inputs, flags, options)
-        _encode(task, plan, options)
-        for spec in specs:
-            print(_summary(location, plan, _close(location, plan, spec)))
+    keys = [encoder.spec.key for encoder in encoders]
+    with leased(location, plan.name, keys, steal=flags.steal_lease):
+        inputs.register(location)
+        job = _make_job(location, plan, encoders, inputs, flags, options)
+        for closed in job.run(plan, options):
+            where = f" in {closed.num_shards} shards"
+            text = describe_rows(location, plan, closed.component, where)
+            print(f"{closed.split}/{closed.component}: {text}")
     return 0
 
 
-def _nothing_to_do(location: Location, plan: ShardPlan, asked: Sequence[ComponentSpec]) -> str:
+def _nothing_to_do(location: Location, plan: ShardPlan, asked: Sequence[Encoder]) -> str:
     text = f"{plan.name}: everything asked for is there ({plan.describe_samples()}"
-    failed = max(encode_plan.count_failed(location, plan, spec) for spec in asked)
+    failed = max(encode_plan.count_failed(location, plan, encoder.spec.key) for encoder in asked)
     if not failed:
         return text + ")"
     return f"{text}, {failed} of them failed; --max_failures 0 tries those again)"
 
 
-def _prepare(
+def _make_job(
     location: Location,
     plan: ShardPlan,
-    specs: Sequence[ComponentSpec],
+    encoders: Sequence[Encoder],
     inputs: Inputs,
     flags: argparse.Namespace,
     options: PipelineOptions,
-) -> EncodeTask:
-    """Registers codec and teacher, makes the arrays: all that must happen once, before workers."""
-    if inputs.codec is not None:
-        codec = inputs.codec
-        codecs.register_codec(
-            location, codec.spec, codec.tables.to_arrays(), codec.checkpoint_bytes
-        )
-    if inputs.teacher is not None:
-        codecs.register_teacher(location, inputs.teacher.teacher_id, inputs.teacher_bytes)
+) -> EncodeJob:
     threads = flags.threads or local_threads(options)
-    encode_plan.forget_narrow_boxes(location, plan, specs)
-    for spec in specs:
-        component.create_component(location, plan, spec)
-        group = component.open_component(location, plan.name, spec.key, writable=True)
-        threads = int(group.attrs.get("encoder_threads", threads))
-        limit = flags.max_failures
-        if limit is None:
-            limit = int(group.attrs.get("max_failures", 0))
-        group.attrs.update({"max_failures": limit, "encoder_threads": threads})
-    encode_plan.forget_failures(location, plan, specs)
-    return EncodeTask(
+    for encoder in encoders:
+        key = encoder.spec.key
+        with contextlib.suppress(LatentStoreError):
+            stored = component.open_component(location, plan.name, key)
+            if encode_plan.outgrown(stored, encoder):
+                component.forget_component(location, plan.name, key)
+            else:
+                threads = int(stored.attrs.get("encoder_threads", threads))
+    return EncodeJob(
         store=location,
-        dataset=plan.dataset,
-        reader=inputs.reader,
-        split=plan.split,
-        components=tuple(specs),
-        codec_id=inputs.codec.spec.codec_id if inputs.codec else None,
-        teacher_id=inputs.teacher.teacher_id if inputs.teacher else None,
-        psnr=flags.psnr,
+        split=plan.name,
         threads=threads,
+        max_failures=flags.max_failures,
+        reader=inputs.reader,
+        encoders=tuple(encoders),
     )
-
-
-def _encode(task: EncodeTask, plan: ShardPlan, options: PipelineOptions) -> None:
-    todo = encode_plan.shards_to_write(task.store, plan, task.components)
-    shards = sorted(set().union(*todo.values()))
-    total = sum(len(part) for part in todo.values())
-    with receipt_progress(task.store, plan.name, list(todo), total, f"encode {plan.name}"):
-        if shards:
-            run_over_shards("Encode", shards, functools.partial(encode_shard, task), options)
-
-
-def _close(location: Location, plan: ShardPlan, spec: ComponentSpec) -> Closed:
-    with progress(total=plan.num_shards, desc=f"check {spec.key}", unit="shard") as bar:
-        return finalize(location, plan.name, spec.key, on_shard=lambda _: bar.update())
-
-
-def _summary(location: Location, plan: ShardPlan, closed: Closed) -> str:
-    where = f" in {closed.num_shards} shards"
-    text = describe_rows(location, plan, closed.component, where)
-    return f"{closed.split}/{closed.component}: {text}"

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from latent_store.catalogue.rankings import Ranking
 from latent_store.components import base as component
-from latent_store.components.finalize import covered, finalize
-from latent_store.console import make_parser, progress, run_command
+from latent_store.components.finalize import covered
+from latent_store.console import make_parser, run_command
 from latent_store.format import schema
-from latent_store.shards import receipts
-from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from pipelines.jobs.beam_jobs import (
-    RUNNER_HELP,
-    local_threads,
-    parse_flags,
-    receipt_progress,
-    run_over_shards,
-)
-from pipelines.jobs.reordering import ReorderTask, reorder_shard
+from pipelines.jobs.beam_jobs import RUNNER_HELP, local_threads, parse_flags
+from pipelines.jobs.component_job import leased
+from pipelines.jobs.reordering import ReorderJob
 
 DESCRIPTION = """
 Writes latents once more in a ranking's order of importance: a network that needs N channels then
@@ -74,40 +66,22 @@ def _run(argv: Sequence[str] | None) -> int:
         split.plan.canvas,
         str(latents.array("y_hat").dtype),
     )
-    with Lease(location, split.plan.name, spec.key, steal=flags.steal_lease):
+    with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease):
         if flags.overwrite:
             # Its ranking may have been made again.
             component.forget_component(location, split.plan.name, spec.key)
-        component.create_component(location, plan, spec)
-        group = component.open_component(location, split.plan.name, spec.key, writable=True)
-        # Rows without latents are failed here too; the encoding job judged them already.
-        group.attrs.update({"max_failures": len(split.plan.samples)})
-        task = ReorderTask(
+        job = ReorderJob(
             store=location,
             split=split.plan.name,
-            ranking=ranking,
-            component=spec,
             threads=local_threads(options),
+            # Rows without latents fail here too; the encoding job judged them already.
+            max_failures=len(split.plan.samples),
+            ranking=ranking,
+            copy=spec,
         )
-        _forget_mended(location, split.plan.name, spec.key, set(latents.rows.tolist()))
-        done = receipts.finished_shards(location, split.plan.name, spec.key)
-        todo = [shard for shard in range(plan.num_shards) if shard not in done]
-        label = f"reorder {split.plan.name}"
-        with receipt_progress(location, split.plan.name, [spec.key], len(todo), label):
-            if todo:
-                run_over_shards("Reorder", todo, functools.partial(reorder_shard, task), options)
-        with progress(total=plan.num_shards, desc="check", unit="shard") as bar:
-            finalize(location, split.plan.name, spec.key, on_shard=lambda _: bar.update())
-    print(_summary(store, split.plan.name, ranking))
+        for _ in job.run(plan, options):
+            print(_summary(store, split.plan.name, ranking))
     return 0
-
-
-def _forget_mended(location: Location, split: str, key: str, rows: set[int]) -> None:
-    """Removes the receipts of shards with failed rows that have latents now: they are copied."""
-    done = sorted(receipts.finished_shards(location, split, key))
-    for shard, receipt in receipts.read_receipts(location, split, key, done).items():
-        if any(r.status == receipts.FAILED and r.row in rows for r in receipt.rows):
-            location.delete(receipts.receipt_key(split, key, shard))
 
 
 def _summary(store: LatentStore, name: str, ranking: Ranking) -> str:

@@ -1,13 +1,11 @@
-"""How every Beam job of the project is launched: runner, leftover flags, progress, failures."""
+"""The launch of every Beam job of the project: its runner, flags that are Beam's, its elements."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -17,15 +15,10 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from latent_store.console import progress
 from latent_store.errors import LatentStoreError
-from latent_store.shards import receipts
-from latent_store.storage.location import Location
 
 DEFAULT_RUNNER = "FnApiRunner"
 """Beam's DirectRunner tries Prism first, which downloads a binary; this one is in the process."""
-
-_POLL_SECONDS = 0.5
 
 RUNNER_HELP = """
 Every Beam option is accepted too. Without --runner the job runs in this process;
@@ -94,44 +87,6 @@ def run_over_shards(
         )
         if collect is not None:
             collect(results)
-
-
-@contextmanager
-def receipt_progress(
-    location: Location, split: str, components: Sequence[str], total: int, description: str
-) -> Iterator[None]:
-    """Shows, on stderr, how many shards have receipts while a job runs, wherever it runs.
-
-    Args:
-        location: The store.
-        split: `dataset/split`.
-        components: Component keys that the job writes.
-        total: Shards to write, summed over the components.
-        description: The bar's label.
-    """
-
-    def finished() -> int:
-        return sum(len(receipts.finished_shards(location, split, key)) for key in components)
-
-    start = finished()
-    stop = threading.Event()
-    with progress(total=total, desc=description, unit="shard") as bar:
-        if bar.disable:
-            yield
-            return
-
-        def watch() -> None:
-            while not stop.wait(_POLL_SECONDS):
-                bar.update(finished() - start - bar.n)
-
-        thread = threading.Thread(target=watch, name="progress", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            bar.update(finished() - start - bar.n)
 
 
 def _unknown_to_beam(rest: Sequence[str]) -> list[str]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import zarr
 
+from latent_store.catalogue import codecs
 from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
 from latent_store.components import base as component
 from latent_store.errors import (
@@ -22,11 +27,21 @@ from latent_store.errors import (
 from latent_store.format import layout, schema
 from latent_store.format.feature_encoding import UINT8, FeatureEncoding
 from latent_store.format.plan import Sample, ShardPlan, make_plan, plan_key, read_plan
-from latent_store.format.schema import SEGMENTATION, TASK_COMPONENTS, ComponentSpec
+from latent_store.format.schema import SEGMENTATION
 from latent_store.shards import receipts
-from latent_store.shards.receipts import FAILED, NOT_LISTED, Receipt, RowRecord
+from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.storage.location import Location
 from pipelines.datasets.registry import DatasetReader, open_dataset, read_picture
+from pipelines.jobs.component_job import finished_receipts
+from pipelines.jobs.encoders import (
+    PSNR_ROWS,
+    Encoder,
+    encode_boxes,
+    encode_features,
+    encode_labels,
+    encode_picture,
+)
+from pipelines.jobs.encoding import newly_listed
 from training.networks.networks import FEATURE_CHANNELS
 from training.trainer.checkpoints import LoadedNetwork, load_network
 
@@ -45,6 +60,14 @@ class Inputs:
     codec: Codec | None
     teacher: LoadedNetwork | None
     teacher_bytes: bytes
+
+    def register(self, location: Location) -> None:
+        """Puts codec and teacher into the store, where the workers find them."""
+        if self.codec is not None:
+            tables = self.codec.tables.to_arrays()
+            codecs.register_codec(location, self.codec.spec, tables, self.codec.checkpoint_bytes)
+        if self.teacher is not None:
+            codecs.register_teacher(location, self.teacher.teacher_id, self.teacher_bytes)
 
 
 def open_inputs(flags: argparse.Namespace) -> Inputs:
@@ -106,100 +129,81 @@ def settle_plan(
     return plan.with_views(flags.views)
 
 
-def asked_components(
+def ask_encoders(
     location: Location, plan: ShardPlan, inputs: Inputs, flags: argparse.Namespace
-) -> list[ComponentSpec]:
-    """Returns the components that a call asks for, in the order in which they are written."""
-    specs = [_annotation_spec(location, plan, inputs)]
+) -> list[Encoder]:
+    """Returns what a call asks for, in the order in which it is written."""
+    encoders = [_annotation_encoder(location, plan, inputs)]
     if inputs.codec is not None:
+        codec = inputs.codec.spec
         dtype = _latent_dtype(location, plan, inputs, flags)
-        specs.append(schema.latents_spec(inputs.codec.spec, *plan.canvas, dtype))
+        make = partial(encode_picture, location, codec.codec_id, PSNR_ROWS[flags.psnr])
+        encoders.append(Encoder(spec=schema.latents_spec(codec, *plan.canvas, dtype), make=make))
     if inputs.teacher is not None:
         teacher_id = inputs.teacher.teacher_id
         encoding = _feature_encoding(location, plan, teacher_id, flags.teacher_dtype)
-        specs.append(schema.teacher_spec(teacher_id, *plan.canvas, FEATURE_CHANNELS, encoding))
-    return specs
+        spec = schema.teacher_spec(teacher_id, *plan.canvas, FEATURE_CHANNELS, encoding)
+        make = partial(encode_features, location, teacher_id, encoding)
+        encoders.append(Encoder(spec=spec, make=make))
+    return encoders
 
 
-def missing_components(
-    location: Location,
-    plan: ShardPlan,
-    specs: Sequence[ComponentSpec],
-    max_failures: int | None = None,
-) -> list[ComponentSpec]:
-    """Leaves out the components that are complete for the whole plan.
+def is_complete(
+    location: Location, plan: ShardPlan, encoder: Encoder, max_failures: int | None
+) -> bool:
+    """Tells whether a component is whole for the whole plan.
 
-    A component of which more than `max_failures` rows failed is not complete, whatever its job
-    tolerated; None keeps to what that job tolerated.
+    One of which more than `max_failures` rows failed is not, whatever its job tolerated; None keeps
+    to what that job tolerated.
     """
-    return [spec for spec in specs if not _is_complete(location, plan, spec, max_failures)]
+    key = encoder.spec.key
+    try:
+        group = component.open_component(location, plan.name, key)
+        component.require_intact(location, group)
+    except LatentStoreError:
+        return False
+    if not group.attrs.get("complete") or group.attrs.get("num_rows") != plan.num_rows:
+        return False
+    if max_failures is not None and count_failed(location, plan, key) > max_failures:
+        return False
+    if not encoder.annotation:
+        return True
+    missed = map(newly_listed(plan, encoder.spec), _rows(location, plan, key))
+    return not (outgrown(group, encoder) or any(missed))
 
 
-def forget_narrow_boxes(
-    location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]
-) -> None:
-    """Removes boxes whose arrays have not the room that the plan needs: they are written anew.
+def outgrown(group: zarr.Group, encoder: Encoder) -> bool:
+    """Tells whether stored annotations have other arrays than the plan needs: they are made anew.
 
-    A shard of an array is one object, so that arrays grow along the samples alone; and boxes are
-    cheap to read again from the data root.
+    A shard of an array is one object, so that arrays grow along the samples alone.
     """
-    for spec in specs:
-        stored = _stored_room(location, plan) if spec.kind == "boxes" else None
-        if stored is not None and stored != spec.arrays[0].shape[0]:
-            component.forget_component(location, plan.name, spec.key)
+    arrays = (array for array in encoder.spec.arrays if array.name in group)
+    return encoder.annotation and any(group[a.name].shape[1:] != a.shape for a in arrays)
 
 
-def shards_to_write(
-    location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]
-) -> dict[str, list[int]]:
-    """Returns, for each component, the shards without a receipt."""
-    todo = {}
-    for spec in specs:
-        done = receipts.finished_shards(location, plan.name, spec.key)
-        todo[spec.key] = [shard for shard in range(plan.num_shards) if shard not in done]
-    return todo
-
-
-def forget_failures(location: Location, plan: ShardPlan, specs: Sequence[ComponentSpec]) -> None:
-    """Removes the receipts of shards with failed rows, so that this run tries them again.
-
-    Likewise those of rows that the task's list did not have, and has now.
-    """
-    for spec in specs:
-        listed = _listed_rows(plan, spec)
-        for shard, receipt in _receipts(location, plan, spec.key).items():
-            again = (r.status == FAILED or _newly_listed(r, listed) for r in receipt.rows)
-            if any(again):
-                location.delete(receipts.receipt_key(plan.name, spec.key, shard))
-
-
-def count_failed(location: Location, plan: ShardPlan, spec: ComponentSpec) -> int:
+def count_failed(location: Location, plan: ShardPlan, key: str) -> int:
     """Returns how many rows of a component failed."""
-    done = _receipts(location, plan, spec.key).values()
-    return sum(record.status == FAILED for receipt in done for record in receipt.rows)
+    return sum(record.status == FAILED for record in _rows(location, plan, key))
 
 
 def describe(
     location: Location,
     plan: ShardPlan,
-    specs: Sequence[ComponentSpec],
-    max_failures: int | None = None,
+    encoders: Sequence[Encoder],
+    max_failures: int | None,
 ) -> str:
     """Returns what a call would do: rows, shards, components and raw sizes. Writes nothing."""
-    missing = {spec.key for spec in missing_components(location, plan, specs, max_failures)}
     sizes = sorted({(sample.height, sample.width) for sample in plan.samples})
     size = f"{sizes[0][0]}x{sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
     place = "on a canvas of" if plan.mixed_sizes else "coded at"
     size += f", {place} {plan.canvas[0]}x{plan.canvas[1]}"
     shards = f"{plan.num_shards} shards of {plan.samples_per_shard}"
     lines = [f"{plan.name}: {plan.describe_samples()} of {size}, in {shards}"]
-    for spec in specs:
-        raw = sum(
-            np.dtype(a.dtype).itemsize * int(np.prod(a.shape, dtype=np.int64)) for a in spec.arrays
-        )
+    for encoder in encoders:
+        raw = sum(np.dtype(a.dtype).itemsize * math.prod(a.shape) for a in encoder.spec.arrays)
         total = raw * len(plan.samples) / 2**20
-        state = "to write" if spec.key in missing else "complete"
-        lines.append(f"  {spec.key:<48} {total:10.1f} MiB before compression   {state}")
+        state = "complete" if is_complete(location, plan, encoder, max_failures) else "to write"
+        lines.append(f"  {encoder.spec.key:<48} {total:10.1f} MiB before compression   {state}")
     return "\n".join(lines)
 
 
@@ -220,69 +224,31 @@ def _agreeing(
     return plan if canvas is None else dataclasses.replace(plan, mixed_sizes=True)
 
 
-def _is_complete(
-    location: Location, plan: ShardPlan, spec: ComponentSpec, max_failures: int | None
-) -> bool:
-    try:
-        group = component.open_component(location, plan.name, spec.key)
-        component.require_intact(location, group)
-    except LatentStoreError:
-        return False
-    if not group.attrs.get("complete") or group.attrs.get("num_rows") != plan.num_rows:
-        return False
-    if max_failures is not None and count_failed(location, plan, spec) > max_failures:
-        return False
-    if spec.kind not in TASK_COMPONENTS.values():
-        return True
-    if spec.kind == "boxes" and spec.arrays[0].shape[0] != _stored_room(location, plan):
-        return False
-    listed = _listed_rows(plan, spec)
-    records = (r for receipt in _receipts(location, plan, spec.key).values() for r in receipt.rows)
-    return not any(_newly_listed(record, listed) for record in records)
-
-
-def _listed_rows(plan: ShardPlan, spec: ComponentSpec) -> set[int]:
-    pairs = zip(plan.rows, plan.samples, strict=True)
-    return {row for row, sample in pairs if not sample.lacks(spec.kind)}
-
-
-def _newly_listed(record: RowRecord, listed: set[int]) -> bool:
-    return record.status == NOT_LISTED and record.row in listed
-
-
-def _annotation_spec(location: Location, plan: ShardPlan, inputs: Inputs) -> ComponentSpec:
+def _annotation_encoder(location: Location, plan: ShardPlan, inputs: Inputs) -> Encoder:
     reader = inputs.reader
     if reader.task == SEGMENTATION:
-        return schema.labels_spec(*plan.canvas, reader.class_names, reader.label_ids)
+        spec = schema.labels_spec(*plan.canvas, reader.class_names, reader.label_ids)
+        make = partial(encode_labels, reader, plan.canvas)
+        return Encoder(spec=spec, make=make, annotation=True)
     # Of the whole manifest: with --max_samples, the rest can follow later.
     most = max((sample.num_boxes for sample in (*plan.samples, *inputs.manifest)), default=0)
     room = layout.round_up(max(most, 1), schema.BOX_MULTIPLE)
-    return schema.boxes_spec(max(room, _stored_room(location, plan) or 0), reader.class_names)
-
-
-def _stored_room(location: Location, plan: ShardPlan) -> int | None:
-    """Returns the boxes that a row of the stored arrays has room for; None without arrays."""
-    try:
-        return int(component.open_component(location, plan.name, "boxes")["boxes"].shape[1])
-    except (LatentStoreError, KeyError):
-        return None
+    with contextlib.suppress(LatentStoreError, KeyError):
+        stored = component.open_component(location, plan.name, "boxes")
+        room = max(room, stored["boxes"].shape[1])
+    spec = schema.boxes_spec(room, reader.class_names)
+    return Encoder(spec=spec, make=partial(encode_boxes, reader, room), annotation=True)
 
 
 def _failed_ids(location: Location, plan: ShardPlan) -> frozenset[str]:
-    prefix = receipts.receipt_prefix(plan.name, "")
-    keys = {key.removeprefix(prefix).rsplit("/", 1)[0] for key in location.sizes(prefix)}
-    records = (
-        record
-        for key in keys
-        for receipt in _receipts(location, plan, key).values()
-        for record in receipt.rows
-    )
+    keys = receipts.components_with_receipts(location, plan.name)
+    records = (record for key in keys for record in _rows(location, plan, key))
     return frozenset(record.sample_id for record in records if record.status == FAILED)
 
 
-def _receipts(location: Location, plan: ShardPlan, key: str) -> dict[int, Receipt]:
-    done = receipts.finished_shards(location, plan.name, key)
-    return receipts.read_receipts(location, plan.name, key, sorted(done))
+def _rows(location: Location, plan: ShardPlan, key: str) -> Iterator[RowRecord]:
+    done = finished_receipts(location, plan.name, key).values()
+    return (record for receipt in done for record in receipt.rows)
 
 
 def _latent_dtype(

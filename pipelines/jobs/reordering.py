@@ -1,75 +1,61 @@
-"""Writes one shard of a ranking's copy: ŷ in importance order and the scalable stream.
+"""The job that writes a ranking's copy of latents: ŷ in importance order, the scalable stream.
 
-Needs ŷ and ẑ from the store and h_s, but neither g_a nor a picture. Plain functions, tested
-without Beam.
+Needs ŷ and ẑ from the store and h_s, but neither g_a nor a picture.
 """
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from latent_store.catalogue.rankings import Ranking
 from latent_store.codec import Codec, decode_scalable, encode_scalable
 from latent_store.components.readers import LatentsReader
-from latent_store.components.writer import ShardWriter
-from latent_store.errors import IntegrityError, LatentStoreError
+from latent_store.errors import IntegrityError
+from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ComponentSpec
-from latent_store.shards import receipts
-from latent_store.shards.receipts import RowRecord, crc32c
-from latent_store.storage.location import Location
+from latent_store.shards.receipts import FAILED, RowRecord, crc32c
 from latent_store.store import LatentStore
 from latent_store.tools.deep_check import decode_indexes
-from pipelines.jobs.encoding import Encoded, load_store_codec
+from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
+from pipelines.jobs.encoders import load_store_codec
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReorderTask:
-    """What every worker needs to know; small and picklable."""
+class ReorderJob(ComponentJob):
+    """Copies a split's latents, in the order of a ranking, into one component."""
 
-    store: Location
-    split: str
     ranking: Ranking
-    component: ComponentSpec
-    threads: int
+    copy: ComponentSpec
 
+    verb = "reorder"
 
-def reorder_shard(task: ReorderTask, shard: int) -> bool:
-    """Writes one shard of the copy, unless it has a receipt; tells whether it was written.
+    @property
+    def components(self) -> tuple[ComponentSpec]:
+        """The copy."""
+        return (self.copy,)
 
-    An error of the shard becomes a note that `finalize` reports.
-    """
-    if shard in receipts.finished_shards(task.store, task.split, task.component.key):
-        return False
-    torch.set_num_threads(task.threads)
-    split = LatentStore(task.store)[task.split]
-    try:
-        latents = split.latents(task.ranking.codec_id)
-        codec = load_store_codec(task.store, task.ranking.codec_id)
-        columns: dict[str, dict[int, np.ndarray]] = {a.name: {} for a in task.component.arrays}
-        streams: dict[str, dict[int, bytes]] = {s.name: {} for s in task.component.streams}
-        records = []
+    def fill(self, plan: ShardPlan, shard: int, rows: Mapping[str, ShardRows]) -> None:
+        """Copies the rows that have latents."""
+        (copied,) = rows.values()
+        latents = self._latents()
+        codec = load_store_codec(self.store, self.ranking.codec_id)
         usable = set(latents.rows.tolist())
-        for row, sample in split.plan.in_shard(shard):
-            if row not in usable:
-                records.append(_not_encoded(row, sample.sample_id))
-                continue
-            encoded = reorder_row(codec, latents, row, task.ranking)
-            for name, value in encoded.arrays.items():
-                columns[name][row] = value
-            for name, data in encoded.streams.items():
-                streams[name][row] = data
-            records.append(RowRecord(row=row, sample_id=sample.sample_id, stats=encoded.stats))
-        ShardWriter(task.store, split.plan, task.component).write(shard, columns, streams, records)
-    except (OSError, LatentStoreError) as error:
-        with contextlib.suppress(OSError):
-            key = receipts.failure_key(task.split, task.component.key, shard)
-            task.store.write(key, (str(error) or type(error).__name__).encode())
-        return False
-    return True
+        for row, sample in plan.in_shard(shard):
+            if row in usable:
+                copied.put(row, sample, reorder_row(codec, latents, row, self.ranking))
+            else:
+                copied.leave(row, sample, FAILED, "its latents failed or are absent")
+
+    def again(self, plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
+        """Makes failed rows again that have latents now."""
+        usable = set(self._latents().rows.tolist())
+        return lambda record: record.status == FAILED and record.row in usable
+
+    def _latents(self) -> LatentsReader:
+        return LatentStore(self.store)[self.split].latents(self.ranking.codec_id)
 
 
 def reorder_row(codec: Codec, latents: LatentsReader, row: int, ranking: Ranking) -> Encoded:
@@ -105,8 +91,3 @@ def reorder_row(codec: Codec, latents: LatentsReader, row: int, ranking: Ranking
         streams={"bitstream/scalable": stream.data},
         stats={"scalable_bytes": len(stream.data)},
     )
-
-
-def _not_encoded(row: int, sample_id: str) -> RowRecord:
-    reason = "its latents failed or are absent"
-    return RowRecord(row=row, sample_id=sample_id, status=receipts.FAILED, reason=reason)

@@ -30,7 +30,8 @@ from latent_store.format.plan import Sample, make_plan, plan_key
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.datasets.registry import DatasetReader, open_dataset, read_picture
-from pipelines.jobs.encoding import EncodeTask, encode_shard, load_stem
+from pipelines.jobs.encoders import Encoder, encode_features, load_stem
+from pipelines.jobs.encoding import EncodeJob
 from tests.benchmarks.table import markdown
 from training.networks.networks import FEATURE_CHANNELS, NetworkConfig
 from training.tasks.build import build_network
@@ -97,19 +98,16 @@ def _encode(
     location.write(plan_key(plan.dataset, plan.split), plan.to_json())
     codecs.register_teacher(location, teacher_id, teacher)
     component.create_component(location, plan, spec)
-    task = EncodeTask(
+    make = functools.partial(encode_features, location, teacher_id, encoding)
+    job = EncodeJob(
         store=location,
-        dataset=plan.dataset,
-        reader=dataset,
-        split=plan.split,
-        components=(spec,),
-        codec_id=None,
-        teacher_id=teacher_id,
-        psnr="none",
+        split=plan.name,
         threads=1,
+        reader=dataset,
+        encoders=(Encoder(spec=spec, make=make),),
     )
     for shard in range(plan.num_shards):
-        encode_shard(task, shard)
+        job.write_shard(shard)
     finalize(location, plan.name, spec.key)
     return f"{plan.name}/{spec.key}"
 

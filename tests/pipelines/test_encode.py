@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import latent_store
+from latent_store.codec import image_to_tensor, pad_image
 from latent_store.shards import receipts
 from latent_store.storage.lease import Lease
 from latent_store.storage.location import CONTROL, Location
@@ -25,7 +26,7 @@ from latent_store.tools import verify as integrity
 from latent_store.tools.deep_check import check_streams
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import train_id_table
-from pipelines.jobs import encoding
+from pipelines.jobs.encoders import load_stem
 from tests.conftest import HEIGHT, TRAIN, VAL, WIDTH, TinyStore, encode_args
 
 Fails = Callable[..., str]
@@ -65,10 +66,10 @@ def test_labels_are_padded_train_ids(tiny_store: TinyStore) -> None:
 def test_features_are_the_teachers_stem_to_half_a_step(tiny_store: TinyStore) -> None:
     split = latent_store.open(tiny_store.url)["cityscapes/val"]
     reader = split.teacher()
-    stem = encoding.load_stem(Location(tiny_store.url), reader.teacher_id)
+    stem = load_stem(Location(tiny_store.url), reader.teacher_id)
     image_HWC = np.asarray(Image.open(images_of(tiny_store.data_root)[2]).convert("RGB"))
     with torch.inference_mode():
-        exact = stem(encoding.image_to_tensor(encoding.pad_image(image_HWC)))[0].numpy()
+        exact = stem(image_to_tensor(pad_image(image_HWC)))[0].numpy()
     step = exact.max(axis=(1, 2), keepdims=True) / 255
     assert (np.abs(reader.read([2])[0] - exact) <= 0.5001 * step + 1e-6).all()
 

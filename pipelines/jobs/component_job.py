@@ -1,0 +1,231 @@
+"""The frame of every job that writes components of a store, shard by shard.
+
+Plain functions under Beam: `write_shard` is one element, and is tested without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from latent_store.codec.hyperprior import torch_threads
+from latent_store.components import base as component
+from latent_store.components.finalize import Closed, finalize
+from latent_store.components.writer import ShardWriter
+from latent_store.console import progress
+from latent_store.errors import LatentStoreError
+from latent_store.format.plan import Sample, ShardPlan, read_plan
+from latent_store.format.schema import ComponentSpec
+from latent_store.shards import receipts
+from latent_store.shards.receipts import OK, Receipt, RowRecord
+from latent_store.storage.lease import Lease
+from latent_store.storage.location import Location
+from pipelines.jobs.beam_jobs import run_over_shards
+
+_LOG = logging.getLogger(__name__)
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One sample's contribution to one component."""
+
+    arrays: Mapping[str, np.ndarray]
+    streams: Mapping[str, bytes] = field(default_factory=dict)
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ShardRows:
+    """The rows of one component's shard, gathered sample by sample."""
+
+    spec: ComponentSpec
+    columns: dict[str, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
+    streams: dict[str, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    records: list[RowRecord] = field(default_factory=list)
+
+    def put(self, row: int, sample: Sample, encoded: Encoded) -> None:
+        """Adds a row with its values."""
+        for name, value in encoded.arrays.items():
+            self.columns[name][row] = value
+        for name, data in encoded.streams.items():
+            self.streams[name][row] = data
+        self._record(row, sample, status=OK, stats=encoded.stats)
+
+    def leave(self, row: int, sample: Sample, status: str, reason: str) -> None:
+        """Adds a row without values; `status` is one of the receipts'."""
+        self._record(row, sample, status=status, reason=reason)
+
+    def _record(self, row: int, sample: Sample, **more: Any) -> None:
+        self.records.append(RowRecord(row=row, sample_id=sample.sample_id, **more))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentJob(ABC):
+    """A job that writes components of one split; it is small and picklable, as workers get it.
+
+    A kind of job says what the rows of one shard are, and which finished rows are made again. All
+    else is here: arrays, missing shards, failures, the progress bar, closing.
+
+    Attributes:
+        split: `dataset/split`.
+        threads: For torch. Fixed for a component, since ŷ may differ by rounding ties elsewhere.
+        max_failures: Failed rows that are tolerated; None keeps to what the component's job
+            tolerated before, or 0.
+    """
+
+    store: Location
+    split: str
+    threads: int
+    max_failures: int | None = None
+
+    verb: ClassVar[str]
+    """What the job does, in one word."""
+
+    @property
+    @abstractmethod
+    def components(self) -> Sequence[ComponentSpec]:
+        """Those to write; each shard of each is written whole."""
+
+    @abstractmethod
+    def fill(self, plan: ShardPlan, shard: int, rows: Mapping[str, ShardRows]) -> None:
+        """Adds every planned row of a shard to each of `rows`, which has component keys.
+
+        Raises:
+            LatentStoreError: The shard as a whole cannot be made.
+        """
+
+    @abstractmethod
+    def again(self, plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
+        """Returns whether a row of a finished shard is to be made again, and the shard with it."""
+
+    def notes(self) -> dict[str, Any]:
+        """Returns attributes of a new component, which a rerun keeps."""
+        return {}
+
+    def run(self, plan: ShardPlan, options: PipelineOptions) -> Iterator[Closed]:
+        """Writes the shards that lack a receipt, then closes the components, one after another.
+
+        The caller holds their leases.
+
+        Raises:
+            JobFailedError: Shards are missing, or more rows failed than are tolerated.
+        """
+        for spec in self.components:
+            self._prepare(plan, spec)
+        for spec in self.components:
+            self._forget(plan, spec)
+        done = [self._finished(spec) for spec in self.components]
+        shards = [n for n in range(plan.num_shards) if not all(n in part for part in done)]
+        with self._progress(plan.num_shards * len(done) - sum(map(len, done))):
+            if shards:
+                run_over_shards(self.verb.capitalize(), shards, self.write_shard, options)
+        for key in [spec.key for spec in self.components]:
+            with progress(total=plan.num_shards, desc=f"check {key}", unit="shard") as bar:
+                closed = finalize(self.store, plan.name, key, on_shard=lambda _: bar.update())
+            yield closed
+
+    def write_shard(self, shard: int) -> int:
+        """Writes one shard of every component that lacks it; returns of how many.
+
+        An error of the whole shard (a full disk, say) becomes a note that `finalize` reports: it
+        does not end the job.
+        """
+        plan = read_plan(self.store, *self.split.split("/"))
+        lacking = [spec for spec in self.components if shard not in self._finished(spec)]
+        if not lacking:
+            return 0
+        try:
+            gathered = {spec.key: ShardRows(spec=spec) for spec in lacking}
+            with torch_threads(self.threads):
+                self.fill(plan, shard, gathered)
+            for spec in lacking:
+                rows = gathered[spec.key]
+                writer = ShardWriter(self.store, plan, spec)
+                writer.write(shard, rows.columns, rows.streams, rows.records)
+        except (OSError, LatentStoreError) as error:
+            self._note_failure(shard, lacking, str(error) or type(error).__name__)
+            return 0
+        return len(lacking)
+
+    def _prepare(self, plan: ShardPlan, spec: ComponentSpec) -> None:
+        component.create_component(self.store, plan, spec)
+        group = component.open_component(self.store, plan.name, spec.key, writable=True)
+        defaults = {"max_failures": 0, **self.notes()}
+        notes = {name: group.attrs.get(name, value) for name, value in defaults.items()}
+        if self.max_failures is not None:
+            notes["max_failures"] = self.max_failures
+        group.attrs.update(notes)
+
+    def _forget(self, plan: ShardPlan, spec: ComponentSpec) -> None:
+        again = self.again(plan, spec)
+        for shard, receipt in finished_receipts(self.store, plan.name, spec.key).items():
+            if any(map(again, receipt.rows)):
+                self.store.delete(receipts.receipt_key(plan.name, spec.key, shard))
+
+    def _finished(self, spec: ComponentSpec) -> set[int]:
+        return receipts.finished_shards(self.store, self.split, spec.key)
+
+    @contextlib.contextmanager
+    def _progress(self, total: int) -> Iterator[None]:
+        """Shows how many shards got receipts while a block runs, wherever the workers are."""
+
+        def finished() -> int:
+            return sum(len(self._finished(spec)) for spec in self.components)
+
+        start = finished()
+        stop = threading.Event()
+        label = f"{self.verb} {self.split}"
+        with progress(total=total, desc=label, unit="shard") as bar:
+            if bar.disable:
+                yield
+                return
+
+            def watch() -> None:
+                while not stop.wait(_POLL_SECONDS):
+                    bar.update(finished() - start - bar.n)
+
+            thread = threading.Thread(target=watch, name="progress", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
+                bar.update(finished() - start - bar.n)
+
+    def _note_failure(self, shard: int, specs: Sequence[ComponentSpec], text: str) -> None:
+        _LOG.error("shard %d of %s failed: %s", shard, self.split, text)
+        for spec in specs:
+            # The note is a courtesy; where the disk is full it cannot be written either.
+            with contextlib.suppress(OSError):
+                key = receipts.failure_key(self.split, spec.key, shard)
+                self.store.write(key, text.encode())
+
+
+@contextlib.contextmanager
+def leased(location: Location, split: str, keys: Sequence[str], *, steal: bool) -> Iterator[None]:
+    """Holds the right to write components of a split, `dataset/split`, while a block runs.
+
+    Raises:
+        LeaseHeldError: Another job writes one of them.
+    """
+    with contextlib.ExitStack() as leases:
+        for key in keys:
+            leases.enter_context(Lease(location, split, key, steal=steal))
+        yield
+
+
+def finished_receipts(location: Location, split: str, key: str) -> dict[int, Receipt]:
+    """Returns the receipt of every finished shard of a component."""
+    done = receipts.finished_shards(location, split, key)
+    return receipts.read_receipts(location, split, key, sorted(done))
