@@ -22,6 +22,10 @@ PERSON, RIDER, CAR, TRUCK, BUS, BICYCLE = 24, 25, 26, 27, 28, 33
 # rasterised twice, not three times.
 INSTANCE_UNIT = 256
 
+_FOLIAGE = (
+    (0.2, 0.34, 0.12), (0.28, 0.38, 0.16), (0.16, 0.28, 0.18), (0.45, 0.38, 0.12), (0.5, 0.26, 0.1),
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
@@ -63,6 +67,10 @@ class View:
         """Return the road's direction at depth z in radians (0 = straight ahead)."""
         return math.atan(self.heading + self.bend * z)
 
+    def beside(self, z: float, s: float) -> float:
+        """Return the x in metres of what stands s metres to the right of the centre line."""
+        return float(self.road_x(z)) + s
+
     def project(self, points: np.ndarray) -> np.ndarray:
         """Project world points [..., 3] (x, h, z in metres) to pixels [..., 2] (float64)."""
         points = np.asarray(points, dtype=np.float64)
@@ -93,13 +101,6 @@ def random_look(rng: np.random.Generator) -> Look:
         "dusk": ((0.5, 0.42, 0.44), (0.72, 0.48, 0.4), (0.2, 0.22, 0.4), 260, 0.4, 0.45),
         "haze": ((0.92, 0.92, 0.9), (0.84, 0.84, 0.82), (0.75, 0.78, 0.82), 75, 0.1, 0.05),
     }[str(mood)]
-    foliage = [
-        (0.2, 0.34, 0.12),
-        (0.28, 0.38, 0.16),
-        (0.16, 0.28, 0.18),
-        (0.45, 0.38, 0.12),
-        (0.5, 0.26, 0.1),
-    ]
     return Look(
         light=np.array(light) * rng.uniform(0.75, 1.15) * rng.uniform(0.96, 1.04, 3),
         haze=np.clip(np.array(haze) * rng.uniform(0.85, 1.1), 0, 1),
@@ -109,7 +110,7 @@ def random_look(rng: np.random.Generator) -> Look:
         shadow=shadow * rng.uniform(0.6, 1.0),
         lit_windows=lit,
         cloud=rng.uniform(0.0, 1.0) if mood != "haze" else 0.1,
-        foliage=np.array(foliage[int(rng.choice(5, p=[0.32, 0.28, 0.2, 0.1, 0.1]))]),
+        foliage=np.array(_FOLIAGE[int(rng.choice(5, p=[0.32, 0.28, 0.2, 0.1, 0.1]))]),
         blur=rng.uniform(0.35, 0.75),
         noise=rng.uniform(1.0, 4.5) * (1.6 if mood == "dusk" else 1.0),
     )

@@ -14,6 +14,12 @@ from pipelines.scenes.camera import ROAD, SIDEWALK, SKY, TERRAIN, Look, View, ji
 
 FAR = 220.0  # metres: where the ground fades into the backdrop
 
+_GRASS = (
+    (0.3, 0.42, 0.16), (0.42, 0.44, 0.2), (0.55, 0.47, 0.28), (0.24, 0.34, 0.18),
+    (0.46, 0.38, 0.28),
+)  # fmt: skip
+_PAVING = ((0.55, 0.53, 0.5), (0.48, 0.4, 0.36), (0.6, 0.57, 0.5))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -42,13 +48,6 @@ def random_plan(rng: np.random.Generator) -> Plan:
         "suburb": ((3.0, 5.0), (1.0, 2.0), (2.0, 7.0), 0.5, 2),
         "country": ((2.8, 5.5), (0.0, 0.4), (3.0, 9.0), 0.08, 1.5),
     }[str(kind)]
-    grass = [
-        (0.3, 0.42, 0.16),
-        (0.42, 0.44, 0.2),
-        (0.55, 0.47, 0.28),
-        (0.24, 0.34, 0.18),
-        (0.46, 0.38, 0.28),
-    ]
     shade = rng.uniform(0.2, 0.48)
     return Plan(
         road=rng.uniform(*road),
@@ -60,11 +59,9 @@ def random_plan(rng: np.random.Generator) -> Plan:
         crossing_width=rng.uniform(5, 10),
         crossing_slope=rng.normal(0, 0.15),
         lane_marks=int(rng.integers(4)),
-        grass=jitter(rng, grass[rng.integers(len(grass))], 0.2),
+        grass=jitter(rng, _GRASS[rng.integers(len(_GRASS))], 0.2),
         asphalt=np.array([shade, shade, shade * 1.03]) * rng.uniform(0.95, 1.05, 3),
-        paving=jitter(
-            rng, rng.choice([(0.55, 0.53, 0.5), (0.48, 0.4, 0.36), (0.6, 0.57, 0.5)]), 0.2
-        ),
+        paving=jitter(rng, rng.choice(_PAVING), 0.2),
     )
 
 
@@ -75,9 +72,8 @@ def octaves(
     total = np.zeros((height, width), np.float32)
     for cell in cells:
         grid = rng.random((int(height / cell) + 3, int(width / cell) + 3), dtype=np.float32) - 0.5
-        total += np.asarray(
-            Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR)
-        )
+        smooth = Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR)
+        total += np.asarray(smooth)
     return total * (2 / math.sqrt(len(cells)))
 
 
@@ -122,8 +118,7 @@ def _ground(
     if plan.density > 0.9:  # a narrow street is paved up to its walls
         labels[labels == TERRAIN] = SIDEWALK
     palette = np.zeros((256, 3), np.float32)
-    palette[ROAD], palette[SIDEWALK] = plan.asphalt, plan.paving
-    palette[TERRAIN] = plan.grass
+    palette[[ROAD, SIDEWALK, TERRAIN]] = plan.asphalt, plan.paving, plan.grass
     colour = palette[labels]
     near = np.exp(-z / 25)
     grain = _tile(rng, s * 14, z * 5) * near + _tile(rng, s * 1.1, z * 0.5)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from latent_store.errors import LatentStoreError
-from pipelines.scenes.buildings import building, random_facade, wall
+from pipelines.scenes.buildings import building, facade, random_facade
 from pipelines.scenes.camera import (
     BUILDING,
     FENCE,
@@ -124,7 +124,7 @@ def _backdrop(painter: Painter, rng: np.random.Generator, plan: Plan) -> None:
                 style = random_facade(rng, high / 3)
                 z = rng.uniform(120, 200)
                 corner = (float(left) + wide, z)
-                wall(painter, rng, (float(left), z), corner, style, rng.uniform(0.8, 1.1))
+                facade(painter, rng, (float(left), z), corner, style, rng.uniform(0.8, 1.1))
 
 
 def _population(painter: Painter, rng: np.random.Generator, plan: Plan) -> list:
@@ -167,7 +167,7 @@ def _roadside(painter: Painter, rng: np.random.Generator, plan: Plan, side: int,
             add(z + length, barrier, side, edge + 0.4, z, z + length, label)
         for _ in range(rng.poisson(0.8 if plan.density > 0.5 else 2.0)):
             back, deep = rng.exponential(12) + 0.5, z + rng.uniform(0, length)
-            x = float(view.road_x(deep)) + side * (s + back)
+            x = view.beside(deep, side * (s + back))
             add(deep, tree, x, deep, rng.uniform(1.0, 12))
         z += length * (1.0 if rng.random() < 0.75 else rng.uniform(1.0, 1.6))
 
@@ -179,23 +179,23 @@ def _pavement(painter: Painter, rng: np.random.Generator, plan: Plan, side: int,
     if rng.random() < 0.55 and plan.density < 0.9:
         start, step, size = rng.uniform(4, 20), rng.uniform(6, 16), rng.uniform(4, 10)
         for deep in np.arange(start, rng.uniform(40, 110), step).tolist():
-            x = float(view.road_x(deep)) + side * (edge - 0.4 + rng.uniform(0, 1.0))
+            x = view.beside(deep, side * (edge - 0.4 + rng.uniform(0, 1.0)))
             add(deep, tree, x, deep, size * rng.uniform(0.8, 1.2))
     if rng.random() < 0.3 and plan.density < 0.9:
         deep = rng.uniform(5, 30)
-        x = float(view.road_x(deep)) + side * (edge + 0.6)
+        x = view.beside(deep, side * (edge + 0.6))
         add(deep, hedge, x, deep, rng.uniform(4, 14))
     for deep in rng.uniform(5, 60, rng.integers(1, 7)).tolist():
         kind = str(rng.choice(["lamp", "sign", "light"], p=[0.35, 0.4, 0.25]))
-        x = float(view.road_x(deep)) + side * (plan.road + 0.45)
+        x = view.beside(deep, side * (plan.road + 0.45))
         add(deep, pole, x, deep, -side, kind)
     for deep in (4 + rng.gamma(1.6, 9, rng.poisson(3.0 * plan.density + 0.5))).tolist():
         s = rng.uniform(plan.road + 0.3, edge + 0.3)
         for _ in range(int(rng.integers(1, 4))):
-            x = float(view.road_x(deep)) + side * s + rng.normal(0, 0.6)
+            x = view.beside(deep, side * s) + rng.normal(0, 0.6)
             add(deep, person, x, deep + rng.normal(0, 0.3))
     for deep in (5 + rng.gamma(1.5, 8, rng.poisson(1.0))).tolist():
-        add(deep, bicycle, float(view.road_x(deep)) + side * (plan.road + 0.5), deep)
+        add(deep, bicycle, view.beside(deep, side * (plan.road + 0.5)), deep)
 
 
 def _traffic(painter: Painter, rng: np.random.Generator, plan: Plan, add) -> None:
@@ -207,7 +207,7 @@ def _traffic(painter: Painter, rng: np.random.Generator, plan: Plan, add) -> Non
             parked = rng.uniform(6, 14)
             while parked < 75:
                 if rng.random() < 0.6 and not -5 < parked - plan.crossing < plan.crossing_width + 5:
-                    x = float(view.road_x(parked)) + side * (plan.road - 1.0)
+                    x = view.beside(parked, side * (plan.road - 1.0))
                     kind = str(rng.choice(kinds[:3], p=[0.5, 0.35, 0.15]))
                     yaw = view.road_yaw(parked) + (math.pi if rng.random() < 0.25 else 0)
                     add(parked, vehicle, kind, x, parked, yaw)
@@ -216,16 +216,16 @@ def _traffic(painter: Painter, rng: np.random.Generator, plan: Plan, add) -> Non
         while moving < 120:
             kind = str(rng.choice(kinds, p=odds))
             deep = moving + (6 if kind in ("bus", "truck") else 0)
-            x = float(view.road_x(deep)) + side * max(plan.road * 0.4, 1.2)
+            x = view.beside(deep, side * max(plan.road * 0.4, 1.2))
             turn = math.pi if side < 0 else 0.0
             yaw = view.road_yaw(deep) + turn + rng.normal(0, 0.03)
             add(deep, vehicle, kind, x, deep, yaw)
             moving += 12 + rng.exponential(30)
     for deep in (6 + rng.gamma(1.5, 9, rng.poisson(1.3))).tolist():
-        x = float(view.road_x(deep)) + rng.choice([-1, 1]) * plan.road * rng.uniform(0.5, 0.9)
+        x = view.beside(deep, rng.choice([-1, 1]) * plan.road * rng.uniform(0.5, 0.9))
         add(deep, cyclist, x, deep)
     for deep in (7 + rng.gamma(2, 8, rng.poisson(0.7))).tolist():
-        add(deep, person, float(view.road_x(deep)) + rng.uniform(-1, 1) * plan.road, deep)
+        add(deep, person, view.beside(deep, rng.uniform(-1, 1) * plan.road), deep)
     if plan.crossing < 1e5:
         for lane in (0.28, 0.72):
             for s in rng.uniform(-35, 35, rng.poisson(1.6)).tolist():
@@ -233,7 +233,7 @@ def _traffic(painter: Painter, rng: np.random.Generator, plan: Plan, add) -> Non
                 if deep > 8:
                     yaw = math.pi / 2 + plan.crossing_slope + (math.pi if lane < 0.5 else 0)
                     kind = str(rng.choice(kinds, p=odds))
-                    add(deep, vehicle, kind, float(view.road_x(deep)) + s, deep, yaw)
+                    add(deep, vehicle, kind, view.beside(deep, s), deep, yaw)
 
 
 def _ego_bonnet(painter: Painter, rng: np.random.Generator) -> None:

@@ -2,8 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -28,6 +29,7 @@ _CAR_PAINTS = np.array(
         (0.25, 0.2, 0.17),
     ]
 )  # fmt: skip
+_TORSO = [(-0.2, 0.85), (0.2, 0.85), (0.23, 1.42), (0.1, 1.5), (-0.1, 1.5), (-0.23, 1.42)]
 _SKIN = np.array([(0.85, 0.65, 0.52), (0.62, 0.42, 0.3), (0.36, 0.23, 0.17)])
 
 # Side profiles as (along, up) in metres, clockwise from the rear bumper; the flag marks a segment
@@ -59,47 +61,44 @@ _PROFILES = {
         2.45, TRUCK, [(6.2, 1.6), (6.2, 2.4), (7.1, 2.4), (7.3, 1.6)],
     ),
 }  # fmt: skip
+_LARGE = ("bus", "truck")
+
+_Point = tuple[float, float, float]
 
 
 def person(painter: Painter, rng: np.random.Generator, x: float, z: float) -> None:
     """Draw a pedestrian, walking or standing."""
     k, one = rng.uniform(0.8, 1.1), painter.new_instance()
+    draw = partial(painter.billboard, x, z, label=PERSON, instance=one)
     coat, trousers = rng.uniform(0.05, 0.85, 3), jitter(rng, (0.15, 0.16, 0.22), 0.6)
     stride, swing = rng.uniform(0, 0.32), rng.uniform(-0.25, 0.25)
     for foot in (-stride, stride):
         leg = bar(foot * 0.3, 0.9 * k, foot, 0.03, 0.17)
-        painter.billboard(x, z, leg, trousers, PERSON, one, 0.9 if foot < 0 else 1.0)
-    torso = [
-        (-0.2, 0.85 * k),
-        (0.2, 0.85 * k),
-        (0.23, 1.42 * k),
-        (0.1, 1.5 * k),
-        (-0.1, 1.5 * k),
-        (-0.23, 1.42 * k),
-    ]
-    painter.billboard(x, z, torso, coat, PERSON, one)
+        draw(leg, trousers, gain=0.9 if foot < 0 else 1.0)
+    draw([(dx, h * k) for dx, h in _TORSO], coat)
     for arm in (-1, 1):
         limb = bar(0.22 * arm, 1.4 * k, 0.27 * arm + swing * arm, 0.85 * k, 0.11)
-        painter.billboard(x, z, limb, coat, PERSON, one, 0.85)
+        draw(limb, coat, gain=0.85)
     skin, hair = _SKIN[rng.integers(3)], jitter(rng, (0.2, 0.14, 0.09), 0.6)
-    painter.billboard(x, z, ellipse(0, 1.63 * k, 0.11, 0.14), skin, PERSON, one)
-    painter.billboard(x, z, ellipse(0, 1.7 * k, 0.12, 0.09), hair, PERSON, one)
+    draw(ellipse(0, 1.63 * k, 0.11, 0.14), skin)
+    draw(ellipse(0, 1.7 * k, 0.12, 0.09), hair)
 
 
 def bicycle(painter: Painter, rng: np.random.Generator, x: float, z: float) -> float:
     """Draw a bicycle; return how far it is seen from the side (0 not, -1 or 1 wholly)."""
     squeeze = rng.uniform(0.25, 1.0) * rng.choice([-1, 1])
     one, paint = painter.new_instance(), rng.uniform(0.05, 0.7, 3)
+    draw = partial(painter.billboard, x, z)
     for hub in (-0.52, 0.52):
         rim = ellipse(hub * squeeze, 0.34, 0.34 * abs(squeeze) + 0.03, 0.34, 14)
-        painter.billboard(x, z, rim, (0.06, 0.06, 0.06), BICYCLE, one)
+        draw(rim, (0.06, 0.06, 0.06), BICYCLE, one)
         # The wheel is labelled as a disc; through its spokes one sees what is behind, darkened.
         hole = ellipse(hub * squeeze, 0.34, 0.27 * abs(squeeze), 0.27, 14)
-        painter.billboard(x, z, hole, (0.27, 0.27, 0.27), None)
+        draw(hole, (0.27, 0.27, 0.27), None)
     joints = [(-0.52, 0.34), (-0.2, 0.85), (0.4, 0.88), (0.52, 0.34), (0.45, 1.02), (-0.05, 0.36)]
     for i, j in ((0, 1), (1, 2), (2, 3), (3, 4), (5, 1), (5, 2), (0, 5)):
         (x0, h0), (x1, h1) = joints[i], joints[j]
-        painter.billboard(x, z, bar(x0 * squeeze, h0, x1 * squeeze, h1, 0.07), paint, BICYCLE, one)
+        draw(bar(x0 * squeeze, h0, x1 * squeeze, h1, 0.07), paint, BICYCLE, one)
     return squeeze
 
 
@@ -107,28 +106,15 @@ def cyclist(painter: Painter, rng: np.random.Generator, x: float, z: float) -> N
     """Draw a bicycle with its rider, who is an object of its own."""
     squeeze = bicycle(painter, rng, x, z)
     rider, coat = painter.new_instance(), rng.uniform(0.05, 0.9, 3)
+    draw = partial(painter.billboard, x, z, label=RIDER, instance=rider)
     trousers, lean = jitter(rng, (0.14, 0.15, 0.2), 0.6), rng.uniform(0.05, 0.3) * squeeze
     for knee in (0.15, 0.3):
-        painter.billboard(
-            x, z, bar(-0.2 * squeeze, 0.95, knee * squeeze, 0.72, 0.17), trousers, RIDER, rider
-        )
-        painter.billboard(
-            x,
-            z,
-            bar(knee * squeeze, 0.72, 0.05 * squeeze, 0.25, 0.14),
-            trousers,
-            RIDER,
-            rider,
-            0.9,
-        )
-    painter.billboard(x, z, bar(-0.2 * squeeze, 0.88, lean, 1.45, 0.38), coat, RIDER, rider)
-    painter.billboard(x, z, bar(lean, 1.38, 0.42 * squeeze, 1.02, 0.11), coat, RIDER, rider, 0.85)
-    painter.billboard(
-        x, z, ellipse(lean * 1.3, 1.6, 0.11, 0.14), _SKIN[rng.integers(3)], RIDER, rider
-    )
-    painter.billboard(
-        x, z, ellipse(lean * 1.3, 1.67, 0.13, 0.1), rng.uniform(0.05, 0.9, 3), RIDER, rider
-    )
+        draw(bar(-0.2 * squeeze, 0.95, knee * squeeze, 0.72, 0.17), trousers)
+        draw(bar(knee * squeeze, 0.72, 0.05 * squeeze, 0.25, 0.14), trousers, gain=0.9)
+    draw(bar(-0.2 * squeeze, 0.88, lean, 1.45, 0.38), coat)
+    draw(bar(lean, 1.38, 0.42 * squeeze, 1.02, 0.11), coat, gain=0.85)
+    draw(ellipse(lean * 1.3, 1.6, 0.11, 0.14), _SKIN[rng.integers(3)])
+    draw(ellipse(lean * 1.3, 1.67, 0.13, 0.1), rng.uniform(0.05, 0.9, 3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +127,7 @@ class _Body:
     cosine: float
     length: float
 
-    def place(
-        self, points: Sequence[tuple[float, float, float]]
-    ) -> list[tuple[float, float, float]]:
+    def place(self, points: Iterable[_Point]) -> list[_Point]:
         """Return the points in the world."""
         middle, sine, cosine = self.length / 2, self.sine, self.cosine
         return [
@@ -155,34 +139,34 @@ class _Body:
             for u, h, v in points
         ]
 
+    def side(self, outline: Iterable[tuple[float, float]], v: float) -> list[_Point]:
+        """Return an outline of (along, up) in the world, on the side at v."""
+        return self.place((u, h, v) for u, h in outline)
+
 
 def vehicle(
     painter: Painter, rng: np.random.Generator, kind: str, x: float, z: float, yaw: float
 ) -> None:
     """Draw a vehicle whose middle stands at (x, z); yaw 0 drives away from the camera."""
     profile, width, label, window = _PROFILES[kind]
-    body = _Body(
-        x=x, z=z, sine=math.sin(yaw), cosine=math.cos(yaw), length=max(p[0] for p in profile)
-    )
-    one, paint = (
-        painter.new_instance(),
-        jitter(rng, _CAR_PAINTS[rng.integers(len(_CAR_PAINTS))], 0.2),
-    )
-    if kind in ("bus", "truck") and rng.random() < 0.6:
+    outline = [(u, h) for u, h, _ in profile]
+    half, length = width / 2, max(u for u, _ in outline)
+    body = _Body(x=x, z=z, sine=math.sin(yaw), cosine=math.cos(yaw), length=length)
+    one = painter.new_instance()
+    paint = jitter(rng, _CAR_PAINTS[rng.integers(len(_CAR_PAINTS))], 0.2)
+    if kind in _LARGE and rng.random() < 0.6:
         paint = rng.uniform(0.15, 0.9, 3)
-    half, length = width / 2, body.length
     dark, glass = (0.05, 0.05, 0.06), np.array([0.16, 0.19, 0.23]) * rng.uniform(0.6, 1.6)
     wide = 1.1 * half
     skirt = [(0, 0.02, -wide), (0, 0.02, wide), (length, 0.02, wide), (length, 0.02, -wide)]
     painter.world(body.place(skirt), dark, None)
     near = half if body.cosine * x - body.sine * z < 0 else -half
-    painter.world(body.place([(u, h, -near) for u, h, _ in profile]), paint * 0.5, label, one)
+    painter.world(body.side(outline, -near), paint * 0.5, label, one)
     close = painter.view.focal / z > 7  # small shapes vanish in a vehicle far away
     if close:
         _wheels(painter, body, -near, kind, label, one)
     for i, ((u0, h0, pane), (u1, h1, _)) in enumerate(itertools.pairwise(profile)):
-        corners = [(u0, h0, -half), (u0, h0, half), (u1, h1, half), (u1, h1, -half)]
-        face = body.place(corners)
+        face = body.place([(u0, h0, -half), (u0, h0, half), (u1, h1, half), (u1, h1, -half)])
         if not _faces_camera(painter.view.outline(face)):
             continue
         tilt = 1.0 if h0 == h1 else 0.72 + 0.4 * abs(u1 - u0) / length
@@ -195,12 +179,12 @@ def vehicle(
             painter.world(inset, glass, None)
         if i in (0, len(profile) - 2) and close:
             _lamps(painter, body, u0, h0 + (h1 - h0) * 0.6, half, rear=i == 0)
-    painter.world(body.place([(u, h, near) for u, h, _ in profile]), paint, label, one, 0.85)
-    painter.world(body.place([(u, h, near) for u, h in window]), glass, None)
+    painter.world(body.side(outline, near), paint, label, one, 0.85)
+    painter.world(body.side(window, near), glass, None)
     if close:
         _doors(painter, body, near, window, paint * 0.75)
-        sill = [(0, 0.25, near), (0, 0.38, near), (length, 0.38, near), (length, 0.25, near)]
-        painter.world(body.place(sill), dark, label, one)
+        sill = [(0, 0.25), (0, 0.38), (length, 0.38), (length, 0.25)]
+        painter.world(body.side(sill, near), dark, label, one)
         _wheels(painter, body, near, kind, label, one)
 
 
@@ -223,17 +207,17 @@ def _doors(
     for split in (1.1 + 1.3 * k for k in range(int(body.length / 1.3))):
         if left < split < right:
             ends = [(split, top / 2), (split + 0.09, top / 2), (split + 0.09, top), (split, top)]
-            painter.world(body.place([(u, h, v) for u, h in ends]), colour, None)
+            painter.world(body.side(ends, v), colour, None)
 
 
 def _wheels(painter: Painter, body: _Body, v: float, kind: str, label: int, one: int) -> None:
     """Draw the two wheels of one side."""
-    radius = 0.5 if kind in ("bus", "truck") else 0.33
+    radius = 0.5 if kind in _LARGE else 0.33
     for hub in (0.19 * body.length, 0.8 * body.length):
-        tyre = [(u, h, v) for u, h in ellipse(hub, radius, radius, radius, 10)]
-        painter.world(body.place(tyre), (0.05, 0.05, 0.05), label, one)
-        cap = [(u, h, v) for u, h in ellipse(hub, radius, radius * 0.55, radius * 0.55, 8)]
-        painter.world(body.place(cap), (0.4, 0.4, 0.42), None)
+        tyre = ellipse(hub, radius, radius, radius, 10)
+        cap = ellipse(hub, radius, radius * 0.55, radius * 0.55, 8)
+        painter.world(body.side(tyre, v), (0.05, 0.05, 0.05), label, one)
+        painter.world(body.side(cap, v), (0.4, 0.4, 0.42), None)
 
 
 def _lamps(painter: Painter, body: _Body, u: float, h: float, half: float, *, rear: bool) -> None:
@@ -241,10 +225,9 @@ def _lamps(painter: Painter, body: _Body, u: float, h: float, half: float, *, re
     lamp = (0.75, 0.05, 0.04) if rear else (0.95, 0.93, 0.8)
     gain = 1.0 / max(0.35, float(painter.look.light.mean()))
 
-    def plate(v: float, low: float, high: float, wide: float) -> list[tuple[float, float, float]]:
-        return body.place(
-            [(u, low, v - wide), (u, low, v + wide), (u, high, v + wide), (u, high, v - wide)]
-        )
+    def plate(v: float, low: float, high: float, wide: float) -> list[_Point]:
+        ends = ((v - wide, low), (v + wide, low), (v + wide, high), (v - wide, high))
+        return body.place((u, h, v) for v, h in ends)
 
     for v in (-0.78 * half, 0.78 * half):
         painter.world(plate(v, h - 0.09, h + 0.09, 0.17), lamp, None, gain=gain)
