@@ -1,6 +1,9 @@
 """The frozen codec and its streams.
 
-It loads torch and CompressAI; `import latent_store` does not load it.
+Owns what the stored numbers mean: a codec family in one file (`hyperprior`) and where its
+checkpoints come from, entropy tables, streams of any channels in any order and what each channel
+costs, stream files, and pictures in and out. It never opens a store, it is handed bytes and
+arrays; and it loads torch and CompressAI, so `import latent_store` never loads it.
 """
 
 from latent_store.codec.checkpoints import codec_from_bytes as codec_from_bytes
@@ -22,7 +25,6 @@ from latent_store.codec.pictures import tensor_to_image as tensor_to_image
 from latent_store.codec.stream_file import StreamFile as StreamFile
 from latent_store.codec.stream_file import read_stream_file as read_stream_file
 from latent_store.codec.stream_file import write_stream_file as write_stream_file
-from latent_store.codec.streams import ScalableStream as ScalableStream
 from latent_store.codec.streams import decode_scalable as decode_scalable
 from latent_store.codec.streams import decode_y as decode_y
 from latent_store.codec.streams import decode_z as decode_z

@@ -1,4 +1,4 @@
-"""Where codecs come from: CompressAI's zoo, a checkpoint file, a store, or the packaged demo.
+"""Loads codecs: from CompressAI's zoo, a checkpoint file, a store, or the packaged demo.
 
 A checkpoint's sha256 is compared with the one that its name or its source promises, since
 CompressAI does not: other weights give plausible latents that nobody else can decode.
@@ -11,36 +11,31 @@ import re
 import string
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.error import URLError
 
 import torch
 
-from latent_store.codec.hyperprior import Codec
-from latent_store.codec.state_dicts import ARCHITECTURE, build_model, read_state_dict
+from latent_store.codec.hyperprior import ARCHITECTURE, ID_DIGITS, ZOO_SHA256, Codec
 from latent_store.codec.stock import model_urls
-from latent_store.codec.tables import EntropyTables
-from latent_store.errors import CheckpointError, IntegrityError
+from latent_store.errors import CheckpointError
 from latent_store.format.schema import CodecSpec
 
-if TYPE_CHECKING:
-    from latent_store import LatentStore
-
-ZOO_SHA256 = {
-    "mse": (
-        "7eb97409", "93677231", "6d87be32", "de1b779c",
-        "f8b614e1", "1ab9c41e", "3804dcbd", "a583f0cf",
-    ),
-    "ms-ssim": (
-        "5cf249be", "1ff60d1f", "92dd7878", "4377354e",
-        "c34afc8d", "3a6d8229", "8747d3bc", "cc15b5f3",
-    ),
-}  # fmt: skip
-"""First digits of the sha256 of the zoo's checkpoints, qualities 1 to 8, by metric."""
+FAMILIES = {ARCHITECTURE: Codec}
+"""Codec families by the name of their architecture: each is a class in a file of its own."""
 HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth\.tar$")
-PREFIX_DIGITS = 8
 DEMO_FOLDER = Path(__file__).parent / "demo"
 """Package data: one checkpoint, trained on generated pictures alone."""
+
+
+class CodecStore(Protocol):
+    """A store that keeps codecs, such as `latent_store.LatentStore`."""
+
+    def codec(self, codec_id: str | None = None) -> CodecSpec:
+        """Returns the codec of that id; without one the only codec."""
+
+    def codec_checkpoint(self, codec_id: str) -> bytes:
+        """Returns the bytes of a codec's checkpoint file."""
 
 
 def load_codec(
@@ -65,26 +60,24 @@ def load_codec(
         CheckpointError: No source or several; a file that is missing, truncated, of another
             hash or another architecture, or without entropy tables.
     """
-    sources = [checkpoint is not None, quality is not None, demo]
-    if sum(sources) != 1:
-        given = ", ".join(
-            name
-            for name, is_given in zip(("checkpoint", "quality", "demo"), sources, strict=True)
-            if is_given
-        )
+    sources = {"checkpoint": checkpoint is not None, "quality": quality is not None, "demo": demo}
+    given = [name for name, is_given in sources.items() if is_given]
+    if len(given) != 1:
         raise CheckpointError(
-            f"a codec comes from one source, got {given or 'none'}; give one of --codec_checkpoint "
-            "F, --quality Q, --demo_codec"
+            f"a codec comes from one source, got {', '.join(given) or 'none'}; give one of "
+            "--codec_checkpoint F, --quality Q, --demo_codec"
         )
     if quality is not None:
-        data = _zoo_bytes(quality, metric)
-        _check_sha256(data, sha256, f"the zoo's quality {quality}")
-        return _build(data, f"the zoo's quality {quality}", "zoo", quality, metric)
+        data, name = _zoo_bytes(quality, metric), f"the zoo's quality {quality}"
+        _check_sha256(data, sha256, name)
+        return Codec.from_checkpoint(data, name, source="zoo", quality=quality, metric=metric)
     path = _demo_path(DEMO_FOLDER) if demo else Path(checkpoint or "")
     data = _read(path)
     _check_sha256(data, sha256, str(path))
-    _check_name(data, path)
-    return _build(data, str(path), "demo" if demo else "file")
+    promised = HASHED_NAME.search(path.name)
+    if promised:
+        _check_sha256(data, promised[1], f"{path}, by its name,")
+    return Codec.from_checkpoint(data, str(path), source="demo" if demo else "file")
 
 
 def codec_from_bytes(
@@ -101,18 +94,29 @@ def codec_from_bytes(
         IdentityError: It is not the codec expected.
         CheckpointError: As `load_codec`.
     """
-    name = expected.codec_id if expected else "the checkpoint"
     if expected is None:
-        return _build(data, name, source)
+        return Codec.from_checkpoint(data, "the checkpoint", source=source)
     digest = hashlib.sha256(data).hexdigest()
     # The hash first: weights that are not the expected ones need no other message.
     expected.require_identity({**expected.identity, "weights_sha256": digest}, "the checkpoint")
-    codec = _build(data, name, expected.source, expected.quality, expected.metric)
+    family = FAMILIES.get(expected.architecture)
+    if family is None:
+        raise CheckpointError(
+            f"{expected.codec_id} is of architecture {expected.architecture}, this release has "
+            f"{', '.join(FAMILIES)}; install one that has it"
+        )
+    codec = family.from_checkpoint(
+        data,
+        expected.codec_id,
+        source=expected.source,
+        quality=expected.quality,
+        metric=expected.metric,
+    )
     expected.require_identity(codec.spec.identity, "the checkpoint")
     return codec
 
 
-def codec_from_store(store: LatentStore, codec_id: str | None = None) -> Codec:
+def codec_from_store(store: CodecStore, codec_id: str | None = None) -> Codec:
     """Returns a codec whose checkpoint a store keeps: the only one, or the one of that id.
 
     Raises:
@@ -121,29 +125,6 @@ def codec_from_store(store: LatentStore, codec_id: str | None = None) -> Codec:
     """
     spec = store.codec(codec_id)
     return codec_from_bytes(store.codec_checkpoint(spec.codec_id), expected=spec)
-
-
-def _build(
-    data: bytes, name: str, source: str, quality: int | None = None, metric: str | None = None
-) -> Codec:
-    model = build_model(read_state_dict(data, name), name)
-    try:
-        tables = EntropyTables.from_model(model)
-    except IntegrityError as error:
-        raise CheckpointError(f"{name}: {error}") from error
-    digest = hashlib.sha256(data).hexdigest()
-    spec = CodecSpec(
-        codec_id=f"{ARCHITECTURE}-{digest[:PREFIX_DIGITS]}",
-        architecture=ARCHITECTURE,
-        weights_sha256=digest,
-        cdf_sha256=tables.sha256,
-        channels=model.M,
-        hyper_channels=model.N,
-        source=source,
-        quality=quality,
-        metric=metric,
-    )
-    return Codec(spec=spec, model=model, tables=tables, checkpoint=data)
 
 
 def _read(path: Path) -> bytes:
@@ -155,18 +136,12 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _check_name(data: bytes, path: Path) -> None:
-    promised = HASHED_NAME.search(path.name)
-    if promised:
-        _check_sha256(data, promised[1], f"{path}, by its name,")
-
-
 def _check_sha256(data: bytes, expected: str | None, what: str) -> None:
     if expected is None:
         return
-    if len(expected) < PREFIX_DIGITS or not set(expected.lower()) <= set(string.hexdigits):
+    if len(expected) < ID_DIGITS or not set(expected.lower()) <= set(string.hexdigits):
         raise CheckpointError(
-            f"{expected!r} is no sha256; give at least its first {PREFIX_DIGITS} digits"
+            f"{expected!r} is no sha256; give at least its first {ID_DIGITS} digits"
         )
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(expected.lower()):

@@ -1,4 +1,4 @@
-"""The frozen codec: CompressAI's scale hyperprior, run so that every machine decodes its streams.
+"""The codec family `bmshj2018-hyperprior`, run so that every machine decodes its streams.
 
 Where a number decides how bits are read (h_s and the scale indexes) everything is float64, at
 both ends: in float32 indexes move with memory format, thread count and device, and one moved
@@ -8,24 +8,43 @@ are rounded to integers that the stream carries, and g_s is within about 1e-6 of
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from latent_store.codec.numerics import exact_float32
+from latent_store.codec.state_dicts import load_state_dict, read_state_dict
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.codec.tables import EntropyTables
-from latent_store.errors import LatentStoreError
+from latent_store.errors import CheckpointError, IntegrityError, LatentStoreError
 from latent_store.format.schema import PAD_MULTIPLE, CodecSpec
+
+ARCHITECTURE = "bmshj2018-hyperprior"
+ZOO_SHA256 = {
+    "mse": (
+        "7eb97409", "93677231", "6d87be32", "de1b779c",
+        "f8b614e1", "1ab9c41e", "3804dcbd", "a583f0cf",
+    ),
+    "ms-ssim": (
+        "5cf249be", "1ff60d1f", "92dd7878", "4377354e",
+        "c34afc8d", "3a6d8229", "8747d3bc", "cc15b5f3",
+    ),
+}  # fmt: skip
+"""First digits of the sha256 of the zoo's checkpoints, qualities 1 to 8, by metric."""
+WIDTHS = ("g_a.0.weight", "g_a.6.weight")
+"""Weights whose first axes are N and M."""
+ID_DIGITS = 8
+"""Digits of the checkpoint's sha256 in a codec's id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """What the encoder makes of a batch of pictures.
+    """A batch of encoded pictures.
 
     Attributes:
         y_hat_BCHW: Int32 [B, M, H/16, W/16]; ŷ of a scale hyperprior is integer.
@@ -37,7 +56,7 @@ class Latents:
 
 
 class Codec:
-    """A frozen `bmshj2018-hyperprior` with its entropy tables and its identity.
+    """A frozen scale hyperprior with its entropy tables and its identity.
 
     Made by `load_codec`, `codec_from_bytes` or `codec_from_store`. Pickles as its checkpoint
     file. No method tracks gradients, and results may be used in code that does.
@@ -61,6 +80,40 @@ class Codec:
         self.model.to(memory_format=torch.channels_last)
         self.device = torch.device("cpu")
         self._move_tables()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        data: bytes,
+        name: str,
+        *,
+        source: str,
+        quality: int | None = None,
+        metric: str | None = None,
+    ) -> Self:
+        """Returns the codec of a checkpoint file, which messages call `name`.
+
+        Raises:
+            CheckpointError: It is truncated, of another architecture, or without entropy tables.
+        """
+        model = _build_model(read_state_dict(data, name), name)
+        try:
+            tables = EntropyTables.from_model(model)
+        except IntegrityError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+        digest = hashlib.sha256(data).hexdigest()
+        spec = CodecSpec(
+            codec_id=f"{ARCHITECTURE}-{digest[:ID_DIGITS]}",
+            architecture=ARCHITECTURE,
+            weights_sha256=digest,
+            cdf_sha256=tables.sha256,
+            channels=model.M,
+            hyper_channels=model.N,
+            source=source,
+            quality=quality,
+            metric=metric,
+        )
+        return cls(spec=spec, model=model, tables=tables, checkpoint=data)
 
     def __repr__(self) -> str:
         return f"Codec({self.spec.codec_id!r}, device={str(self.device)!r})"
@@ -165,39 +218,6 @@ def scale_indexes(scales: Tensor, scale_table: Tensor, scale_bound: Tensor) -> T
     return torch.bucketize(bounded, scale_table[:-1]).to(torch.uint8)
 
 
-@contextlib.contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """Keeps autocast and reduced-precision convolutions (TF32, bf16) out of a block.
-
-    Either would move ŷ by whole steps, and with it the identity of the latents: on GPUs, TF32 is
-    the default for convolutions.
-    """
-    backend: Any = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
-    conv = backend.conv
-    before = conv.fp32_precision
-    # The setting is the process's: where it is exact already, other threads must not notice.
-    reduced = before not in ("ieee", "none")
-    if reduced:
-        conv.fp32_precision = "ieee"
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        if reduced:
-            conv.fp32_precision = before
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Runs a block with so many threads; the setting is the process's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _check_pictures(x_BCHW: Tensor) -> None:
     shape = tuple(x_BCHW.shape)
     if len(shape) != 4 or shape[1] != 3 or x_BCHW.dtype != torch.float32:
@@ -212,8 +232,17 @@ def _check_pictures(x_BCHW: Tensor) -> None:
         )
 
 
-def _from_pickle(checkpoint: bytes, spec: CodecSpec) -> Codec:
-    # Here, because that module builds on this one.
-    from latent_store.codec.checkpoints import codec_from_bytes
+def _build_model(state_dict: Mapping[str, Tensor], name: str) -> ScaleHyperprior:
+    sizes = [state_dict[key].shape[:1] for key in WIDTHS if key in state_dict]
+    N, M = (size[0] for size in sizes) if len(sizes) == 2 and all(sizes) else (1, 1)
+    # Building a model draws its initial weights; loading a codec must not move the caller's seed.
+    with torch.random.fork_rng(devices=[]):
+        model = ScaleHyperprior(N, M)
+    load_state_dict(model, state_dict, name, ARCHITECTURE)
+    return model
 
-    return codec_from_bytes(checkpoint, expected=spec)
+
+def _from_pickle(checkpoint: bytes, spec: CodecSpec) -> Codec:
+    return Codec.from_checkpoint(
+        checkpoint, spec.codec_id, source=spec.source, quality=spec.quality, metric=spec.metric
+    )

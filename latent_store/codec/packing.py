@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +12,20 @@ from numpy.typing import ArrayLike
 
 from latent_store.codec.hyperprior import Codec
 from latent_store.codec.stream_file import StreamFile
-from latent_store.codec.streams import decode_y, decode_z, encode_scalable, encode_y, encode_z
-from latent_store.codec.symbols import (
-    indexes_crc32c,
-    require_indexes,
-    require_symbols,
-    symbols_crc32c,
+from latent_store.codec.streams import (
+    decode_y,
+    decode_z,
+    encode_scalable,
+    encode_with_cuts,
+    encode_z,
 )
+from latent_store.codec.symbols import require_indexes, require_symbols
 from latent_store.errors import LatentStoreError
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedStream:
-    """What a stream file gives back.
+    """The channels that a stream file carried.
 
     Attributes:
         channels: Channel numbers, in the stream's order.
@@ -78,18 +78,27 @@ def pack_stream(
             f"selection {selection!r} came with channels: {channels is not None}, cuts: "
             f"{cuts is not None}; give channels for all but 'all', cuts for 'scalable' only"
         )
-    y_hat, indexes = np.asarray(y_hat_CHW), np.asarray(indexes_CHW)
-    order = tuple(range(len(y_hat)) if channels is None else (int(c) for c in channels))
-    parts = _scalable(codec, y_hat, indexes, order, cuts) if cuts is not None else None
+    y_hat_CHW = np.asarray(y_hat_CHW)
+    order = tuple(range(len(y_hat_CHW)) if channels is None else (int(c) for c in channels))
+    if cuts is None:
+        whole = (len(order),) if order else ()
+        coded = encode_with_cuts(codec.tables, y_hat_CHW, indexes_CHW, order, whole)
+    else:
+        inner = (cut for cut in cuts if cut != len(order))
+        coded = encode_scalable(codec.tables, y_hat_CHW, indexes_CHW, order, (*inner, len(order)))
     return StreamFile(
         codec=codec.spec,
         height=size[0],
         width=size[1],
         selection=selection,
         channels=order,
+        cuts=coded.cuts,
+        cut_bytes=coded.cut_bytes,
+        symbols_crc32c=coded.symbols_crc32c,
+        indexes_crc32c=coded.indexes_crc32c,
         z=encode_z(codec.tables, z_symbols_NHW),
+        y=coded.data,
         ranking_id=ranking_id,
-        **(parts or _plain(codec, y_hat, indexes, order)),
     )
 
 
@@ -128,42 +137,13 @@ def cut_stream(stream: StreamFile, keep: int) -> StreamFile:
     Raises:
         LatentStoreError: `keep` is no cut.
     """
-    last = stream.cut_index(keep)
-    per_cut = {
-        name: getattr(stream, name)[: last + 1]
-        for name in ("cuts", "cut_bytes", "symbols_crc32c", "indexes_crc32c")
-    }
-    y = stream.y[: stream.cut_bytes[last]]
-    return dataclasses.replace(stream, channels=stream.channels[:keep], y=y, **per_cut)
-
-
-def _scalable(
-    codec: Codec,
-    y_hat: np.ndarray,
-    indexes: np.ndarray,
-    order: tuple[int, ...],
-    cuts: Sequence[int],
-) -> dict[str, Any]:
-    everything = (*(cut for cut in cuts if cut != len(order)), len(order))
-    coded = encode_scalable(codec.tables, y_hat, indexes, order, everything)
-    return {
-        "y": coded.data,
-        "cuts": coded.cuts,
-        "cut_bytes": coded.cut_bytes,
-        "symbols_crc32c": coded.symbols_crc32c,
-        "indexes_crc32c": coded.indexes_crc32c,
-    }
-
-
-def _plain(
-    codec: Codec, y_hat: np.ndarray, indexes: np.ndarray, order: tuple[int, ...]
-) -> dict[str, Any]:
-    y = encode_y(codec.tables, y_hat, indexes, order)
-    chosen = list(order)
-    return {
-        "y": y,
-        "cuts": (len(order),) if order else (),
-        "cut_bytes": (len(y),) if order else (),
-        "symbols_crc32c": (symbols_crc32c(y_hat[chosen]),) if order else (),
-        "indexes_crc32c": (indexes_crc32c(indexes[chosen]),) if order else (),
-    }
+    end = stream.cut_index(keep) + 1
+    return dataclasses.replace(
+        stream,
+        channels=stream.channels[:keep],
+        cuts=stream.cuts[:end],
+        cut_bytes=stream.cut_bytes[:end],
+        symbols_crc32c=stream.symbols_crc32c[:end],
+        indexes_crc32c=stream.indexes_crc32c[:end],
+        y=stream.y[: stream.cut_bytes[end - 1]],
+    )

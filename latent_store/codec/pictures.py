@@ -23,7 +23,7 @@ UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )  # fmt: skip
-"""What Pillow raises for files that it cannot decode."""
+"""Errors that Pillow raises for files that it cannot decode."""
 
 
 def read_image(source: str | Path | BinaryIO) -> np.ndarray:

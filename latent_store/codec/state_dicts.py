@@ -1,4 +1,4 @@
-"""State dicts of a scale hyperprior: read as data, and compared with a fresh model's.
+"""State dicts of hyperprior codecs: read as data, and compared with a fresh model's.
 
 Convolution and GDN parameters may be stored in half precision. Buffers may not: bounds of 1e-9
 and pedestals of 2**-36 become 0, and with them likelihoods underflow.
@@ -12,17 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from latent_store.codec.stock import (
-    ScaleHyperprior,
-    get_scale_table,
-    load_pretrained,
-    remap_old_keys,
-)
+from latent_store.codec.stock import get_scale_table, load_pretrained, remap_old_keys
 from latent_store.errors import CheckpointError
 
-ARCHITECTURE = "bmshj2018-hyperprior"
 WRAPPERS = ("network", "state_dict", "model_state_dict")
 """Keys under which CompressAI's tools and training scripts put the state dict."""
 TABLES = ("_offset", "_quantized_cdf", "_cdf_length")
@@ -55,28 +49,31 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     return dict(remap_old_keys("entropy_bottleneck", load_pretrained(tensors)))
 
 
-def build_model(state_dict: Mapping[str, Tensor], name: str) -> ScaleHyperprior:
-    """Returns the model of a state dict, float32, with the checkpoint's own entropy tables.
+def load_state_dict(
+    model: nn.Module, state_dict: Mapping[str, Tensor], name: str, architecture: str
+) -> None:
+    """Loads a state dict into a fresh model, with the checkpoint's own entropy tables.
 
     Args:
+        model: Fresh, and of the sizes that the state dict has.
         state_dict: From `read_state_dict`.
         name: How messages call the file.
+        architecture: How messages call the model.
 
     Raises:
         CheckpointError: It is another architecture's, its tables were never built, or a value in
             it cannot be right.
     """
-    # Building a model draws its initial weights; loading a codec must not move the caller's seed.
-    with torch.random.fork_rng(devices=[]):
-        model = _fresh_model(state_dict)
-    if model is None:
-        raise CheckpointError(_other_architecture(state_dict, name, "no g_a of four convolutions"))
     expected = model.state_dict()
-    _check_keys(state_dict, expected, name)
+    found = _differing_keys(state_dict, expected)
+    if found:
+        raise CheckpointError(
+            f"{name} holds {_guess(state_dict)}, not {architecture} ({type(model).__name__}): "
+            f"{found}; give a checkpoint of that model"
+        )
     _check_tables(state_dict, name)
     _check_values(state_dict, expected, name)
     model.load_state_dict(dict(state_dict))
-    return model
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
@@ -98,37 +95,21 @@ def _kind(content: Any) -> str:
     return f"a dict with the keys {keys}" if keys else "an empty dict"
 
 
-def _fresh_model(state_dict: Mapping[str, Tensor]) -> ScaleHyperprior | None:
-    first, last = state_dict.get("g_a.0.weight"), state_dict.get("g_a.6.weight")
-    if first is None or last is None or first.ndim != 4 or last.ndim != 4:
-        return None
-    return ScaleHyperprior(first.shape[0], last.shape[0])
-
-
-def _check_keys(
-    state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str
-) -> None:
+def _differing_keys(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Returns which keys are missing, unexpected or of another shape; empty if none is."""
     missing = [key for key in expected if key not in state_dict]
     unknown = [key for key in state_dict if key not in expected]
     if missing or unknown:
-        found = f"{_some('missing', missing)}, {_some('unexpected', unknown)}"
-        raise CheckpointError(_other_architecture(state_dict, name, found))
-    sized = [key for key in expected if not key.endswith((*TABLES, SCALE_TABLE))]
-    for key in sized:
-        if state_dict[key].shape != expected[key].shape:
-            shapes = f"{tuple(state_dict[key].shape)}, expected {tuple(expected[key].shape)}"
-            raise CheckpointError(_other_architecture(state_dict, name, f"{key} is {shapes}"))
+        return f"{_some('missing', missing)}, {_some('unexpected', unknown)}"
+    for key in expected:
+        shape, fresh = tuple(state_dict[key].shape), tuple(expected[key].shape)
+        if shape != fresh and not key.endswith((*TABLES, SCALE_TABLE)):
+            return f"{key} is {shape}, expected {fresh}"
+    return ""
 
 
 def _some(what: str, keys: list[str]) -> str:
     return f"{len(keys)} keys {what}" + (f" (first {keys[0]})" if keys else "")
-
-
-def _other_architecture(state_dict: Mapping[str, Tensor], name: str, found: str) -> str:
-    return (
-        f"{name} holds {_guess(state_dict)}, not {ARCHITECTURE} (ScaleHyperprior): {found}; give a "
-        "checkpoint of that model"
-    )
 
 
 def _guess(state_dict: Mapping[str, Tensor]) -> str:

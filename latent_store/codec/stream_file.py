@@ -12,6 +12,7 @@ channels in the stream's order and the cuts. Under dynamic selection the channel
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from latent_store.codec.streams import Cuts
 from latent_store.codec.symbols import check_channels, crc32c, require_crc32c
 from latent_store.errors import FormatVersionError, IntegrityError, LatentStoreError
 from latent_store.format.layout import coded_size
@@ -30,12 +32,13 @@ MAGIC = b"\x89LSTREAM"
 VERSION = 1
 PREAMBLE = struct.Struct("<8sHII")
 PARTS = ("mask", "z", "y")
+PER_CUT = tuple(field.name for field in dataclasses.fields(Cuts))
 SELECTIONS = ("all", "static", "dynamic", "scalable")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamFile:
-    """One picture as streams.
+class StreamFile(Cuts):
+    """One picture as streams; `y` may be cut at its `cuts`, of which the last one is all of it.
 
     Attributes:
         codec: The codec's name and identity.
@@ -45,10 +48,6 @@ class StreamFile:
             channels), `"dynamic"` (the channels that a gate kept) or `"scalable"` (in order of
             importance, with cuts).
         channels: The channels in `y`, in its order.
-        cuts: Numbers of channels at which `y` may be cut, rising; the last one is all of it.
-        cut_bytes: Bytes of `y` up to each cut.
-        symbols_crc32c: Of the symbols up to each cut.
-        indexes_crc32c: Of their scale indexes.
         z: The hyper stream.
         y: The stream of ŷ; empty without channels.
         ranking_id: The ranking that the order comes from, where there is one.
@@ -62,10 +61,6 @@ class StreamFile:
     width: int
     selection: str
     channels: tuple[int, ...]
-    cuts: tuple[int, ...]
-    cut_bytes: tuple[int, ...]
-    symbols_crc32c: tuple[int, ...]
-    indexes_crc32c: tuple[int, ...]
     z: bytes
     y: bytes
     ranking_id: str | None = None
@@ -77,11 +72,11 @@ class StreamFile:
             raise LatentStoreError(
                 f"selection is {self.selection!r}; choose one of {', '.join(SELECTIONS)}"
             )
-        per_cut = (self.cut_bytes, self.symbols_crc32c, self.indexes_crc32c)
+        lengths = {len(getattr(self, name)) for name in PER_CUT}
         ends = (*self.cuts[-1:], *self.cut_bytes[-1:])
         whole = (len(self.channels), len(self.y)) if self.channels else ()
         rising = tuple(sorted(set(self.cuts))) == self.cuts and min(self.cuts, default=1) > 0
-        if ends != whole or not rising or any(len(v) != len(self.cuts) for v in per_cut):
+        if ends != whole or not rising or len(lengths) > 1:
             raise LatentStoreError(
                 f"cuts {self.cuts} at bytes {self.cut_bytes} do not end with the "
                 f"{len(self.channels)} channels in {len(self.y)} bytes, or lack a checksum; make "
@@ -117,18 +112,6 @@ class StreamFile:
         height, width = coded_size(self.height, self.width)
         return height // HYPER_STRIDE, width // HYPER_STRIDE
 
-    def cut_index(self, keep: int) -> int:
-        """Returns the position of `keep` channels among the cuts.
-
-        Raises:
-            LatentStoreError: `keep` is no cut.
-        """
-        if keep not in self.cuts:
-            raise LatentStoreError(
-                f"the stream has cuts at {list(self.cuts)}, not at {keep}; choose one of them"
-            )
-        return self.cuts.index(keep)
-
     def to_bytes(self) -> bytes:
         """Returns the file's bytes."""
         header = json.dumps(self._header(), separators=(",", ":"), sort_keys=True).encode()
@@ -146,10 +129,7 @@ class StreamFile:
             "width": self.width,
             "selection": self.selection,
             "ranking_id": self.ranking_id,
-            "cuts": list(self.cuts),
-            "cut_bytes": list(self.cut_bytes),
-            "symbols_crc32c": list(self.symbols_crc32c),
-            "indexes_crc32c": list(self.indexes_crc32c),
+            **{name: list(getattr(self, name)) for name in PER_CUT},
             "parts": [[len(part), crc32c(part)] for part in (getattr(self, n) for n in PARTS)],
         }
 
@@ -165,11 +145,9 @@ class StreamFile:
         try:
             header: dict[str, Any] = json.loads(text)
             parts = _split_parts(body, header["parts"], name)
-            spec = CodecSpec.from_attrs(header["codec"])
             listed = header.get("channels")
-            per_cut = ("cuts", "cut_bytes", "symbols_crc32c", "indexes_crc32c")
             return cls(
-                codec=spec,
+                codec=CodecSpec.from_attrs(header["codec"]),
                 height=header["height"],
                 width=header["width"],
                 selection=header["selection"],
@@ -177,7 +155,7 @@ class StreamFile:
                 z=parts["z"],
                 y=parts["y"],
                 ranking_id=header["ranking_id"],
-                **{key: tuple(header[key]) for key in per_cut},
+                **{key: tuple(header[key]) for key in PER_CUT},
             )
         except IntegrityError:
             raise

@@ -40,36 +40,53 @@ STATE_RANGE = (1 << 31, 1 << 63)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalableStream:
-    """One stream of all channels in order of importance, and where it may be cut.
+class Cuts:
+    """Numbers of channels at which a stream may be cut, and what stands before each cut.
 
     Attributes:
-        data: The whole stream.
         cuts: Channel counts, rising.
         cut_bytes: Bytes that the first `cuts[i]` channels need.
         symbols_crc32c: Of the symbols up to each cut, in stream order.
         indexes_crc32c: Of their scale indexes.
-        bytes_crc32c: Of the prefix of each cut.
     """
 
-    data: bytes
     cuts: tuple[int, ...]
     cut_bytes: tuple[int, ...]
     symbols_crc32c: tuple[int, ...]
     indexes_crc32c: tuple[int, ...]
+
+    def cut_index(self, keep: int) -> int:
+        """Returns the position of `keep` channels among the cuts.
+
+        Raises:
+            LatentStoreError: `keep` is no cut.
+        """
+        if keep not in self.cuts:
+            raise LatentStoreError(
+                f"the stream has cuts at {list(self.cuts)}, not at {keep}; choose one of them"
+            )
+        return self.cuts.index(keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutStream(Cuts):
+    """One stream of ŷ, and where it may be cut.
+
+    Attributes:
+        data: The whole stream.
+        bytes_crc32c: Of the prefix of each cut.
+    """
+
+    data: bytes
     bytes_crc32c: tuple[int, ...]
 
     def prefix(self, keep: int) -> bytes:
         """Returns the bytes of the first `keep` channels.
 
         Raises:
-            LatentStoreError: `keep` is not a cut.
+            LatentStoreError: `keep` is no cut.
         """
-        if keep not in self.cuts:
-            raise LatentStoreError(
-                f"the stream has cuts at {list(self.cuts)}, not at {keep}; choose one of them"
-            )
-        return self.data[: self.cut_bytes[self.cuts.index(keep)]]
+        return self.data[: self.cut_bytes[self.cut_index(keep)]]
 
 
 def encode_z(tables: EntropyTables, z_symbols_NHW: ArrayLike) -> bytes:
@@ -160,7 +177,7 @@ def encode_scalable(
     indexes_CHW: ArrayLike,
     order: Sequence[int],
     cuts: Sequence[int],
-) -> ScalableStream:
+) -> CutStream:
     """Codes all channels in order of importance, and finds the prefix of each cut.
 
     Args:
@@ -174,18 +191,34 @@ def encode_scalable(
         LatentStoreError: `order` is no permutation, `cuts` do not rise within 1..C, or the
             symbols are not codable.
     """
+    channels = len(np.asarray(y_hat_CHW))
+    if len(order) != channels:
+        raise LatentStoreError(
+            f"the order has {len(order)} channels, ŷ {channels}; give an order of all of them"
+        )
+    return encode_with_cuts(tables, y_hat_CHW, indexes_CHW, order, cuts)
+
+
+def encode_with_cuts(
+    tables: EntropyTables,
+    y_hat_CHW: ArrayLike,
+    indexes_CHW: ArrayLike,
+    channels: Sequence[int],
+    cuts: Sequence[int],
+) -> CutStream:
+    """Codes as `encode_scalable`, but only some channels, for which no channels need no cuts."""
     symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
-    numbers = check_channels(order, len(symbols))
-    _check_cuts(len(numbers), len(symbols), cuts)
+    numbers = check_channels(channels, len(symbols))
+    _check_cuts(len(numbers), cuts)
     symbols, indexes = symbols[numbers], indexes[numbers]
     symbol_list, index_list = symbols.ravel().tolist(), indexes.ravel().tolist()
-    data = _encode(symbol_list, index_list, tables.y_coder)
-    plane = symbols[0].size
+    data = _encode(symbol_list, index_list, tables.y_coder) if symbol_list else b""
+    plane = symbols[:1].size
     cut_bytes = tuple(
         len(data) - _tail_bytes(symbol_list, index_list, keep * plane, tables.y_coder)
         for keep in cuts
     )
-    return ScalableStream(
+    return CutStream(
         data=data,
         cuts=tuple(int(keep) for keep in cuts),
         cut_bytes=cut_bytes,
@@ -222,14 +255,10 @@ def decode_scalable(
     return decode_y(tables, prefix, indexes_CHW, order[:keep])
 
 
-def _check_cuts(ordered: int, channels: int, cuts: Sequence[int]) -> None:
-    if ordered != channels:
-        raise LatentStoreError(
-            f"the order has {ordered} channels, ŷ {channels}; give an order of all of them"
-        )
+def _check_cuts(channels: int, cuts: Sequence[int]) -> None:
     steps = [0, *cuts]
     rising = all(a < b for a, b in itertools.pairwise(steps))
-    if len(steps) == 1 or not rising or steps[-1] > channels:
+    if bool(cuts) != bool(channels) or not rising or steps[-1] > channels:
         raise LatentStoreError(f"cuts must rise within 1 to {channels}, got {list(cuts)}")
 
 

@@ -114,12 +114,8 @@ def require_crc32c(data: bytes, expected: int, what: str) -> None:
     Raises:
         IntegrityError: Names `what` and both checksums.
     """
-    found = crc32c(data)
-    if found != expected:
-        raise IntegrityError(
-            f"{what} has crc32c {found:08x}, {expected:08x} was written: its {len(data)} bytes "
-            "were truncated or altered; copy or encode it again"
-        )
+    why = f"was written: its {len(data)} bytes were truncated or altered; copy or encode it again"
+    _require_equal(crc32c(data), expected, f"{what} has", why)
 
 
 def require_indexes(indexes: ArrayLike, expected_crc32c: int, what: str) -> None:
@@ -128,13 +124,12 @@ def require_indexes(indexes: ArrayLike, expected_crc32c: int, what: str) -> None
     Raises:
         IntegrityError: Names `what` and both checksums.
     """
+    why = (
+        "was encoded: ẑ or the codec is not the encoder's; decode with the codec and the hyper "
+        "stream that belong to it"
+    )
     found = indexes_crc32c(indexes)
-    if found != expected_crc32c:
-        raise IntegrityError(
-            f"the scale indexes of {what} have crc32c {found:08x}, the encoder's "
-            f"{expected_crc32c:08x}: ẑ or the codec is not the encoder's; decode with the codec "
-            "and the hyper stream that belong to it"
-        )
+    _require_equal(found, expected_crc32c, f"the scale indexes of {what} have", why)
 
 
 def require_symbols(symbols: ArrayLike, expected_crc32c: int, what: str) -> None:
@@ -143,13 +138,14 @@ def require_symbols(symbols: ArrayLike, expected_crc32c: int, what: str) -> None
     Raises:
         IntegrityError: Names `what` and both checksums.
     """
+    why = "was encoded: the stream is another picture's or was altered; encode it again"
     found = symbols_crc32c(symbols)
-    if found != expected_crc32c:
-        raise IntegrityError(
-            f"the decoded symbols of {what} have crc32c {found:08x}, those encoded "
-            f"{expected_crc32c:08x}: the stream is another picture's or was altered; encode it "
-            "again"
-        )
+    _require_equal(found, expected_crc32c, f"the decoded symbols of {what} have", why)
+
+
+def _require_equal(found: int, expected: int, what: str, why: str) -> None:
+    if found != expected:
+        raise IntegrityError(f"{what} crc32c {found:08x}, {expected:08x} {why}")
 
 
 def _integers(values: ArrayLike, name: str) -> np.ndarray:

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from latent_store.codec.checkpoints import codec_from_store
-from latent_store.codec.hyperprior import Codec, exact_float32, scale_indexes, torch_threads
+from latent_store.codec.hyperprior import Codec, scale_indexes
+from latent_store.codec.numerics import exact_float32, torch_threads
 from latent_store.codec.streams import decode_z
 from latent_store.codec.symbols import indexes_crc32c
 from latent_store.errors import LatentStoreError, MissingComponentError

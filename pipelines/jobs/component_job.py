@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from latent_store.codec.hyperprior import torch_threads
+from latent_store.codec.numerics import torch_threads
 from latent_store.components import base as component
 from latent_store.components.finalize import Closed, finalize
 from latent_store.components.writer import ShardWriter

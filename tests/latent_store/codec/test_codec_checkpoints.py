@@ -113,7 +113,7 @@ CONTENTS: dict[str, tuple[Change, str]] = {
     ),
     "no last convolution": (
         without("g_a.6.weight"),
-        "not bmshj2018-hyperprior .*: no g_a of four convolutions",
+        r"not bmshj2018-hyperprior .* keys missing \(first g_a.6.weight\), 0 keys unexpected",
     ),
     "no codec": (
         lambda _: {"conv1.weight": torch.ones(1)},
@@ -246,6 +246,13 @@ def test_the_expected_identity_is_required(small_checkpoint: bytes, state: State
     other = dataclasses.replace(expected, cdf_sha256="0")
     with pytest.raises(IdentityError, match="the checkpoint has cdf_sha256"):
         codec_from_bytes(small_checkpoint, expected=other)
+
+
+def test_an_architecture_that_this_release_lacks_is_named(small_checkpoint: bytes) -> None:
+    spec = codec_from_bytes(small_checkpoint).spec
+    newer = dataclasses.replace(spec, architecture="mbt2018-mean")
+    with pytest.raises(CheckpointError, match="of architecture mbt2018-mean, this release has bms"):
+        codec_from_bytes(small_checkpoint, expected=newer)
 
 
 def test_from_a_store(small_checkpoint: bytes) -> None:

@@ -25,7 +25,8 @@ from latent_store.codec import (
     read_image,
 )
 from latent_store.codec.checkpoints import DEMO_FOLDER
-from latent_store.codec.hyperprior import exact_float32, scale_indexes, torch_threads
+from latent_store.codec.hyperprior import scale_indexes
+from latent_store.codec.numerics import exact_float32, torch_threads
 from latent_store.codec.stock import ScaleHyperprior, get_scale_table
 from latent_store.errors import LatentStoreError
 from tests.latent_store.codec.made_codec import CODECS, PICTURES, random_latents

@@ -1,0 +1,41 @@
+"""Settings of the process under which a block of torch computes: precision and threads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Keeps autocast and reduced-precision convolutions (TF32, bf16) out of a block.
+
+    Either would move ŷ by whole steps, and with it the identity of the latents: on GPUs, TF32 is
+    the default for convolutions.
+    """
+    backend: Any = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
+    before = backend.conv.fp32_precision
+    # The setting is the process's: where it is exact already, other threads must not notice.
+    reduced = before not in ("ieee", "none")
+    if reduced:
+        backend.conv.fp32_precision = "ieee"
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if reduced:
+            backend.conv.fp32_precision = before
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Runs a block with so many threads; the setting is the process's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
