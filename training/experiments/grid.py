@@ -27,8 +27,9 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ _OWN_FLAGS = ("store", "dataset", "split", "codec", "seed", "mask", "label", "va
 """Flags of train-from-store that a run sets itself."""
 
 
+def _run_name(method: str, codec: str, seed: int) -> str:
+    return f"{method}_{codec}_s{seed}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankingRule:
-    """How one ranking of a grid is derived.
+    """The derivation of a ranking, or of one ranking a seed.
 
     Attributes:
         method: Of channel-frequency.
@@ -58,7 +63,7 @@ class RankingRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class GridMethod:
     """One row of the tables: the same kind of network on several codecs, with several seeds.
 
     Attributes:
@@ -66,29 +71,36 @@ class Method:
         ranking: The rule of a static or any-N network's ranking.
         teacher: Nothing is trained; the store's teacher is given decoded pictures.
         init_from: The method whose network, of the same codec and seed, this one starts from.
-        seeds: Codec -> seeds: what it is run on.
+        seeds: Codec -> seeds: the pairs that it is run on.
     """
 
     name: str
     flags: Mapping[str, Any] = field(default_factory=dict)
-    ranking: str | None = None
+    ranking: RankingRule | None = None
     teacher: bool = False
     init_from: str | None = None
     seeds: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class GridRun:
     """One network of a grid: one method, one codec, one seed."""
 
-    method: Method
+    method: GridMethod
     codec: str
     seed: int
 
     @property
     def name(self) -> str:
         """The name of its record, e.g. `frequency-32_q2_s0`."""
-        return run_name(self.method.name, self.codec, self.seed)
+        return _run_name(self.method.name, self.codec, self.seed)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The names of the runs that must be finished before this one starts."""
+        rule = self.method.ranking
+        methods = (rule.gate if rule else None, self.method.init_from)
+        return tuple(_run_name(m, self.codec, self.seed) for m in methods if m is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +108,11 @@ class Claim:
     """A saving of the paper, and the two methods that show ours.
 
     Attributes:
+        what: The saving in words.
         test, anchor: Methods; the saving is of `test` against `anchor` at equal mIoU. `test`
             may list several: the best is taken, and named.
-        paper: What the paper has, as text.
-        aim: What this project wants, a fraction.
+        paper: The paper's number, as text.
+        aim: The number that this project wants, a fraction.
     """
 
     what: str
@@ -129,17 +142,37 @@ class Grid:
     middle: str
     train: Mapping[str, Any]
     rankings: Mapping[str, RankingRule]
-    methods: Mapping[str, Method]
+    methods: Mapping[str, GridMethod]
     claims: tuple[Claim, ...]
     timed: tuple[str, ...] = ()
     transforms: tuple[str, ...] = ()
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[GridRun]:
         """Yields every run, methods in the order of the file."""
         for method in self.methods.values():
             for codec, seeds in method.seeds.items():
                 for seed in seeds:
-                    yield Run(method=method, codec=codec, seed=seed)
+                    yield GridRun(method=method, codec=codec, seed=seed)
+
+    def runs_with_needs(self, methods: Sequence[str]) -> list[GridRun]:
+        """Returns the runs of some methods and the runs that these need.
+
+        Raises:
+            LatentStoreError: The grid has no such method.
+        """
+        if unknown := [name for name in methods if name not in self.methods]:
+            raise LatentStoreError(
+                f"the grid {self.name} has no method {unknown[0]}; it has {list(self.methods)}"
+            )
+        runs = {run.name: run for run in self.runs()}
+        chosen: set[str] = set()
+        pending = [name for name, run in runs.items() if run.method.name in methods]
+        while pending:
+            name = pending.pop()
+            if name not in chosen:
+                chosen.add(name)
+                pending += runs[name].needs
+        return [run for name, run in runs.items() if name in chosen]
 
     def shortened(self, max_steps: int) -> Grid:
         """Returns the grid with so many steps for every network, whatever a method has."""
@@ -149,32 +182,14 @@ class Grid:
         }
         return replace(self, train={**self.train, "max_steps": max_steps}, methods=methods)
 
-    def timed_runs(self) -> list[Run]:
+    def timed_runs(self) -> list[GridRun]:
         """Returns the runs whose networks are timed."""
         methods = [self.methods[name] for name in self.timed]
-        return [Run(method=m, codec=self.middle, seed=m.seeds[self.middle][0]) for m in methods]
+        return [GridRun(method=m, codec=self.middle, seed=m.seeds[self.middle][0]) for m in methods]
 
-    def rule_of(self, run: Run) -> RankingRule | None:
-        """Returns the rule of a run's ranking."""
-        return None if run.method.ranking is None else self.rankings[run.method.ranking]
-
-    def needs(self, run: Run) -> tuple[str, ...]:
-        """Returns the names of the runs that must be finished before this one starts."""
-        rule = self.rule_of(run)
-        methods = (rule.gate if rule else None, run.method.init_from)
-        return tuple(run_name(m, run.codec, run.seed) for m in methods if m is not None)
-
-    def ranking_id(self, run: Run) -> str | None:
-        """Returns the ranking's name in the store; a gate's has its seed, others know no seed."""
-        rule = self.rule_of(run)
-        if rule is None:
-            return None
-        return f"{self.name}-{rule.name}" + (f"-s{run.seed}" if rule.gate else "")
-
-
-def run_name(method: str, codec: str, seed: int) -> str:
-    """Returns the name of a run."""
-    return f"{method}_{codec}_s{seed}"
+    def ranking_id(self, rule: RankingRule, seed: int) -> str:
+        """Returns a ranking's name in the store; a gate's has its seed, others know no seed."""
+        return f"{self.name}-{rule.name}" + (f"-s{seed}" if rule.gate else "")
 
 
 def load_grid(name: str) -> Grid:
@@ -215,6 +230,8 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
                 f"a grid needs {name}; see training/experiments/grids for examples"
             )
     codecs = dict(content.pop("codecs"))
+    rankings = {n: _rule(n, r) for n, r in content.pop("ranking", {}).items()}
+    methods = content.pop("method")
     grid = Grid(
         name=content.pop("name"),
         dataset=content.pop("dataset"),
@@ -223,8 +240,8 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
         codecs=codecs,
         middle=content.pop("middle", next(iter(codecs))),
         train=dict(content.pop("train", {})),
-        rankings={n: _rule(n, r) for n, r in content.pop("ranking", {}).items()},
-        methods={n: _method(n, m, codecs) for n, m in content.pop("method").items()},
+        rankings=rankings,
+        methods={n: _method(n, m, codecs, rankings) for n, m in methods.items()},
         claims=tuple(_claim(c) for c in content.pop("claim", ())),
         timed=tuple(content.pop("timed", ())),
         transforms=tuple(content.pop("transforms", ())),
@@ -249,15 +266,27 @@ def _rule(name: str, entry: Mapping[str, Any]) -> RankingRule:
     return RankingRule(name=name, method=method, gate=entry.get("gate"))
 
 
-def _method(name: str, entry: Mapping[str, Any], codecs: Mapping[str, str]) -> Method:
+def _method(
+    name: str,
+    entry: Mapping[str, Any],
+    codecs: Mapping[str, str],
+    rankings: Mapping[str, RankingRule],
+) -> GridMethod:
     entry, where = dict(entry), f"[method.{name}]"
-    own = {key: entry.pop(key) for key in ("ranking", "teacher", "init_from") if key in entry}
-    chosen, seeds = entry.pop("codecs", list(codecs)), entry.pop("seeds", {})
+    own = {key: entry.pop(key) for key in ("teacher", "init_from") if key in entry}
+    ranking, seeds = entry.pop("ranking", None), entry.pop("seeds", {})
+    chosen = entry.pop("codecs", list(codecs))
+    _require(f"{where} ranking", [ranking], rankings, "rankings")
     _require(f"{where} codecs", chosen, codecs, "codecs")
     _require(f"{where} seeds", seeds, dict.fromkeys(chosen), "codecs of this method")
     _check_flags(where, entry)
-    by_codec = {codec: tuple(seeds.get(codec, (0,))) for codec in chosen}
-    return Method(name=name, flags=entry, seeds=by_codec, **own)
+    return GridMethod(
+        name=name,
+        flags=entry,
+        ranking=None if ranking is None else rankings[ranking],
+        seeds={codec: tuple(seeds.get(codec, (0,))) for codec in chosen},
+        **own,
+    )
 
 
 def _claim(entry: Mapping[str, Any]) -> Claim:
@@ -283,27 +312,33 @@ def _refuse_unknown(where: str, entry: Mapping[str, Any], known: Any) -> None:
 
 
 def _check(grid: Grid) -> None:
-    """Refuses names that nothing bears."""
+    """Refuses names that nothing bears, and runs that could never start."""
     _check_flags("[train]", grid.train)
     _require("middle", [grid.middle], grid.codecs, "codecs")
     for rule in grid.rankings.values():
         _require(f"[ranking.{rule.name}] gate", [rule.gate], grid.methods, "methods")
     for method in grid.methods.values():
-        where = f"[method.{method.name}]"
-        _require(f"{where} ranking", [method.ranking], grid.rankings, "rankings")
-        _require(f"{where} init_from", [method.init_from], grid.methods, "methods")
+        where = f"[method.{method.name}] init_from"
+        _require(where, [method.init_from], grid.methods, "methods")
     for claim in grid.claims:
         _require(f"claim {claim.what!r}", [*claim.test, claim.anchor], grid.methods, "methods")
     at_middle = {n: m for n, m in grid.methods.items() if grid.middle in m.seeds}
     _require("timed", grid.timed, at_middle, f"methods at {grid.middle}")
     _require("transforms", grid.transforms, grid.methods, "methods")
-    names = {run.name for run in grid.runs()}
-    for run in grid.runs():
-        if missing := [name for name in grid.needs(run) if name not in names]:
+    needs = {run.name: run.needs for run in grid.runs()}
+    for name, needed in needs.items():
+        if missing := [other for other in needed if other not in needs]:
             raise LatentStoreError(
-                f"{run.name} needs {missing[0]}, which the grid does not run: give that method the "
+                f"{name} needs {missing[0]}, which the grid does not run: give that method the "
                 "same codecs and seeds"
             )
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        raise LatentStoreError(
+            f"these runs wait for each other: {', '.join(error.args[1])}; mend the methods' "
+            "init_from or the rankings' gate"
+        ) from None
 
 
 def _require(where: str, names: Any, known: Mapping[str, Any], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Records: what a finished run, or a ranking, leaves behind; all that the report needs.
+"""Records of finished runs, rankings and timings: all that the report needs.
 
 One small JSON file each, below `runs/GRID/`. They are committed, so that a fresh clone goes on
 where another machine stopped: a finished run is not run again, and a ranking is written into the
@@ -8,7 +8,7 @@ store from its record, without the network whose gate was counted.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from training.experiments.timings import Timings
 RECORD_VERSION = 1
 RUNS = Path(__file__).parent / "runs"
 _TIMINGS = "latency"
+_COUNTS = ("hits", "labelled", "predicted")
+"""Pixels of an image's map, one number a class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Record:
         name: Of the run.
         config: Everything that its numbers depend on, by name; plain types.
         points: One a network, several for any-N.
-        facts: What is worth knowing but decides nothing: seconds, versions, the machine.
+        facts: Seconds, versions, the machine: worth knowing, but nothing depends on them.
     """
 
     name: str
@@ -46,76 +48,53 @@ def read_record(folder: Path, name: str, config: Mapping[str, Any]) -> Record | 
     Args:
         folder: `runs/GRID`.
         name: Of the run.
-        config: What the grid and the store ask for now.
+        config: As the grid and the store ask for now.
 
     Raises:
         LatentStoreError: The run was finished under another configuration; names the field.
         IntegrityError: The file was damaged.
     """
-    content = _read(folder / f"{name}.json")
+    content = _read(folder / f"{name}.json", config)
     if content is None:
         return None
-    _require_same(folder / f"{name}.json", content["config"], config)
     points = tuple(Point.from_json(_unpacked(p)) for p in content["points"])
     return Record(name=name, config=content["config"], points=points, facts=content["facts"])
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Writes a run's record whole or not at all."""
-    content = {
-        "version": RECORD_VERSION,
-        "name": record.name,
-        "config": dict(record.config),
-        "facts": dict(record.facts),
-        "points": [_packed(p.to_json()) for p in record.points],
-    }
-    write_text(folder / f"{record.name}.json", _dump(content))
+    points = [_packed(p.to_json()) for p in record.points]
+    _write(folder, record.name, record.config, facts=dict(record.facts), points=points)
 
 
 def read_ranking_record(folder: Path, name: str, config: Mapping[str, Any]) -> Ranking | None:
     """Returns a ranking that was derived before, or None; see `read_record`."""
-    content = _read(folder / f"{name}.json")
-    if content is None:
-        return None
-    _require_same(folder / f"{name}.json", content["config"], config)
-    return Ranking.from_json(content["ranking"])
+    content = _read(folder / f"{name}.json", config)
+    return None if content is None else Ranking.from_json(content["ranking"])
 
 
 def write_ranking_record(
     folder: Path, name: str, config: Mapping[str, Any], ranking: Ranking
 ) -> None:
     """Keeps a ranking."""
-    content = {
-        "version": RECORD_VERSION,
-        "name": name,
-        "config": dict(config),
-        "ranking": ranking.to_json(),
-    }
-    write_text(folder / f"{name}.json", _dump(content))
+    _write(folder, name, config, ranking=ranking.to_json())
 
 
 def read_timings(folder: Path, config: Mapping[str, Any]) -> Timings | None:
-    """Returns what was timed before, or None; see `read_record`."""
-    content = _read(folder / f"{_TIMINGS}.json")
+    """Returns the timings that were measured before, or None; see `read_record`."""
+    content = _read(folder / f"{_TIMINGS}.json", config)
     if content is None:
         return None
-    _require_same(folder / f"{_TIMINGS}.json", content["config"], config)
     return Timings(setting=content["setting"], latencies=content["latencies"])
 
 
 def write_timings(folder: Path, config: Mapping[str, Any], timings: Timings) -> None:
-    """Keeps what was timed."""
-    content = {
-        "version": RECORD_VERSION,
-        "name": _TIMINGS,
-        "config": dict(config),
-        "setting": dict(timings.setting),
-        "latencies": list(timings.latencies),
-    }
-    write_text(folder / f"{_TIMINGS}.json", _dump(content))
+    """Keeps timings."""
+    _write(folder, _TIMINGS, config, **vars(timings))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns a record's content, None without a file; refuses that of another configuration."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -129,63 +108,55 @@ def _read(path: Path) -> dict[str, Any] | None:
             f"{path} has version {content.get('version')!r}, expected {RECORD_VERSION}; delete it "
             "to run again"
         )
+    # Through JSON, as the record went: tuples are lists there.
+    was, now = content["config"], json.loads(json.dumps(config))
+    for name in sorted({*was, *now}):
+        if was.get(name) != now.get(name):
+            raise LatentStoreError(
+                f"{path} was run with {name} = {was.get(name)!r}, the grid and the store now have "
+                f"{now.get(name)!r}; restore that, name the grid anew, or delete the record to "
+                "run again"
+            )
     return content
 
 
-def _require_same(path: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    # Through JSON, as the record went: tuples are lists there.
-    plain = json.loads(json.dumps(dict(now)))
-    for name in sorted({*was, *plain}):
-        if was.get(name) != plain.get(name):
-            raise LatentStoreError(
-                f"{path} was run with {name} = {was.get(name)!r}, the grid and the store now have "
-                f"{plain.get(name)!r}; restore that, name the grid anew, or delete the record to "
-                "run again"
-            )
+def _write(folder: Path, name: str, config: Mapping[str, Any], **content: Any) -> None:
+    """Writes JSON with one line a top-level entry: small, and a change is a readable diff."""
+    content = {"version": RECORD_VERSION, "name": name, "config": dict(config), **content}
+    lines = (f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in content.items())
+    write_text(folder / f"{name}.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _packed(point: dict[str, Any]) -> dict[str, Any]:
-    """Turns the images' equal-shaped dicts into columns, and leaves out classes never seen."""
-    samples = point.pop("samples")
-    seen = [
-        k
-        for k in range(len(point["class_names"]))
-        if any(s["labelled"][k] or s["predicted"][k] for s in samples)
-    ]
-    columns: dict[str, Any] = {name: [s[name] for s in samples] for name in ("sample_id", "pixels")}
-    columns["rate"] = {name: [s["rate"][name] for s in samples] for name in samples[0]["rate"]}
-    for name in _COUNTS:
-        columns[name] = [[s[name][k] for k in seen] for s in samples]
+    """Turns the images' dicts into columns, and leaves out classes that no map has."""
+    columns = _columns(point.pop("samples"))
+    columns["rate"] = _columns(columns["rate"])
+    counts = [columns[name] for name in _counts_of(columns)]
+    seen = [k for k in range(len(point["class_names"])) if any(r[k] for c in counts for r in c)]
+    for name in _counts_of(columns):
+        columns[name] = [[row[k] for k in seen] for row in columns[name]]
     return {**point, "seen": seen, "samples": columns}
 
 
 def _unpacked(packed: Mapping[str, Any]) -> dict[str, Any]:
     point = dict(packed)
-    columns, seen = point.pop("samples"), point.pop("seen")
-    classes = len(point["class_names"])
-
-    def whole(counts: list[int]) -> list[int]:
-        row = [0] * classes
-        for k, count in zip(seen, counts, strict=True):
-            row[k] = count
-        return row
-
-    point["samples"] = [
-        {
-            "sample_id": columns["sample_id"][i],
-            "pixels": columns["pixels"][i],
-            "rate": {name: values[i] for name, values in columns["rate"].items()},
-            **{name: whole(columns[name][i]) for name in _COUNTS},
-        }
-        for i in range(len(columns["sample_id"]))
-    ]
-    return point
+    columns, seen = dict(point.pop("samples")), point.pop("seen")
+    columns["rate"] = _rows(columns["rate"])
+    for name in _counts_of(columns):
+        found = [dict(zip(seen, row, strict=True)) for row in columns[name]]
+        columns[name] = [[row.get(k, 0) for k in range(len(point["class_names"]))] for row in found]
+    return {**point, "samples": _rows(columns)}
 
 
-_COUNTS = ("hits", "labelled", "predicted")
+def _counts_of(columns: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of an image's numbers by class; what was found as boxes has none."""
+    return _COUNTS if "labelled" in columns else ()
 
 
-def _dump(content: Mapping[str, Any]) -> str:
-    """Returns JSON with one line a top-level entry: small, and a change is a readable diff."""
-    lines = (f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in content.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]

@@ -89,11 +89,20 @@ def test_runs_are_methods_times_codecs_times_seeds() -> None:
 def test_a_static_run_waits_for_its_gate_and_each_seed_has_its_own_ranking() -> None:
     grid = parse_grid(made())
     runs = {run.name: run for run in grid.runs()}
-    assert grid.needs(runs["frequency-16_q2_s1"]) == ("dynamic_q2_s1",)
-    assert grid.ranking_id(runs["frequency-16_q2_s1"]) == "small-frequency-s1"
-    assert grid.needs(runs["variance-16_q1_s0"]) == ("dynamic_q1_s0",)
-    assert grid.ranking_id(runs["variance-16_q1_s0"]) == "small-variance"
-    assert grid.ranking_id(runs["pixel-raw_q1_s0"]) is None
+    gated, other = runs["frequency-16_q2_s1"], runs["variance-16_q1_s0"]
+    assert gated.needs == ("dynamic_q2_s1",)
+    assert grid.ranking_id(gated.method.ranking, gated.seed) == "small-frequency-s1"
+    assert other.needs == ("dynamic_q1_s0",)
+    assert grid.ranking_id(other.method.ranking, other.seed) == "small-variance"
+    assert runs["pixel-raw_q1_s0"].method.ranking is None
+
+
+def test_some_methods_bring_what_they_need() -> None:
+    grid = parse_grid(made())
+    names = [run.name for run in grid.runs_with_needs(["frequency-16"])]
+    assert names == [
+        "dynamic_q2_s0", "dynamic_q2_s1", "frequency-16_q2_s0", "frequency-16_q2_s1",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -119,6 +128,10 @@ def test_a_static_run_waits_for_its_gate_and_each_seed_has_its_own_ranking() -> 
         (
             with_method("frequency-16", ranking="frequency", seeds={"q1": [5]}, codecs=["q1"]),
             r"frequency-16_q1_s5 needs dynamic_q1_s5, which the grid does not run: give that",
+        ),
+        (
+            made(method={"a": {"init_from": "b"}, "b": {"init_from": "a"}}, ranking={}, claim=[]),
+            r"these runs wait for each other: a_q1_s0, b_q1_s0, a_q1_s0; mend the methods' init_",
         ),
         (
             made(claim=[{"what": "x", "test": "y", "anchor": "dynamic", "paper": "", "aim": 0.1}]),
