@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipelines import encode, frequency, reorder
-from pipelines.generate_scenes import SceneSet, generate_scenes
+from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.classes import CITYSCAPES_CLASSES
@@ -47,7 +47,7 @@ def _one_thread() -> None:
 def scene_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root in Cityscapes' layout; read only."""
     root = tmp_path_factory.mktemp("scenes")
-    generate_scenes(root, SceneSet(train=TRAIN, val=VAL, height=HEIGHT, width=WIDTH, seed=7))
+    CityscapesScenes(train=TRAIN, val=VAL, height=HEIGHT, width=WIDTH, seed=7).generate(root)
     return root
 
 

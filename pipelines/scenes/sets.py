@@ -1,56 +1,81 @@
-"""What sets of generated scenes have in common, whatever layout they are written in."""
+"""The frame of a set of generated scenes, whatever folder layout it is written in."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
 from latent_store.console import progress
 from pipelines.scenes.scene import TRAIN_FIRST, VAL_FIRST, SceneError
+from training.flags import flag
 
 MOST_SCENES = VAL_FIRST - TRAIN_FIRST
 
 
-def require_counts(train: int, val: int, seed: int) -> None:
-    """Refuse numbers of scenes, or a seed, that no set has.
+@dataclass(frozen=True, kw_only=True)
+class SceneSet(ABC):
+    """Scenes of two splits, which share none; a layout says how each is written.
 
     Raises:
-        SceneError: If one is out of range.
+        SceneError: If a number or the seed is out of range.
     """
-    for name, count in (("train", train), ("val", val)):
-        if not 0 <= count <= MOST_SCENES:
-            raise SceneError(f"--{name} must be 0 to {MOST_SCENES} scenes, not {count}")
-    if not train + val:
-        raise SceneError("--train and --val are both 0; ask for at least one scene")
-    if seed < 0:
-        raise SceneError(f"--seed must be 0 or more, not {seed}")
 
+    train: int = flag("scenes in the train split", default=64)
+    val: int = flag("scenes in the val split", default=24)
+    seed: int = flag("the same seed gives the same scenes", default=0)
 
-def make_room(output: Path, folders: Sequence[str], what: str, *, overwrite: bool) -> None:
-    """Make sure that a set can be written.
+    def __post_init__(self) -> None:
+        for name in ("train", "val"):
+            if not 0 <= getattr(self, name) <= MOST_SCENES:
+                raise SceneError(
+                    f"--{name} must be 0 to {MOST_SCENES} scenes, not {getattr(self, name)}"
+                )
+        if not self.train + self.val:
+            raise SceneError("--train and --val are both 0; ask for at least one scene")
+        if self.seed < 0:
+            raise SceneError(f"--seed must be 0 or more, not {self.seed}")
 
-    Args:
-        output: The dataset's root.
-        folders: Those in it that the set owns, which are removed.
-        what: The set, as the message calls it.
-        overwrite: Whether a root that already has content may be written to.
+    @property
+    @abstractmethod
+    def size(self) -> str:
+        """The pictures' size, in words."""
 
-    Raises:
-        SceneError: If it has content and may not.
-    """
-    if output.exists() and not output.is_dir():
-        raise SceneError(f"--output {output} is a file; name a folder")
-    if output.is_dir() and any(output.iterdir()):
+    @property
+    @abstractmethod
+    def owned(self) -> tuple[str, list[str]]:
+        """The set's name, and the folders below a dataset's root that are its alone."""
+
+    @abstractmethod
+    def write_scene(self, root: Path, split: str, number: int, index: int) -> None:
+        """Draw scene `index` and write it as picture `number`, from 0, of a split."""
+
+    def generate(self, root: Path, *, overwrite: bool = False) -> int:
+        """Draw and write all scenes below a dataset's root; return their number.
+
+        Args:
+            root: The folder.
+            overwrite: Replace what the set owns in a root that already has content.
+
+        Raises:
+            SceneError: If the root has content and overwrite is not set.
+        """
+        self._make_room(root, overwrite=overwrite)
+        jobs = [("train", k, TRAIN_FIRST + k) for k in range(self.train)]
+        jobs += [("val", k, VAL_FIRST + k) for k in range(self.val)]
+        for job in progress(jobs, desc="drawing scenes", unit="scene"):
+            self.write_scene(root, *job)
+        return len(jobs)
+
+    def _make_room(self, root: Path, *, overwrite: bool) -> None:
+        name, folders = self.owned
+        if root.exists() and not root.is_dir():
+            raise SceneError(f"--output {root} is a file; name a folder")
+        if not root.is_dir() or not any(root.iterdir()):
+            return
         if not overwrite:
             raise SceneError(
-                f"--output {output} is not empty; name a new folder, or give --overwrite to "
-                f"replace the pictures of {what} in it"
+                f"--output {root} is not empty; name a new folder, or give --overwrite to replace "
+                f"the pictures of {name} in it"
             )
         for folder in folders:
-            shutil.rmtree(output / folder, ignore_errors=True)
-
-
-def scene_jobs(train: int, val: int) -> Iterable[tuple[str, int, int]]:
-    """Return (split, number in it, index of the scene), with a bar; no scene is in both splits."""
-    jobs = [("train", k, TRAIN_FIRST + k) for k in range(train)]
-    jobs += [("val", k, VAL_FIRST + k) for k in range(val)]
-    return progress(jobs, desc="drawing scenes", unit="scene")
+            shutil.rmtree(root / folder, ignore_errors=True)

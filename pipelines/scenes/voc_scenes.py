@@ -4,7 +4,7 @@ Sizes vary as VOC's do. Boxes and masks are exact: both come from the numbers th
 drawn with. Where masks end they have the devkit's void rim, which lies outside of the object here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -16,7 +16,8 @@ from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
 from pipelines.datasets.voc import ANNOTATIONS, IMAGES, LISTS, MASKS
 from pipelines.scenes.camera import BICYCLE, BUS, CAR, PERSON, RIDER
 from pipelines.scenes.scene import LARGEST, Scene, SceneError, render_scene
-from pipelines.scenes.sets import make_room, require_counts, scene_jobs
+from pipelines.scenes.sets import SceneSet
+from training.flags import flag
 from training.tasks.classes import VOC_CLASSES, voc_colour
 
 VOC_NAMES = {PERSON: "person", RIDER: "person", CAR: "car", BUS: "bus", BICYCLE: "bicycle"}
@@ -33,21 +34,21 @@ LEAST_SIDE = 4
 """Pixels; what is narrower is void too, however small the picture is."""
 JPEG_QUALITY = 92
 UNMASKED = 4
-"""Every fourth picture has objects and no mask: in the real set most have none."""
+"""Every fourth picture of a split has objects and no mask: in the real set most have none."""
+
+SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val")}
+"""The lists that are written, and the scenes' splits in each."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocScenes:
-    """Which scenes are written: numbers of pictures, longest side in pixels, seed, year."""
+class VocScenes(SceneSet):
+    """Scenes of many sizes, in one year's folder, with the lists of both tasks."""
 
-    train: int = 64
-    val: int = 24
-    longest: int = 500
-    seed: int = 0
-    year: int = 2007
+    longest: int = flag("side of the pictures, in pixels", default=500)
+    year: int = flag("of the folder and the scenes", default=2007)
 
     def __post_init__(self) -> None:
-        require_counts(self.train, self.val, self.seed)
+        super().__post_init__()
         if not SMALLEST_LONGEST <= self.longest <= LARGEST_LONGEST:
             raise SceneError(
                 f"--longest must be {SMALLEST_LONGEST} to {LARGEST_LONGEST} pixels, not "
@@ -56,8 +57,19 @@ class VocScenes:
         if not 1000 <= self.year <= 9999:
             raise SceneError(f"--year must have four digits, not {self.year}")
 
-    def picture_id(self, number: int) -> str:
-        """Return the id of the year's picture `number`, from 1: as the devkit numbers them."""
+    @property
+    def size(self) -> str:
+        """The most that the pictures have."""
+        return f"up to {self.longest}x{self.longest}"
+
+    @property
+    def owned(self) -> tuple[str, list[str]]:
+        """The year's folder."""
+        return f"VOC{self.year}", [f"VOC{self.year}"]
+
+    def picture_id(self, split: str, number: int) -> str:
+        """Return the id of a split's picture `number`, from 0: as the devkit numbers them."""
+        number += 1 if split == "train" else 1 + self.train
         # Ids of 2007 are bare numbers, later ones begin with their year; so years can be joined.
         return f"{number:06d}" if self.year == 2007 else f"{self.year}_{number:06d}"
 
@@ -69,6 +81,32 @@ class VocScenes:
         whole = (round(height * zoom), round(width * zoom))
         scene = render_scene(self.seed * 10_000 + self.year, index, *whole)
         return _framed(scene, rng, height, width)
+
+    def write_scene(self, root: Path, split: str, number: int, index: int) -> None:
+        """Write a scene's picture, objects and, of most, mask; list it for both tasks."""
+        name, scene = self.picture_id(split, number), self.scene(index)
+        mask_HW, objects = voc_annotation(scene)
+        folder, segmented = root / f"VOC{self.year}", _is_segmented(number)
+        for kind in (IMAGES, MASKS, ANNOTATIONS):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image_HWC).save(folder / IMAGES / f"{name}.jpg", quality=JPEG_QUALITY)
+        path = folder / ANNOTATIONS / f"{name}.xml"
+        write_objects(path, mask_HW.shape, objects, segmented=segmented)
+        if segmented:
+            write_mask(folder / MASKS / f"{name}.png", mask_HW)
+
+    def generate(self, root: Path, *, overwrite: bool = False) -> int:
+        """Draw and write all scenes, and the lists train, val and trainval of both tasks."""
+        count = super().generate(root, overwrite=overwrite)
+        pictures = [("train", k) for k in range(self.train)] + [("val", k) for k in range(self.val)]
+        masked = [(split, number) for split, number in pictures if _is_segmented(number)]
+        for task, listed in ((DETECTION, pictures), (SEGMENTATION, masked)):
+            folder = root / f"VOC{self.year}" / LISTS[task]
+            folder.mkdir(parents=True)
+            for name, splits in SPLITS.items():
+                ids = [self.picture_id(split, k) for split, k in listed if split in splits]
+                (folder / f"{name}.txt").write_text("".join(f"{one}\n" for one in ids))
+        return count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,49 +180,6 @@ def write_objects(
     path.write_text(f"{ET.tostring(root, encoding='unicode')}\n")
 
 
-def write_lists(folder: Path, split: str, names: Sequence[str], masked: Sequence[str]) -> None:
-    """Write one split's list of each task below a year's folder."""
-    for task, listed in ((DETECTION, names), (SEGMENTATION, masked)):
-        path = folder / LISTS[task] / f"{split}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{name}\n" for name in listed))
-
-
-def generate_voc_scenes(output: Path, scenes: VocScenes, *, overwrite: bool = False) -> int:
-    """Draw and write all scenes of a year, with the lists train, val and trainval of both tasks.
-
-    Args:
-        output: The folder that holds the years.
-        scenes: What to draw; train and val never share a scene.
-        overwrite: Replace this year in a folder that already has content.
-
-    Returns:
-        The number of scenes written.
-
-    Raises:
-        SceneError: If the output has content and overwrite is not set.
-    """
-    year = f"VOC{scenes.year}"
-    make_room(output, [year], year, overwrite=overwrite)
-    folder = output / year
-    for kind in (IMAGES, MASKS, ANNOTATIONS):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-    names: dict[str, list[str]] = {"train": [], "val": []}
-    masked: dict[str, list[str]] = {"train": [], "val": []}
-    for split, number, index in scene_jobs(scenes.train, scenes.val):
-        name = scenes.picture_id(sum(map(len, names.values())) + 1)
-        names[split].append(name)
-        segmented = number % UNMASKED != UNMASKED - 1
-        if segmented:
-            masked[split].append(name)
-        _write_scene(folder, name, scenes.scene(index), segmented=segmented)
-    for split in names:
-        write_lists(folder, split, names[split], masked[split])
-    both = [[*listed["train"], *listed["val"]] for listed in (names, masked)]
-    write_lists(folder, "trainval", *both)
-    return scenes.train + scenes.val
-
-
 def _framed(scene: Scene, rng: np.random.Generator, height: int, width: int) -> Scene:
     """Cut a picture around an object of VOC's classes, the larger the likelier."""
     numbers_HW = scene.instance_ids_HW * np.isin(scene.label_ids_HW, list(VOC_NAMES))
@@ -211,13 +206,8 @@ def _framed(scene: Scene, rng: np.random.Generator, height: int, width: int) -> 
     )
 
 
-def _write_scene(folder: Path, name: str, scene: Scene, *, segmented: bool) -> None:
-    mask_HW, objects = voc_annotation(scene)
-    Image.fromarray(scene.image_HWC).save(folder / IMAGES / f"{name}.jpg", quality=JPEG_QUALITY)
-    path = folder / ANNOTATIONS / f"{name}.xml"
-    write_objects(path, mask_HW.shape, objects, segmented=segmented)
-    if segmented:
-        write_mask(folder / MASKS / f"{name}.png", mask_HW)
+def _is_segmented(number: int) -> bool:
+    return number % UNMASKED != UNMASKED - 1
 
 
 def _rim(mask_HW: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.storage.location import Location, write_atomically
 from latent_store.store import LatentStore
-from pipelines.generate_scenes import SceneSet, generate_scenes
+from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from tests.benchmarks import (
     bench,
     compressors,
@@ -40,7 +40,7 @@ from tests.benchmarks.table import markdown
 
 SHARED = Path(__file__).parents[3] / "shared"
 """Beside the checkout, where it is present: real pictures and codecs, not the project's own."""
-SCENES = SceneSet(train=0, val=32, height=256, width=384, seed=0)
+SCENES = CityscapesScenes(train=0, val=32, height=256, width=384, seed=0)
 
 ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "ledger": ledger.measure,
@@ -119,7 +119,7 @@ def _data_root(work: Path) -> Path:
         return real
     made = work / "scenes"
     if not made.exists():
-        generate_scenes(made, SCENES)
+        SCENES.generate(made)
     return made
 
 

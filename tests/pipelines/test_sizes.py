@@ -29,7 +29,7 @@ from latent_store.tools.deep_check import decode_indexes
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.registry import READERS
-from pipelines.generate_scenes import SceneSet, generate_scenes
+from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.sources import SourceSpec, StoreSource
 from training.selection.all_channels import WholeStreams
@@ -51,8 +51,8 @@ def size_roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Data roots in Cityscapes' layout: one for each size, and `both`; read only."""
     folder = tmp_path_factory.mktemp("sizes")
     for city, (height, width) in SIZES.items():
-        scenes = SceneSet(train=2, val=0, height=height, width=width, seed=5, city=city)
-        generate_scenes(folder / city, scenes)
+        size = {"height": height, "width": width}
+        CityscapesScenes(train=2, val=0, seed=5, city=city, **size).generate(folder / city)
         shutil.copytree(folder / city, folder / "both", dirs_exist_ok=True)
     return {name: folder / name for name in (*SIZES, "both")}
 
@@ -314,7 +314,7 @@ def test_a_canvas_lets_smaller_pictures_into_a_store_of_one_size(
     size_roots: dict[str, Path], tmp_path: Path, fails: Fails
 ) -> None:
     root = tmp_path / "data"
-    generate_scenes(root, SceneSet(train=1, val=0, height=64, width=64, seed=1, city="gamma"))
+    CityscapesScenes(train=1, val=0, height=64, width=64, seed=1, city="gamma").generate(root)
     shutil.copytree(size_roots["alpha"], root, dirs_exist_ok=True)
     url = tmp_path / "s.zarr"
     assert encode.main(args(root, url, "--psnr", "none", "--max_samples", 2)) == 0

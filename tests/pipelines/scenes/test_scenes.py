@@ -8,6 +8,7 @@ from PIL import Image
 
 from latent_store.errors import LatentStoreError
 from pipelines import generate_scenes as command
+from pipelines.scenes.cityscapes_scenes import cityscapes_instance_ids
 from pipelines.scenes.scene import COUNTABLE_LABELS, Scene, SceneError, render_scene
 
 VALID_LABELS = {0, 7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 33}
@@ -127,7 +128,7 @@ def test_instance_numbers_restart_within_each_label():
     scene = Scene(
         image_HWC=np.zeros((2, 4, 3), np.uint8), label_ids_HW=labels, instance_ids_HW=instances
     )
-    ids = command.cityscapes_instance_ids(scene)
+    ids = cityscapes_instance_ids(scene)
     assert ids.dtype == np.uint16
     assert ids.tolist() == [[26001, 26000, 24000, 7], [26001, 24001, 24001, 0]]
 

@@ -13,7 +13,7 @@ from latent_store.storage.location import Location
 from pipelines import generate_scenes as command
 from pipelines.datasets.voc import Voc
 from pipelines.scenes.scene import Scene
-from pipelines.scenes.voc_scenes import VocScenes, generate_voc_scenes, voc_annotation
+from pipelines.scenes.voc_scenes import VocScenes, voc_annotation
 from training.tasks.classes import VOC_CLASSES, class_colours
 
 Fails = Callable[..., str]
@@ -24,7 +24,7 @@ TRAIN, VAL = 5, 2
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("voc_scenes")
-    generate_voc_scenes(folder, VocScenes(train=TRAIN, val=VAL, longest=128, seed=3))
+    VocScenes(train=TRAIN, val=VAL, longest=128, seed=3).generate(folder)
     return folder
 
 
