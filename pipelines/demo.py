@@ -8,7 +8,6 @@ it look at its input, is the ranking decided by its score?
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -22,10 +21,9 @@ from PIL import Image
 import latent_store
 from latent_store.console import make_parser, run_command
 from latent_store.errors import JobFailedError, LatentStoreError
-from pipelines import demo_boxes, encode, frequency, generate_scenes, reorder, train_teacher
+from pipelines.demo_boxes import BoxesScale, find_problems, run_boxes
 from pipelines.demo_commands import run_shown, say
 from pipelines.scenes.scene import render_scene
-from training import evaluate, segment, train
 
 RANKING = "gate"
 KEEPS = (32, 16)
@@ -38,8 +36,8 @@ _LOOKS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much the demo does; the defaults take a few minutes on two cores.
+class Scale:
+    """The amount of work of the demo; the defaults take a few minutes on two cores.
 
     Attributes:
         train: Training scenes to begin with.
@@ -69,139 +67,109 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to fill")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and networks")
     args = parser.parse_args(argv)
-    return run_command("demo", lambda: run_demo(args, Size()))
+    return run_command("demo", lambda: run_demo(args.output, Scale(), args.seed))
 
 
-def run_demo(args: argparse.Namespace, size: Size) -> int:
+def run_demo(out: Path, scale: Scale, seed: int) -> int:
     """Runs every step in a new folder and checks what came out.
 
     Raises:
         JobFailedError: A step failed, or a check did not hold.
     """
     start = time.monotonic()
-    out: Path = args.output
     _make_room(out)
-    data, store = out / "scenes", out / "scenes.zarr"
-    _generate(data, size, args.seed, "--train", size.train, "--val", size.val)
-    teacher = _train_teacher(data, out, size, args.seed)
-    for split in ("train", "val"):
-        _encode(data, store, split, teacher)
-    dynamic = _train(store, out / "dynamic", size, args.seed, *_dynamic_flags(size))
-    _rank(data, store, teacher, dynamic, size, args.seed)
-    where = ("--store", store, "--dataset", "cityscapes")
-    for split in ("train", "val"):
-        run_shown(reorder.main, "reorder-latents", *where, "--split", split, "--ranking", RANKING)
-    static = [
-        _train(
-            store,
-            out / f"static-{keep}",
-            size,
-            args.seed,
-            *("--selection", "static", "--mask", RANKING, "--keep", keep),
-            *("--max_steps", size.static_steps),
-        )
-        for keep in KEEPS
-    ]
-    run_shown(
-        evaluate.main,
-        "evaluate-from-store",
-        *(*where, "--split", "val", "--output", out / "evaluation", "--permute_latents"),
-        *("--checkpoint", teacher, dynamic, *static),
-    )
-    _segment(out, size, args.seed, static[-1])
-    boxes = demo_boxes.run_boxes(out, demo_boxes.Size(), args.seed)
-    problems = [
-        *(*_network_problems(out / "evaluation/results.json"), *_ranking_problems(store)),
-        *demo_boxes.find_problems(boxes),
-    ]
+    maps = _Maps(out, scale, seed)
+    results = maps.run()
+    boxes = run_boxes(out, BoxesScale(), seed)
+    problems = _network_problems(results) + _ranking_problems(maps.store) + find_problems(boxes)
     say(_closing(out, time.monotonic() - start))
     if problems:
         raise JobFailedError("; ".join(problems))
     return 0
 
 
-def _dynamic_flags(size: Size) -> tuple[object, ...]:
-    return (
-        *("--selection", "dynamic", "--gate_pool", "rms", "--rate_weight", size.rate_weight),
-        *("--max_steps", size.dynamic_steps),
-    )
+class _Maps:
+    """The first leg: segmentation, on street scenes in Cityscapes' layout."""
 
+    def __init__(self, out: Path, scale: Scale, seed: int) -> None:
+        self.out, self.scale, self.seed = out, scale, seed
+        self.data, self.store = out / "scenes", out / "scenes.zarr"
+        self.where = {"store": self.store, "dataset": "cityscapes"}
 
-def _generate(data: Path, size: Size, seed: int, *more: object) -> None:
-    run_shown(
-        generate_scenes.main,
-        "generate-scenes",
-        *("--output", data, "--seed", seed, *more),
-        *("--height", size.height, "--width", size.width),
-    )
-
-
-def _encode(data: Path, store: Path, split: str, teacher: Path) -> None:
-    run_shown(
-        encode.main,
-        "encode-to-store --dataset cityscapes",
-        *("--data_root", data, "--split", split, "--store", store, "--demo_codec"),
-        *("--teacher_checkpoint", teacher),
-    )
-
-
-def _rank(data: Path, store: Path, teacher: Path, dynamic: Path, size: Size, seed: int) -> None:
-    """Ranks the channels; a further city joins the store where two channels tie at a cut."""
-    for city in range(size.cities):
-        if city:
-            say("\nA cut runs through a tie; another city's scenes are added, to decide it.")
-            name = f"procedural{city + 1}"
-            _generate(
-                *(data, size, NEW_SEED + seed + city, "--city", name, "--overwrite"),
-                *("--train", size.more, "--val", 0),
-            )
-            _encode(data, store, "train", teacher)
-        run_shown(
-            frequency.main,
-            "channel-frequency --dataset cityscapes --split train --overwrite",
-            *("--store", store, "--checkpoint", dynamic, "--ranking", RANKING),
-            *("--keep", *KEEPS),
+    def run(self) -> Path:
+        """Runs every step; returns the results of the evaluation, a JSON file."""
+        scale, evaluation = self.scale, self.out / "evaluation"
+        self._generate("generate-scenes", seed=self.seed, train=scale.train, val=scale.val)
+        teacher = self._train(
+            "train-teacher --dataset cityscapes --backbone resnet18 --aspp_width 64",
+            *("teacher", scale.teacher_steps),
+            data_root=self.data,
         )
-        if not _ranking_problems(store):
-            return
+        for split in ("train", "val"):
+            self._encode(split, teacher)
+        dynamic = self._train(
+            "train-from-store --selection dynamic --gate_pool rms",
+            *("dynamic", scale.dynamic_steps),
+            **self.where,
+            rate_weight=scale.rate_weight,
+        )
+        self._rank(teacher, dynamic)
+        for split in ("train", "val"):
+            run_shown("reorder-latents", **self.where, split=split, ranking=RANKING)
+        command = f"train-from-store --selection static --mask {RANKING} --keep"
+        static = [
+            self._train(f"{command} {keep}", f"static-{keep}", scale.static_steps, **self.where)
+            for keep in KEEPS
+        ]
+        run_shown(
+            "evaluate-from-store --split val --permute_latents",
+            **self.where,
+            output=evaluation,
+            checkpoint=(teacher, dynamic, *static),
+        )
+        self._segment(static[-1])
+        return evaluation / "results.json"
 
+    def _generate(self, command: str, **flags: object) -> None:
+        size = {"height": self.scale.height, "width": self.scale.width}
+        run_shown(command, output=self.data, **flags, **size)
 
-def _train_teacher(data: Path, out: Path, size: Size, seed: int) -> Path:
-    run_shown(
-        train_teacher.main,
-        "train-teacher --dataset cityscapes --backbone resnet18 --aspp_width 64",
-        *("--data_root", data, "--output", out / "teacher", "--seed", seed),
-        *("--max_steps", size.teacher_steps, *_training_flags(size)),
-    )
-    return out / "teacher/last.pt"
+    def _encode(self, split: str, teacher: Path) -> None:
+        flags = {"data_root": self.data, "split": split, "teacher_checkpoint": teacher}
+        run_shown("encode-to-store --demo_codec", **self.where, **flags)
 
+    def _train(self, command: str, name: str, steps: int, **flags: object) -> Path:
+        run_shown(
+            f"{command} --crop 128 --validate_epochs 0",
+            **flags,
+            output=self.out / name,
+            seed=self.seed,
+            max_steps=steps,
+            batch_size=self.scale.batch_size,
+            learning_rate=self.scale.learning_rate,
+        )
+        return self.out / name / "last.pt"
 
-def _train(store: Path, output: Path, size: Size, seed: int, *more: object) -> Path:
-    run_shown(
-        train.main,
-        "train-from-store --dataset cityscapes",
-        *("--store", store, "--output", output, "--seed", seed, *more),
-        *_training_flags(size),
-    )
-    return output / "last.pt"
+    def _rank(self, teacher: Path, dynamic: Path) -> None:
+        """Ranks the channels; a further city joins the store where two channels tie at a cut."""
+        for city in range(self.scale.cities):
+            if city:
+                say("\nA cut runs through a tie; another city's scenes are added, to decide it.")
+                command = f"generate-scenes --overwrite --city procedural{city + 1} --val 0"
+                self._generate(command, seed=NEW_SEED + self.seed + city, train=self.scale.more)
+                self._encode("train", teacher)
+            run_shown(
+                "channel-frequency --split train --overwrite",
+                **{**self.where, "checkpoint": dynamic, "ranking": RANKING, "keep": KEEPS},
+            )
+            if not _ranking_problems(self.store):
+                return
 
-
-def _training_flags(size: Size) -> tuple[object, ...]:
-    return (
-        *("--batch_size", size.batch_size, "--crop", 128, "--validate_epochs", 0),
-        *("--learning_rate", size.learning_rate),
-    )
-
-
-def _segment(out: Path, size: Size, seed: int, checkpoint: Path) -> None:
-    picture = out / "new_scene.png"
-    scene = render_scene(seed, NEW_SCENE, size.height, size.width)
-    Image.fromarray(scene.image_HWC).save(picture)
-    run_shown(
-        segment.main,
-        "segment",
-        *("--checkpoint", checkpoint, "--image", picture, "--output", out / "segment"),
-    )
+    def _segment(self, checkpoint: Path) -> None:
+        picture, output = self.out / "new_scene.png", self.out / "segment"
+        scene = render_scene(self.seed, NEW_SCENE, self.scale.height, self.scale.width)
+        Image.fromarray(scene.image_HWC).save(picture)
+        run_shown("segment", checkpoint=checkpoint, image=picture, output=output)
 
 
 def _network_problems(results: Path) -> list[str]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from pipelines import encode, frequency, generate_scenes, reorder
 from pipelines.demo_commands import run_shown
 from pipelines.scenes.voc_scenes import VocScenes
-from training import detect, evaluate, train
 
 YEAR = 2007
 RANKING = "variance"
@@ -23,8 +20,8 @@ _LOOKS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much this leg does; about a minute on two cores.
+class BoxesScale:
+    """The amount of work of this leg; about a minute on two cores.
 
     Attributes:
         longest: Side of the pictures, in pixels.
@@ -39,7 +36,7 @@ class Size:
     learning_rate: float = 2e-3
 
 
-def run_boxes(out: Path, size: Size, seed: int) -> Path:
+def run_boxes(out: Path, scale: BoxesScale, seed: int) -> Path:
     """Runs every step.
 
     Returns:
@@ -48,47 +45,48 @@ def run_boxes(out: Path, size: Size, seed: int) -> Path:
     Raises:
         JobFailedError: A step failed.
     """
-    data, store, folder = out / "VOCdevkit", out / "voc.zarr", out / "boxes"
-    run_shown(
-        generate_scenes.main,
-        "generate-scenes --layout voc",
-        *("--output", data, "--seed", seed, "--year", YEAR),
-        *("--train", size.train, "--val", size.val, "--longest", size.longest),
-    )
+    data, url, folder = out / "VOCdevkit", out / "voc.zarr", out / "boxes"
+    size = {"train": scale.train, "val": scale.val, "longest": scale.longest}
+    run_shown("generate-scenes --layout voc", output=data, seed=seed, year=YEAR, **size)
+    canvas = (scale.longest, scale.longest)
     for split in ("train", "val"):
         run_shown(
-            encode.main,
-            "encode-to-store --dataset voc --voc_task detection",
-            *("--year", YEAR, "--data_root", data, "--split", split, "--store", store),
-            *("--demo_codec", "--canvas", size.longest, size.longest),
+            "encode-to-store --dataset voc --voc_task detection --demo_codec",
+            year=YEAR,
+            data_root=data,
+            split=split,
+            store=url,
+            canvas=canvas,
         )
-    where = ("--store", store, "--dataset", f"voc{YEAR}")
-    rank = ("--method", "variance", "--ranking", RANKING, "--keep", KEEP)
-    run_shown(frequency.main, "channel-frequency --split train", *where, *rank)
+    where = {"store": url, "dataset": f"voc{YEAR}"}
+    ranked = {"ranking": RANKING, "keep": KEEP}
+    run_shown("channel-frequency --split train --method variance", **where, **ranked)
     for split in ("train", "val"):
-        run_shown(reorder.main, "reorder-latents", *where, "--split", split, "--ranking", RANKING)
+        run_shown("reorder-latents", **where, split=split, ranking=RANKING)
     run_shown(
-        train.main,
-        "train-from-store --task detection --teacher none --lambda_kd 0 --init scratch",
-        *(*where, "--output", folder / "static", "--seed", seed),
-        *("--selection", "static", "--mask", RANKING, "--keep", KEEP),
-        *_network_flags(size),
+        "train-from-store --task detection --teacher none --lambda_kd 0 --init scratch "
+        "--selection static --backbone resnet18 --fpn_width 32 --box_head_width 64 --anchor_size 8 "
+        "--validate_epochs 0",
+        **where,
+        output=folder / "static",
+        seed=seed,
+        mask=RANKING,
+        keep=KEEP,
+        max_steps=scale.steps,
+        batch_size=scale.batch_size,
+        learning_rate=scale.learning_rate,
     )
-    checkpoint = folder / "static/last.pt"
+    checkpoint, evaluation = folder / "static/last.pt", folder / "evaluation"
     run_shown(
-        evaluate.main,
         "evaluate-from-store --split val --permute_latents --pictures 2",
-        *(*where, "--output", folder / "evaluation", "--checkpoint", checkpoint),
+        **{**where, "output": evaluation, "checkpoint": checkpoint},
     )
     picture = out / "new_scene.jpg"
-    scene = VocScenes(seed=seed, longest=size.longest).scene(NEW_SCENE)
+    scene = VocScenes(seed=seed, longest=scale.longest).scene(NEW_SCENE)
     Image.fromarray(scene.image_HWC).save(picture)
-    run_shown(
-        detect.main,
-        "detect --least_score 0.1",
-        *("--checkpoint", checkpoint, "--image", picture, "--output", folder / "detect"),
-    )
-    return folder / "evaluation/results.json"
+    output = folder / "detect"
+    run_shown("detect --least_score 0.1", checkpoint=checkpoint, image=picture, output=output)
+    return evaluation / "results.json"
 
 
 def find_problems(results: Path) -> list[str]:
@@ -98,11 +96,3 @@ def find_problems(results: Path) -> list[str]:
         for point in json.loads(results.read_text())["points"]
         if point["permuted_score"] >= _LOOKS * point["score"]
     ]
-
-
-def _network_flags(size: Size) -> Sequence[object]:
-    return (
-        *("--backbone", "resnet18", "--fpn_width", 32, "--box_head_width", 64),
-        *("--anchor_size", 8, "--max_steps", size.steps, "--batch_size", size.batch_size),
-        *("--learning_rate", size.learning_rate, "--validate_epochs", 0),
-    )
