@@ -15,17 +15,17 @@ from latent_store.errors import LatentStoreError
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
 from latent_store.format.plan import ShardPlan, plan_key
-from latent_store.format.schema import TASK_COMPONENTS
 from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from latent_store.views.summary import describe_rows
-from pipelines.datasets.registry import READERS
+from pipelines.datasets.registry import DatasetFlags
 from pipelines.jobs import encode_plan
 from pipelines.jobs.beam_jobs import RUNNER_HELP, local_threads, parse_flags
 from pipelines.jobs.component_job import leased
 from pipelines.jobs.encode_plan import DEFAULT_SAMPLES_PER_SHARD, Inputs
 from pipelines.jobs.encoders import PSNR_ROWS, Encoder
 from pipelines.jobs.encoding import EncodeJob
+from training.flags import add_flags
 
 DESCRIPTION = """
 Encodes a split of a dataset into a latent store, once: real bitstreams, integer latents, the
@@ -53,25 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_flags() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     parser = make_parser("encode-to-store", DESCRIPTION, EXAMPLES + RUNNER_HELP)
-    data = parser.add_argument_group("data")
-    add = data.add_argument
-    add("--dataset", required=True, choices=sorted(READERS), help="layout of the data root")
-    add("--data_root", required=True, help="folder or URL of the dataset")
+    add_flags(parser, DatasetFlags, "dataset")
+    add = parser.add_argument_group("data").add_argument
     add("--split", required=True, help="split to encode, e.g. train")
     add("--store", required=True, help="folder or URL of the store")
-    add(
-        "--voc_task",
-        choices=sorted(TASK_COMPONENTS),
-        help="for voc: whose image lists are read and whose annotations are stored, as labels or "
-        "as boxes; both can share a store, one after the other",
-    )
-    add(
-        "--year",
-        type=int,
-        nargs="+",
-        metavar="YEAR",
-        help="for voc: one or several, e.g. 2007 2012 (default: the only one in the data root)",
-    )
     add(
         "--dataset_id",
         help="name of the dataset in the store (default: cityscapes; voc2012; voc0712 for two "

@@ -26,9 +26,9 @@ import torch
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.format.plan import Sample
-from latent_store.format.schema import TASK_COMPONENTS
+from pipelines.datasets.base import DatasetReader
 from pipelines.datasets.raw_images import RawImageLoader, RawImages, WholeRawImages
-from pipelines.datasets.registry import READERS, DatasetReader, open_dataset
+from pipelines.datasets.registry import DatasetFlags, open_dataset
 from training.data.loader import LoaderConfig
 from training.flags import add_flags, flag, free_fields, read_flags
 from training.networks.network_config import BACKBONES, NetworkConfig
@@ -47,20 +47,9 @@ FLIPPED = "hflip"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
+class TeacherConfig(DatasetFlags):
     """What is trained, on what."""
 
-    dataset: str = flag("layout of the data root", choices=sorted(READERS))
-    data_root: str = flag("folder or URL of the dataset", free=True)
-    voc_task: str | None = flag(
-        "for voc: whose image lists and annotations are learned",
-        default=None,
-        choices=sorted(TASK_COMPONENTS),
-    )
-    year: tuple[int, ...] | None = flag(
-        "for voc: one or several, e.g. 2007 2012 (default: the only one in the data root)",
-        default=None,
-    )
     split: str = flag("split to train on", default="train")
     val_split: str = flag("split to validate on; none = no validation", default="val", free=True)
     val_max_samples: int = flag(
@@ -123,9 +112,7 @@ def train_teacher(
     Raises:
         LatentStoreError: The data root lacks something, or the flags contradict each other.
     """
-    reader = open_dataset(
-        teacher.dataset, teacher.data_root, voc_task=teacher.voc_task, years=teacher.year
-    )
+    reader = open_dataset(teacher)
     config = _network_config(teacher, reader)
     require_batch_norm(config.task, loader_config, trainer_config)
     samples = _first(reader.manifest(teacher.split), loader_config.max_samples)

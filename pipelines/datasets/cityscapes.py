@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from latent_store.errors import DatasetError
-from latent_store.format.boxes import Boxes
 from latent_store.format.plan import Sample
 from latent_store.format.schema import IGNORE_LABEL
-from latent_store.storage.location import Location
-from pipelines.datasets.headers import picture_sizes
+from pipelines.datasets.base import DatasetReader
+from pipelines.datasets.files import picture_sizes, read_png
 from training.tasks.classes import CITYSCAPES_CLASSES
 
 IMAGES, IMAGE_SUFFIX = "leftImg8bit", "_leftImg8bit.png"
@@ -33,31 +29,23 @@ def train_id_table() -> np.ndarray:
     return table
 
 
-class Cityscapes:
+class Cityscapes(DatasetReader):
     """Reads a data root in Cityscapes' layout, from a folder or an object store."""
 
-    canvas = None
     dataset_id = "cityscapes"
     task = "segmentation"
     class_names = CITYSCAPES_CLASSES
     label_ids = "cityscapes-train-ids"
 
-    def __init__(self, data_root: Location):
-        self.data_root = data_root
-
     def manifest(self, split: str) -> list[Sample]:
-        """Lists a split's samples, ordered by id.
-
-        Raises:
-            DatasetError: The split is missing or empty, an image has no label file, or a header
-                is unreadable.
-        """
+        """Lists the pictures of a split, each of which has a label file."""
         images = self._listing(IMAGES, split, IMAGE_SUFFIX)
         labels = self._listing(LABELS, split, LABEL_SUFFIX)
         if not images:
+            there = ", ".join(self.data_root.folders(IMAGES))
             raise DatasetError(
                 f"no images in {self.data_root.url}/{IMAGES}/{split}/*/*{IMAGE_SUFFIX}; check "
-                f"--data_root and --split (there are: {self._splits() or 'no splits'})"
+                f"--data_root and --split (there are: {there or 'no splits'})"
             )
         lacking = [stem for stem in images if stem not in labels]
         if lacking:
@@ -80,36 +68,14 @@ class Cityscapes:
         ]
 
     def read_labels(self, sample: Sample) -> np.ndarray:
-        """Reads one sample's `labelIds` as train ids, uint8 `[H, W]`, 255 = ignore.
-
-        Raises:
-            DatasetError: The file is missing, unreadable, or of another size than its image.
-        """
-        try:
-            with Image.open(io.BytesIO(self.data_root.read(sample.label_uri))) as image:
-                label_ids = np.asarray(image)
-        except FileNotFoundError:
-            raise DatasetError(f"{sample.label_uri} is missing; restore it") from None
-        except (OSError, SyntaxError) as error:
-            raise DatasetError(
-                f"{sample.label_uri} is no readable PNG ({error}); restore it"
-            ) from error
+        """Reads a sample's `labelIds` as train ids."""
+        _, label_ids = read_png(self.data_root, sample.label_uri)
         if label_ids.shape != (sample.height, sample.width) or label_ids.dtype != np.uint8:
             raise DatasetError(
                 f"{sample.label_uri} is {label_ids.dtype} {label_ids.shape}, its image is "
                 f"{sample.height}x{sample.width} (height x width): labels are 8-bit, one a pixel"
             )
         return train_id_table()[label_ids]
-
-    def read_boxes(self, sample: Sample) -> Boxes:
-        """Refuses: the layout has no boxes.
-
-        Raises:
-            DatasetError: Always.
-        """
-        raise DatasetError(
-            f"{sample.sample_id}: a dataset in Cityscapes' layout has no boxes to read"
-        )
 
     def _listing(self, kind: str, split: str, suffix: str) -> dict[str, tuple[str, int]]:
         """Maps `city/stem` to `(uri, bytes)`, ordered."""
@@ -120,10 +86,3 @@ class Cityscapes:
             for uri, size in sorted(found.items())
             if uri.endswith(suffix)
         }
-
-    def _splits(self) -> str:
-        path = self.data_root.path(IMAGES)
-        if not self.data_root.fs.exists(path):
-            return ""
-        names = (p.rstrip("/").rsplit("/", 1)[1] for p in self.data_root.fs.ls(path, detail=False))
-        return ", ".join(sorted(names))

@@ -15,7 +15,7 @@ from latent_store.errors import LatentStoreError
 from latent_store.format.boxes import Boxes
 from latent_store.format.plan import Sample
 from latent_store.format.schema import IGNORE_LABEL
-from pipelines.datasets.registry import DatasetReader, read_boxes, read_labels, read_picture
+from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from training.data.loader import EpochLoader, LoaderConfig, TensorBatch, to_tensors
 from training.data.prefetch import Prefetcher
 from training.data.sampling import (

@@ -3,27 +3,44 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 from xml.etree import ElementTree as ET
 
 import numpy as np
-from PIL import Image
 
 from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.plan import Sample
 from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
 from latent_store.storage.location import Location
-from pipelines.datasets.headers import READERS, picture_sizes
+from pipelines.datasets.base import DatasetReader
+from pipelines.datasets.files import FILES_AT_ONCE, picture_sizes, read_file, read_png
+from training.flags import flag
 from training.tasks.classes import VOC_CLASSES
 
 DEVKIT = "VOCdevkit"
 IMAGES, MASKS, ANNOTATIONS = "JPEGImages", "SegmentationClass", "Annotations"
-LISTS = {SEGMENTATION: "ImageSets/Segmentation", DETECTION: "ImageSets/Main"}
+
+
+class TaskFiles(NamedTuple):
+    """The files of one task, below a year's folder: lists of ids, and an annotation of each."""
+
+    lists: str
+    annotations: str
+    suffix: str
+    uri: str
+    """The field of a sample that names its annotation."""
+
+
+FILES = {
+    SEGMENTATION: TaskFiles("ImageSets/Segmentation", MASKS, "png", "label_uri"),
+    DETECTION: TaskFiles("ImageSets/Main", ANNOTATIONS, "xml", "boxes_uri"),
+}
 
 BEYOND = 1
 """Pixels by which a box may leave its picture. The real set has boxes that touch the edge + 1; the
@@ -33,7 +50,23 @@ _LABEL_IDS = {name: label for label, name in enumerate(VOC_CLASSES) if label}
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
-class Voc:
+@dataclass(frozen=True, kw_only=True)
+class VocFlags:
+    """Flags of `--dataset voc` alone."""
+
+    voc_task: str | None = flag(
+        "for voc: whose image lists and annotations are read; both can share a store, one after "
+        "the other",
+        default=None,
+        choices=sorted(FILES),
+    )
+    year: tuple[int, ...] | None = flag(
+        "for voc: one or several, e.g. 2007 2012 (default: the only one in the data root)",
+        default=None,
+    )
+
+
+class Voc(DatasetReader):
     """Reads a data root in the devkit's layout, from a folder or an object store.
 
     Args:
@@ -48,12 +81,13 @@ class Voc:
     canvas = (512, 512)
     class_names = VOC_CLASSES
     label_ids = "voc-class-ids"
+    choices = ("voc_task", "year")
 
     def __init__(self, data_root: Location, *, task: str, years: Sequence[int] = ()):
         if DEVKIT in data_root.folders(""):
             data_root = Location(f"{data_root.url}/{DEVKIT}", data_root.storage_options)
         self.data_root = data_root
-        self.task = task
+        self.task, self.files = task, FILES[task]
         self.years = tuple(sorted(set(years))) or self._only_year()
         missing = [year for year in self.years if year not in self._years_there()]
         if missing:
@@ -61,6 +95,16 @@ class Voc:
                 f"{data_root.url} has no VOC{missing[0]}; it has: {self._in_words()}; check "
                 "--data_root and --year"
             )
+
+    @classmethod
+    def open(cls, data_root: Location, *, voc_task: str | None, year: Sequence[int] | None) -> Self:
+        """Opens the lists of a task, of one year or several."""
+        if voc_task not in FILES:
+            raise DatasetError(
+                "--dataset voc needs --voc_task segmentation or --voc_task detection, which says "
+                f"whose image lists and annotations are meant; got {voc_task or 'none'}"
+            )
+        return cls(data_root, task=voc_task, years=year or ())
 
     @property
     def dataset_id(self) -> str:
@@ -70,50 +114,32 @@ class Voc:
         return "voc" + "".join(f"{year % 100:02d}" for year in self.years)
 
     def manifest(self, split: str) -> list[Sample]:
-        """Lists the samples that the task's list of a split names, ordered by id.
-
-        Raises:
-            DatasetError: A list is missing, empty or no list of ids, an id occurs twice or in two
-                years, a file is missing, or a header is unreadable.
-        """
+        """Lists the samples that the task's list of a split names; no id occurs twice."""
         listed = [(year, name) for year in self.years for name in self._list(year, split)]
         self._require_one_year(listed)
         listed.sort(key=lambda pair: pair[1])
         images = self._files(listed, IMAGES, "jpg")
-        kind, suffix = (MASKS, "png") if self.task == SEGMENTATION else (ANNOTATIONS, "xml")
-        annotations = self._files(listed, kind, suffix)
-        sizes = picture_sizes(self.data_root, (uri for uri, _ in images))
-        counts = self._counts(uri for uri, _ in annotations)
+        annotations = self._files(listed, self.files.annotations, self.files.suffix)
+        sizes = picture_sizes(self.data_root, images)
+        counts = self._counts(annotations)
         return [
             Sample(
                 sample_id=name,
-                image_uri=uri,
-                label_uri=annotation if self.task == SEGMENTATION else "",
+                image_uri=image,
                 height=height,
                 width=width,
                 image_bytes=length,
-                boxes_uri=annotation if self.task == DETECTION else "",
                 num_boxes=count,
+                **{"label_uri": "", self.files.uri: annotation},
             )
-            for (_, name), (uri, length), (annotation, _), (height, width), count in zip(
-                listed, images, annotations, sizes, counts, strict=True
+            for (_, name), (image, length), annotation, (height, width), count in zip(
+                listed, images.items(), annotations, sizes, counts, strict=True
             )
         ]
 
     def read_labels(self, sample: Sample) -> np.ndarray:
-        """Reads one sample's mask as class ids, uint8 `[H, W]`, 255 = ignore.
-
-        Raises:
-            DatasetError: The file is missing, unreadable, no palette or greyscale PNG, of another
-                size than its picture, or holds other values.
-        """
-        try:
-            with Image.open(io.BytesIO(_read(self.data_root, sample.label_uri))) as image:
-                mode, labels_HW = image.mode, np.array(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DatasetError(
-                f"{sample.label_uri} is no readable PNG ({error}); restore it"
-            ) from error
+        """Reads a sample's mask, a palette or greyscale PNG whose values are class ids."""
+        mode, labels_HW = read_png(self.data_root, sample.label_uri)
         if mode not in ("P", "L"):
             raise DatasetError(
                 f"{sample.label_uri} has mode {mode}: masks are palette or greyscale PNGs, whose "
@@ -133,14 +159,9 @@ class Voc:
         return labels_HW
 
     def read_boxes(self, sample: Sample) -> Boxes:
-        """Reads one sample's objects in the order of its file.
-
-        Raises:
-            DatasetError: The file is missing or no XML, or an object in it has an unknown class, no
-                box, an inverted one, or one that is not in the picture.
-        """
+        """Reads a sample's objects in the order of its file; each has a class and a box inside."""
         try:
-            objects = _objects(_read(self.data_root, sample.boxes_uri))
+            objects = _objects(read_file(self.data_root, sample.boxes_uri))
         except ET.ParseError as error:
             raise DatasetError(
                 f"{sample.boxes_uri} is no readable XML ({error}); restore it"
@@ -153,7 +174,7 @@ class Voc:
         return Boxes(boxes_N4=edges, labels_N=labels, difficult_N=difficult, truncated_N=truncated)
 
     def _list(self, year: int, split: str) -> list[str]:
-        folder = f"VOC{year}/{LISTS[self.task]}"
+        folder = f"VOC{year}/{self.files.lists}"
         uri = f"{folder}/{split}.txt"
         try:
             lines = self.data_root.read(uri).decode("utf-8", "replace").splitlines()
@@ -180,9 +201,7 @@ class Voc:
                 )
             known[name] = year
 
-    def _files(
-        self, listed: Sequence[tuple[int, str]], kind: str, suffix: str
-    ) -> list[tuple[str, int]]:
+    def _files(self, listed: Sequence[tuple[int, str]], kind: str, suffix: str) -> dict[str, int]:
         """Returns the path and the length in bytes of each listed id's file of one kind."""
         there: dict[str, int] = {}
         for year in self.years:
@@ -194,13 +213,13 @@ class Voc:
                 f"{len(lacking)} of {len(wanted)} listed images have no file in {kind}, the first "
                 f"is {self.data_root.url}/{lacking[0]}; restore it, or take the id out of the list"
             )
-        return [(uri, there[uri]) for uri in wanted]
+        return {uri: there[uri] for uri in wanted}
 
     def _counts(self, uris: Iterable[str]) -> list[int]:
-        """Returns how many objects each file lists; segmentation has none to count."""
-        if self.task == SEGMENTATION:
+        """Returns how many objects each annotation lists; a mask has none to count."""
+        if self.files.annotations != ANNOTATIONS:
             return [0 for _ in uris]
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             return list(pool.map(self._count, uris))
 
     def _count(self, uri: str) -> int:
@@ -230,13 +249,6 @@ class Voc:
         # Lists of single classes, such as car_train, are no lists of ids.
         stems = (name.removesuffix(".txt") for name in names)
         return ", ".join(sorted(stem for stem in stems if "_" not in stem))
-
-
-def _read(location: Location, uri: str) -> bytes:
-    try:
-        return location.read(uri)
-    except FileNotFoundError:
-        raise DatasetError(f"{uri} is missing; restore it") from None
 
 
 def _objects(xml: bytes) -> list[ET.Element]:

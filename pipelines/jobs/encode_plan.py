@@ -27,11 +27,11 @@ from latent_store.errors import (
 from latent_store.format import layout, schema
 from latent_store.format.feature_encoding import UINT8, FeatureEncoding
 from latent_store.format.plan import Sample, ShardPlan, make_plan, plan_key, read_plan
-from latent_store.format.schema import SEGMENTATION
 from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.storage.location import Location
-from pipelines.datasets.registry import DatasetReader, open_dataset, read_picture
+from pipelines.datasets.base import DatasetReader, read_picture
+from pipelines.datasets.registry import DatasetFlags, open_dataset
 from pipelines.jobs.component_job import finished_receipts
 from pipelines.jobs.encoders import (
     PSNR_ROWS,
@@ -42,7 +42,9 @@ from pipelines.jobs.encoders import (
     encode_picture,
 )
 from pipelines.jobs.encoding import newly_listed
+from training.flags import read_flags
 from training.networks.networks import FEATURE_CHANNELS
+from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, load_network
 
 DEFAULT_SAMPLES_PER_SHARD = 16
@@ -84,7 +86,7 @@ def open_inputs(flags: argparse.Namespace) -> Inputs:
         )
     if flags.max_samples is not None and flags.max_samples < 1:
         raise LatentStoreError(f"--max_samples must be at least 1, got {flags.max_samples}")
-    reader = open_dataset(flags.dataset, flags.data_root, voc_task=flags.voc_task, years=flags.year)
+    reader = open_dataset(read_flags(flags, DatasetFlags))
     manifest = reader.manifest(flags.split)
     codec = teacher = None
     teacher_bytes = b""
@@ -133,7 +135,8 @@ def ask_encoders(
     location: Location, plan: ShardPlan, inputs: Inputs, flags: argparse.Namespace
 ) -> list[Encoder]:
     """Returns what a call asks for, in the order in which it is written."""
-    encoders = [_annotation_encoder(location, plan, inputs)]
+    annotations = find_task(inputs.reader.task).annotations
+    encoders = [_ANNOTATIONS[annotations.component](location, plan, inputs)]
     if inputs.codec is not None:
         codec = inputs.codec.spec
         dtype = _latent_dtype(location, plan, inputs, flags)
@@ -224,20 +227,24 @@ def _agreeing(
     return plan if canvas is None else dataclasses.replace(plan, mixed_sizes=True)
 
 
-def _annotation_encoder(location: Location, plan: ShardPlan, inputs: Inputs) -> Encoder:
+def _labels_encoder(location: Location, plan: ShardPlan, inputs: Inputs) -> Encoder:
     reader = inputs.reader
-    if reader.task == SEGMENTATION:
-        spec = schema.labels_spec(*plan.canvas, reader.class_names, reader.label_ids)
-        make = partial(encode_labels, reader, plan.canvas)
-        return Encoder(spec=spec, make=make, annotation=True)
+    spec = schema.labels_spec(*plan.canvas, reader.class_names, reader.label_ids)
+    return Encoder(spec=spec, make=partial(encode_labels, reader, plan.canvas), annotation=True)
+
+
+def _boxes_encoder(location: Location, plan: ShardPlan, inputs: Inputs) -> Encoder:
     # Of the whole manifest: with --max_samples, the rest can follow later.
     most = max((sample.num_boxes for sample in (*plan.samples, *inputs.manifest)), default=0)
     room = layout.round_up(max(most, 1), schema.BOX_MULTIPLE)
     with contextlib.suppress(LatentStoreError, KeyError):
         stored = component.open_component(location, plan.name, "boxes")
         room = max(room, stored["boxes"].shape[1])
-    spec = schema.boxes_spec(room, reader.class_names)
-    return Encoder(spec=spec, make=partial(encode_boxes, reader, room), annotation=True)
+    spec = schema.boxes_spec(room, inputs.reader.class_names)
+    return Encoder(spec=spec, make=partial(encode_boxes, inputs.reader, room), annotation=True)
+
+
+_ANNOTATIONS = {"labels": _labels_encoder, "boxes": _boxes_encoder}
 
 
 def _failed_ids(location: Location, plan: ShardPlan) -> frozenset[str]:

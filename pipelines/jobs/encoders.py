@@ -32,7 +32,7 @@ from latent_store.format.plan import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from pipelines.datasets.registry import DatasetReader, read_boxes, read_labels
+from pipelines.datasets.base import DatasetReader, read_boxes, read_labels
 from pipelines.jobs.component_job import Encoded
 from training.networks.networks import Stem
 from training.trainer.checkpoints import load_network

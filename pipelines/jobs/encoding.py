@@ -11,7 +11,7 @@ from latent_store.errors import DatasetError, IntegrityError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
-from pipelines.datasets.registry import DatasetReader, read_picture
+from pipelines.datasets.base import DatasetReader, read_picture
 from pipelines.jobs.component_job import ComponentJob, ShardRows
 from pipelines.jobs.encoders import Encoder, Picture
 

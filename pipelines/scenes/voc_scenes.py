@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
-from pipelines.datasets.voc import ANNOTATIONS, IMAGES, LISTS, MASKS
+from pipelines.datasets.voc import ANNOTATIONS, FILES, IMAGES, MASKS
 from pipelines.scenes.camera import BICYCLE, BUS, CAR, PERSON, RIDER
 from pipelines.scenes.scene import LARGEST, Scene, SceneError, render_scene
 from pipelines.scenes.sets import SceneSet
@@ -101,7 +101,7 @@ class VocScenes(SceneSet):
         pictures = [("train", k) for k in range(self.train)] + [("val", k) for k in range(self.val)]
         masked = [(split, number) for split, number in pictures if _is_segmented(number)]
         for task, listed in ((DETECTION, pictures), (SEGMENTATION, masked)):
-            folder = root / f"VOC{self.year}" / LISTS[task]
+            folder = root / f"VOC{self.year}" / FILES[task].lists
             folder.mkdir(parents=True)
             for name, splits in SPLITS.items():
                 ids = [self.picture_id(split, k) for split, k in listed if split in splits]

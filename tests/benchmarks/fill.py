@@ -12,7 +12,7 @@ from latent_store.errors import JobFailedError, LatentStoreError
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines import encode, frequency, reorder
-from pipelines.datasets.registry import open_dataset
+from pipelines.datasets.registry import DatasetFlags, open_dataset
 from tests.benchmarks.teacher_features import random_teacher
 
 DATASET = "cityscapes"
@@ -22,7 +22,7 @@ SPLITS = ("val", "train")
 
 def wanted_splits(data_root: Path, images: int) -> dict[str, int]:
     """Returns how many images of each split make up `images`, or all there are."""
-    reader = open_dataset(DATASET, str(data_root))
+    reader = open_dataset(DatasetFlags(dataset=DATASET, data_root=str(data_root)))
     wanted = {}
     for split in SPLITS:
         if images > 0:

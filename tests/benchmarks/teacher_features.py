@@ -29,7 +29,8 @@ from latent_store.format.feature_encoding import BITROUND, FLOAT16, FeatureEncod
 from latent_store.format.plan import Sample, make_plan, plan_key
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from pipelines.datasets.registry import DatasetReader, open_dataset, read_picture
+from pipelines.datasets.base import DatasetReader, read_picture
+from pipelines.datasets.registry import DatasetFlags, open_dataset
 from pipelines.jobs.encoders import Encoder, encode_features, load_stem
 from pipelines.jobs.encoding import EncodeJob
 from tests.benchmarks.table import markdown
@@ -72,7 +73,7 @@ def measure_features(
     work: Path,
 ) -> list[FeatureCost]:
     """Writes and reads the features of the first `images` pictures in every encoding."""
-    dataset = open_dataset("cityscapes", str(data_root))
+    dataset = open_dataset(DatasetFlags(dataset="cityscapes", data_root=str(data_root)))
     samples = dataset.manifest(split)[:images]
     costs = []
     for number, encoding in enumerate(progress(encodings, desc="encodings", unit="encoding")):

@@ -14,7 +14,7 @@ import torch
 import latent_store
 from pipelines import encode, train_teacher
 from pipelines.datasets.raw_images import RawImageLoader, RawImages, WholeRawImages
-from pipelines.datasets.registry import open_dataset
+from pipelines.datasets.registry import DatasetFlags, open_dataset
 from tests.pipelines.made_voc import write_voc
 from training.data.loader import LoaderConfig, StoreLoader
 from training.data.sources import SourceSpec, StoreSource
@@ -61,7 +61,9 @@ def test_a_teacher_of_either_task_learns_from_mixed_sizes(
 
 
 def raw_loader(data_root: Path, task: str, config: LoaderConfig) -> RawImageLoader:
-    reader = open_dataset("voc", str(data_root), voc_task=task, years=[2007])
+    reader = open_dataset(
+        DatasetFlags(dataset="voc", data_root=str(data_root), voc_task=task, year=(2007,))
+    )
     images = RawImages(reader, reader.manifest("trainval"), cache_mb=1)
     return RawImageLoader(images, config, seed=3)
 
@@ -122,7 +124,9 @@ def test_a_batch_has_one_coded_size_and_says_what_is_padding(data_root: Path) ->
 
 def test_flipped_views_mirror_pictures_masks_and_objects(data_root: Path) -> None:
     for task in SHAPES:
-        reader = open_dataset("voc", str(data_root), voc_task=task, years=[2007])
+        reader = open_dataset(
+            DatasetFlags(dataset="voc", data_root=str(data_root), voc_task=task, year=(2007,))
+        )
         (sample, *_) = reader.manifest("trainval")
         images = RawImages(reader, [sample, sample.seen_as("hflip")], cache_mb=1)
         plain, flipped = WholeRawImages(images, batch_size=1)

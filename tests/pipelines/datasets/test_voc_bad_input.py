@@ -15,7 +15,7 @@ from latent_store.errors import DatasetError
 from latent_store.shards.receipts import receipt_key
 from latent_store.storage.location import Location
 from pipelines import encode
-from pipelines.datasets.registry import read_boxes, read_picture
+from pipelines.datasets.base import read_boxes, read_picture
 from pipelines.datasets.voc import Voc
 from pipelines.scenes.voc_scenes import write_mask
 from tests.pipelines.made_voc import SIZES, replace_in, write_list, write_picture, write_voc
