@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import functools
 import hashlib
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
-
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.catalogue.rankings import METHODS, Ranking, describe_agreement, write_ranking
 from latent_store.console import make_parser, run_command
 from latent_store.errors import CheckpointError, IdentityError, RankingError
-from latent_store.storage.location import CONTROL, Location
+from latent_store.format.schema import CodecSpec
+from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from pipelines.jobs.beam_jobs import RUNNER_HELP, parse_flags, run_over_shards
-from pipelines.jobs.counting import (
-    NO_HALVES,
-    CountTask,
-    Halves,
-    Totals,
-    add_halves,
-    count_shard,
-    load_gate,
-    make_ranking,
-)
+from pipelines.jobs.beam_jobs import RUNNER_HELP, parse_flags
+from pipelines.jobs.counting import CountJob, load_gate, make_ranking
 
 DESCRIPTION = """
 Ranks a codec's channels for a task. With --method frequency (the paper's) the gate of a dynamic
@@ -46,26 +30,6 @@ examples:
   channel-frequency --store cityscapes.zarr --dataset cityscapes --split train \\
       --method variance --ranking variance --keep 64 32
 """
-
-
-class AddHalves(beam.CombineFn):
-    """Adds both halves' `Totals`; exact, so the order of addition does not matter."""
-
-    def create_accumulator(self) -> Halves:
-        """Returns zero."""
-        return NO_HALVES
-
-    def add_input(self, accumulator: Halves, element: Halves) -> Halves:
-        """Adds one shard."""
-        return add_halves(accumulator, element)
-
-    def merge_accumulators(self, accumulators: Iterable[Halves]) -> Halves:
-        """Adds partial sums."""
-        return functools.reduce(add_halves, accumulators, NO_HALVES)
-
-    def extract_output(self, accumulator: Halves) -> Halves:
-        """Returns the sum."""
-        return accumulator
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,16 +62,12 @@ def _run(argv: Sequence[str] | None) -> int:
     spec = store.codec(flags.codec)
     split = store[f"{flags.dataset}/{flags.split}"]
     split.latents(spec.codec_id)
-    checkpoint = _read_checkpoint(flags, spec.codec_id, spec.identity)
-    task = CountTask(
-        store=location,
-        split=split.plan.name,
-        codec_id=spec.codec_id,
-        method=flags.method,
+    checkpoint, task = _read_gate(flags, spec)
+    job = CountJob(
+        store=location, split=split.plan.name, codec_id=spec.codec_id, method=flags.method
     )
-    shards = [] if flags.method == "random" else range(split.plan.num_shards)
     ranking = make_ranking(
-        _count(task, checkpoint, shards, options),
+        job.run(range(split.plan.num_shards), checkpoint, options),
         ranking_id=flags.ranking,
         codec_id=spec.codec_id,
         channels=spec.channels,
@@ -115,7 +75,7 @@ def _run(argv: Sequence[str] | None) -> int:
         keep=flags.keep,
         split=split.plan.name,
         checkpoint_sha256=hashlib.sha256(checkpoint).hexdigest() if checkpoint else None,
-        **({"task": load_gate(checkpoint).config.task} if checkpoint else {}),
+        task=task,
         seed=flags.seed,
     )
     _report_ties(ranking, strict=flags.strict)
@@ -124,9 +84,10 @@ def _run(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _read_checkpoint(flags: argparse.Namespace, codec_id: str, identity: dict[str, str]) -> bytes:
+def _read_gate(flags: argparse.Namespace, spec: CodecSpec) -> tuple[bytes, str]:
+    """Returns the checkpoint that is asked for, or nothing, and the task that it is ranked for."""
     if flags.method != "frequency":
-        return b""
+        return b"", "any"
     if flags.checkpoint is None:
         raise CheckpointError(
             "--method frequency needs --checkpoint, the file of a --selection dynamic run"
@@ -137,57 +98,15 @@ def _read_checkpoint(flags: argparse.Namespace, codec_id: str, identity: dict[st
         raise CheckpointError(
             f"no checkpoint at {flags.checkpoint}; give the file that train-from-store wrote"
         ) from None
-    meta = load_gate(data).meta
-    for name, value in (meta["codec_identity"] or {}).items():
-        if identity.get(name) != value:
+    gate = load_gate(data)
+    for name, value in (gate.meta["codec_identity"] or {}).items():
+        if spec.identity.get(name) != value:
             raise IdentityError(
-                f"{flags.checkpoint} was trained on codec {meta['codec_id']} ({name} {value}), "
-                f"this store's is {codec_id} ({identity.get(name)}); give a network of that codec"
+                f"{flags.checkpoint} was trained on codec {gate.meta['codec_id']} ({name} "
+                f"{value}), this store's is {spec.codec_id} ({spec.identity.get(name)}); give a "
+                "network of that codec"
             )
-    return data
-
-
-def _count(
-    task: CountTask, checkpoint: bytes, shards: Sequence[int], options: PipelineOptions
-) -> Halves:
-    """Counts over shards with Beam.
-
-    The checkpoint goes out and the sum comes back through objects in the store, the one place that
-    every worker of every runner can reach.
-    """
-    if not shards:
-        return NO_HALVES
-    folder = f"{CONTROL}/counts/{uuid4().hex}"
-    key = f"{folder}/totals.json"
-    if checkpoint:
-        task = dataclasses.replace(task, checkpoint_key=f"{folder}/network.pt")
-        task.store.write(task.checkpoint_key, checkpoint)
-    try:
-        run_over_shards(
-            "Count",
-            shards,
-            functools.partial(count_shard, task),
-            options,
-            collect=lambda counts: (
-                counts
-                | "Add" >> beam.CombineGlobally(AddHalves())
-                | "Write" >> beam.Map(functools.partial(_write_totals, task.store, key))
-            ),
-        )
-        first, second = (_read_totals(half) for half in json.loads(task.store.read(key)))
-    finally:
-        task.store.delete_tree(folder)
-    return first, second
-
-
-def _write_totals(store: Location, key: str, halves: Halves) -> None:
-    store.write(key, json.dumps([vars(totals) for totals in halves]).encode())
-
-
-def _read_totals(record: dict[str, Any]) -> Totals:
-    return Totals(
-        samples=record["samples"], first=tuple(record["first"]), second=tuple(record["second"])
-    )
+    return data, gate.config.task
 
 
 def _report_ties(ranking: Ranking, *, strict: bool) -> None:

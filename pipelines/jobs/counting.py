@@ -6,12 +6,18 @@ the order in which a runner adds them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from uuid import uuid4
 
+import apache_beam as beam
 import numpy as np
 import torch
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.catalogue.rankings import (
     Ranking,
@@ -22,28 +28,13 @@ from latent_store.catalogue.rankings import (
 )
 from latent_store.components.readers import LatentsReader
 from latent_store.errors import CheckpointError, RankingError
-from latent_store.storage.location import Location
+from latent_store.storage.location import CONTROL, Location
 from latent_store.store import LatentStore
+from pipelines.jobs.beam_jobs import run_over_shards
 from training.trainer.checkpoints import LoadedNetwork, load_network
 
 FIXED_POINT = 1 << 32
 """Real numbers are summed as integers of this unit: 2.3e-10, and room for 2^31 samples."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CountTask:
-    """What every worker needs to know; small and picklable.
-
-    Attributes:
-        checkpoint_key: Where the dynamic network's checkpoint lies in the store, for
-            `frequency`. A key and not the bytes: Beam compresses what it pickles, at every stage.
-    """
-
-    store: Location
-    split: str
-    codec_id: str
-    method: str
-    checkpoint_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +67,14 @@ EMPTY = Totals(samples=0, first=(), second=())
 
 Halves = tuple[Totals, Totals]
 """Totals of two halves of the samples, which say whether another such set would rank alike."""
-NO_HALVES: Halves = (EMPTY, EMPTY)
 
 
-def add_halves(one: Halves, other: Halves) -> Halves:
-    """Adds each half."""
-    return one[0] + other[0], one[1] + other[1]
+def add_up(parts: Iterable[Halves]) -> Halves:
+    """Adds each half; exact, so that neither order nor grouping matters."""
+    first = second = EMPTY
+    for part in parts:
+        first, second = first + part[0], second + part[1]
+    return first, second
 
 
 def half_of(sample_id: str) -> int:
@@ -89,32 +82,70 @@ def half_of(sample_id: str) -> int:
     return hashlib.sha256(sample_id.encode()).digest()[0] % 2
 
 
-def count_shard(task: CountTask, shard: int) -> Halves:
-    """Counts the usable rows of one shard; reads the per-channel columns, never ŷ."""
-    split = LatentStore(task.store)[task.split]
-    latents = split.latents(task.codec_id)
-    planned = [row for row, _ in split.plan.in_shard(shard)]
-    rows = np.intersect1d(planned, split.common_rows(latents))
-    half = np.array([half_of(sample_id) for sample_id in split.sample_ids(rows)], dtype=int)
-    return _count_rows(task, latents, rows[half == 0]), _count_rows(task, latents, rows[half == 1])
+@dataclass(frozen=True, kw_only=True)
+class CountJob:
+    """Counts over a split's shards; it is small and picklable, as workers get it.
 
+    Attributes:
+        split: `dataset/split`.
+        method: One of `METHODS`; `random` counts nothing.
+        folder: Place in the store, the one that every worker of every runner can reach, of the
+            network's checkpoint and of the sum.
+    """
 
-def _count_rows(task: CountTask, latents: LatentsReader, rows: np.ndarray) -> Totals:
-    if not rows.size:
-        return EMPTY
-    if task.method == "frequency":
-        loaded = _stored_gate(task.store, task.checkpoint_key)
-        pooled = latents.column(f"channel_{loaded.config.gate_pool}", rows)
-        sounding = latents.column("channel_rms", rows) > 0
-        first, second = count_gates(loaded, pooled, sounding)
-    elif task.method == "variance":
-        mean = latents.column("channel_mean", rows).astype(np.float64)
-        rms = latents.column("channel_rms", rows).astype(np.float64)
-        first, second = _exact_sum(rms**2), _exact_sum(mean)
-    else:
-        first = _exact_sum(latents.column("channel_bits", rows).astype(np.float64))
-        second = (0,) * latents.channels
-    return Totals(samples=len(rows), first=first, second=second)
+    store: Location
+    split: str
+    codec_id: str
+    method: str
+    folder: str = field(default_factory=lambda: f"{CONTROL}/counts/{uuid4().hex}")
+
+    def run(self, shards: Sequence[int], checkpoint: bytes, options: PipelineOptions) -> Halves:
+        """Counts with Beam; `checkpoint` is a dynamic network's, for `frequency`."""
+        if self.method == "random":
+            return EMPTY, EMPTY
+        if checkpoint:
+            # An object and not a field: Beam compresses what it pickles, at every stage.
+            self.store.write(f"{self.folder}/network.pt", checkpoint)
+        try:
+            run_over_shards("Count", shards, self.count_shard, options, collect=self._collect)
+            halves = json.loads(self.store.read(f"{self.folder}/totals.json"))
+        finally:
+            self.store.delete_tree(self.folder)
+        first, second = (Totals(samples=n, first=tuple(a), second=tuple(b)) for n, a, b in halves)
+        return first, second
+
+    def count_shard(self, shard: int) -> Halves:
+        """Counts the usable rows of one shard; reads the per-channel columns, never ŷ."""
+        split = LatentStore(self.store)[self.split]
+        latents = split.latents(self.codec_id)
+        planned = [row for row, _ in split.plan.in_shard(shard)]
+        rows = np.intersect1d(planned, split.common_rows(latents))
+        half = np.array([half_of(sample_id) for sample_id in split.sample_ids(rows)], dtype=int)
+        return self._count(latents, rows[half == 0]), self._count(latents, rows[half == 1])
+
+    def _count(self, latents: LatentsReader, rows: np.ndarray) -> Totals:
+        if not rows.size:
+            return EMPTY
+        if self.method == "frequency":
+            loaded = _stored_gate(self.store, f"{self.folder}/network.pt")
+            pooled = latents.column(f"channel_{loaded.config.gate_pool}", rows)
+            sounding = latents.column("channel_rms", rows) > 0
+            first, second = count_gates(loaded, pooled, sounding)
+        elif self.method == "variance":
+            mean = latents.column("channel_mean", rows).astype(np.float64)
+            rms = latents.column("channel_rms", rows).astype(np.float64)
+            first, second = _exact_sum(rms**2), _exact_sum(mean)
+        else:
+            first = _exact_sum(latents.column("channel_bits", rows).astype(np.float64))
+            second = (0,) * latents.channels
+        return Totals(samples=len(rows), first=first, second=second)
+
+    def _collect(self, counts: beam.PCollection) -> object:
+        return counts | "Add" >> beam.CombineGlobally(add_up) | "Write" >> beam.Map(self._write)
+
+    def _write(self, halves: Halves) -> None:
+        record = [dataclasses.astuple(totals) for totals in halves]
+        self.store.write(f"{self.folder}/totals.json", json.dumps(record).encode())
 
 
 def count_gates(
