@@ -1,4 +1,6 @@
-"""Everything that touches a dataset's files or runs over a whole store: readers and Beam jobs."""
+"""Everything that touches a dataset's files or runs over a whole store, and its commands: readers,
+jobs on Beam, generated scenes, and the two trainings that need raw pictures. It never says what is
+stored or how a network is made: that is `latent_store`'s and `training`'s, which it imports."""
 
 import logging
 
