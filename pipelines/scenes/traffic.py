@@ -61,7 +61,7 @@ _PROFILES = {
         2.45, TRUCK, [(6.2, 1.6), (6.2, 2.4), (7.1, 2.4), (7.3, 1.6)],
     ),
 }  # fmt: skip
-_LARGE = ("bus", "truck")
+LARGE = ("bus", "truck")
 
 _Point = tuple[float, float, float]
 
@@ -145,7 +145,7 @@ class _Body:
 
 
 def vehicle(
-    painter: Painter, rng: np.random.Generator, kind: str, x: float, z: float, yaw: float
+    painter: Painter, rng: np.random.Generator, x: float, z: float, kind: str, yaw: float
 ) -> None:
     """Draw a vehicle whose middle stands at (x, z); yaw 0 drives away from the camera."""
     profile, width, label, window = _PROFILES[kind]
@@ -154,7 +154,7 @@ def vehicle(
     body = _Body(x=x, z=z, sine=math.sin(yaw), cosine=math.cos(yaw), length=length)
     one = painter.new_instance()
     paint = jitter(rng, _CAR_PAINTS[rng.integers(len(_CAR_PAINTS))], 0.2)
-    if kind in _LARGE and rng.random() < 0.6:
+    if kind in LARGE and rng.random() < 0.6:
         paint = rng.uniform(0.15, 0.9, 3)
     dark, glass = (0.05, 0.05, 0.06), np.array([0.16, 0.19, 0.23]) * rng.uniform(0.6, 1.6)
     wide = 1.1 * half
@@ -212,7 +212,7 @@ def _doors(
 
 def _wheels(painter: Painter, body: _Body, v: float, kind: str, label: int, one: int) -> None:
     """Draw the two wheels of one side."""
-    radius = 0.5 if kind in _LARGE else 0.33
+    radius = 0.5 if kind in LARGE else 0.33
     for hub in (0.19 * body.length, 0.8 * body.length):
         tyre = ellipse(hub, radius, radius, radius, 10)
         cap = ellipse(hub, radius, radius * 0.55, radius * 0.55, 8)
