@@ -17,7 +17,7 @@ READERS: dict[str, type[DatasetReader]] = {"cityscapes": Cityscapes, "voc": Voc}
 
 @dataclass(frozen=True, kw_only=True)
 class _RootFlags:
-    dataset: str = flag("layout of the data root", choices=sorted(READERS))
+    dataset: str = flag("layout of the data root", choices=READERS)
     data_root: str = flag("folder or URL of the dataset", free=True)
 
 
