@@ -22,7 +22,7 @@ from training.evaluation.candidates import (
     find_candidates,
     require_classes,
 )
-from training.evaluation.comparisons import analyse
+from training.evaluation.comparisons import Analysis, analyse
 from training.evaluation.evaluation_pictures import keep_output, write_pictures
 from training.evaluation.evaluation_split import Bench, Options, open_bench
 from training.evaluation.measure import measure, point_key
@@ -92,26 +92,24 @@ def evaluate(
 
 
 def write_report(
-    points: Sequence[Point],
-    setting: report.Setting,
+    analysis: Analysis,
+    setting: report.ReportSetting,
     output: Path,
     rankings: Sequence[Ranking] = (),
 ) -> None:
     """Writes report.md, results.json, per_class.csv and the plots below `output`.
 
     Args:
-        points: What was measured.
-        setting: What it was measured on; the plots are added to it.
+        analysis: Of the measured points.
+        setting: Of the report; the plots are added to it.
         output: The folder.
         rankings: Those whose agreement is shown.
     """
-    figures = plots.write_figures(points, output)
-    setting = dataclasses.replace(setting, figures=figures)
-    analysis = analyse(points)
-    content = json.dumps(report.results(points, setting, rankings, analysis), indent=1)
+    setting = dataclasses.replace(setting, figures=plots.write_figures(analysis, output))
+    content = json.dumps(report.results(analysis, setting, rankings), indent=1)
     write_text(output / "results.json", content + "\n")
-    write_text(output / "per_class.csv", report.per_class_csv(points))
-    write_text(output / "report.md", report.markdown(points, setting, rankings, analysis))
+    write_text(output / "per_class.csv", report.per_class_csv(analysis))
+    write_text(output / "report.md", report.markdown(analysis, setting, rankings))
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -129,7 +127,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     rows = bench.rows(candidates, args.max_samples)
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, args.pictures).round().astype(int))]
     points = evaluate(bench, candidates, rows, args.output / "points", shown.tolist())
-    setting = report.Setting(
+    analysis = analyse(points)
+    setting = report.ReportSetting(
         store=store.url,
         dataset=args.dataset,
         split=args.split,
@@ -138,8 +137,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     ids = dict.fromkeys((p.codec_id, p.ranking_id) for p in points if p.ranking_id is not None)
     rankings = [store.ranking(*both) for both in ids]
-    write_report(points, setting, args.output, rankings)
-    lines = [report.console_table(points), report.constant_line(points)]
+    write_report(analysis, setting, args.output, rankings)
+    lines = [report.console_table(analysis), report.constant_line(points)]
     sys.stdout.writelines(f"{line}\n" for line in lines if line)
     sys.stdout.write(f"report: {args.output / 'report.md'}\n")
     return 0

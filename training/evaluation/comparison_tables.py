@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from latent_store.catalogue.rankings import Agreement, Ranking, compare_rankings
-from training.evaluation.comparisons import Analysis, Difference, Saved, Spread
+from training.evaluation.comparisons import Analysis, Difference, Saved, SeedSpread
 from training.evaluation.curves import Bound
 from training.evaluation.methods import codec_name
-from training.evaluation.resampling import Interval
+from training.evaluation.resampling import FEW_IMAGES, Interval
 from training.tables import markdown_table
 
 _SAVINGS_NOTE = (
@@ -22,7 +22,7 @@ _SAVINGS_NOTE = (
 )
 _HALVES = "halves of its samples"
 _RARELY = 0.95
-"""Where a quantity exists in a smaller share of the draws, its interval tells the share."""
+"""An interval of a quantity that exists in a smaller share of the draws tells the share."""
 
 
 def savings_section(analysis: Analysis) -> str:
@@ -97,14 +97,15 @@ def compare_all(rankings: Sequence[Ranking]) -> list[tuple[Ranking, Ranking | No
 
 def intervals_note(analysis: Analysis) -> str:
     """Returns what the intervals are, or why there are none."""
-    if analysis.why_no_intervals is not None:
+    if analysis.images is None:
         return f"No intervals: {analysis.why_no_intervals}."
+    draws, images = analysis.images.times_DS.shape
     note = (
-        f"In brackets, 95 % intervals: {analysis.draws} times as many of the {analysis.images} "
-        "images were drawn with replacement, the same ones for every network (paired bootstrap)."
+        f"In brackets, 95 % intervals: {draws} times as many of the {images} images were drawn "
+        "with replacement, the same ones for every network (paired bootstrap)."
     )
-    if analysis.few:
-        note += f" From only {analysis.images} images such intervals are too narrow."
+    if images < FEW_IMAGES:
+        note += f" From only {images} images such intervals are too narrow."
     return note
 
 
@@ -124,6 +125,11 @@ def agreements(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
 def percent(value: float) -> str:
     """Returns a fraction in percent with one decimal."""
     return f"{100 * value:.1f} %"
+
+
+def brackets(found: Interval | None) -> str:
+    """Returns an interval of a fraction in percent, to stand behind it; empty without one."""
+    return "" if found is None else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def _saving_row(saved: Saved) -> tuple[str, ...]:
@@ -152,10 +158,8 @@ def _bound_text(found: Bound) -> str:
 
 
 def _percents(found: Interval | None) -> str:
-    if found is None:
-        return ""
-    text = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    return text if found.share >= _RARELY else f"{text} in {100 * found.share:.0f} % of draws"
+    share = 1.0 if found is None else found.share
+    return brackets(found) + (f" in {100 * share:.0f} % of draws" if share < _RARELY else "")
 
 
 def _over_seeds(saved: Saved) -> str:
@@ -173,7 +177,7 @@ def _difference(found: Difference) -> str:
     return f"{found.score:+.4f}{ends} at {100 * found.rate:.0f} %"
 
 
-def _spread_row(found: Spread) -> tuple[str, ...]:
+def _spread_row(found: SeedSpread) -> tuple[str, ...]:
     return (
         found.name,
         codec_name(found.point),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.evaluation.curves import Comparison, Curve, bound, compare, saving
-from training.evaluation.methods import Method, make_methods
+from training.evaluation.methods import Method, make_methods, point_names
 from training.evaluation.points import PIXEL_RAW, Point
 from training.evaluation.resampling import (
     Images,
@@ -29,10 +29,10 @@ _BASELINE_RANKINGS = ("variance", "entropy", "random")
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """What one method saves against another.
+    """The rate that one method saves against another, with intervals.
 
     Attributes:
-        found: At all images, means over seeds.
+        found: The saving at all images, means over seeds.
         maximum, median: Intervals of the saving's; None without a saving or without draws.
         at_least: Interval of the bound; None without a bound or without draws.
         over_seeds: The largest saving (or the bound) seed by seed, None where there is neither; a
@@ -68,7 +68,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class SeedSpread:
     """The score of one method at one codec over its seeds.
 
     Attributes:
@@ -90,27 +90,30 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What points say, beyond their own numbers.
+    """Points of one table, and the intervals, savings, differences and spreads that they give.
 
     Attributes:
-        metric: What the points' score is called.
+        points: At least one.
+        names: Of each point: its method's, and its seed where the method has several.
+        images: Draws of the images, the same for every point; None if there can be none.
+        why_no_intervals: The reason then.
         intervals: Of each point's score; None without draws.
         saved, differences, spreads: See their classes.
-        images: How many images were drawn from; 0 if none were.
-        draws: How many draws.
-        few: Whether the images are too few for the intervals to be wide enough.
-        why_no_intervals: None if there are.
     """
 
-    metric: str
+    points: tuple[Point, ...]
+    names: tuple[str, ...]
+    images: Images | None
+    why_no_intervals: str | None
     intervals: tuple[Interval | None, ...]
     saved: tuple[Saved, ...]
     differences: tuple[Difference, ...]
-    spreads: tuple[Spread, ...]
-    images: int
-    draws: int
-    few: bool
-    why_no_intervals: str | None
+    spreads: tuple[SeedSpread, ...]
+
+    @property
+    def metric(self) -> str:
+        """The name of the points' score."""
+        return self.points[0].metric
 
 
 def analyse(points: Sequence[Point], seed: int = 0) -> Analysis:
@@ -122,19 +125,17 @@ def analyse(points: Sequence[Point], seed: int = 0) -> Analysis:
         DatasetError: See `training.evaluation.methods.require_comparable`.
     """
     methods = make_methods(points)
-    reason = why_not_drawn(points)
-    images = draw_images(points, seed=seed) if reason is None else None
+    images = draw_images(points, seed=seed)
     pairs = pair_methods(methods)
     return Analysis(
-        metric=points[0].metric,
-        intervals=tuple(score_interval(point, images) for point in points),
+        points=tuple(points),
+        names=tuple(point_names(points)),
+        images=images,
+        why_no_intervals=why_not_drawn(points),
+        intervals=tuple(images and interval(drawn_score(p, images)) for p in points),
         saved=tuple(find_savings(pairs, images)),
         differences=tuple(d for pair in pairs for d in find_differences(*pair, images)),
         spreads=tuple(spread for method in methods for spread in find_spreads(method)),
-        images=0 if images is None else len(images.sample_ids),
-        draws=0 if images is None else len(images.times_DS),
-        few=images is not None and images.few,
-        why_no_intervals=reason,
     )
 
 
@@ -151,11 +152,6 @@ def pair_methods(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
         for test in methods
         if anchor is not test and _is_anchor(anchor.points[0], test.points[0])
     ]
-
-
-def score_interval(point: Point, images: Images | None) -> Interval | None:
-    """Returns the interval of a point's score; None without draws."""
-    return None if images is None else interval(drawn_score(point, images))
 
 
 def find_savings(pairs: Sequence[tuple[Method, Method]], images: Images | None) -> list[Saved]:
@@ -194,10 +190,10 @@ def find_differences(anchor: Method, test: Method, images: Images | None) -> lis
     return found
 
 
-def find_spreads(method: Method) -> list[Spread]:
+def find_spreads(method: Method) -> list[SeedSpread]:
     """Returns the spread over seeds at each codec at which a method has several."""
     return [
-        Spread(
+        SeedSpread(
             name=method.name,
             point=group[0],
             seeds=tuple(p.seed for p in group),

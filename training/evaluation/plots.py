@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from training.evaluation.comparisons import Analysis
 from training.evaluation.curves import Curve
 from training.evaluation.methods import Method, Sweep, codec_name, make_methods, make_sweeps
 from training.evaluation.points import Point
-from training.evaluation.resampling import Images, draw_images, drawn_score, interval, why_not_drawn
+from training.evaluation.resampling import Images, drawn_score, interval
 
 _MARKERS = "osD^v<>pPX*h"
 _COLOURS = 10
@@ -28,30 +29,30 @@ _NARROW = 8
 """Of rates that lie closer together than this factor, the axis shows more."""
 
 
-def write_figures(points: Sequence[Point], folder: Path) -> tuple[tuple[str, str], ...]:
+def write_figures(analysis: Analysis, folder: Path) -> tuple[tuple[str, str], ...]:
     """Draws every figure that the points allow.
 
     Args:
-        points: At least one.
+        analysis: Of the points.
         folder: Gets `rate_miou.png` or `rate_ap50.png`, and `channels_CODEC.png` for every
             codec at which one method was measured at several N.
 
     Returns:
         File name and title of each.
     """
-    metric = points[0].metric
-    name = f"rate_{metric.lower()}.png"
-    plot_rate_score(points, folder / name)
-    figures = [(name, f"Rate against {metric}")]
+    points, images = analysis.points, analysis.images
+    name = f"rate_{analysis.metric.lower()}.png"
+    plot_rate_score(points, images, folder / name)
+    figures = [(name, f"Rate against {analysis.metric}")]
     for codec_id in dict.fromkeys(sweep.codec_id for sweep in make_sweeps(points)):
         members = [p for p in points if p.codec_id == codec_id]
         name = f"channels_{codec_id.rsplit('-', 1)[-1]}.png"
-        plot_channels(members, folder / name)
+        plot_channels(members, images, folder / name)
         figures.append((name, f"N channels at codec {codec_name(members[0])}"))
     return tuple(figures)
 
 
-def plot_rate_score(points: Sequence[Point], path: Path) -> None:
+def plot_rate_score(points: Sequence[Point], images: Images | None, path: Path) -> None:
     """Draws bpp (log) against the score: a line along each method's Pareto front.
 
     Points are means over seeds, with the interval over images as error bar; single seeds are small
@@ -59,30 +60,30 @@ def plot_rate_score(points: Sequence[Point], path: Path) -> None:
 
     Args:
         points: At least one.
+        images: Draws of their images; None draws no error bars.
         path: PNG to write.
     """
-    images = _images(points)
-    with _figure(path, points, "one marker a codec, line: Pareto front") as axes:
+    with _figure(path, points, images, "one marker a codec, line: Pareto front") as axes:
         for index, method in enumerate(make_methods(points)):
             _draw_method(axes, method, images, _style(index, method))
 
 
-def plot_channels(points: Sequence[Point], path: Path) -> None:
+def plot_channels(points: Sequence[Point], images: Images | None, path: Path) -> None:
     """Draws how rate and score move with N at one codec; methods without an N are single markers.
 
     The pixel domain is left out: as far below as it is, it would press the rest together.
 
     Args:
         points: Of one codec, with at least one family of several N.
+        images: Draws of their images; None draws no error bars.
         path: PNG to write.
     """
     points = [p for p in points if p.domain != "pixel"]
-    images = _images(points)
     sweeps = make_sweeps(points)
     swept = {method.name for sweep in sweeps for method in sweep.methods}
     others = [method for method in make_methods(points) if method.name not in swept]
     title = f"codec {codec_name(points[0])}, numbers: N"
-    with _figure(path, points, title) as axes:
+    with _figure(path, points, images, title) as axes:
         for index, sweep in enumerate(sweeps):
             _draw_sweep(axes, sweep, images, _style(index, sweep.methods[0]), above=index % 2 == 0)
         for index, method in enumerate(others, start=len(sweeps)):
@@ -148,25 +149,25 @@ def _style(index: int, method: Method) -> dict:
     }
 
 
-def _images(points: Sequence[Point]) -> Images | None:
-    return draw_images(points) if why_not_drawn(points) is None else None
-
-
 @contextmanager
-def _figure(path: Path, points: Sequence[Point], title: str) -> Iterator[Axes]:
+def _figure(
+    path: Path, points: Sequence[Point], images: Images | None, title: str
+) -> Iterator[Axes]:
     """Yields axes to draw in, and writes the figure whole or not at all."""
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     yield axes
-    _decorate(axes, points, title)
+    _decorate(axes, points)
+    bars = "" if images is None else ", bars: 95 % over images"
+    axes.set_title(title + bars, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     figure.savefig(unfinished, format="png", dpi=_DPI)
     unfinished.replace(path)
 
 
-def _decorate(axes: Axes, points: Sequence[Point], title: str) -> None:
+def _decorate(axes: Axes, points: Sequence[Point]) -> None:
     bottom, top = axes.get_ylim()
     constant = max((p.constant_score for p in points if p.constant_score is not None), default=None)
     if constant is not None:
@@ -182,9 +183,7 @@ def _decorate(axes: Axes, points: Sequence[Point], title: str) -> None:
     axes.set_xlim(low / 1.15, high * 1.15)
     axes.set_ylim(bottom=max(0, bottom))
     axes.set_xlabel("rate (bits per original pixel, real bytes, log scale)")
-    bars = ", bars: 95 % over images" if why_not_drawn(points) is None else ""
     axes.set_ylabel(points[0].metric)
-    axes.set_title(title + bars, fontsize=9)
     axes.grid(visible=True, alpha=0.3)
     columns = 1 + (len(axes.get_legend_handles_labels()[1]) - 1) // _LEGEND_ROWS
     place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}

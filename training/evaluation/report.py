@@ -1,11 +1,11 @@
-"""What an evaluation says: one table, comparisons, scores by class, notes on what was counted."""
+"""The report of an evaluation: one table, comparisons, scores by class, notes on what counts."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,10 @@ from training.evaluation.comparison_tables import (
     savings_section,
     seeds_section,
 )
-from training.evaluation.comparisons import Analysis, Difference, Spread, analyse, score_interval
-from training.evaluation.methods import codec_name, point_names
+from training.evaluation.comparisons import Analysis, Difference, SeedSpread
+from training.evaluation.methods import codec_name
 from training.evaluation.points import Point, summary
-from training.evaluation.resampling import Interval, draw_images, why_not_drawn
+from training.evaluation.resampling import Interval
 from training.tables import align, markdown_table
 from training.tasks.box_pictures import SHOWN_SCORE
 
@@ -76,8 +76,8 @@ _PICTURES_NOTES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What the points of one report have in common.
+class ReportSetting:
+    """The store, the split and the files that the points of one report have in common.
 
     Attributes:
         store: The store's URL.
@@ -96,33 +96,24 @@ class Setting:
 
 
 def results(
-    points: Sequence[Point],
-    setting: Setting,
-    rankings: Sequence[Ranking] = (),
-    analysis: Analysis | None = None,
+    analysis: Analysis, setting: ReportSetting, rankings: Sequence[Ranking] = ()
 ) -> dict[str, Any]:
     """Returns the content of `results.json`: every number of the report, no images.
 
     Args:
-        points: What was measured.
-        setting: What it was measured on.
+        analysis: Of the measured points.
+        setting: Of the report.
         rankings: Those whose agreement is shown.
-        analysis: Of these points, where it is at hand; else it is made here.
     """
-    analysis = analysis or analyse(points)
+    draws, images = (0, 0) if analysis.images is None else analysis.images.times_DS.shape
+    why_none = analysis.why_no_intervals
     return {
         "setting": dataclasses.asdict(setting),
         "points": [
             {**summary(point), "name": name, "score_interval": _ends(found)}
-            for point, name, found in zip(
-                points, point_names(points), analysis.intervals, strict=True
-            )
+            for point, name, found in _named(analysis)
         ],
-        "intervals": {
-            "images": analysis.images,
-            "draws": analysis.draws,
-            "why_none": analysis.why_no_intervals,
-        },
+        "intervals": {"images": images, "draws": draws, "why_none": why_none},
         "comparisons": [dataclasses.asdict(saved) for saved in analysis.saved],
         "differences": [_without_point(d) for d in analysis.differences],
         "seeds": [_without_point(s) for s in analysis.spreads],
@@ -130,9 +121,9 @@ def results(
     }
 
 
-def console_table(points: Sequence[Point]) -> str:
+def console_table(analysis: Analysis) -> str:
     """Returns the table for a terminal, columns aligned, without a trailing line break."""
-    return align([columns(points), *_rows(points, _intervals(points))], _TEXT_COLUMNS)
+    return align([columns(analysis.points), *_rows(analysis)], _TEXT_COLUMNS)
 
 
 def columns(points: Sequence[Point]) -> tuple[str, ...]:
@@ -165,29 +156,24 @@ def constant_line(points: Sequence[Point]) -> str:
     return " ".join(lines)
 
 
-def per_class_csv(points: Sequence[Point]) -> str:
+def per_class_csv(analysis: Analysis) -> str:
     """Returns IoU or AP50 by class and network; empty where the split has not the class."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    names = zip(point_names(points), points, strict=True)
-    writer.writerow(["class", *(f"{name} [{p.codec_id}]" for name, p in names)])
-    for index, name in enumerate(points[0].class_names):
-        values = (p.class_scores[index] for p in points)
+    heads = (f"{name} [{point.codec_id}]" for point, name, _ in _named(analysis))
+    writer.writerow(["class", *heads])
+    for index, name in enumerate(analysis.points[0].class_names):
+        values = (p.class_scores[index] for p in analysis.points)
         writer.writerow([name, *("" if v is None else f"{v:.6f}" for v in values)])
     return file.getvalue()
 
 
-def markdown(
-    points: Sequence[Point],
-    setting: Setting,
-    rankings: Sequence[Ranking] = (),
-    analysis: Analysis | None = None,
-) -> str:
+def markdown(analysis: Analysis, setting: ReportSetting, rankings: Sequence[Ranking] = ()) -> str:
     """Returns `report.md`; arguments as of `results`."""
-    analysis = analysis or analyse(points)
+    points = analysis.points
     sections = [
         _head(points, setting),
-        markdown_table(columns(points), _rows(points, analysis.intervals), _TEXT_COLUMNS),
+        markdown_table(columns(points), _rows(analysis), _TEXT_COLUMNS),
         constant_line(points),
         _thop_line(points),
         *(f"![{title}]({name})" for name, title in setting.figures),
@@ -195,7 +181,7 @@ def markdown(
         differences_section(analysis),
         seeds_section(analysis),
         rankings_section(rankings),
-        _per_class(points),
+        _per_class(analysis),
         _notes(points, setting),
     ]
     if setting.pictures:
@@ -204,16 +190,11 @@ def markdown(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _intervals(points: Sequence[Point]) -> list[Interval | None]:
-    images = draw_images(points) if why_not_drawn(points) is None else None
-    return [score_interval(point, images) for point in points]
-
-
 def _ends(found: Interval | None) -> list[float] | None:
     return None if found is None else [found.low, found.high]
 
 
-def _without_point(found: Difference | Spread) -> dict[str, Any]:
+def _without_point(found: Difference | SeedSpread) -> dict[str, Any]:
     # Not asdict: it would copy every image of the point only to drop it.
     names = (f.name for f in dataclasses.fields(found) if f.name != "point")
     values = {name: getattr(found, name) for name in names}
@@ -222,8 +203,12 @@ def _without_point(found: Difference | Spread) -> dict[str, Any]:
     return {**values, "codec_id": found.point.codec_id}
 
 
-def _rows(points: Sequence[Point], intervals: Sequence[Interval | None]) -> list[tuple[str, ...]]:
-    return [_row(*row) for row in zip(points, point_names(points), intervals, strict=True)]
+def _named(analysis: Analysis) -> Iterator[tuple[Point, str, Interval | None]]:
+    return zip(analysis.points, analysis.names, analysis.intervals, strict=True)
+
+
+def _rows(analysis: Analysis) -> list[tuple[str, ...]]:
+    return [_row(*row) for row in _named(analysis)]
 
 
 def _row(point: Point, name: str, found: Interval | None) -> tuple[str, ...]:
@@ -257,7 +242,7 @@ def _to_beat(point: Point) -> float:
     return (point.permuted_score or 0.0) if point.constant_score is None else point.constant_score
 
 
-def _head(points: Sequence[Point], setting: Setting) -> str:
+def _head(points: Sequence[Point], setting: ReportSetting) -> str:
     counts = sorted({len(p.samples) for p in points})
     images = " to ".join(str(c) for c in dict.fromkeys((counts[0], counts[-1])))
     codecs = ", ".join(dict.fromkeys(f"`{p.codec_id}`" for p in points))
@@ -277,12 +262,13 @@ def _thop_line(points: Sequence[Point]) -> str:
     )
 
 
-def _per_class(points: Sequence[Point]) -> str:
+def _per_class(analysis: Analysis) -> str:
+    points = analysis.points
     names = points[0].class_names
     present = [i for i in range(len(names)) if any(p.class_scores[i] is not None for p in points)]
     rows = [
         (name, codec_name(point), *(_class_score(point.class_scores[i]) for i in present))
-        for name, point in zip(point_names(points), points, strict=True)
+        for point, name, _ in _named(analysis)
     ]
     header = ("network", "codec", *(names[i] for i in present))
     title = f"## {_CLASS_SCORES[points[0].task]} by class\n\n"
@@ -293,7 +279,7 @@ def _class_score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _notes(points: Sequence[Point], setting: Setting) -> str:
+def _notes(points: Sequence[Point], setting: ReportSetting) -> str:
     decoded = sum(p.decoded for p in points)
     images = sum(len(p.samples) for p in points)
     streams = (

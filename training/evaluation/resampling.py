@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from latent_store.errors import DatasetError
 from training.evaluation.curves import Curve
 from training.evaluation.methods import Method, require_comparable
 from training.evaluation.points import Point
@@ -60,13 +59,8 @@ class Images:
     times_DS: np.ndarray
     scores: dict[int, tuple[Point, np.ndarray]] = field(default_factory=dict)
 
-    @property
-    def few(self) -> bool:
-        """Whether there are too few images for the intervals to be wide enough."""
-        return len(self.sample_ids) < FEW_IMAGES
 
-
-def draw_images(points: Sequence[Point], draws: int = DRAWS, seed: int = 0) -> Images:
+def draw_images(points: Sequence[Point], draws: int = DRAWS, seed: int = 0) -> Images | None:
     """Draws images for points that were all measured on the same ones.
 
     Args:
@@ -74,16 +68,15 @@ def draw_images(points: Sequence[Point], draws: int = DRAWS, seed: int = 0) -> I
         draws: How many.
         seed: The same seed draws the same images.
 
+    Returns:
+        The draws; None where `why_not_drawn` has a reason.
+
     Raises:
-        DatasetError: There is a single image, two points were measured on different images, or
-            see `training.evaluation.methods.require_comparable`.
+        DatasetError: See `training.evaluation.methods.require_comparable`.
     """
     require_comparable(points)
-    reason = why_not_drawn(points)
-    if reason is not None:
-        raise DatasetError(
-            f"no intervals: {reason}; measure all networks on the same images, two or more"
-        )
+    if why_not_drawn(points) is not None:
+        return None
     size = len(points[0].samples)
     generator = np.random.default_rng(seed)
     times_DS = generator.multinomial(size, np.full(size, 1 / size), size=draws)

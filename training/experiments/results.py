@@ -14,7 +14,9 @@ from typing import Any
 
 from latent_store import Ranking
 from training.evaluation import plots, report
+from training.evaluation.comparison_tables import brackets, percent
 from training.evaluation.comparisons import (
+    Analysis,
     Difference,
     Saved,
     analyse,
@@ -23,7 +25,6 @@ from training.evaluation.comparisons import (
 )
 from training.evaluation.methods import Method, make_sweeps
 from training.evaluation.points import Point, write_text
-from training.evaluation.resampling import Images, Interval, draw_images, why_not_drawn
 from training.experiments.grid import Claim, Grid
 from training.experiments.records import Record
 from training.experiments.timings import Timings, table_3
@@ -41,28 +42,26 @@ _NO_GATE = "no-gate"
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a grid's records say.
+    """A grid's records, and what follows from their points.
 
     Attributes:
+        analysis: Of all points.
         methods: The grid's name of a method -> its points at every codec and seed; each cut of an
             any-N network is a method of its own, `any-16`.
-        images: Draws of validation images, the same for everything; None if there can be none.
         missing: Runs of the grid without a record.
         timings: Of the grid's networks; None if they were not timed.
     """
 
     grid: Grid
     records: tuple[Record, ...]
-    points: tuple[Point, ...]
+    analysis: Analysis
     methods: Mapping[str, Method]
-    images: Images | None
     missing: tuple[str, ...]
     timings: Timings | None = None
 
 
 def find(grid: Grid, records: Sequence[Record], timings: Timings | None = None) -> Findings:
     """Collects records; several points of one record (any-N) become methods of their own."""
-    points = [point for record in records for point in record.points]
     by_label: dict[str, list[Point]] = {}
     for record in records:
         for point in record.points:
@@ -73,9 +72,8 @@ def find(grid: Grid, records: Sequence[Record], timings: Timings | None = None) 
     return Findings(
         grid=grid,
         records=tuple(records),
-        points=tuple(points),
+        analysis=analyse([point for record in records for point in record.points]),
         methods={n: Method(name=n, points=tuple(p)) for n, p in by_label.items()},
-        images=draw_images(points) if why_not_drawn(points) is None else None,
         missing=tuple(run.name for run in grid.runs() if run.name not in finished),
         timings=timings,
     )
@@ -87,7 +85,7 @@ def write_report(
     """Writes report.md, results.json and the figures.
 
     Args:
-        found: What there is.
+        found: What the grid's records give.
         rankings: Those of the grid, for their agreement.
         command: What makes this report.
         output: Folder.
@@ -95,18 +93,19 @@ def write_report(
     Returns:
         The paths of report.md and results.json.
     """
+    points, images = found.analysis.points, found.analysis.images
     middle = found.grid.codecs[found.grid.middle]
     # Methods of the middle quality alone have figure 6. A grid of one codec, or one that has hardly
     # begun, has no curves: its points are shown.
-    over_rates = [p for p in found.points if p.codec_id != middle or _is_curve(found, p)]
-    over_rates = over_rates or list(found.points)
-    at_middle = [p for p in found.points if p.codec_id == middle]
-    plots.plot_rate_score(over_rates, output / "figure5.png")
+    curves = [m for m in found.methods.values() if len(m.by_codec) > 1]
+    on_curves = {id(point) for method in curves for point in method.points}
+    over_rates = [p for p in points if p.codec_id != middle or id(p) in on_curves] or points
+    at_middle = [p for p in points if p.codec_id == middle]
+    plots.plot_rate_score(over_rates, images, output / "figure5.png")
     swept = bool(at_middle) and bool(make_sweeps(at_middle))
     if swept:
-        plots.plot_channels(at_middle, output / "figure6.png")
-    analysis = analyse(found.points)
-    setting = report.Setting(
+        plots.plot_channels(at_middle, images, output / "figure6.png")
+    setting = report.ReportSetting(
         store=f"grid {found.grid.name}",
         dataset=found.grid.dataset,
         split=found.grid.val_split,
@@ -118,7 +117,7 @@ def write_report(
         "missing": list(found.missing),
         "claims": [_claim_json(found, claim) for claim in found.grid.claims],
         "latency": None if found.timings is None else dataclasses.asdict(found.timings),
-        **report.results(found.points, setting, rankings, analysis),
+        **report.results(found.analysis, setting, rankings),
     }
     write_text(output / "results.json", json.dumps(content, indent=1) + "\n")
     sections = [
@@ -130,7 +129,7 @@ def write_report(
         _any_n(found),
         "## Figure 5: rate against mIoU over the qualities\n\n![](figure5.png)",
         f"## Figure 6: N channels at {found.grid.middle}\n\n![](figure6.png)" if swept else "",
-        report.markdown(found.points, setting, rankings, analysis).replace("\n# ", "\n## "),
+        report.markdown(found.analysis, setting, rankings).replace("\n# ", "\n## "),
     ]
     write_text(output / "report.md", "\n\n".join(s for s in sections if s) + "\n")
     return output / "report.md", output / "results.json"
@@ -150,7 +149,7 @@ def best_saving(found: Findings, claim: Claim) -> Saved | None:
         zip(savings, tests, strict=True),
         key=lambda pair: (_largest(pair[0]), max(pair[1].curve.scores)),
     )
-    return find_savings([(anchor, chosen)], found.images)[0]
+    return find_savings([(anchor, chosen)], found.analysis.images)[0]
 
 
 def _largest(saved: Saved) -> float:
@@ -159,22 +158,17 @@ def _largest(saved: Saved) -> float:
     return -1e9 if saved.found.bound is None else saved.found.bound.at_least
 
 
-def _is_curve(found: Findings, point: Point) -> bool:
-    """Whether a point's method was run at more than one codec."""
-    (method,) = [m for m in found.methods.values() if any(p is point for p in m.points)]
-    return len(method.by_codec) > 1
-
-
 def _head(found: Findings, command: str) -> str:
     grid = found.grid
     machines = sorted({_machine(r.facts) for r in found.records if "device" in r.facts})
     seconds = sum(r.facts["seconds"] for r in found.records)
     seeds = sorted({int(r.config["seed"]) for r in found.records})
+    images = len(found.analysis.points[0].samples)
     lines = [
         f"# {grid.name}: rate and mIoU on {grid.dataset}, beside the paper's",
         (
-            f"{len(found.records)} networks, {len(found.points[0].samples)} validation images, "
-            f"codecs {', '.join(grid.codecs)}, seeds {', '.join(map(str, seeds))}; made on "
+            f"{len(found.records)} networks, {images} validation images, codecs "
+            f"{', '.join(grid.codecs)}, seeds {', '.join(map(str, seeds))}; made on "
             f"{'; '.join(machines)} in {seconds / 60:.0f} minutes of runs, several at a time."
         ),
         f"Every number, table and figure: `{command}`",
@@ -212,9 +206,9 @@ def _claim_row(found: Findings, claim: Claim) -> tuple[str, ...]:
         return (claim.what, claim.paper, aim, "not run", "-")
     by = f"{saved.found.test} against {saved.found.anchor}"
     if saved.found.saving is not None:
-        value = f"{100 * saved.found.saving.maximum:.1f} %{_brackets(saved.maximum)}"
+        value = percent(saved.found.saving.maximum) + brackets(saved.maximum)
     elif saved.found.bound is not None:
-        value = f"at least {100 * saved.found.bound.at_least:.1f} %{_brackets(saved.at_least)}"
+        value = f"at least {percent(saved.found.bound.at_least)}{brackets(saved.at_least)}"
     else:
         value = f"none: {saved.found.note}"
     return (claim.what, claim.paper, aim, value, by)
@@ -226,12 +220,6 @@ def _claim_json(found: Findings, claim: Claim) -> dict[str, Any]:
         **dataclasses.asdict(claim),
         "found": None if saved is None else dataclasses.asdict(saved),
     }
-
-
-def _brackets(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    return f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def _table_1(found: Findings) -> str:
@@ -295,7 +283,7 @@ def _any_n(found: Findings) -> str:
             continue
         rows += [
             _difference_row(name, static.name, difference)
-            for difference in find_differences(static, method, found.images)
+            for difference in find_differences(static, method, found.analysis.images)
         ]
     if not rows:
         return ""
@@ -309,5 +297,5 @@ def _difference_row(name: str, static: str, difference: Difference) -> tuple[str
         name,
         static,
         f"{difference.point.score:.4f}",
-        f"{100 * difference.score:+.2f}{_brackets(difference.interval)}",
+        f"{100 * difference.score:+.2f}{brackets(difference.interval)}",
     )

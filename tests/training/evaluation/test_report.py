@@ -24,7 +24,7 @@ from tests.training.made_points import (
 from training.evaluation import plots, points, report
 from training.evaluation.comparisons import analyse
 
-SETTING = report.Setting(store="city.zarr", dataset="cityscapes", split="val", decode="all")
+SETTING = report.ReportSetting(store="city.zarr", dataset="cityscapes", split="val", decode="all")
 
 
 def test_parts_of_the_rate_add_up_to_bytes_over_original_pixels():
@@ -95,7 +95,8 @@ def test_console_table_shows_every_network_and_part():
         "dynamic", selection="dynamic", keep=None, ranking_id=None, permuted_score=0.07,
         samples=(make_sample(channels=80, mask_bytes=24), make_sample(channels=95, mask_bytes=24)),
     )  # fmt: skip
-    lines = report.console_table([dynamic, make_point(quality=2, psnr=None)]).splitlines()
+    text = report.console_table(analyse([dynamic, make_point(quality=2, psnr=None)]))
+    lines = text.splitlines()
     assert lines[0].split() == list(report.columns([dynamic]))
     assert "87.5 (80-95)" in lines[2]
     assert "0.0700" in lines[2]
@@ -132,7 +133,7 @@ def test_one_method_at_several_codecs_is_one_curve():
     (saved,) = analyse([*pixel, *ours]).saved
     assert saved.found.saving.maximum > 0.7
     assert saved.found.bd_rate < -70
-    text = report.markdown([*pixel, *ours], SETTING)
+    text = report.markdown(analyse([*pixel, *ours]), SETTING)
     assert f"{100 * saved.found.saving.maximum:.1f} % at" in text
     assert f"{saved.found.bd_rate:+.1f} %" in text
     assert "No BD-rate" not in text
@@ -162,13 +163,13 @@ def test_detectors_have_rate_ap_curves_with_bd_rate_and_intervals(tmp_path):
     against = saved[pixel[0].label, "static-16"]
     assert against.found.bd_rate == pytest.approx(-50, abs=15)
     assert against.found.saving.median == pytest.approx(0.5, abs=0.15)
-    text = report.markdown([*pixel, *none, *ours], SETTING)
+    text = report.markdown(analyse([*pixel, *none, *ours]), SETTING)
     assert f"{against.found.bd_rate:+.1f} %" in text
     for part in ("# Rate and AP50 on", "## Rate saved at equal AP50", "AP50 overlap", "AP50-07"):
         assert part in text
     assert "1000 times as many of the 40 images were drawn with replacement" in text
     assert "mIoU" not in text
-    assert plots.write_figures(ours, tmp_path) == (("rate_ap50.png", "Rate against AP50"),)
+    assert plots.write_figures(analyse(ours), tmp_path) == (("rate_ap50.png", "Rate against AP50"),)
     with Image.open(tmp_path / "rate_ap50.png") as picture:
         picture.load()
 
@@ -179,7 +180,7 @@ def test_markdown_shows_intervals_seeds_and_differences():
         measured("static-16 (gate)", make_images(a, rate=90, noise=s), seed=s)
         for s, a in ((1, 0.74), (2, 0.78))
     ]
-    text = report.markdown([none, *seeds], SETTING)
+    text = report.markdown(analyse([none, *seeds]), SETTING)
     assert "| static-16 (gate), seed 1 | 01234567 |" in text
     (saved,) = analyse([none, *seeds]).saved
     assert f"[{100 * saved.at_least.low:.1f}, {100 * saved.at_least.high:.1f}]" in text
@@ -190,7 +191,8 @@ def test_markdown_shows_intervals_seeds_and_differences():
     assert f"{difference.score:+.4f} [{low:+.4f}, {high:+.4f}] at 45 %" in text
     assert "images such intervals are too narrow" not in text
     few = [measured(p.label, p.samples[:20], selection=p.selection) for p in (none, seeds[0])]
-    assert "From only 20 images such intervals are too narrow." in report.markdown(few, SETTING)
+    text = report.markdown(analyse(few), SETTING)
+    assert "From only 20 images such intervals are too narrow." in text
 
 
 def test_markdown_compares_rankings():
@@ -198,17 +200,17 @@ def test_markdown_compares_rankings():
     gate = make_ranking([5, 4, 3, 2, 1], ranking_id="gate", halves=halves)
     variance = make_ranking([5, 3, 4, 4, 1], ranking_id="variance")
     foreign = make_ranking([1, 2, 3], ranking_id="foreign", codec_id="other")
-    text = report.markdown([make_point()], SETTING, [gate, variance, foreign, gate])
+    text = report.markdown(analyse([make_point()]), SETTING, [gate, variance, foreign, gate])
     assert "| gate | halves of its samples | codec | 0.900 | 0.800 | 2: 1 (0.8) |" in text
     assert "| gate | variance | codec | 0.667 | 0.527 | 2: 1 (0.8, undetermined) |" in text
     assert "foreign" not in text
-    (first, second) = report.results([make_point()], SETTING, [gate, variance])["rankings"]
+    (first, second) = report.results(analyse([make_point()]), SETTING, [gate, variance])["rankings"]
     assert (first["against"], second["shared"]) == ("halves of its samples", {2: 1})
 
 
 def test_markdown_gives_bounds_and_says_what_is_missing():
     pixel = at_rate("pixel (trained on raw)", 770, 0.4, domain="pixel", selection="none")
-    text = report.markdown([pixel, make_point(permuted_score=0.05)], SETTING)
+    text = report.markdown(analyse([pixel, make_point(permuted_score=0.05)]), SETTING)
     assert "| static-16 | pixel (trained on raw) | at least 81.2 % (0.5000 at 0.7500 bpp" in text
     assert "No BD-rate: pixel (trained on raw) has 1 Pareto points of 1, BD-rate needs 4" in text
     assert "Always predicting 'road', the most frequent class, gives mIoU 0.3100." in text
@@ -234,22 +236,23 @@ def test_detectors_must_beat_the_boxes_of_another_picture_or_finding_nothing():
 
 
 def test_markdown_shows_pictures():
-    setting = report.Setting(
+    setting = report.ReportSetting(
         store="s", dataset="cityscapes", split="val", decode="all", pictures=("pictures/a.png",)
     )
-    assert "![pictures/a.png](pictures/a.png)" in report.markdown([make_point()], setting)
+    assert "![pictures/a.png](pictures/a.png)" in report.markdown(analyse([make_point()]), setting)
 
 
 def test_a_cut_through_a_tie_is_undetermined():
     points_ = [make_point(), make_point("tied", tied=7)]
-    assert "16, undetermined (7 tied)" in report.console_table(points_)
-    text = report.markdown(points_, SETTING)
+    assert "16, undetermined (7 tied)" in report.console_table(analyse(points_))
+    text = report.markdown(analyse(points_), SETTING)
     assert "decided by the tie-break alone" in text
-    assert "tie-break" not in report.markdown(points_[:1], SETTING)
+    assert "tie-break" not in report.markdown(analyse(points_[:1]), SETTING)
 
 
 def test_results_are_json_without_images():
-    text = json.dumps(report.results([make_point(), make_point("b")], SETTING), allow_nan=False)
+    content = report.results(analyse([make_point(), make_point("b")]), SETTING)
+    text = json.dumps(content, allow_nan=False)
     read = json.loads(text)
     assert read["points"][0]["bpp"] == make_point().bpp
     assert "samples" not in read["points"][0]
@@ -258,7 +261,8 @@ def test_results_are_json_without_images():
 
 
 def test_per_class_csv_leaves_absent_classes_empty():
-    text = report.per_class_csv([make_point(), make_point("b", class_scores=(0.1, None, 0.2))])
+    points_ = [make_point(), make_point("b", class_scores=(0.1, None, 0.2))]
+    text = report.per_class_csv(analyse(points_))
     rows = list(csv.reader(io.StringIO(text)))
     assert rows[0] == [
         "class",
@@ -276,11 +280,11 @@ def test_plots_are_pictures(tmp_path):
         at_rate("pixel", 500, 0.3, domain="pixel", keep=None),
     ]
     folder = tmp_path / "new"
-    figures = plots.write_figures(points_, folder)
+    figures = plots.write_figures(analyse(points_), folder)
     names = ["rate_miou.png", "channels_01234567.png"]
     assert [name for name, _ in figures] == names
     for name in names:
         with Image.open(folder / name) as picture:
             assert picture.width > 800
     assert sorted(p.name for p in folder.iterdir()) == sorted(names)
-    assert plots.write_figures(points_[:1], folder) == (figures[0],)
+    assert plots.write_figures(analyse(points_[:1]), folder) == (figures[0],)

@@ -157,12 +157,13 @@ def test_draws_without_labels_are_left_out():
 
 def test_points_of_other_images_are_not_paired():
     a, b = measured("a", make_images(0.7)), measured("b", make_images(0.7)[1:])
-    text = r"no intervals: a was measured on 40 images, b on 39, and they are not the same; measure"
-    with pytest.raises(DatasetError, match=text):
-        draw_images([a, b])
+    assert draw_images([a, b]) is None
+    reason = "a was measured on 40 images, b on 39, and they are not the same"
+    assert why_not_drawn([a, b]) == reason
     moved = measured("b", make_images(0.7)[::-1])
     assert "and they are not the same" in why_not_drawn([a, moved])
-    with pytest.raises(DatasetError, match="a single image cannot be drawn in several ways"):
-        draw_images([measured("a", make_images(0.7, images=1))])
+    single = [measured("a", make_images(0.7, images=1))]
+    assert draw_images(single) is None
+    assert why_not_drawn(single) == "a single image cannot be drawn in several ways"
     with pytest.raises(DatasetError, match="there are no points to compare"):
         draw_images([])
