@@ -24,6 +24,15 @@ def align(rows: Sequence[Sequence[str]], text_columns: int) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
+def section(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int, *notes: str
+) -> str:
+    """Returns a Markdown section: a table with notes below it; empty without rows."""
+    if not rows:
+        return ""
+    return "\n\n".join([f"## {title}", markdown_table(header, rows, text_columns), *notes])
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
     """Returns a Markdown table whose first `text_columns` columns stand to the left."""
     marks = ["---" if i < text_columns else "---:" for i in range(len(header))]

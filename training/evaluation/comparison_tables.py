@@ -12,7 +12,7 @@ from training.evaluation.comparisons import Analysis, Difference, Saved, SeedSpr
 from training.evaluation.curves import Bound
 from training.evaluation.methods import codec_name
 from training.evaluation.resampling import FEW_IMAGES, Interval
-from training.tables import markdown_table
+from training.tables import section
 
 _SAVINGS_NOTE = (
     "Log-rate is interpolated on each method's Pareto front; maximum and median are over the "
@@ -27,26 +27,21 @@ _RARELY = 0.95
 
 def savings_section(analysis: Analysis) -> str:
     """Returns what each method saves; empty if no method is meant to beat another one here."""
-    if not analysis.saved:
-        return ""
     spread = any(s.over_seeds for s in analysis.saved)
     overlap = f"{analysis.metric} overlap"
     header = ["method", "against", "rate saved (max)", "(median)", overlap, "BD-rate"]
     header += ["over seeds"] if spread else []
     rows = [_saving_row(s)[: len(header)] for s in analysis.saved]
     reasons = dict.fromkeys(s.found.bd_note for s in analysis.saved if s.found.bd_note)
-    title = f"## Rate saved at equal {analysis.metric}"
-    note = _SAVINGS_NOTE.format(metric=analysis.metric)
-    parts = [title, markdown_table(header, rows, 2), note]
+    notes = [_SAVINGS_NOTE.format(metric=analysis.metric)]
     if reasons:
-        parts.append("No BD-rate: " + "; ".join(reasons) + ".")
-    return "\n\n".join([*parts, intervals_note(analysis)])
+        notes.append("No BD-rate: " + "; ".join(reasons) + ".")
+    title = f"Rate saved at equal {analysis.metric}"
+    return section(title, header, rows, 2, *notes, intervals_note(analysis))
 
 
 def differences_section(analysis: Analysis) -> str:
     """Returns the differences in score at equal codecs, one codec a column; empty without any."""
-    if not analysis.differences:
-        return ""
     codecs = list(dict.fromkeys(codec_name(d.point) for d in analysis.differences))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for found in analysis.differences:
@@ -59,32 +54,28 @@ def differences_section(analysis: Analysis) -> str:
         "without 0 is a difference that the choice of images does not explain; it says nothing "
         "about the chance in training."
     )
-    table = markdown_table(("method", "against", *codecs), rows, 2)
-    return "\n\n".join([f"## Differences in {analysis.metric} at one codec", table, note])
+    title = f"Differences in {analysis.metric} at one codec"
+    return section(title, ("method", "against", *codecs), rows, 2, note)
 
 
 def seeds_section(analysis: Analysis) -> str:
     """Returns the spread over seeds; empty if every method has one."""
-    if not analysis.spreads:
-        return ""
     header = ("method", "codec", "seeds", f"{analysis.metric} (mean)", "min-max", "bpp (mean)")
     rows = [_spread_row(s) for s in analysis.spreads]
     note = "Curves, savings and differences are those of the means over seeds."
-    return "\n\n".join(["## Seeds", markdown_table(header, rows, 2), note])
+    return section("Seeds", header, rows, 2, note)
 
 
 def rankings_section(rankings: Sequence[Ranking]) -> str:
     """Returns how stable rankings are, and how far those of one codec agree; empty without any."""
     rows = [_agreement_row(*found) for found in compare_all(rankings)]
-    if not rows:
-        return ""
     header = ("ranking", "against", "codec", "Spearman", "Kendall", "shared of the first N")
     note = (
         "Channels that are equally important share the mean of their ranks. In brackets, how many "
         "of the first N two random orders would share. Undetermined: in one of both rankings the "
         "cut runs through a tie."
     )
-    return "\n\n".join(["## Agreement of rankings", markdown_table(header, rows, 3), note])
+    return section("Agreement of rankings", header, rows, 3, note)
 
 
 def compare_all(rankings: Sequence[Ranking]) -> list[tuple[Ranking, Ranking | None, Agreement]]:

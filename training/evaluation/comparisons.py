@@ -6,12 +6,12 @@ for both methods) and that of training (the spread over seeds).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation.curves import Comparison, Curve, bound, compare, saving
+from training.evaluation.curves import Bound, Comparison, Curve, Saving, bound, compare, saving
 from training.evaluation.methods import Method, make_methods, point_names
 from training.evaluation.points import PIXEL_RAW, Point
 from training.evaluation.resampling import (
@@ -23,6 +23,7 @@ from training.evaluation.resampling import (
     interval,
     why_not_drawn,
 )
+from training.selection.registry import find_selection
 
 _BASELINE_RANKINGS = ("variance", "entropy", "random")
 
@@ -211,39 +212,25 @@ def _find_saving(
     anchor: Method, test: Method, anchors: Sequence[Curve | None], tests: Sequence[Curve | None]
 ) -> Saved:
     found = compare(anchor.curve, test.curve)
-    over_seeds = _over_seeds(anchor, test)
-    pairs = list(zip(anchors, tests, strict=True))
-    if found.saving is not None and pairs:
-        drawn_D2 = np.array([_drawn_saving(*pair) for pair in pairs])
-        maximum, median = (interval(values_D) for values_D in drawn_D2.T)
-        return Saved(found=found, maximum=maximum, median=median, over_seeds=over_seeds)
-    if found.bound is not None and pairs:
-        drawn_D = np.array([_drawn_bound(*pair) for pair in pairs])
-        return Saved(found=found, at_least=interval(drawn_D), over_seeds=over_seeds)
-    return Saved(found=found, over_seeds=over_seeds)
-
-
-def _drawn_saving(anchor: Curve | None, test: Curve | None) -> tuple[float, float]:
-    found = saving(anchor, test) if anchor is not None and test is not None else None
-    return (np.nan, np.nan) if found is None else (found.maximum, found.median)
-
-
-def _drawn_bound(anchor: Curve | None, test: Curve | None) -> float:
-    found = bound(anchor, test) if anchor is not None and test is not None else None
-    return np.nan if found is None else found.at_least
+    measure: Callable[[Curve, Curve], Saving | Bound | None] = bound
+    names = () if found.bound is None else ("at_least",)
+    if found.saving is not None:
+        measure, names = saving, ("maximum", "median")
+    drawn = [a and t and measure(a, t) for a, t in zip(anchors, tests, strict=True)]
+    intervals = {
+        name: interval(np.array([np.nan if d is None else getattr(d, name) for d in drawn]))
+        for name in names
+        if drawn
+    }
+    return Saved(found=found, over_seeds=_over_seeds(anchor, test), **intervals)
 
 
 def _over_seeds(anchor: Method, test: Method) -> tuple[float | None, ...]:
     seeds = max(test.seeds, anchor.seeds, key=len)
     if len(seeds) < 2:
         return ()
-    values = []
-    for seed in seeds:
-        mine, theirs = test.of_seed(seed) or test, anchor.of_seed(seed) or anchor
-        found = compare(theirs.curve, mine.curve)
-        bounded = None if found.bound is None else found.bound.at_least
-        values.append(bounded if found.saving is None else found.saving.maximum)
-    return tuple(values)
+    pairs = [(anchor.of_seed(seed) or anchor, test.of_seed(seed) or test) for seed in seeds]
+    return tuple(compare(theirs.curve, mine.curve).largest for theirs, mine in pairs)
 
 
 def _mean_score(points: Sequence[Point]) -> float:
@@ -261,10 +248,11 @@ def _is_anchor(anchor: Point, test: Point) -> bool:
         return True
     if test.domain == "pixel":
         return False
-    if anchor.selection == "none":
+    kind = find_selection(anchor.selection)
+    if kind.takes_all:
         return True
     return (
-        anchor.selection in ("static", test.selection)
+        (not kind.for_any_n or kind is find_selection(test.selection))
         and anchor.keep == test.keep
         and anchor.ranking_method in _BASELINE_RANKINGS
         and test.ranking_method not in _BASELINE_RANKINGS

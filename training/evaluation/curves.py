@@ -73,7 +73,7 @@ class Saving:
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """What is certainly saved when a method starts where the other one ends.
+    """The rate that is certainly saved when a method starts where the other one ends.
 
     The anchor's best score, at `anchor_rate`, is reached or passed by the test at `test_rate`,
     so at least `at_least = 1 − test_rate / anchor_rate` is saved there.
@@ -101,6 +101,13 @@ class Comparison:
     note: str | None = None
     bd_rate: float | None = None
     bd_note: str | None = None
+
+    @property
+    def largest(self) -> float | None:
+        """The largest saving, or the bound; None where there is neither."""
+        if self.saving is not None:
+            return self.saving.maximum
+        return None if self.bound is None else self.bound.at_least
 
 
 def pareto_front(rates: Sequence[float], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

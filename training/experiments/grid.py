@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -58,7 +58,7 @@ class RankingRule:
     """
 
     name: str
-    method: str
+    method: str = FREQUENCY
     gate: str | None = None
 
 
@@ -136,13 +136,13 @@ class Grid:
 
     name: str
     dataset: str
-    split: str
-    val_split: str
     codecs: Mapping[str, str]
-    middle: str
-    train: Mapping[str, Any]
-    rankings: Mapping[str, RankingRule]
     methods: Mapping[str, GridMethod]
+    middle: str
+    split: str = "train"
+    val_split: str = "val"
+    train: Mapping[str, Any] = field(default_factory=dict)
+    rankings: Mapping[str, RankingRule]
     claims: tuple[Claim, ...]
     timed: tuple[str, ...] = ()
     transforms: tuple[str, ...] = ()
@@ -229,41 +229,32 @@ def parse_grid(content: Mapping[str, Any]) -> Grid:
             raise LatentStoreError(
                 f"a grid needs {name}; see training/experiments/grids for examples"
             )
-    codecs = dict(content.pop("codecs"))
+    codecs, methods = content.pop("codecs"), content.pop("method")
     rankings = {n: _rule(n, r) for n, r in content.pop("ranking", {}).items()}
-    methods = content.pop("method")
-    grid = Grid(
-        name=content.pop("name"),
-        dataset=content.pop("dataset"),
-        split=content.pop("split", "train"),
-        val_split=content.pop("val_split", "val"),
-        codecs=codecs,
-        middle=content.pop("middle", next(iter(codecs))),
-        train=dict(content.pop("train", {})),
-        rankings=rankings,
-        methods={n: _method(n, m, codecs, rankings) for n, m in methods.items()},
-        claims=tuple(_claim(c) for c in content.pop("claim", ())),
-        timed=tuple(content.pop("timed", ())),
-        transforms=tuple(content.pop("transforms", ())),
-    )
-    _refuse_unknown("a grid", content, ())
+    made = {
+        "codecs": codecs,
+        "rankings": rankings,
+        "methods": {n: _method(n, m, codecs, rankings) for n, m in methods.items()},
+        "claims": tuple(_claim(c) for c in content.pop("claim", ())),
+    }
+    grid: Grid = _filled(Grid, "a grid", {"middle": next(iter(codecs)), **content}, **made)
     _check(grid)
     return grid
 
 
 def _rule(name: str, entry: Mapping[str, Any]) -> RankingRule:
-    _refuse_unknown(f"[ranking.{name}]", entry, ("method", "gate"))
-    method = entry.get("method", FREQUENCY)
-    if method not in RANKING_METHODS:
+    where = f"[ranking.{name}]"
+    rule: RankingRule = _filled(RankingRule, where, entry, name=name)
+    if rule.method not in RANKING_METHODS:
         raise LatentStoreError(
-            f"[ranking.{name}] has method {method!r}; choose one of {', '.join(RANKING_METHODS)}"
+            f"{where} has method {rule.method!r}; choose one of {', '.join(RANKING_METHODS)}"
         )
-    if (method == FREQUENCY) != ("gate" in entry):
+    if (rule.method == FREQUENCY) != (rule.gate is not None):
         raise LatentStoreError(
-            f"[ranking.{name}]: a gate goes with method frequency, and with no other; got method "
-            f"{method!r} and gate {entry.get('gate')!r}"
+            f"{where}: a gate goes with method frequency, and with no other; got method "
+            f"{rule.method!r} and gate {rule.gate!r}"
         )
-    return RankingRule(name=name, method=method, gate=entry.get("gate"))
+    return rule
 
 
 def _method(
@@ -290,12 +281,19 @@ def _method(
 
 
 def _claim(entry: Mapping[str, Any]) -> Claim:
-    names = [f.name for f in dataclasses.fields(Claim)]
-    _refuse_unknown("[[claim]]", entry, names)
-    if missing := [name for name in names if name not in entry]:
-        raise LatentStoreError(f"a [[claim]] needs {', '.join(missing)}")
-    test = entry["test"]
-    return Claim(**{**entry, "test": (test,) if isinstance(test, str) else tuple(test)})
+    one = isinstance(entry.get("test"), str)
+    return _filled(Claim, "a [[claim]]", {**entry, "test": (entry["test"],)} if one else entry)
+
+
+def _filled(kind: type[Any], where: str, entry: Mapping[str, Any], **made: Any) -> Any:
+    """Returns the dataclass with an entry's values, and with those made of other entries."""
+    fields = [f for f in dataclasses.fields(kind) if f.name not in made]
+    _refuse_unknown(where, entry, [f.name for f in fields])
+    required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in entry]:
+        raise LatentStoreError(f"{where} needs {', '.join(missing)}")
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in entry.items()}
+    return kind(**values, **made)
 
 
 def _check_flags(where: str, flags: Mapping[str, Any]) -> None:
@@ -303,12 +301,12 @@ def _check_flags(where: str, flags: Mapping[str, Any]) -> None:
     _refuse_unknown(where, flags, known - set(_OWN_FLAGS))
 
 
-def _refuse_unknown(where: str, entry: Mapping[str, Any], known: Any) -> None:
+def _refuse_unknown(where: str, entry: Mapping[str, Any], known: Collection[str]) -> None:
     if unknown := sorted(set(entry) - set(known)):
-        message = f"{where} has {', '.join(unknown)}, which mean nothing there"
-        if known:
-            message += f"; known are {', '.join(sorted(known))}"
-        raise LatentStoreError(message)
+        raise LatentStoreError(
+            f"{where} has {', '.join(unknown)}, which mean nothing there; known are "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 def _check(grid: Grid) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 from latent_store import Ranking
 from latent_store.errors import IntegrityError, LatentStoreError
 from training.evaluation.points import Point, write_text
-from training.experiments.timings import Timings
 
 RECORD_VERSION = 1
 RUNS = Path(__file__).parent / "runs"
@@ -40,6 +39,20 @@ class Record:
     config: Mapping[str, Any]
     points: tuple[Point, ...]
     facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """The latencies of a grid's networks, measured by `training.latency` in one sitting.
+
+    Attributes:
+        setting: The machine, the pictures, the number of runs.
+        latencies: One entry a network: "kind" as the paper's table calls it, "channels", and
+            "encode", "decode" and "total" with their medians, "p10" and "p90" in milliseconds.
+    """
+
+    setting: Mapping[str, Any]
+    latencies: Sequence[Mapping[str, Any]]
 
 
 def read_record(folder: Path, name: str, config: Mapping[str, Any]) -> Record | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,19 @@ from training.evaluation import plots, report
 from training.evaluation.comparison_tables import brackets, percent
 from training.evaluation.comparisons import (
     Analysis,
-    Difference,
     Saved,
     analyse,
     find_differences,
     find_savings,
 )
+from training.evaluation.curves import compare
 from training.evaluation.methods import Method, make_sweeps
 from training.evaluation.points import Point, write_text
+from training.evaluation.resampling import Images
 from training.experiments.grid import Claim, Grid
-from training.experiments.records import Record
-from training.experiments.timings import Timings, table_3
-from training.tables import markdown_table
+from training.experiments.records import Record, Timings
+from training.latency import PAPER, PIXEL
+from training.tables import section
 
 PAPER_TABLE_1 = {
     "bpp": (0.084, 0.111, 0.154, 0.216),
@@ -48,6 +50,7 @@ class Findings:
         analysis: Of all points.
         methods: The grid's name of a method -> its points at every codec and seed; each cut of an
             any-N network is a method of its own, `any-16`.
+        claims: Of the grid, each with the saving that its best test makes, see `best_saving`.
         missing: Runs of the grid without a record.
         timings: Of the grid's networks; None if they were not timed.
     """
@@ -56,6 +59,7 @@ class Findings:
     records: tuple[Record, ...]
     analysis: Analysis
     methods: Mapping[str, Method]
+    claims: tuple[tuple[Claim, Saved | None], ...]
     missing: tuple[str, ...]
     timings: Timings | None = None
 
@@ -69,11 +73,14 @@ def find(grid: Grid, records: Sequence[Record], timings: Timings | None = None) 
             name = point.label if several else str(record.config["method"])
             by_label.setdefault(name, []).append(point)
     finished = {record.name for record in records}
+    methods = {n: Method(name=n, points=tuple(p)) for n, p in by_label.items()}
+    analysis = analyse([point for record in records for point in record.points])
     return Findings(
         grid=grid,
         records=tuple(records),
-        analysis=analyse([point for record in records for point in record.points]),
-        methods={n: Method(name=n, points=tuple(p)) for n, p in by_label.items()},
+        analysis=analysis,
+        methods=methods,
+        claims=tuple((c, best_saving(c, methods, analysis.images)) for c in grid.claims),
         missing=tuple(run.name for run in grid.runs() if run.name not in finished),
         timings=timings,
     )
@@ -115,8 +122,11 @@ def write_report(
         "grid": found.grid.name,
         "command": command,
         "missing": list(found.missing),
-        "claims": [_claim_json(found, claim) for claim in found.grid.claims],
-        "latency": None if found.timings is None else dataclasses.asdict(found.timings),
+        "claims": [
+            {**dataclasses.asdict(claim), "found": saved and dataclasses.asdict(saved)}
+            for claim, saved in found.claims
+        ],
+        "latency": found.timings and dataclasses.asdict(found.timings),
         **report.results(found.analysis, setting, rankings),
     }
     write_text(output / "results.json", json.dumps(content, indent=1) + "\n")
@@ -125,7 +135,7 @@ def write_report(
         _claims(found),
         _table_1(found),
         _table_2(found),
-        table_3(found.timings) if found.timings is not None else "",
+        table_3(found.timings) if found.timings else "",
         _any_n(found),
         "## Figure 5: rate against mIoU over the qualities\n\n![](figure5.png)",
         f"## Figure 6: N channels at {found.grid.middle}\n\n![](figure6.png)" if swept else "",
@@ -135,32 +145,32 @@ def write_report(
     return output / "report.md", output / "results.json"
 
 
-def best_saving(found: Findings, claim: Claim) -> Saved | None:
+def best_saving(claim: Claim, methods: Mapping[str, Method], images: Images | None) -> Saved | None:
     """Returns the largest saving (or bound) of a claim's tests; None if nothing is finished.
 
     Of tests that allow neither, it is the one that reaches the highest score.
     """
-    anchor = found.methods.get(claim.anchor)
-    tests = [found.methods[name] for name in claim.test if name in found.methods]
+    anchor = methods.get(claim.anchor)
+    tests = [methods[name] for name in claim.test if name in methods]
     if anchor is None or not tests:
         return None
-    savings = find_savings([(anchor, test) for test in tests], None)
-    _, chosen = max(
-        zip(savings, tests, strict=True),
-        key=lambda pair: (_largest(pair[0]), max(pair[1].curve.scores)),
-    )
-    return find_savings([(anchor, chosen)], found.analysis.images)[0]
 
+    def rank(test: Method) -> tuple[float, float]:
+        largest = compare(anchor.curve, test.curve).largest
+        return (-math.inf if largest is None else largest, max(test.curve.scores))
 
-def _largest(saved: Saved) -> float:
-    if saved.found.saving is not None:
-        return saved.found.saving.maximum
-    return -1e9 if saved.found.bound is None else saved.found.bound.at_least
+    return find_savings([(anchor, max(tests, key=rank))], images)[0]
 
 
 def _head(found: Findings, command: str) -> str:
     grid = found.grid
-    machines = sorted({_machine(r.facts) for r in found.records if "device" in r.facts})
+    machines = sorted(
+        {
+            f"{r.facts['device']} of {r.facts['cores']} cores, torch {r.facts['torch']}"
+            for r in found.records
+            if "device" in r.facts
+        }
+    )
     seconds = sum(r.facts["seconds"] for r in found.records)
     seeds = sorted({int(r.config["seed"]) for r in found.records})
     images = len(found.analysis.points[0].samples)
@@ -182,26 +192,19 @@ def _head(found: Findings, command: str) -> str:
     return "\n\n".join(lines)
 
 
-def _machine(facts: Mapping[str, Any]) -> str:
-    return f"{facts['device']} of {facts['cores']} cores, torch {facts['torch']}"
-
-
 def _claims(found: Findings) -> str:
-    if not found.grid.claims:
-        return ""
-    rows = [_claim_row(found, claim) for claim in found.grid.claims]
+    rows = [_claim_row(claim, saved) for claim, saved in found.claims]
     header = ("what", "paper", "aim", "here", "by")
     note = (
         "Rate saved at equal mIoU: log-rate interpolated on each curve's Pareto front, the largest "
         "over the overlap, with the 95 % interval of a paired bootstrap over validation images. "
         "“At least” is a bound: there is no overlap."
     )
-    return "\n\n".join(["## The paper's claims", markdown_table(header, rows, 1), note])
+    return section("The paper's claims", header, rows, 1, note)
 
 
-def _claim_row(found: Findings, claim: Claim) -> tuple[str, ...]:
+def _claim_row(claim: Claim, saved: Saved | None) -> tuple[str, ...]:
     aim = f"≥ {100 * claim.aim:.0f} %"
-    saved = best_saving(found, claim)
     if saved is None:
         return (claim.what, claim.paper, aim, "not run", "-")
     by = f"{saved.found.test} against {saved.found.anchor}"
@@ -212,14 +215,6 @@ def _claim_row(found: Findings, claim: Claim) -> tuple[str, ...]:
     else:
         value = f"none: {saved.found.note}"
     return (claim.what, claim.paper, aim, value, by)
-
-
-def _claim_json(found: Findings, claim: Claim) -> dict[str, Any]:
-    saved = best_saving(found, claim)
-    return {
-        **dataclasses.asdict(claim),
-        "found": None if saved is None else dataclasses.asdict(saved),
-    }
 
 
 def _table_1(found: Findings) -> str:
@@ -242,9 +237,7 @@ def _table_1(found: Findings) -> str:
     ]
     header = ("mIoU", *list(found.grid.codecs)[: len(latent.curve.rates)])
     padded = [row[: len(header)] + ("",) * (len(header) - len(row)) for row in rows]
-    return "## Table 1: no selection against the pixel domain\n\n" + markdown_table(
-        header, padded, 1
-    )
+    return section("Table 1: no selection against the pixel domain", header, padded, 1)
 
 
 def _with_gain(scores: Sequence[float], base: Sequence[float]) -> list[str]:
@@ -268,34 +261,51 @@ def _table_2(found: Findings) -> str:
         scores = ", ".join(f"{p.score:.4f} at {p.bpp:.3f}" for p in points)
         rows.append((method.name, f"{macs:.2f}", whole, scores))
     header = ("transform", "its GMAC", "network's GMAC", "mIoU at bpp")
-    return "## Table 2: the transform modules\n\n" + markdown_table(header, rows, 1)
+    return section("Table 2: the transform modules", header, rows, 1)
+
+
+def table_3(timings: Timings) -> str:
+    """Returns the latencies in Markdown: each side's time, and its share of the pixel domain's."""
+    pixel = next((x for x in timings.latencies if x["kind"] == PIXEL), None)
+    rows = [_latency_row(latency, pixel) for latency in timings.latencies]
+    header = (
+        "network", "channels sent", "encode (ms)", "of pixel's", "paper",
+        "decode + task (ms)", "of pixel's", "paper",
+    )  # fmt: skip
+    setting = timings.setting
+    note = (
+        f"On {setting['device']} with {setting['threads']} CPU threads, one picture of "
+        f"{setting['pictures'][0]} a run: medians of {setting['repeats']} runs in which the "
+        "networks take turns, in brackets the 10 % and 90 % quantiles. The paper's shares are of "
+        "1024×2048 pictures on a GeForce RTX 3090."
+    )
+    return section("Table 3: latency", header, rows, 1, note)
+
+
+def _latency_row(latency: Mapping[str, Any], pixel: Mapping[str, Any] | None) -> tuple[str, ...]:
+    cells = [latency["kind"], f"{latency['channels']:.0f}"]
+    for side, name in enumerate(("encode", "decode")):
+        spread = latency[name]
+        ours = "-" if pixel is None else f"{spread['median'] / pixel[name]['median']:.2f}"
+        paper = PAPER.get(latency["kind"])
+        theirs = "-" if paper is None else f"{paper[side] / PAPER[PIXEL][side]:.2f}"
+        cells += [f"{spread['median']:.0f} ({spread['p10']:.0f}-{spread['p90']:.0f})", ours, theirs]
+    return tuple(cells)
 
 
 def _any_n(found: Findings) -> str:
-    """One network for every N against a network for each N."""
-    rows = []
-    for name, method in found.methods.items():
-        keep = method.points[0].keep
-        if method.points[0].selection != "any" or keep is None:
-            continue
-        static = found.methods.get(f"frequency-{keep}")
-        if static is None:
-            continue
-        rows += [
-            _difference_row(name, static.name, difference)
-            for difference in find_differences(static, method, found.analysis.images)
-        ]
-    if not rows:
-        return ""
+    """One network for every N, whose record has a point for each, against a network for each N."""
+    several = [p for r in found.records if len(r.points) > 1 for p in r.points]
+    keeps = {p.label: p.keep for p in several}
+    rows = [
+        (
+            *(difference.test, difference.anchor, f"{difference.point.score:.4f}"),
+            f"{100 * difference.score:+.2f}{brackets(difference.interval)}",
+        )
+        for name, keep in keeps.items()
+        if (static := found.methods.get(f"frequency-{keep}"))
+        for difference in find_differences(static, found.methods[name], found.analysis.images)
+    ]
     note = "Points of mIoU, one network for all N less the static network of that N, same codec."
     header = ("N channels", "against", "mIoU", "difference in points")
-    return "\n\n".join(["## One network for every N", markdown_table(header, rows, 2), note])
-
-
-def _difference_row(name: str, static: str, difference: Difference) -> tuple[str, ...]:
-    return (
-        name,
-        static,
-        f"{difference.point.score:.4f}",
-        f"{100 * difference.score:+.2f}{brackets(difference.interval)}",
-    )
+    return section("One network for every N", header, rows, 2, note)

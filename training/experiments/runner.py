@@ -29,12 +29,12 @@ from training.experiments.grid import GridRun
 from training.experiments.rankings import GridRankings
 from training.experiments.records import (
     Record,
+    Timings,
     read_record,
     read_timings,
     write_record,
     write_timings,
 )
-from training.experiments.timings import Timings
 from training.experiments.workspace import Workspace
 
 
