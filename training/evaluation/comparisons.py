@@ -19,6 +19,7 @@ from training.evaluation.resampling import (
     Interval,
     draw_images,
     drawn_curves,
+    drawn_mean,
     drawn_score,
     interval,
     why_not_drawn,
@@ -172,19 +173,16 @@ def find_differences(anchor: Method, test: Method, images: Images | None) -> lis
         theirs = anchor.by_codec.get(codec_id)
         if theirs is None:
             continue
-        drawn = None
-        if images is not None:
-            both = (
-                np.mean([drawn_score(p, images) for p in group], axis=0) for group in (mine, theirs)
-            )
-            drawn = interval(np.subtract(*both))
         found.append(
             Difference(
                 anchor=anchor.name,
                 test=test.name,
                 point=mine[0],
                 score=_mean_score(mine) - _mean_score(theirs),
-                interval=drawn,
+                interval=images
+                and interval(
+                    drawn_mean(drawn_score, mine, images) - drawn_mean(drawn_score, theirs, images)
+                ),
                 rate=_mean_bpp(mine) / _mean_bpp(theirs),
             )
         )

@@ -36,6 +36,11 @@ class Method:
     points: tuple[Point, ...]
 
     @property
+    def keep(self) -> int | None:
+        """N, the number of ranked channels; None for all in natural order."""
+        return self.points[0].keep
+
+    @property
     def seeds(self) -> tuple[int | None, ...]:
         """The seeds that it was trained with, in order of appearance."""
         return tuple(dict.fromkeys(p.seed for p in self.points))
@@ -81,7 +86,7 @@ class Sweep:
     @property
     def keeps(self) -> tuple[int, ...]:
         """The N of each method."""
-        return tuple(int(m.points[0].keep or 0) for m in self.methods)
+        return tuple(method.keep or 0 for method in self.methods)
 
 
 def make_methods(points: Sequence[Point]) -> list[Method]:
@@ -123,15 +128,15 @@ def make_sweeps(points: Sequence[Point]) -> list[Sweep]:
     """Returns the families that have several N at one codec, in order of appearance."""
     grouped: dict[tuple[str, str], list[Method]] = {}
     for method in make_methods(points):
-        keep = method.points[0].keep
-        if keep is None:
+        if method.keep is None:
             continue
-        family = re.sub(rf"(?<!\d){keep}(?!\d)", "N", method.points[0].label, count=1)
+        label = method.points[0].label
+        family = re.sub(rf"(?<!\d){method.keep}(?!\d)", "N", label, count=1)
         for codec_id, members in method.by_codec.items():
             at_codec = Method(name=method.name, points=tuple(members))
             grouped.setdefault((family, codec_id), []).append(at_codec)
     return [
-        Sweep(name=name, codec_id=codec, methods=tuple(sorted(found, key=_keep)))
+        Sweep(name=name, codec_id=codec, methods=tuple(sorted(found, key=lambda m: m.keep or 0)))
         for (name, codec), found in grouped.items()
         if len(found) > 1
     ]
@@ -196,7 +201,3 @@ def codec_name(point: Point) -> str:
     """Returns the last digits of a codec's id, and its quality if it has one."""
     digits = point.codec_id.rsplit("-", 1)[-1]
     return digits if point.quality is None else f"{digits} (q{point.quality})"
-
-
-def _keep(method: Method) -> int:
-    return int(method.points[0].keep or 0)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,7 +15,7 @@ from training.evaluation.comparisons import Analysis
 from training.evaluation.curves import Curve
 from training.evaluation.methods import Method, Sweep, codec_name, make_methods, make_sweeps
 from training.evaluation.points import Point
-from training.evaluation.resampling import Images, drawn_score, interval
+from training.evaluation.resampling import Images, drawn_mean, drawn_score, interval
 
 _MARKERS = "osD^v<>pPX*h"
 _COLOURS = 10
@@ -129,7 +128,7 @@ def _draw_points(
     groups = list(method.by_codec.values())
     for group, rate, score in zip(groups, curve.rates, curve.scores, strict=True):
         if images is not None:
-            found = interval(np.mean([drawn_score(p, images) for p in group], axis=0))
+            found = interval(drawn_mean(drawn_score, group, images))
             if found is not None:
                 ends = [[max(0, score - found.low)], [max(0, found.high - score)]]
                 look = {"fmt": "none", "capsize": 2, "elinewidth": 0.9, "alpha": 0.7}

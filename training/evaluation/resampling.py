@@ -4,12 +4,13 @@ Paired bootstrap: each draw takes as many images as there are, with replacement,
 for every point, so that what two networks find equally hard cancels out of their difference. Score
 and rate of a draw are computed as those of the whole set are: mIoU from one confusion matrix, AP50
 from one ranking of all detections, over the classes that the drawn images have; the rate from all
-bytes over all pixels.
+bytes over all pixels. (`scipy.stats.bootstrap` draws for one statistic; here all points share the
+draws, and a point's scores are computed once for every comparison.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,11 +117,18 @@ def drawn_bpp(point: Point, images: Images) -> np.ndarray:
     return (images.times_DS @ bits_S) / (images.times_DS @ pixels_S)
 
 
+def drawn_mean(
+    quantity: Callable[[Point, Images], np.ndarray], points: Sequence[Point], images: Images
+) -> np.ndarray:
+    """Returns the mean of `drawn_score` or `drawn_bpp` over points, in each draw, float64 [D]."""
+    return np.mean([quantity(point, images) for point in points], axis=0)
+
+
 def drawn_curves(method: Method, images: Images) -> list[Curve | None]:
     """Returns a method's curve in each draw, means over seeds; None where it has no score."""
     groups = list(method.by_codec.values())
-    rates_DQ = np.stack([_mean(drawn_bpp, group, images) for group in groups], axis=1)
-    scores_DQ = np.stack([_mean(drawn_score, group, images) for group in groups], axis=1)
+    rates_DQ = np.stack([drawn_mean(drawn_bpp, group, images) for group in groups], axis=1)
+    scores_DQ = np.stack([drawn_mean(drawn_score, group, images) for group in groups], axis=1)
     return [
         Curve(name=method.name, rates=tuple(rates_Q.tolist()), scores=tuple(scores_Q.tolist()))
         if np.isfinite(scores_Q).all()
@@ -191,7 +199,3 @@ def _mean_over(values_DK: np.ndarray, present_DK: np.ndarray) -> np.ndarray:
     present_D = present_DK.sum(axis=1)
     total_D = np.where(present_DK, values_DK, 0).sum(axis=1)
     return np.divide(total_D, present_D, out=np.full(len(total_D), np.nan), where=present_D > 0)
-
-
-def _mean(quantity, group: Sequence[Point], images: Images) -> np.ndarray:
-    return np.mean([quantity(point, images) for point in group], axis=0)
