@@ -1,4 +1,4 @@
-"""What every command of the project shares: parser, progress bar, exit status."""
+"""The common part of every command of the project: parser, progress bar, exit status."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ FLIPPED = "hflip"
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig(DatasetFlags):
-    """What is trained, on what."""
+    """Flags of the teacher's network and data."""
 
     split: str = flag("split to train on", default="train")
     val_split: str = flag("split to validate on; none = no validation", default="val", free=True)

@@ -1,4 +1,4 @@
-"""How long each side takes, as the paper's table 3 has it: `python -m training.latency`.
+"""Times of both sides, as the paper's table 3 has them: `python -m training.latency`.
 
     encode          pad ─ g_a ─ h_a ─ h_s ─ gate (dynamic) ─ entropy coding of what is sent
     decode + task   entropy decoding (with h_s) ─ g_s (pixels) ─ network ─ map

@@ -29,7 +29,7 @@ _ARRAYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two orders of the same channels agree.
+    """The agreement of two orders of the same channels.
 
     Channels of equal importance share the mean of their ranks, so that numbering them alike is no
     agreement. A correlation is None where one side finds all channels equally important.
@@ -84,7 +84,7 @@ class Ranking:
 
     @property
     def keys(self) -> tuple[np.ndarray, ...]:
-        """What orders the channels, float64 [M] each: the score, then its tie-break if it has one.
+        """The sort keys, float64 [M] each: the score, then its tie-break if it has one.
 
         See `order_channels`.
         """

@@ -22,12 +22,12 @@ from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 
 KEY_DEPTHS = {"labels": 0, "boxes": 0, "teacher": 1, "latents": 1, "ranked": 2}
-"""How many further path parts a component of each kind has."""
+"""Further path parts that a component of each kind has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Closed:
-    """What closing one component found.
+    """The state of one component when it was closed.
 
     Attributes:
         defects: Shard -> why it does not count. Empty for a whole component.
@@ -42,7 +42,7 @@ class Closed:
 
     @property
     def complete(self) -> bool:
-        """Whether every shard is whole."""
+        """True if every shard is whole."""
         return not self.defects
 
 

@@ -359,7 +359,7 @@ class FeaturesReader(ComponentReader):
 
     @property
     def encoding(self) -> FeatureEncoding:
-        """How the features are stored."""
+        """The encoding of the stored features."""
         return FeatureEncoding.from_attrs(self.group.attrs, str(self.array("features").dtype))
 
     def read(self, rows: Sequence[int] | np.ndarray, window: Window | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How a teacher's features are stored: quantised, as they are, or with fewer mantissa bits.
+"""Encodings of a teacher's stored features: quantised, as they are, or with fewer mantissa bits.
 
 Whatever loses precision happens before Zarr sees the numbers, so that metadata names core codecs
 only and every reader gets values that it need not decode.

@@ -30,8 +30,8 @@ _REMEDY = (
 
 
 _ANNOTATIONS = {"label_uri": ("label_uri",), "boxes_uri": ("boxes_uri", "num_boxes")}
-"""What the list of one task gives a sample: the field that is empty where the list lacks it, and
-the fields that come with it."""
+"""Fields that the list of one task gives a sample: the one that is empty where the list lacks it,
+and those that come with it."""
 _LATER_FIELDS = ("boxes_uri", "num_boxes")
 """Fields that plans had not always: without a value they are left out, so that the plan of a
 dataset that does not use them stays the same bytes."""

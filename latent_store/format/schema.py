@@ -1,6 +1,6 @@
-"""What a store holds: the identity of latents, and the arrays of each kind of component.
+"""The schema of a store: the identity of latents, and the arrays of each kind of component.
 
-A component is what one job writes and owns: labels, one teacher's features, one codec's latents,
+A component is one job's own: labels, one teacher's features, one codec's latents,
 or one ranking's copy of them. Its arrays share the split's sample axis; `layout` says how that
 axis is cut into shards.
 """
@@ -135,7 +135,7 @@ class BytesSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentSpec:
-    """What one job writes: its place in the split's group, its arrays and their meaning."""
+    """One job's component: its place in the split's group, its arrays and their meaning."""
 
     kind: str
     """`labels`, `boxes`, `teacher`, `latents` or `ranked`."""

@@ -27,7 +27,7 @@ NOT_LISTED = "absent"
 
 @dataclass(frozen=True, kw_only=True)
 class RowRecord:
-    """What became of one row.
+    """The outcome of one row.
 
     Attributes:
         row: Row number.
@@ -46,7 +46,7 @@ class RowRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredObject:
-    """What a receipt says of one object.
+    """The entry of one object in a receipt.
 
     Attributes:
         length: In bytes.

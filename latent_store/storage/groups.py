@@ -23,7 +23,7 @@ from latent_store.storage.seals import json_crc32c
 
 METADATA = "zarr.json"
 _FOREIGN = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, MemoryError)
-"""What Zarr and its codecs raise for stored bytes that they cannot use."""
+"""Errors that Zarr and its codecs raise for stored bytes that they cannot use."""
 
 
 def metadata_key(path: str) -> str:

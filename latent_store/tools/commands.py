@@ -1,4 +1,4 @@
-"""What `latent-store` does with streams: decode, export, selfcheck."""
+"""The commands of `latent-store` that work with streams: decode, export, selfcheck."""
 
 from __future__ import annotations
 

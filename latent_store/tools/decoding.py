@@ -68,7 +68,7 @@ class DecodedPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What decoded pictures are compared with.
+    """The picture that decoded pictures are compared with.
 
     Attributes:
         name: `the original` or `the full decode`.

@@ -48,7 +48,7 @@ class Setting:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What one setting gave, against the float64 indexes of one thread, image by image.
+    """The indexes of one setting against the float64 indexes of one thread, counted image by image.
 
     Attributes:
         symbols: Compared.
@@ -70,7 +70,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a check found.
+    """The findings of a check.
 
     Attributes:
         images: Checked.
@@ -95,7 +95,7 @@ class Outcome:
 
     @property
     def holds(self) -> bool:
-        """Whether float64 gave the same indexes everywhere, and those that were stored."""
+        """True if float64 gave the same indexes everywhere, and those that were stored."""
         return self.total(torch.float64).mismatches == self.wrong_checksums == 0
 
 

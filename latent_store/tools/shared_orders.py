@@ -23,7 +23,7 @@ METHOD = "shared"
 
 @dataclass(frozen=True, kw_only=True)
 class SharedCut:
-    """What one cut of a shared stream costs, beside a stream of each task's own.
+    """The costs of one cut of a shared stream, beside those of a stream of each task's own.
 
     Rates are all images' bits over all their original pixels, as `evaluate-from-store` has them,
     but those of y by the ledger: without what the coder writes to finish.

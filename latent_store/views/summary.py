@@ -1,4 +1,4 @@
-"""What a store holds, in words: `latent-store inspect`, and the first cell of a notebook."""
+"""The content of a store in words: `latent-store inspect`, and the first cell of a notebook."""
 
 from __future__ import annotations
 

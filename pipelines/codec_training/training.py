@@ -32,7 +32,7 @@ class TrainCodecError(LatentStoreError):
 
 @dataclass(frozen=True, kw_only=True)
 class CodecTraining:
-    """What is trained, on what, and for how long."""
+    """The settings of a codec's training: data, loss and schedule."""
 
     data: str = "procedural"
     lmbda: float = 0.0067

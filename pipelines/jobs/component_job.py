@@ -89,7 +89,7 @@ class ComponentJob(ABC):
     max_failures: int | None = None
 
     verb: ClassVar[str]
-    """What the job does, in one word."""
+    """The job in one word."""
 
     @property
     @abstractmethod

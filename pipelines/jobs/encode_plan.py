@@ -1,4 +1,4 @@
-"""What an encoding call asks for, held against what the store has: plan, components, estimate."""
+"""The plan of an encoding call, held against the store: shards, components, estimate."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _INT8_HEADROOM = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a call names, opened and checked before anything is written."""
+    """The files and objects that a call names, opened and checked before anything is written."""
 
     reader: DatasetReader
     manifest: list[Sample]

@@ -1,4 +1,4 @@
-"""What is made of one picture: plain functions, one a component, bound to what they need."""
+"""Encoders of one picture: plain functions, one a component, bound to what they need."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _PAVING = ((0.55, 0.53, 0.5), (0.48, 0.4, 0.36), (0.6, 0.57, 0.5))
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What stands along the road; metres to the right of the centre line."""
+    """The layout along the road; metres to the right of the centre line."""
 
     road: float
     walk: float

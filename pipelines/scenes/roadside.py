@@ -1,4 +1,4 @@
-"""What lines the road of a procedural street scene: trees, hedges, walls, fences, posts."""
+"""The roadside of a procedural street scene: trees, hedges, walls, fences, posts."""
 
 from functools import partial
 

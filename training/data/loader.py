@@ -26,7 +26,7 @@ TensorBatch = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How batches are made."""
+    """Flags of the batches."""
 
     batch_size: int = flag("images in a batch, of all ranks together", default=8)
     crop: int | None = flag(

@@ -1,4 +1,4 @@
-"""What a network of one kind needs of each image, read from a store and cropped.
+"""Sources: all that a network of one kind needs of each image, read from a store and cropped.
 
 A source is described by plain values and opens the store when it is first used, so that it can be
 sent to another process.
@@ -69,7 +69,7 @@ class SourceSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CropRule:
-    """How images are cropped.
+    """The rule by which images are cropped.
 
     Attributes:
         seed: Of the run.
@@ -120,7 +120,7 @@ class StoreSource:
 
     @cached_property
     def annotations(self) -> ComponentReader:
-        """What is learned."""
+        """The reader of the annotations that are learned."""
         return self.spec.annotations.open(self.split)
 
     @cached_property
@@ -303,7 +303,7 @@ class StoreSource:
 
     @cached_property
     def _fits_in_memory(self) -> bool:
-        """Whether everything read of every row fits: else windows of it are read.
+        """True if everything read of every row fits: else windows of it are read.
 
         Decoded images are kept up to the budget even where not all fit, because they are dear.
         """

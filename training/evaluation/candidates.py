@@ -1,4 +1,4 @@
-"""What is to be evaluated: checkpoints, each with the codec whose latents it will get.
+"""Networks to evaluate: checkpoints, each with the codec whose latents it will get.
 
 A network from a store belongs to the codec that it was trained on. A teacher, trained on raw
 images, belongs to none: it is given the decoded pictures of every codec that is asked for, or that

@@ -30,7 +30,7 @@ from training.tasks.registry import find_task
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to measure.
+    """The options of a measurement.
 
     Attributes:
         decode: Which rows' streams are decoded, see `rates.DECODE_MODES`.
@@ -96,7 +96,7 @@ class Bench:
 
     @property
     def truth(self) -> LabelsReader | BoxesReader:
-        """What the task's outputs are compared with."""
+        """The reader of the annotations that outputs are compared with."""
         return self.boxes if self.task == "detection" else self.labels
 
     def codec(self, codec_id: str) -> Codec:

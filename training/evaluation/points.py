@@ -18,7 +18,7 @@ POINT_VERSION = 1
 METRICS = {"segmentation": "mIoU", "detection": "AP50"}
 """The score of each task, as tables and axes call it."""
 PIXEL_RAW = "pixel (trained on raw)"
-"""What tables call a teacher that is given decoded pictures."""
+"""The name in tables of a teacher that is given decoded pictures."""
 _RENAMED = {
     "miou": "score",
     "class_iou": "class_scores",
@@ -92,7 +92,7 @@ class Point:
 
     @property
     def metric(self) -> str:
-        """What `score` is called."""
+        """The name of `score`."""
         return METRICS[self.task]
 
     @property
@@ -117,7 +117,7 @@ class Point:
 
     @property
     def flush_bpp(self) -> float:
-        """How much of `hyper_bpp` and `y_bpp` is the coder's flush."""
+        """The coder's flush, a part of `hyper_bpp` and `y_bpp`."""
         return self._per_pixel(sum(s.rate.flush_bits for s in self.samples))
 
     @property

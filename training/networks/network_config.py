@@ -1,4 +1,4 @@
-"""What a network's shape depends on."""
+"""The configuration that a network's shape depends on."""
 
 import dataclasses
 from collections.abc import Mapping

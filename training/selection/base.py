@@ -37,7 +37,7 @@ class SelectionFlags(Protocol):
 
     @property
     def keep(self) -> int | None:
-        """How many channels are kept."""
+        """The number of kept channels."""
 
     @property
     def cuts(self) -> Numbers | None:
@@ -139,7 +139,7 @@ class Selection(ABC):
 
     @property
     def accepts(self) -> Numbers:
-        """How many channels may come in, rising."""
+        """The numbers of channels that may come in, rising."""
         return self.cuts or (len(self.numbers),)
 
     @property

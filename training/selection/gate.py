@@ -33,7 +33,7 @@ _STD_FLOOR = 0.05
 
 
 class GateOutput(NamedTuple):
-    """What the gate returns: decisions, and how likely each was to be "on".
+    """The gate's decisions, and the probability of each to be "on".
 
     Attributes:
         gate_BC: Float32 [B, C] of exactly 0 or 1; in training its gradient is the soft sample's.

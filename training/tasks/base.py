@@ -9,7 +9,7 @@ from training.networks.networks import NetworkConfig, Stem
 
 
 class Task(ABC):
-    """What networks learn of a picture; one object a task, found by `training.tasks.registry`.
+    """A task that networks learn; one object a task, found by `training.tasks.registry`.
 
     Attributes:
         name: In checkpoints, points and records, and of the flag `--task`.

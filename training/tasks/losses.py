@@ -17,7 +17,7 @@ from latent_store.format.schema import FEATURE_STRIDE, IGNORE_LABEL
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What the sums of a batch are divided by; add those of batches that make one step.
+    """The denominators of a batch's sums; those of batches that make one step are added.
 
     Attributes:
         labels: Labelled pixels; in detection, objects.

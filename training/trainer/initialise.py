@@ -1,4 +1,4 @@
-"""Where a network's weights start: from a teacher, from another network, from ImageNet.
+"""Initial weights of a network: from a teacher, from another network, from ImageNet.
 
 All networks that are compared start alike: tail from the same teacher, transform and gate fresh.
 Starting from another network (a static one from a dynamic one) is a method of its own.

@@ -1,4 +1,4 @@
-"""What `train-from-store` needs of a store: codec, ranking, teacher, classes; found, or refused."""
+"""Inputs of `train-from-store`: a store's codec, ranking, teacher, classes; found, or refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.trainer.job import NONE, Job
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a store offers for a job, checked before anything is built.
+    """The parts of a store that a job needs, checked before anything is built.
 
     Attributes:
         ranking: That the channels come from; None for all of them.

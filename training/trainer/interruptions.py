@@ -1,4 +1,4 @@
-"""Why a run stops before its end: SIGTERM, or a loss that is not finite."""
+"""Interruptions of a run before its end: SIGTERM, or a loss that is not finite."""
 
 import contextlib
 import signal

@@ -38,7 +38,7 @@ def require_task_flags(config: Any, task: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is trained on."""
+    """Flags of the data that a network is trained on."""
 
     store: str = flag("URL of the store", free=True)
     dataset: str = flag("the dataset's id in the store", default="cityscapes")
@@ -57,7 +57,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What is trained."""
+    """Flags of the network that is trained."""
 
     task: str = flag("the vision task", default="segmentation", choices=TASKS)
     domain: str = flag(

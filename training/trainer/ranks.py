@@ -48,7 +48,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes files and talks."""
+        """True for the rank that writes files and talks."""
         return self.rank == 0
 
     def device(self, name: str) -> torch.device:

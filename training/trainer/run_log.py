@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines, TensorBoard, a progress bar; and where its time went."""
+"""The log of a run: JSON lines, TensorBoard, a progress bar, and where its time went."""
 
 import json
 import time

@@ -38,7 +38,7 @@ class RunState:
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What came out of a run.
+    """The result of a run.
 
     Attributes:
         checkpoint: Path of the network's file.

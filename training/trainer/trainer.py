@@ -32,7 +32,7 @@ from training.trainer.run_state import FitResult, RunState, random_state, set_ra
 from training.trainer.trainer_config import TrainerConfig
 
 SETTLING_BATCHES = 32
-"""What a finished network's batch norm statistics are taken from, where they are taken anew."""
+"""Batches that a finished network's batch norm statistics are of, where they are taken anew."""
 
 Batch = Mapping[str, Any]
 Validate = Callable[[nn.Module, torch.device], dict[str, float]]
@@ -147,7 +147,7 @@ class Trainer:
 
     @property
     def over(self) -> bool:
-        """Whether the last step is done."""
+        """True if the last step is done."""
         return self.state.step >= self.total_steps
 
     @property

@@ -1,4 +1,4 @@
-"""How a network is trained: the schedule, the device, and what is saved when."""
+"""Flags of the training: the schedule, the device, and what is saved when."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from training.flags import flag
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How a network is trained. The schedule's defaults are the paper's (section 3.1)."""
+    """Flags of the training. The schedule's defaults are the paper's (section 3.1)."""
 
     epochs: int = flag("epochs; the paper's 400", default=400)
     max_steps: int = flag(

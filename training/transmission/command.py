@@ -1,4 +1,4 @@
-"""What `segment` and `detect` share: pictures to stream files, stream files to results, tables."""
+"""Parts of `segment` and `detect`: pictures to stream files, stream files to results, tables."""
 
 from __future__ import annotations
 

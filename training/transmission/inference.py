@@ -16,7 +16,7 @@ from latent_store.errors import CheckpointError
 from training.tasks.detection_metrics import Detections
 
 Output = np.ndarray | Detections
-"""What a network says of one picture: a map, uint8 [H, W], or what it found."""
+"""A network's output for one picture: a map, uint8 [H, W], or detections."""
 
 
 def segment_latents(
