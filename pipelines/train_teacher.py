@@ -33,15 +33,17 @@ from training.data.loader import LoaderConfig
 from training.flags import add_flags, flag, free_fields, read_flags
 from training.networks.network_config import BACKBONES, NetworkConfig
 from training.tasks.build import build_network
-from training.tasks.tasks import NetworkValidator, headline
-from training.trainer.assembly import TASK_PARTS, require_batch_norm
+from training.tasks.objective import Objective
+from training.tasks.registry import find_task, headline, require_own_fields
+from training.trainer.assembly import require_batch_norm
 from training.trainer.initialise import start_from_pretrained
-from training.trainer.job import NONE, TASK_FLAGS, require_task_flags
+from training.trainer.job import NONE
 from training.trainer.ranks import ALONE, Ranks, joined
 from training.trainer.run_folder import RunFolder
 from training.trainer.run_state import FitResult
 from training.trainer.trainer import Trainer
 from training.trainer.trainer_config import TrainerConfig
+from training.trainer.validation import Validator
 
 FLIPPED = "hflip"
 
@@ -114,7 +116,8 @@ def train_teacher(
     """
     reader = open_dataset(teacher)
     config = _network_config(teacher, reader)
-    require_batch_norm(config.task, loader_config, trainer_config)
+    task = find_task(config.task)
+    require_batch_norm(task, loader_config, trainer_config)
     samples = _first(reader.manifest(teacher.split), loader_config.max_samples)
     if loader_config.views:
         samples += [sample.seen_as(FLIPPED) for sample in samples]
@@ -124,8 +127,8 @@ def train_teacher(
     if teacher.pretrained != NONE:
         start_from_pretrained(network, teacher.pretrained)
     loader = RawImageLoader(images, loader_config, seed=trainer_config.seed, ranks=ranks)
-    make_task, make_loss = TASK_PARTS[config.task][:2]
-    task = make_task(network, make_loss(lambda_kd=0, rate_weight=0), seed=trainer_config.seed)
+    loss = task.make_loss(lambda_kd=0, rate_weight=0)
+    objective = Objective(task, network, loss, seed=trainer_config.seed)
     folder = RunFolder(
         output,
         meta=_meta(reader),
@@ -134,7 +137,7 @@ def train_teacher(
     )
     validate = _validator(reader, teacher, loader_config, ranks)
     try:
-        trainer = Trainer(task, loader, trainer_config, folder, validate=validate, ranks=ranks)
+        trainer = Trainer(objective, loader, trainer_config, folder, validate=validate, ranks=ranks)
         return trainer.fit(resume=resume)
     finally:
         loader.close()
@@ -154,8 +157,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _network_config(teacher: TeacherConfig, reader: DatasetReader) -> NetworkConfig:
-    require_task_flags(teacher, reader.task)
-    given = {name: getattr(teacher, name) for name in TASK_FLAGS[reader.task]}
+    require_own_fields(teacher, reader.task)
+    given = {name: getattr(teacher, name) for name in find_task(reader.task).fields}
     return NetworkConfig(
         domain="pixel",
         task=reader.task,
@@ -178,19 +181,19 @@ def _meta(reader: DatasetReader) -> dict[str, Any]:
 def _resolved(teacher: TeacherConfig, config: NetworkConfig, *more: Any) -> dict[str, Any]:
     """Returns every flag's value, as plain types; of the network's shape what was built."""
     flags = {k: v for part in (teacher, *more) for k, v in dataclasses.asdict(part).items()}
-    shape = {name: getattr(config, name) for name in TASK_FLAGS[config.task]}
+    shape = {name: getattr(config, name) for name in find_task(config.task).fields}
     return flags | shape | {"year": teacher.year and list(teacher.year)}
 
 
 def _validator(
     reader: DatasetReader, teacher: TeacherConfig, loader: LoaderConfig, ranks: Ranks
-) -> NetworkValidator | None:
+) -> Validator | None:
     if teacher.val_split == NONE:
         return None
     samples = _first(reader.manifest(teacher.val_split), teacher.val_max_samples)
     images = RawImages(reader, samples, cache_mb=loader.cache_mb)
     whole = WholeRawImages(images, batch_size=1, ranks=ranks)
-    return TASK_PARTS[reader.task][2](whole, reader.class_names, ranks=ranks)
+    return Validator(find_task(reader.task), whole, reader.class_names, ranks=ranks)
 
 
 def _first(samples: list[Sample], count: int) -> list[Sample]:

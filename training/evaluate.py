@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ import latent_store
 from latent_store.catalogue.rankings import Ranking
 from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import LatentStoreError
+from latent_store.storage.location import write_text
 from training.evaluation import plots, report
 from training.evaluation.candidates import (
     Candidate,
@@ -23,13 +25,13 @@ from training.evaluation.candidates import (
     require_classes,
 )
 from training.evaluation.comparisons import Analysis, analyse
-from training.evaluation.evaluation_pictures import keep_output, write_pictures
+from training.evaluation.evaluation_pictures import kept_path, write_pictures
 from training.evaluation.evaluation_split import Bench, Options, open_bench
 from training.evaluation.measure import measure, point_key
-from training.evaluation.points import Point, read_point, write_point, write_text
+from training.evaluation.points import Point, read_point, write_point
 from training.selection.rates import DECODE_MODES
+from training.tasks.registry import find_task
 from training.trainer.trainer_config import choose_device
-from training.transmission.inference import Output
 
 PROG = "evaluate-from-store"
 _DESCRIPTION = """Measures networks on a split of a store: mIoU or AP, and real bits per pixel.
@@ -78,9 +80,9 @@ def evaluate(
         if point is None:
             with progress(total=len(rows), desc=label, unit="image") as bar:
 
-                def keep(row: int, output: Output, bar=bar, key=key) -> None:
+                def keep(row: int, prediction: Any, bar=bar, key=key) -> None:
                     if row in shown:
-                        keep_output(folder, key, row, output)
+                        bench.task.keep(kept_path(bench, folder, key, row), prediction)
                     bar.update()
 
                 point = measure(bench, candidate, rows, keep)
@@ -122,7 +124,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         device=str(choose_device(args.device)),
     )
-    bench = open_bench(store[f"{args.dataset}/{args.split}"], options, candidates[0].config.task)
+    task = find_task(candidates[0].config.task)
+    bench = open_bench(store[f"{args.dataset}/{args.split}"], options, task)
     require_classes(candidates, bench.class_names)
     rows = bench.rows(candidates, args.max_samples)
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, args.pictures).round().astype(int))]

@@ -26,8 +26,8 @@ import latent_store
 from latent_store.codec import read_image
 from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import DatasetError, LatentStoreError
+from latent_store.storage.location import write_text
 from latent_store.store import LatentStore
-from training.evaluation.points import write_text
 from training.networks.networks import NetworkConfig
 from training.tables import align, markdown_table
 from training.trainer.trainer_config import choose_device

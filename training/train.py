@@ -21,7 +21,7 @@ from pathlib import Path
 
 from latent_store.console import make_parser, run_command
 from training.flags import add_flags, read_flags
-from training.tasks.tasks import headline
+from training.tasks.registry import headline
 from training.trainer.assembly import train
 from training.trainer.job import CONFIGS, Job
 from training.trainer.ranks import joined

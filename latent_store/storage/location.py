@@ -188,6 +188,12 @@ def write_atomically(target: Path, data: bytes) -> None:
         raise
 
 
+def write_text(target: Path, text: str) -> None:
+    """Writes a local text file whole, and makes its folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, text.encode())
+
+
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a neighbour's path to write to; it takes `target`'s place if nothing is raised."""

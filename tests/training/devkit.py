@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from latent_store.format.boxes import Boxes
-from training.tasks.detection_metrics import Detections
+from training.tasks.detections import Detections
 
 
 def devkit_ap(

@@ -6,16 +6,15 @@ import dataclasses
 
 import numpy as np
 
-from training.evaluation.points import Point
-from training.tasks.detection_metrics import mean_ap, voc_ap
-from training.tasks.sample_results import DetectionResult, ImageRate, SegmentationResult
+from training.evaluation.points import Point, SampleResult
+from training.selection.rates import ImageRate
+from training.tasks.average_precision import BoxesResult, mean_ap, voc_ap
+from training.tasks.mean_iou import MaskResult
 
 CLASSES = ("road", "building", "car")
 
 
-def make_sample(
-    sample_id: str = "aachen_0", pixels: int = 1600, **changes: object
-) -> SegmentationResult:
+def make_sample(sample_id: str = "aachen_0", pixels: int = 1600, **changes: object) -> SampleResult:
     """Returns one image: 100 bytes over 1600 pixels, 2 of 3 classes, unless changed."""
     rate = {
         "hyper_bytes": 30,
@@ -25,14 +24,15 @@ def make_sample(
         "channels": 16,
         "decoded": True,
     }
-    return SegmentationResult(
-        sample_id=sample_id,
-        pixels=pixels,
-        rate=ImageRate(**(rate | changes)),
-        hits=(700, 300, 0),
-        labelled=(1000, 600, 0),
-        predicted=(900, 500, 200),
+    part = MaskResult(hits=(700, 300, 0), labelled=(1000, 600, 0), predicted=(900, 500, 200))
+    return SampleResult(
+        sample_id=sample_id, pixels=pixels, rate=ImageRate(**(rate | changes)), part=part
     )
+
+
+def with_part(sample: SampleResult, **changes: object) -> SampleResult:
+    """Returns the image with another part of the score."""
+    return dataclasses.replace(sample, part=dataclasses.replace(sample.part, **changes))
 
 
 def make_point(label: str = "static-16", **changes: object) -> Point:
@@ -69,7 +69,7 @@ def make_point(label: str = "static-16", **changes: object) -> Point:
 
 def make_images(
     accuracy: float, images: int = 40, rate: float = 100.0, seed: int = 0, noise: int | None = None
-) -> tuple[SegmentationResult, ...]:
+) -> tuple[SampleResult, ...]:
     """Returns images of two classes: a share `accuracy` is right, `rate` bytes each, about.
 
     How hard an image is, and how large, depends on `seed` and its number alone: two networks
@@ -86,14 +86,14 @@ def make_images(
         rates = {"hyper_bytes": 0, "y_bytes": round(rate * size[number])}
         sample = make_sample(f"image_{number}", **rates)
         predicted = (hits[0] + 600 - hits[1], hits[1] + 1000 - hits[0], 0)
-        results.append(dataclasses.replace(sample, hits=hits, predicted=predicted))
+        results.append(with_part(sample, hits=hits, predicted=predicted))
     return tuple(results)
 
 
-def measured(label: str, samples: tuple[SegmentationResult, ...], **changes: object) -> Point:
+def measured(label: str, samples: tuple[SampleResult, ...], **changes: object) -> Point:
     """Returns a point whose mIoU is that of its images."""
     hits, labelled, predicted = (
-        np.sum([getattr(s, name) for s in samples], axis=0)
+        np.sum([getattr(s.part, name) for s in samples], axis=0)
         for name in ("hits", "labelled", "predicted")
     )
     iou = [
@@ -113,7 +113,7 @@ def at_rate(label: str, y_bytes: int, score: float, **changes: object) -> Point:
 
 def make_detections(
     skill: float, images: int = 40, rate: float = 100.0, seed: int = 0
-) -> tuple[DetectionResult, ...]:
+) -> tuple[SampleResult, ...]:
     """Returns images with objects of two classes: a share `skill` is found, some of it twice.
 
     What there is to find in an image depends on its number alone: two networks can find the same
@@ -126,30 +126,32 @@ def make_detections(
         found = [(k, 1) for k, count in enumerate(objects, start=1) for _ in range(count)]
         found = [(k, int(luck.random() < skill)) for k, _ in found]
         results.append(
-            DetectionResult(
+            SampleResult(
                 sample_id=f"{number:03d}",
                 pixels=1600,
                 rate=make_sample(y_bytes=int(rate * (1 + 0.3 * world.random()))).rate,
-                labels=tuple(k for k, _ in found),
-                scores=tuple(float(luck.integers(1, 9)) / 8 for _ in found),
-                hits=tuple(hit for _, hit in found),
-                objects=(0, *objects.tolist()),
+                part=BoxesResult(
+                    labels=tuple(k for k, _ in found),
+                    scores=tuple(float(luck.integers(1, 9)) / 8 for _ in found),
+                    hits=tuple(hit for _, hit in found),
+                    objects=(0, *objects.tolist()),
+                ),
             )
         )
     return tuple(results)
 
 
-def measured_ap(label: str, samples: tuple[DetectionResult, ...], **changes: object) -> Point:
+def measured_ap(label: str, samples: tuple[SampleResult, ...], **changes: object) -> Point:
     """Returns a point whose AP50 is that of its images."""
-    matches = [s.matches for s in samples]
-    ap_K = voc_ap(matches, use_07_metric=False)
+    parts = [s.part for s in samples]
+    ap_K = voc_ap(parts, use_07_metric=False)
     own = {
         "task": "detection",
         "score": mean_ap(ap_K),
         "class_scores": tuple(None if np.isnan(v) else float(v) for v in ap_K),
         "constant_class": None,
         "constant_score": None,
-        "more_scores": {"AP50-07": mean_ap(voc_ap(matches, use_07_metric=True)), "COCO AP": 0.1},
+        "more_scores": {"AP50-07": mean_ap(voc_ap(parts, use_07_metric=True)), "COCO AP": 0.1},
         "class_names": ("background", "car", "dog"),
     }
     return make_point(label, samples=samples, **(own | changes))

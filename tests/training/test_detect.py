@@ -20,6 +20,7 @@ from training.evaluation.candidates import find_candidates
 from training.evaluation.evaluation_split import Options, open_bench
 from training.evaluation.pipeline import Pipeline
 from training.tasks.classes import VOC_CLASSES
+from training.tasks.detection import DETECTION
 
 KINDS = ("pixel", "none", "dynamic", "static")
 
@@ -45,12 +46,12 @@ def test_objects_and_bytes_are_those_of_the_evaluation(
     assert _run(detectors[kind], tmp_path, "--image", *images, "--json", report) == 0
     store = latent_store.open(box_store.url)
     (candidate,) = find_candidates([detectors[kind]], store)
-    bench = open_bench(store["voc2007/test"], Options(), "detection")
+    bench = open_bench(store["voc2007/test"], Options(), DETECTION)
     pipeline = Pipeline(bench, candidate)
     numbers = json.loads(report.read_text())["pictures"]
     for row, path in enumerate(images):
         height, width = (int(n) for n in bench.split.sizes([row])[0])
-        (found,), (rate,) = pipeline.detect([row], coded_size(height, width))
+        (found,), (rate,) = pipeline.outputs([row], coded_size(height, width))
         written = json.loads((tmp_path / f"{path.stem}_boxes.json").read_text())
         assert (written["height"], written["width"]) == (height, width)
         objects = written["objects"]

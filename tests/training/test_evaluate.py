@@ -24,13 +24,13 @@ from training import evaluate as command
 from training.evaluation import evaluation_pictures
 from training.evaluation.candidates import distinct_labels, find_candidates
 from training.evaluation.evaluation_split import Bench, Options
-from training.evaluation.measure import measure, point_key
+from training.evaluation.measure import measure, permuted, point_key
 from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW
 from training.tasks.classes import CITYSCAPES_CLASSES
-from training.tasks.judges import permuted
-from training.tasks.metrics import ConfusionMatrix
+from training.tasks.mean_iou import MeanIou
 from training.tasks.pictures import read_labels
+from training.tasks.segmentation import SEGMENTATION
 from training.trainer.checkpoints import load_network
 
 CODED = (128, 192)
@@ -73,7 +73,7 @@ def points(evaluated: Path) -> dict[str, dict]:
 
 
 def _bench(split: Split, **options) -> Bench:
-    return Bench(split.store, split, CITYSCAPES_CLASSES, Options(**options))
+    return Bench(split.store, split, CITYSCAPES_CLASSES, Options(**options), SEGMENTATION)
 
 
 def _candidates(split: Split, *paths: Path):
@@ -81,14 +81,13 @@ def _candidates(split: Split, *paths: Path):
 
 
 def _direct_miou(split: Split, logits_of) -> float:
-    matrix = ConfusionMatrix(len(CITYSCAPES_CLASSES))
+    metric = MeanIou(CITYSCAPES_CLASSES)
     labels = split.labels()
     for row in labels.rows.tolist():
         with torch.inference_mode():
             map_HW = logits_of(row)[0].argmax(0)[:HEIGHT, :WIDTH]
-        truth_HW = torch.from_numpy(labels.read([row])[0, :HEIGHT, :WIDTH])
-        matrix.update(truth_HW, map_HW)
-    return matrix.miou()
+        metric.add(row, labels.read([row])[0, :HEIGHT, :WIDTH], map_HW)
+    return metric.main()
 
 
 def test_every_kind_of_network_is_a_point_of_one_table(points):
@@ -285,13 +284,14 @@ def test_a_network_that_is_always_right_falls_when_latents_are_permuted(
     split, checkpoints, monkeypatch
 ):
     (candidate,) = _candidates(split, checkpoints["static"])
-    labels, segment = split.labels(), Pipeline.segment
+    labels, outputs = split.labels(), Pipeline.outputs
 
     def oracle(self, rows, size):
-        truth_BHW = labels.read(rows)
-        return np.where(truth_BHW == IGNORE_LABEL, 0, truth_BHW), segment(self, rows, size)[1]
+        truth_BHW = labels.read(rows)[:, :HEIGHT, :WIDTH]
+        maps_BHW = torch.from_numpy(np.where(truth_BHW == IGNORE_LABEL, 0, truth_BHW))
+        return list(maps_BHW), outputs(self, rows, size)[1]
 
-    monkeypatch.setattr(Pipeline, "segment", oracle)
+    monkeypatch.setattr(Pipeline, "outputs", oracle)
     bench = _bench(split, permute=True)
     point = measure(bench, candidate, bench.rows([candidate], None))
     assert point.score == 1
@@ -406,7 +406,7 @@ def test_another_class_count_is_refused(tiny_store, split, tmp_path, fails):
 
 def test_labels_of_unknown_classes_are_refused(split, checkpoints):
     (candidate,) = _candidates(split, checkpoints["none"])
-    bench = Bench(split.store, split, CITYSCAPES_CLASSES[:3], Options(decode="none"))
+    bench = Bench(split.store, split, CITYSCAPES_CLASSES[:3], Options(decode="none"), SEGMENTATION)
     rows = bench.rows([candidate], None)
     with pytest.raises(DatasetError, match=r"contain train id \d+, but cityscapes has 3 classes"):
         measure(bench, candidate, rows)
@@ -424,7 +424,7 @@ def test_labels_that_are_all_ignored_are_refused(split, checkpoints, monkeypatch
     (candidate,) = _candidates(split, checkpoints["none"])
     bench = _bench(split, decode="none")
     nothing_HW = np.full((HEIGHT, WIDTH), IGNORE_LABEL, dtype=np.uint8)
-    monkeypatch.setattr(bench, "read_labels", lambda _: nothing_HW)
+    monkeypatch.setattr(bench, "read_truth", lambda _: nothing_HW)
     with pytest.raises(DatasetError, match=r"every pixel of the 4 images .* is labelled 255"):
         measure(bench, candidate, bench.rows([candidate], None))
 

@@ -35,10 +35,13 @@ from training.evaluation.evaluation_split import Bench, Options, open_bench
 from training.evaluation.measure import measure
 from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW, read_point
+from training.selection.rates import ImageRate
+from training.tasks.average_precision import mean_ap, voc_ap
 from training.tasks.classes import VOC_CLASSES
-from training.tasks.detection_metrics import Detections, coco_ap, mean_ap, voc_ap
-from training.tasks.judges import make_judge
-from training.tasks.sample_results import ImageRate
+from training.tasks.coco_ap import coco_ap
+from training.tasks.detection import DETECTION
+from training.tasks.detections import Detections
+from training.tasks.segmentation import SEGMENTATION
 from training.trainer.checkpoints import load_network
 
 TEST = 4
@@ -78,7 +81,7 @@ def _args(
 
 
 def _bench(split: Split, **options) -> Bench:
-    return open_bench(split, Options(**({"decode": "none"} | options)), "detection")
+    return open_bench(split, Options(**({"decode": "none"} | options)), DETECTION)
 
 
 def _candidate(split: Split, path: Path):
@@ -89,7 +92,7 @@ def _oracle(bench: Bench, *, difficult: bool = True):
     """Finds every object, and says so with certainty."""
 
     def detect(self: Pipeline, rows, size):
-        truths = [bench.read_boxes(row) for row in rows]
+        truths = [bench.read_truth(row) for row in rows]
         return [_as_found(truth, difficult=difficult) for truth in truths], (RATE,) * len(rows)
 
     return detect
@@ -130,7 +133,7 @@ def test_networks_find_what_they_find_in_the_stores_latents(box_split, detectors
             y_hat_BCHW = torch.from_numpy(read([row])[..., :h, :w]).float()
             with torch.no_grad():
                 outputs = network(y_hat_BCHW, valid_B2=torch.tensor([[height, width]]))
-            (found,), _ = pipeline.detect([row], size)
+            (found,), _ = pipeline.outputs([row], size)
             assert len(found) > 10
             for key, values in outputs["detections"][0].items():
                 np.testing.assert_array_equal(getattr(found, _ARRAYS[key]), values.numpy())
@@ -139,14 +142,14 @@ def test_networks_find_what_they_find_in_the_stores_latents(box_split, detectors
 def test_scores_are_the_devkits_and_cocos_of_what_is_found(box_split, detectors, monkeypatch):
     candidate = _candidate(box_split, detectors["none"])
     bench = _bench(box_split)
-    truths = bench.boxes.read(range(TEST))
+    truths = bench.truth.read(range(TEST))
     assert any(truth.difficult_N.any() for truth in truths)
     found = [_blurred(truth, row) for row, truth in enumerate(truths)]
 
     def detect(self: Pipeline, rows, size):
         return [found[row] for row in rows], (RATE,) * len(rows)
 
-    monkeypatch.setattr(Pipeline, "detect", detect)
+    monkeypatch.setattr(Pipeline, "outputs", detect)
     point = measure(bench, candidate, bench.rows([candidate], None))
     for measured, use_07 in ((point.score, False), (point.more_scores["AP50-07"], True)):
         ap_K = [devkit_ap(truths, found, k, use_07_metric=use_07) for k in range(len(VOC_CLASSES))]
@@ -178,7 +181,7 @@ def test_who_finds_everything_that_counts_has_all_scores_whatever_is_difficult(
 ):
     candidate = _candidate(box_split, detectors["static"])
     bench = _bench(box_split, permute=True)
-    monkeypatch.setattr(Pipeline, "detect", _oracle(bench, difficult=difficult))
+    monkeypatch.setattr(Pipeline, "outputs", _oracle(bench, difficult=difficult))
     point = measure(bench, candidate, bench.rows([candidate], None))
     assert (point.score, point.more_scores) == (1, {"AP50-07": 1, "COCO AP": pytest.approx(1)})
     assert point.permuted_score < 0.5
@@ -209,7 +212,7 @@ def test_files_are_complete_and_points_survive_theirs(evaluated, points):
     assert [line.split(",")[0] for line in lines[1:]] == list(VOC_CLASSES)
     for point in points.values():
         kept = read_point(evaluated / "points", point["key"])
-        again = voc_ap([s.matches for s in kept.samples], use_07_metric=False)
+        again = voc_ap([s.part for s in kept.samples], use_07_metric=False)
         assert mean_ap(again) == pytest.approx(point["score"], abs=1e-12)
 
 
@@ -264,7 +267,7 @@ def test_a_split_without_boxes_or_labels_says_what_to_run(
     line = fails(command.main, [*args, "--dataset", "cityscapes", "--split", "val"])
     assert "run encode-to-store with --voc_task detection" in line
     with pytest.raises(MissingComponentError, match="labels"):
-        open_bench(box_split, Options(), "segmentation")
+        open_bench(box_split, Options(), SEGMENTATION)
 
 
 def test_networks_of_other_classes_are_refused(box_store, box_split, tmp_path, fails):
@@ -274,21 +277,20 @@ def test_networks_of_other_classes_are_refused(box_store, box_split, tmp_path, f
 
 
 def test_boxes_of_unknown_classes_are_refused(box_split):
-    bench = Bench(box_split.store, box_split, VOC_CLASSES[:2], Options(), "detection")
-    row = next(n for n, b in enumerate(bench.boxes.read(range(TEST))) if b.labels_N.max() > 1)
+    bench = Bench(box_split.store, box_split, VOC_CLASSES[:2], Options(), DETECTION)
+    row = next(n for n, b in enumerate(bench.truth.read(range(TEST))) if b.labels_N.max() > 1)
     with pytest.raises(DatasetError, match=r"has class \d+, but voc2007 has classes 1 to 1: "):
-        bench.read_boxes(row)
+        bench.read_truth(row)
 
 
-def test_a_split_where_nothing_counts_has_no_ap(box_split, monkeypatch):
+def test_a_split_where_nothing_counts_has_no_ap(box_split, detectors, monkeypatch):
     bench = _bench(box_split)
     all_difficult = [
         dataclasses.replace(b, difficult_N=np.ones(len(b), bool))
-        for b in bench.boxes.read(range(TEST))
+        for b in bench.truth.read(range(TEST))
     ]
-    monkeypatch.setattr(bench, "read_boxes", all_difficult.__getitem__)
-    judge = make_judge(bench, np.arange(TEST))
-    for row in range(TEST):
-        judge.add(row, _as_found(all_difficult[row], difficult=True), RATE)
+    candidate = _candidate(box_split, detectors["static"])
+    monkeypatch.setattr(bench, "read_truth", all_difficult.__getitem__)
+    monkeypatch.setattr(Pipeline, "outputs", _oracle(bench))
     with pytest.raises(DatasetError, match="no object of the 4 images of voc2007/test counts"):
-        judge.verdict()
+        measure(bench, candidate, np.arange(TEST))

@@ -27,6 +27,7 @@ from training.evaluation.pipeline import Pipeline
 from training.segment import main
 from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.pictures import read_labels
+from training.tasks.segmentation import SEGMENTATION
 from training.transmission.link import Stopwatch, open_link, receive, send
 
 CODED = (128, 192)
@@ -58,14 +59,16 @@ def test_maps_and_bytes_are_those_of_the_evaluation(
     report = tmp_path / "numbers.json"
     assert _run(checkpoints[kind], tmp_path, "--image", *images, "--json", report) == 0
     (candidate,) = find_candidates([checkpoints[kind]], split.store)
-    pipeline = Pipeline(Bench(split.store, split, CITYSCAPES_CLASSES, Options()), candidate)
+    pipeline = Pipeline(
+        Bench(split.store, split, CITYSCAPES_CLASSES, Options(), SEGMENTATION), candidate
+    )
     found = json.loads(report.read_text())["pictures"]
     for row, path in enumerate(images):
         assert split.sample_ids([row])[0].endswith(path.stem.removesuffix("_leftImg8bit"))
-        maps_BHW, (rate,) = pipeline.segment([row], CODED)
+        (predicted_HW,), (rate,) = pipeline.outputs([row], CODED)
         height, width = split.sizes([row])[0]
         map_HW = read_labels(tmp_path / f"{path.stem}_labelTrainIds.png")
-        np.testing.assert_array_equal(map_HW, maps_BHW[0, :height, :width])
+        np.testing.assert_array_equal(map_HW, predicted_HW)
         parts = found[row]["bytes"]
         assert parts["hyper"] == rate.hyper_bytes
         assert parts["mask"] == rate.mask_bytes

@@ -20,9 +20,9 @@ from training.data.loader import WholeImages
 from training.data.sources import SourceSpec, StoreSource
 from training.tasks.build import build_network
 from training.tasks.classes import VOC_CLASSES
-from training.tasks.detection_task import DetectionTask, DetectionValidator
-from training.tasks.losses import DetectionLoss
+from training.tasks.detection import DETECTION, DetectionLoss
 from training.tasks.object_boxes import ObjectBoxes
+from training.tasks.objective import Objective, network_inputs
 from training.trainer.checkpoints import load_network
 
 SHAPE = ("--backbone", "resnet18", "--fpn_width", "8", "--box_head_width", "16")
@@ -102,7 +102,7 @@ def test_interrupted_and_resumed_it_ends_as_if_undisturbed(
 ) -> None:
     more = ["--selection", "dynamic", "--max_steps", 6, "--checkpoint_epochs", 1, "--log_steps", 1]
     assert train.main(arguments(store, tmp_path / "whole", *more)) == 0
-    forward, calls = DetectionTask.forward, []
+    forward, calls = Objective.forward, []
 
     def interrupted(*args: object) -> dict[str, torch.Tensor]:
         calls.append(args)
@@ -111,7 +111,7 @@ def test_interrupted_and_resumed_it_ends_as_if_undisturbed(
         return forward(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DetectionTask, "forward", interrupted)
+        patch.setattr(Objective, "forward", interrupted)
         assert train.main(arguments(store, tmp_path / "parted", *more)) != 0
     assert load_network(tmp_path / "parted/last.pt").meta["step"] == 3
     assert train.main([*arguments(store, tmp_path / "parted", *more), "--resume"]) == 0
@@ -136,10 +136,8 @@ def test_an_image_is_the_same_in_any_batch_and_on_any_canvas(
     found: list[dict[str, dict[str, torch.Tensor]]] = []
     for url, batch_size in ((store.url, 1), (store.url, 3), (wide.url, 4)):
         images = WholeImages(source(url), batch_size=batch_size)
-        seen = _Collector(images, VOC_CLASSES)
-        seen(network, torch.device("cpu"))
+        found.append(detected(network, images))
         images.close()
-        found.append(seen.found)
     alone, *others = found
     assert len(alone) == 6
     assert sum(len(one["boxes"]) for one in alone.values()) > 10
@@ -165,16 +163,14 @@ def test_two_ranks_have_the_losses_of_one_process(store: BoxStore, tmp_path: Pat
     assert two.keys() == one.keys()
 
 
-class _Collector(DetectionValidator):
-    """Keeps what was found, by sample id."""
-
-    def begin(self) -> list:
-        self.found = {}
-        return super().begin()
-
-    def add(self, results: list, batch: dict, outputs: dict) -> None:
-        super().add(results, batch, outputs)
-        self.found |= dict(zip(batch["sample_ids"], outputs["detections"], strict=True))
+@torch.no_grad()
+def detected(network: torch.nn.Module, images: WholeImages) -> dict[str, dict[str, torch.Tensor]]:
+    """What is found, by sample id."""
+    found = {}
+    for batch in images:
+        outputs = network(*network_inputs(network, batch), **DETECTION.tail_inputs(batch))
+        found |= dict(zip(batch["sample_ids"], outputs["detections"], strict=True))
+    return found
 
 
 def test_views_show_mirrored_objects(store: BoxStore) -> None:

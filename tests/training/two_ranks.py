@@ -19,7 +19,7 @@ import torch
 from latent_store.errors import LatentStoreError
 from training import train
 from training.flags import read_flags
-from training.tasks.tasks import SegmentationTask
+from training.tasks.objective import Objective
 from training.trainer import assembly
 from training.trainer.job import CONFIGS, Job
 from training.trainer.ranks import Ranks, joined
@@ -39,7 +39,7 @@ FLAGS = """
 """
 
 
-class Stopped(SegmentationTask):
+class Stopped(Objective):
     """SIGTERM arrives in step 2."""
 
     def forward(self, batch: Any, *others: Any) -> dict[str, torch.Tensor]:
@@ -49,7 +49,7 @@ class Stopped(SegmentationTask):
         return super().forward(batch, *others)
 
 
-class Poisoned(SegmentationTask):
+class Poisoned(Objective):
     """A feature is not a number in step 2."""
 
     def forward(self, batch: Any, *others: Any) -> dict[str, torch.Tensor]:
@@ -71,16 +71,15 @@ def make_job(store: str, output: Path, *more: str, resume: bool = False) -> Job:
     return Job(data=data, model=model, loader=loader, trainer=trainer, output=output, resume=resume)
 
 
-def reason(job: Job, ranks: Ranks, task: type[SegmentationTask] = SegmentationTask) -> str:
-    """Trains with a task that something happens to on rank 1; returns what stopped it."""
-    parts = assembly.TASK_PARTS["segmentation"]
-    assembly.TASK_PARTS["segmentation"] = (task if ranks.rank == 1 else parts[0], *parts[1:])
+def reason(job: Job, ranks: Ranks, objective: type[Objective] = Objective) -> str:
+    """Trains with something that happens on rank 1; returns what stopped it."""
+    assembly.Objective = objective if ranks.rank == 1 else Objective
     try:
         assembly.train(job, ranks)
     except LatentStoreError as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        assembly.TASK_PARTS["segmentation"] = parts
+        assembly.Objective = Objective
     return "nothing"
 
 

@@ -146,14 +146,13 @@ def _at_cuts(candidate: Candidate) -> list[Candidate]:
 
 
 def _require_one_task(loaded: Mapping[Path, LoadedNetwork]) -> None:
-    first, *others = loaded
-    task = loaded[first].config.task
-    for path in others:
-        if loaded[path].config.task != task:
-            raise CheckpointError(
-                f"{first} is a network for {task}, {path} for {loaded[path].config.task}: one "
-                "table has one score; evaluate them in two calls"
-            )
+    names = {path: network.config.task for path, network in loaded.items()}
+    first = next(iter(names))
+    for path in (path for path, name in names.items() if name != names[first]):
+        raise CheckpointError(
+            f"{first} is a network for {names[first]}, {path} for {names[path]}: one table has "
+            "one score; evaluate them in two calls"
+        )
 
 
 def _own_codec(

@@ -7,9 +7,6 @@ that nobody multiplies. Both counts are given, the true one first.
 Counted are convolutions and linear layers, whose products are all but everything, and IGDN, whose
 norm is a 1×1 convolution of the squares (thop does not know it). Additions, norms, activations and
 upsampling are left out of both.
-
-A detection network's box head runs once a proposal. It is counted for as many as evaluation lets
-through, `PROPOSALS["testing"]`: what a busy picture costs, and a plain one does not exceed.
 """
 
 from collections.abc import Sequence
@@ -20,9 +17,9 @@ from torch import nn
 
 from latent_store.codec.stock import GDN
 from latent_store.format.schema import LATENT_STRIDE
-from training.networks.detection_network import PROPOSALS, ROI_SIZE
-from training.networks.networks import LatentNetwork, NetworkConfig
+from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
+from training.tasks.registry import find_task
 
 _WRAPPED = "network."
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -85,33 +82,11 @@ def network_macs(config: NetworkConfig, height: int, width: int) -> Macs:
     """
     with torch.random.fork_rng(devices=[]):
         network = build_network(config)
-    if config.task == "detection":
-        network = _Layers(network)
+    network = find_task(config.task).countable(network)
     if config.domain == "pixel":
         return count_macs(network, (1, 3, height, width))
     grid = (height // LATENT_STRIDE, width // LATENT_STRIDE)
     return count_macs(network, *config.channel_selection.input_shapes(grid))
-
-
-class _Layers(nn.Module):
-    """The layers of a detection network on one image, without what is done to boxes between them:
-    which boxes those are has no answer where nothing is computed."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *inputs: torch.Tensor) -> None:
-        network = self.network
-        if isinstance(network, LatentNetwork):
-            features_BCHW = network.transformed(*inputs)["features"]
-        else:
-            features_BCHW = network.stem(*inputs)
-        maps = network.tail.pyramid(features_BCHW)
-        network.tail.rpn.head(list(maps.values()))
-        heads = network.tail.roi_heads
-        pooled = (PROPOSALS["testing"], network.config.fpn_width, ROI_SIZE, ROI_SIZE)
-        heads.box_predictor(heads.box_head(features_BCHW.new_empty(pooled)))
 
 
 def _hook(macs: Macs, part: str):

@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from latent_store import LatentStore
 from latent_store.codec import Codec, codec_from_store
-from latent_store.components.readers import (
-    BoxesReader,
-    ComponentReader,
-    LabelsReader,
-    LatentsReader,
-    RankedReader,
-)
+from latent_store.components.readers import ComponentReader, LatentsReader, RankedReader
 from latent_store.errors import DatasetError
-from latent_store.format.boxes import Boxes
 from latent_store.format.layout import coded_size
 from latent_store.store import Split
 from training.evaluation.candidates import Candidate
+from training.tasks.base import Task
 from training.tasks.classes import class_names
-from training.tasks.object_boxes import ObjectBoxes
-from training.tasks.pixel_labels import PixelLabels
-from training.tasks.registry import find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +37,14 @@ class Options:
     device: str = "cpu"
 
 
-def open_bench(split: Split, options: Options, task: str) -> Bench:
-    """Opens a split for one task's networks; classes are those that its component names.
+def open_bench(split: Split, options: Options, task: Task) -> Bench:
+    """Opens a split for one task's networks; classes are those that its annotations name.
 
     Raises:
         DatasetError: It names none, and they are not known otherwise.
-        MissingComponentError: The split has not what the task is compared with.
+        MissingComponentError: The split has no such annotations.
     """
-    truth = find_task(task).annotations().open(split)
-    names = truth.class_names or class_names(split.dataset)
+    names = task.annotations().open(split).class_names or class_names(split.dataset)
     return Bench(split.store, split, names, options, task)
 
 
@@ -64,7 +55,7 @@ class Bench:
         store, split: What networks are measured on.
         class_names: Of the dataset.
         options: See `Options`.
-        task: `segmentation` or `detection`: whether labels or boxes are compared with.
+        task: Of the networks.
     """
 
     def __init__(
@@ -73,31 +64,30 @@ class Bench:
         split: Split,
         class_names: Sequence[str],
         options: Options,
-        task: str = "segmentation",
+        task: Task,
     ) -> None:
         self.store = store
         self.split = split
         self.class_names = tuple(class_names)
         self.options = options
         self.task = task
+        self.annotations = task.annotations(num_classes=len(self.class_names))
         self._codecs: dict[str, Codec] = {}
         self._latents: dict[str, LatentsReader] = {}
         self._ranked: dict[tuple[str, str], RankedReader] = {}
 
     @cached_property
-    def labels(self) -> LabelsReader:
-        """The split's labels."""
-        return self.split.labels()
+    def truth(self) -> ComponentReader:
+        """The annotations that predictions are compared with."""
+        return self.annotations.open(self.split)
 
-    @cached_property
-    def boxes(self) -> BoxesReader:
-        """The split's objects."""
-        return self.split.boxes()
+    def read_truth(self, row: int) -> Any:
+        """Returns the annotations of a row.
 
-    @property
-    def truth(self) -> LabelsReader | BoxesReader:
-        """The reader of the annotations that outputs are compared with."""
-        return self.boxes if self.task == "detection" else self.labels
+        Raises:
+            DatasetError: They contain a class that the dataset does not have.
+        """
+        return self.annotations.read(self.truth, row)
 
     def codec(self, codec_id: str) -> Codec:
         """Returns a codec of the store on the device, loaded once."""
@@ -156,21 +146,3 @@ class Bench:
             batch_size = size
         if batch:
             yield batch, batch_size
-
-    def read_labels(self, row: int) -> np.ndarray:
-        """Returns a row's labels at original size, uint8 [H, W].
-
-        Raises:
-            DatasetError: They contain a class that the dataset does not have.
-        """
-        height, width = (int(n) for n in self.split.sizes([row])[0])
-        labels = PixelLabels(num_classes=len(self.class_names))
-        return labels.read(self.labels, row, (0, 0, height, width))
-
-    def read_boxes(self, row: int) -> Boxes:
-        """Returns a row's objects, in pixels of the original picture.
-
-        Raises:
-            DatasetError: One has a class that the dataset does not have.
-        """
-        return ObjectBoxes(num_classes=len(self.class_names)).read(self.boxes, row)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from latent_store.components.readers import ComponentReader
+from latent_store.errors import DatasetError
 from latent_store.format.layout import coded_size, shard_of
 from latent_store.format.schema import LATENT_STRIDE
 from latent_store.shards import index
@@ -16,19 +19,19 @@ from training.evaluation.candidates import Candidate
 from training.evaluation.complexity import Macs, count_macs, network_macs
 from training.evaluation.evaluation_split import Bench
 from training.evaluation.pipeline import Pipeline
-from training.evaluation.points import POINT_VERSION, Point
-from training.tasks.judges import Verdict, make_judge
-from training.tasks.sample_results import SampleResult
-from training.transmission.inference import Output
+from training.evaluation.points import POINT_VERSION, Point, SampleResult
+from training.selection.rates import ImageRate
+from training.tasks.base import ImageResult, Metric
 
 _KEY_DIGITS = 24
+_PERMUTATION_SEED = 0
 
 
 def measure(
     bench: Bench,
     candidate: Candidate,
     rows: np.ndarray,
-    on_output: Callable[[int, Output], object] = lambda row, output: None,
+    on_output: Callable[[int, Any], object] = lambda row, prediction: None,
 ) -> Point:
     """Measures one network on `rows`.
 
@@ -36,21 +39,27 @@ def measure(
         bench: The split.
         candidate: The network and its codec.
         rows: Rows of the split, from `Bench.rows`.
-        on_output: Called with each row and what the network says of it, at original size.
+        on_output: Called with each row and its prediction.
 
     Raises:
         DatasetError: These rows have nothing to get right, or a label is no class.
         IntegrityError: A stream does not decode to the store's ŷ.
     """
     pipeline = Pipeline(bench, candidate)
-    judge = make_judge(bench, rows)
+    total, mixed = (bench.task.metric(bench.class_names) for _ in range(2))
+    others = _others(bench, rows)
     samples: list[SampleResult] = []
     for batch, size in bench.batches(rows):
-        outputs, rates = pipeline.outputs(batch, size)
-        for row, output, rate in zip(batch, outputs, rates, strict=True):
-            samples.append(judge.add(row, output, rate))
-            on_output(row, output)
-    return _point(bench, candidate, rows, samples, judge.verdict())
+        predictions, rates = pipeline.outputs(batch, size)
+        for row, prediction, rate in zip(batch, predictions, rates, strict=True):
+            part = total.add(row, bench.read_truth(row), prediction)
+            if row in others:
+                mixed.add(row, bench.read_truth(others[row]), prediction)
+            samples.append(_sample(bench, row, rate, part))
+            on_output(row, prediction)
+    scores = _scores(bench, total, len(rows))
+    permuted_score = mixed.main() if others else None
+    return _point(bench, candidate, rows, samples, scores | {"permuted_score": permuted_score})
 
 
 def point_key(bench: Bench, candidate: Candidate, rows: np.ndarray) -> str:
@@ -76,6 +85,51 @@ def point_key(bench: Bench, candidate: Candidate, rows: np.ndarray) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
 
 
+def permuted(rows: np.ndarray) -> np.ndarray:
+    """Returns `rows` so shuffled that none stays where it was (but a single one).
+
+    One cycle through a random order: neighbours of a video sequence look too much alike for a
+    shift by one to be a control.
+    """
+    order = np.random.default_rng(_PERMUTATION_SEED).permutation(len(rows))
+    moved = np.empty_like(rows)
+    moved[order] = rows[np.roll(order, 1)]
+    return moved
+
+
+def _others(bench: Bench, rows: np.ndarray) -> dict[int, int]:
+    """Returns whose truth each row is also compared with; empty where that is not asked for."""
+    if not bench.options.permute or len(rows) < 2:
+        return {}
+    return dict(zip(rows.tolist(), permuted(rows).tolist(), strict=True))
+
+
+def _sample(bench: Bench, row: int, rate: ImageRate, part: ImageResult) -> SampleResult:
+    height, width = (int(n) for n in bench.split.sizes([row])[0])
+    (sample_id,) = bench.split.sample_ids([row])
+    return SampleResult(sample_id=sample_id, pixels=height * width, rate=rate, part=part)
+
+
+def _scores(bench: Bench, metric: Metric, images: int) -> dict[str, Any]:
+    """Returns the fields of a point that say how well the whole split went."""
+    task = bench.task
+    if not metric.counted:
+        nothing = task.nothing.format(images=f"the {images} images of {bench.split.plan.name}")
+        raise DatasetError(
+            f"{nothing}: there is nothing to compare with; encode a split with {task.wanted}"
+        )
+    summary = metric.summary()
+    of_class = f"{task.class_score.lower()}/"
+    each = [summary.get(of_class + name, math.nan) for name in bench.class_names]
+    return {
+        "score": summary[task.score],
+        "class_scores": tuple(None if math.isnan(value) else value for value in each),
+        "constant_class": metric.constant_class,
+        "constant_score": summary.get(f"constant_{task.score}"),
+        "more_scores": {title: summary[name] for name, title in task.more_scores.items()},
+    }
+
+
 def _objects(reader: ComponentReader, shards: set[int]) -> list[list[object]]:
     split = reader.split
     name = f"{index.part_name(reader.key)}.objects"
@@ -89,7 +143,7 @@ def _point(
     candidate: Candidate,
     rows: np.ndarray,
     samples: Sequence[SampleResult],
-    verdict: Verdict,
+    scores: dict[str, Any],
 ) -> Point:
     config, spec = candidate.config, candidate.spec
     psnr = bench.latents(spec.codec_id).quality(rows)["psnr"]
@@ -116,7 +170,7 @@ def _point(
         checkpoint=candidate.path.name,
         checkpoint_sha256=candidate.sha256,
         class_names=bench.class_names,
-        **vars(verdict),
+        **scores,
         psnr=float(psnr.mean()) if psnr.size else None,
         psnr_samples=int(psnr.size),
         macs=macs.true,
@@ -124,7 +178,7 @@ def _point(
         macs_parts=macs.parts,
         samples=tuple(samples),
         seed=candidate.seed,
-        task=bench.task,
+        task=bench.task.name,
     )
 
 

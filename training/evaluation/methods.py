@@ -16,11 +16,7 @@ import numpy as np
 from latent_store.errors import DatasetError
 from training.evaluation.curves import Curve
 from training.evaluation.points import Point
-
-_NOTHING = {
-    "segmentation": ("every pixel of the {images} is ignored", "labels"),
-    "detection": ("no object of the {images} counts", "objects that are not difficult"),
-}
+from training.tasks.registry import find_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +151,7 @@ def require_comparable(points: Sequence[Point]) -> None:
         )
     first = points[0]
     for point in points:
-        if point.task != first.task:
+        if find_task(point.task) is not find_task(first.task):
             raise DatasetError(
                 f"{first.label} was measured in {first.task}, {point.label} in {point.task}; "
                 "compare points of one task"
@@ -176,12 +172,12 @@ def require_comparable(points: Sequence[Point]) -> None:
             raise DatasetError(
                 f"{point.label} was measured on no images; measure it on a split that has some"
             )
-        if not any(sample.counted for sample in point.samples):
-            nothing, truth = _NOTHING[point.task]
-            images = f"{len(point.samples)} images of {point.label}"
+        if not any(sample.part.counted for sample in point.samples):
+            task = find_task(point.task)
+            images = f"the {len(point.samples)} images of {point.label}"
             raise DatasetError(
-                f"{nothing.format(images=images)}: it has no {point.metric}; measure it on a split "
-                f"with {truth}"
+                f"{task.nothing.format(images=images)}: it has no {task.metric_name}; measure it "
+                f"on a split with {task.wanted}"
             )
 
 

@@ -1,22 +1,26 @@
-"""One network on one split: what was measured, image by image, and the file that keeps it."""
+"""One network on one split: what was measured, image by image, and the file that keeps it.
+
+Everything that a score of the whole split is made of is kept image by image, so that images can be
+drawn again with replacement later.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from latent_store.errors import IntegrityError
-from training.tasks.sample_results import SampleResult, sample_result
+from latent_store.storage.location import write_text
+from training.selection.rates import ImageRate
+from training.tasks.base import ImageResult
+from training.tasks.registry import find_task
 
 POINT_VERSION = 1
 """Changes whenever older files of points would mean something else."""
-METRICS = {"segmentation": "mIoU", "detection": "AP50"}
-"""The score of each task, as tables and axes call it."""
 PIXEL_RAW = "pixel (trained on raw)"
 """The name in tables of a teacher that is given decoded pictures."""
 _RENAMED = {
@@ -26,6 +30,42 @@ _RENAMED = {
     "permuted_miou": "permuted_score",
 }
 """Names in files from when segmentation was the only task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleResult:
+    """What was measured on one image.
+
+    Attributes:
+        sample_id: As in the store's index.
+        pixels: Original height × width.
+        rate: Its bytes.
+        part: Its part of the score.
+    """
+
+    sample_id: str
+    pixels: int
+    rate: ImageRate
+    part: ImageResult
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready dict that `from_json` reads; the part's fields are beside ours."""
+        values = dataclasses.asdict(self)
+        return values | values.pop("part")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], kind: type[ImageResult]) -> SampleResult:
+        """Reads `to_json`; `kind` is that of the task's results.
+
+        Raises:
+            KeyError, TypeError: The dict is of another shape.
+        """
+        return cls(
+            sample_id=data["sample_id"],
+            pixels=data["pixels"],
+            rate=ImageRate(**data["rate"]),
+            part=kind.from_json(data),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +84,19 @@ class Point:
         channels_total: M.
         checkpoint, checkpoint_sha256: File name and digest.
         class_names: Of the K classes.
-        score: Of all images, as `metric` says. mIoU is from one confusion matrix; AP50 is
-            VOC's area at an overlap of 0.5. Both are means over the classes that the split has.
-        class_scores: [K] IoU or AP50; None for classes that the split has not.
+        score: Of all images, as `metric` says.
+        class_scores: [K] score of each class; None for classes that the split has not.
         constant_class, constant_score: Always predicting the split's most frequent class; None for
-            detection, which has no such baseline.
-        permuted_score: With every image's ŷ given to another image's label or boxes; None if not
-            asked for.
+            tasks without such a baseline.
+        permuted_score: With every image's ŷ given to another image's truth; None if not asked for.
         psnr, psnr_samples: Mean of the full decode in dB, over the images where it was measured.
         macs, macs_thop: Multiply-adds behind the entropy decoder at the first image's coded size:
             the network's, in the pixel domain with g_s; true, and as thop would count them.
         macs_parts: True multiply-adds by part: g_s, gate, transform, stem, tail.
         samples: What was measured, in the split's row order.
         seed: Of the training run; None where the checkpoint does not say.
-        task: `segmentation` or `detection`.
-        more_scores: Other scores of the task by name: for detection AP50-07 and COCO AP.
+        task: The name of the task.
+        more_scores: Other scores of the task, by the names that tables have.
     """
 
     key: str
@@ -93,7 +131,7 @@ class Point:
     @property
     def metric(self) -> str:
         """The name of `score`."""
-        return METRICS[self.task]
+        return find_task(self.task).metric_name
 
     @property
     def bpp(self) -> float:
@@ -145,7 +183,9 @@ class Point:
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready dict that `from_json` reads."""
-        return {"version": POINT_VERSION, **dataclasses.asdict(self)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        samples = [sample.to_json() for sample in self.samples]
+        return {"version": POINT_VERSION, **values, "samples": samples}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Point:
@@ -159,8 +199,8 @@ class Point:
         fields = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         for name in ("class_names", "class_scores"):
             fields[name] = tuple(fields[name])
-        task = fields.get("task", "segmentation")
-        fields["samples"] = tuple(sample_result(task, s) for s in fields["samples"])
+        kind = find_task(fields.get("task", cls.task)).result
+        fields["samples"] = tuple(SampleResult.from_json(s, kind) for s in fields["samples"])
         return cls(**fields)
 
 
@@ -201,11 +241,3 @@ def read_point(folder: Path, key: str) -> Point | None:
         raise IntegrityError(
             f"{path} is no measured point ({error}); delete it to measure again"
         ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a text file in one step, so that a reader or a rerun never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

@@ -23,25 +23,9 @@ from training.evaluation.methods import codec_name
 from training.evaluation.points import Point, summary
 from training.evaluation.resampling import Interval
 from training.tables import align, markdown_table
-from training.tasks.box_pictures import SHOWN_SCORE
+from training.tasks.registry import find_task
 
 _TEXT_COLUMNS = 2
-_CLASS_SCORES = {"segmentation": "IoU", "detection": "AP50"}
-_TRUTHS = {"segmentation": "label", "detection": "boxes"}
-_SCORE_NOTES = {
-    "segmentation": (
-        "mIoU comes from one confusion matrix over all images, at original size, over classes that "
-        "the labels contain; pixels labelled 255 are left out."
-    ),
-    "detection": (
-        "AP50 is the VOC devkit's average precision at an overlap of 0.5 as it is since 2010, the "
-        "area below the curve; AP50-07 is that of 2007, the mean at 11 recalls. A detection "
-        "belongs to the object that it overlaps best, even where that is taken. Both are means "
-        "over the classes of which an object counts; objects marked difficult neither count nor "
-        "punish. COCO AP is pycocotools': overlaps 0.5 to 0.95, 101 recalls, at most 100 "
-        "detections of a class in an image, difficult objects as its crowds."
-    ),
-}
 _NOTES = (
     (
         "bpp is hyper + y + mask: the lengths of real entropy-coded strings, in bits, over "
@@ -66,13 +50,6 @@ _TIES_NOTE = (
     "undetermined (k tied): the ranking's cut runs through k channels of equal score, so which of "
     "them a static network has was decided by the tie-break alone."
 )
-_PICTURES_NOTES = {
-    "segmentation": "Decoded picture, label, and each network's map.",
-    "detection": (
-        "Decoded picture with the objects' boxes (dashed: difficult), and with each network's "
-        f"detections from a score of {SHOWN_SCORE} on."
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +114,8 @@ def columns(points: Sequence[Point]) -> tuple[str, ...]:
 def constant_line(points: Sequence[Point]) -> str:
     """Returns what a network must beat, and who does not.
 
-    That is always predicting the split's most frequent class. Detection has no such baseline: there
-    it is another picture's boxes, where that was measured, else finding nothing.
+    That is always predicting the split's most frequent class. Where a task has no such baseline it
+    is another picture's truth, where that was measured, else 0.
     """
     always = {
         (p.class_names[p.constant_class], p.metric, p.constant_score)
@@ -157,7 +134,7 @@ def constant_line(points: Sequence[Point]) -> str:
 
 
 def per_class_csv(analysis: Analysis) -> str:
-    """Returns IoU or AP50 by class and network; empty where the split has not the class."""
+    """Returns each class's score by network; empty where the split has not the class."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     heads = (f"{name} [{point.codec_id}]" for point, name, _ in _named(analysis))
@@ -185,7 +162,7 @@ def markdown(analysis: Analysis, setting: ReportSetting, rankings: Sequence[Rank
         _notes(points, setting),
     ]
     if setting.pictures:
-        note = _PICTURES_NOTES[points[0].task]
+        note = find_task(points[0].task).pictures_note
         sections += [f"## Pictures\n\n{note}", *(f"![{name}]({name})" for name in setting.pictures)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -271,7 +248,7 @@ def _per_class(analysis: Analysis) -> str:
         for point, name, _ in _named(analysis)
     ]
     header = ("network", "codec", *(names[i] for i in present))
-    title = f"## {_CLASS_SCORES[points[0].task]} by class\n\n"
+    title = f"## {find_task(points[0].task).class_score} by class\n\n"
     return title + markdown_table(header, rows, _TEXT_COLUMNS)
 
 
@@ -286,13 +263,13 @@ def _notes(points: Sequence[Point], setting: ReportSetting) -> str:
         f"Streams were decoded, and the network saw what came out, for {decoded} of {images} "
         f"images (decode = {setting.decode})."
     )
-    first = points[0]
-    lines = [_SCORE_NOTES[first.task], *_NOTES, streams]
+    task = find_task(points[0].task)
+    lines = [task.score_note, *_NOTES, streams]
     if any(p.tied for p in points):
         lines.append(_TIES_NOTE)
     if any(p.permuted_score is not None for p in points):
-        truth = _TRUTHS[first.task]
         lines.append(
-            f"permuted is {first.metric} with each image's ŷ given to another image's {truth}."
+            f"permuted is {task.metric_name} with each image's ŷ given to another image's "
+            f"{task.truth_word}."
         )
     return "## What is counted\n\n" + "\n".join(f"- {line}" for line in lines)

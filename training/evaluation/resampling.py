@@ -2,7 +2,7 @@
 
 Paired bootstrap: each draw takes as many images as there are, with replacement, and the same ones
 for every point, so that what two networks find equally hard cancels out of their difference. Score
-and rate of a draw are computed as those of the whole set are: mIoU from one confusion matrix, AP50
+and rate of a draw are computed as those of the whole set are: mIoU from the sum of all images, AP50
 from one ranking of all detections, over the classes that the drawn images have; the rate from all
 bytes over all pixels. (`scipy.stats.bootstrap` draws for one statistic; here all points share the
 draws, and a point's scores are computed once for every comparison.)
@@ -18,15 +18,13 @@ import numpy as np
 from training.evaluation.curves import Curve
 from training.evaluation.methods import Method, require_comparable
 from training.evaluation.points import Point
-from training.tasks.detection_metrics import TRUE, Matches, ranked_outcomes
+from training.tasks.registry import find_task
 
 DRAWS = 1000
 LEVEL = 0.95
 FEW_IMAGES = 30
 """With fewer images than this, intervals by drawing them again come out too narrow."""
 _MIN_IMAGES = 2
-_MOST_WEIGHTS = 1 << 22
-"""Numbers held at once while AP is drawn: 32 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +104,9 @@ def drawn_score(point: Point, images: Images) -> np.ndarray:
     """
     if id(point) not in images.scores:
         # The point is kept too, or another one could get its id.
-        images.scores[id(point)] = (point, _DRAWN_SCORES[point.task](point, images.times_DS))
+        parts = [sample.part for sample in point.samples]
+        scores_D = find_task(point.task).drawn_scores(parts, images.times_DS)
+        images.scores[id(point)] = (point, scores_D)
     return images.scores[id(point)][1]
 
 
@@ -144,58 +144,3 @@ def interval(values_D: np.ndarray) -> Interval | None:
         return None
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(low=float(low), high=float(high), share=found.size / values_D.size)
-
-
-def drawn_ap50(pictures: Sequence[Matches], times_DS: np.ndarray) -> np.ndarray:
-    """Returns VOC's mean AP (the area) of draws of pictures, float64 [D].
-
-    The copies of a picture stand beside each other: of equal scores, all copies of a detection come
-    before those of the next one.
-
-    Args:
-        pictures: S of them.
-        times_DS: How often each draw has each picture.
-    """
-    objects_DK = times_DS @ np.array([p.objects_K for p in pictures], dtype=np.float64)
-    areas_DK = np.zeros_like(objects_DK)
-    for label, ranked in ranked_outcomes(pictures):
-        true_T = np.flatnonzero(ranked.outcomes_N == TRUE)
-        if not true_T.size:
-            continue
-        # Recall rises, and precision peaks, at the true ones alone.
-        pictures_N = ranked.pictures_N[: true_T[-1] + 1]
-        starts_T = np.concatenate([[0], true_T[:-1] + 1])
-        step = max(1, _MOST_WEIGHTS // len(pictures_N))
-        for first in range(0, len(times_DS), step):
-            weights_DN = times_DS[first : first + step, pictures_N]
-            found_DT = np.cumsum(np.add.reduceat(weights_DN, starts_T, axis=1), axis=1)
-            gained_DT = weights_DN[:, true_T]
-            precision_DT = np.cumsum(gained_DT, axis=1) / np.maximum(found_DT, 1)
-            best_DT = np.maximum.accumulate(precision_DT[:, ::-1], axis=1)[:, ::-1]
-            areas_DK[first : first + step, label] = (gained_DT * best_DT).sum(axis=1)
-    present_DK = objects_DK > 0
-    return _mean_over(areas_DK / np.where(present_DK, objects_DK, 1), present_DK)
-
-
-def _drawn_miou(point: Point, times_DS: np.ndarray) -> np.ndarray:
-    hits_DK, labelled_DK, predicted_DK = (
-        times_DS @ np.array([getattr(s, name) for s in point.samples], dtype=np.float64)
-        for name in ("hits", "labelled", "predicted")
-    )
-    present_DK = labelled_DK > 0
-    union_DK = np.where(present_DK, labelled_DK + predicted_DK - hits_DK, 1)
-    return _mean_over(hits_DK / union_DK, present_DK)
-
-
-def _drawn_ap50(point: Point, times_DS: np.ndarray) -> np.ndarray:
-    return drawn_ap50([s.matches for s in point.samples], times_DS)
-
-
-_DRAWN_SCORES = {"segmentation": _drawn_miou, "detection": _drawn_ap50}
-
-
-def _mean_over(values_DK: np.ndarray, present_DK: np.ndarray) -> np.ndarray:
-    """Returns the mean over the classes that are present, [D]; nan where none is."""
-    present_D = present_DK.sum(axis=1)
-    total_D = np.where(present_DK, values_DK, 0).sum(axis=1)
-    return np.divide(total_D, present_D, out=np.full(len(total_D), np.nan), where=present_D > 0)

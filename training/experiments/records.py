@@ -15,7 +15,8 @@ from typing import Any
 
 from latent_store import Ranking
 from latent_store.errors import IntegrityError, LatentStoreError
-from training.evaluation.points import Point, write_text
+from latent_store.storage.location import write_text
+from training.evaluation.points import Point
 
 RECORD_VERSION = 1
 RUNS = Path(__file__).parent / "runs"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from latent_store import Ranking
+from latent_store.storage.location import write_text
 from training.evaluation import plots, report
 from training.evaluation.comparison_tables import brackets, percent
 from training.evaluation.comparisons import (
@@ -25,7 +26,7 @@ from training.evaluation.comparisons import (
 )
 from training.evaluation.curves import compare
 from training.evaluation.methods import Method, make_sweeps
-from training.evaluation.points import Point, write_text
+from training.evaluation.points import Point
 from training.evaluation.resampling import Images
 from training.experiments.grid import Claim, Grid
 from training.experiments.records import Record, Timings

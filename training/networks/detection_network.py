@@ -124,6 +124,28 @@ class DetectionTail(nn.Module):
         return self.fpn(maps)
 
 
+class DetectionLayers(nn.Module):
+    """The layers of a detection network on one image, without what is done to boxes between them.
+
+    Which boxes those are has no answer where nothing is computed. The box head is there as often as
+    evaluation lets proposals through: what a busy picture costs, and a plain one does not exceed.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: torch.Tensor) -> None:
+        """Runs every layer once; the inputs are the network's."""
+        tail = self.network.tail
+        features_BCHW = self.network.transformed(*inputs)["features"]
+        maps = tail.pyramid(features_BCHW)
+        tail.rpn.head(list(maps.values()))
+        heads = tail.roi_heads
+        pooled = (PROPOSALS["testing"], self.network.config.fpn_width, ROI_SIZE, ROI_SIZE)
+        heads.box_predictor(heads.box_head(features_BCHW.new_empty(pooled)))
+
+
 class KeyedSampler:
     """Draws what the loss looks at; torchvision's `BalancedPositiveNegativeSampler`, but keyed.
 

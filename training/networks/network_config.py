@@ -11,7 +11,6 @@ from training.selection.registry import find_selection
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 DOMAINS = ("latent", "pixel")
-TASKS = ("segmentation", "detection")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +19,8 @@ class NetworkConfig:
 
     Attributes:
         domain: "latent" or "pixel" (teacher and pixel baseline).
-        task: "segmentation" (DeepLab v3) or "detection" (Faster R-CNN).
-        num_classes: Number of train ids; in detection with the background, which is 0.
+        task: The name of one of `training.tasks`, which builds the tail.
+        num_classes: Number of train ids; of boxes with the background, which is 0.
         backbone: One of BACKBONES.
         aspp_width: Channels inside ASPP and the classifier; 256 in DeepLab v3. Like the next two
             for segmentation only.
@@ -65,7 +64,6 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         for field, allowed in (
             ("domain", DOMAINS),
-            ("task", TASKS),
             ("backbone", BACKBONES),
         ):
             if getattr(self, field) not in allowed:
@@ -75,11 +73,6 @@ class NetworkConfig:
         for field in ("aspp_width", "fpn_width", "box_head_width", "anchor_size"):
             if getattr(self, field) < 1:
                 raise LatentStoreError(f"{field} must be 1 or more, got {getattr(self, field)}")
-        if self.auxiliary_head and self.task != "segmentation":
-            raise LatentStoreError(
-                "--auxiliary_head is an FCN head, which segments: it goes with --task "
-                f"segmentation, got --task {self.task}"
-            )
         if not self.channel_selection.takes_all and self.domain == "pixel":
             raise LatentStoreError(
                 f"pixels have no channels to select: --domain pixel goes with --selection none, "

@@ -93,19 +93,21 @@ class PixelNetwork(nn.Module):
         self.stem, self.tail = make_parts(config)
 
     def forward(self, x_BCHW: torch.Tensor, **tail_inputs: Any) -> dict[str, Any]:
-        """Segments images, or detects their objects.
+        """Runs the network on images.
 
         Args:
             x_BCHW: Float32 RGB in [0, 1], [B, 3, H, W].
-            tail_inputs: What the task's tail needs besides features; for detection see
-                `DetectionTail.forward`.
+            tail_inputs: What the task's tail needs besides features.
 
         Returns:
-            "features" [B, 64, H/4, W/4], and the tail's: "logits" [B, K, H, W] in segmentation.
+            "features" [B, 64, H/4, W/4], and the tail's outputs, see `Tail` and `DetectionTail`.
         """
-        features_BCHW = self.stem(x_BCHW)
-        outputs = self.tail(features_BCHW, x_BCHW.shape[-2:], **tail_inputs)
-        return {"features": features_BCHW} | outputs
+        outputs = self.transformed(x_BCHW)
+        return outputs | self.tail(outputs["features"], x_BCHW.shape[-2:], **tail_inputs)
+
+    def transformed(self, x_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns what comes before the tail: "features"."""
+        return {"features": self.stem(x_BCHW)}
 
 
 class LatentNetwork(nn.Module):
@@ -141,7 +143,7 @@ class LatentNetwork(nn.Module):
         noise_BC2: torch.Tensor | None = None,
         **tail_inputs: Any,
     ) -> dict[str, Any]:
-        """Segments latents, or detects their image's objects.
+        """Runs the network on latents.
 
         Args:
             y_hat_BCHW: Latents as float32: all M channels in natural order, a static network's
@@ -149,8 +151,7 @@ class LatentNetwork(nn.Module):
             pooled_BC: Float32 [B, M], the whole image's channel means or RMS as
                 `config.gate_pool` says; a dynamic network needs it, others ignore it.
             noise_BC2: Gumbel noise; a dynamic network in training needs it.
-            tail_inputs: What the task's tail needs besides features; for detection see
-                `DetectionTail.forward`.
+            tail_inputs: What the task's tail needs besides features.
 
         Returns:
             "features" [B, 64, 4h, 4w], the tail's ("logits" [B, K, 16h, 16w] in segmentation), and

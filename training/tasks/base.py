@@ -1,11 +1,83 @@
-"""The interface of a task: what is learned of a picture, and how well that went."""
+"""The interface of a task: what is learned of a picture, how well that went, how it is shown.
+
+Nothing outside of this folder knows which tasks there are. What a network says of a picture and
+what is there are opaque to everybody else; both are here called
+
+    prediction    made of the tail's outputs, at the original picture's size
+    truth         what the task's annotations say of the same picture
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
+import numpy as np
+import torch
 from torch import nn
 
 from training.data.annotations import Annotations
 from training.networks.networks import NetworkConfig, Stem
+from training.tasks.losses import TaskLoss
+
+Panel = tuple[str, np.ndarray]
+"""Title and picture, uint8 RGB [H, W, 3]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageResult(ABC):
+    """One image's part of the score of a whole split; tuples of plain numbers, kept in files."""
+
+    @property
+    @abstractmethod
+    def counted(self) -> int:
+        """How much there was to get right."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Reads the fields from a dict that may hold others too.
+
+        Raises:
+            KeyError, TypeError: It is of another shape.
+        """
+        return cls(**{field.name: tuple(data[field.name]) for field in fields(cls)})
+
+
+class Metric(ABC):
+    """The scores of a whole split, from one image after the other; picklable.
+
+    Args:
+        class_names: By class id.
+    """
+
+    constant_class: int | None = None
+    """The class that is predicted where nothing was learned; None without such a baseline."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = tuple(class_names)
+
+    @property
+    @abstractmethod
+    def counted(self) -> int:
+        """How much there was to get right so far."""
+
+    @abstractmethod
+    def add(self, row: int, truth: Any, prediction: Any) -> ImageResult:
+        """Adds one image, and returns its part."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Adds the images of another metric."""
+
+    @abstractmethod
+    def main(self) -> float:
+        """Returns the main score alone, which may be quicker than all."""
+
+    @abstractmethod
+    def summary(self) -> dict[str, float]:
+        """Returns the scores by name: the task's `score` and `more_scores`, "constant_<score>"
+        where there is a constant class, and "<class_score>/<class>" in lower case."""
 
 
 class Task(ABC):
@@ -13,12 +85,130 @@ class Task(ABC):
 
     Attributes:
         name: In checkpoints, points and records, and of the flag `--task`.
+        title, architecture, pipeline_tag: What a model card calls it, its network, and its kind of
+            pipeline on the hub.
+        command, purpose: The command for new pictures, and what it does with one.
+        teacher_prefix: Of the ids of teachers' features in a store.
+        fields: Of `NetworkConfig`, those that only this task's networks know.
+        tail_fields: Those that two networks must share to exchange their tails, beside the backbone
+            and the classes.
+        why_not_one_image: Why batch norm cannot be trained on one image a batch; None if it can.
         annotations: What is read of a split, and how it is cropped.
+        score: The name of the score that decides which network is the best, the higher the better.
+        metric_name, class_score: What tables call it, and that of one class.
+        more_scores: Other scores of `Metric.summary`, and what tables call them.
+        result: The class of `Metric.add`'s results.
+        nothing, wanted: What it means that nothing counts in {images}; what a split must have.
+        truth_word: What another image's truth is called in the report.
+        score_note, pictures_note: How the report explains score and pictures.
+        kept: Where predictions are kept beside a point's file, made of the {row}.
     """
 
     name: str
+    title: str
+    architecture: str
+    pipeline_tag: str
+    command: str
+    purpose: str
+    teacher_prefix: str
+    fields: tuple[str, ...] = ()
+    tail_fields: tuple[str, ...] = ()
+    why_not_one_image: str | None = None
     annotations: type[Annotations]
+    score: str
+    metric_name: str
+    class_score: str
+    more_scores: ClassVar[dict[str, str]] = {}
+    metric: type[Metric]
+    result: type[ImageResult]
+    nothing: str
+    wanted: str
+    truth_word: str
+    score_note: str
+    pictures_note: str
+    kept: str
+
+    # -- networks ----------------------------------------------------------------------------
 
     @abstractmethod
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:
         """Returns a fresh backbone's stem, and the tail that makes this task's outputs."""
+
+    def countable(self, network: nn.Module) -> nn.Module:
+        """Returns what multiply-adds are counted of, without anything being computed."""
+        return network
+
+    def compile(self, network: nn.Module) -> nn.Module:
+        """Returns what is to be called in the network's place, compiled as far as it can be."""
+        return torch.compile(network)
+
+    def tail_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the tail needs besides features in evaluation."""
+        return {}
+
+    def training_inputs(self, batch: Mapping[str, Any], seed: int, epoch: int) -> dict[str, Any]:
+        """Returns what the tail needs besides features in training."""
+        return {}
+
+    # -- learning ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def make_loss(self, *, lambda_kd: float, rate_weight: float) -> TaskLoss:
+        """Returns the loss; see `TaskLoss`."""
+
+    @abstractmethod
+    def count_labels(self, batch: Mapping[str, Any]) -> int:
+        """Returns how much there is to get right in a batch."""
+
+    # -- results -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def predictions(
+        self, outputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
+    ) -> list[Any]:
+        """Returns what a network in evaluation says of each image, at original height and width."""
+
+    @abstractmethod
+    def truths(self, batch: Mapping[str, Any]) -> list[Any]:
+        """Returns what is there in each whole image of a batch."""
+
+    @abstractmethod
+    def drawn_scores(self, results: Sequence[Any], times_DS: np.ndarray) -> np.ndarray:
+        """Returns the score of draws of images, float64 [D]; nan where nothing counts.
+
+        Args:
+            results: S images' parts.
+            times_DS: How often each draw has each image.
+        """
+
+    # -- pictures and files ------------------------------------------------------------------
+
+    @abstractmethod
+    def truth_panels(
+        self, truth: Any, picture_HWC: np.ndarray, class_names: Sequence[str]
+    ) -> list[Panel]:
+        """Returns the picture and what is there, for a strip of panels."""
+
+    @abstractmethod
+    def draw(
+        self, prediction: Any, picture_HWC: np.ndarray, class_names: Sequence[str]
+    ) -> np.ndarray:
+        """Returns a prediction as a picture of the same size, uint8 [H, W, 3]."""
+
+    @abstractmethod
+    def write(
+        self, base: Path, prediction: Any, picture_HWC: np.ndarray, class_names: Sequence[str]
+    ) -> None:
+        """Writes the files of the task's command; their names begin with that of `base`."""
+
+    @abstractmethod
+    def keep(self, path: Path, prediction: Any) -> None:
+        """Writes a prediction to one file."""
+
+    @abstractmethod
+    def read_kept(self, path: Path) -> Any:
+        """Reads what `keep` wrote.
+
+        Raises:
+            LatentStoreError: The file is damaged.
+        """

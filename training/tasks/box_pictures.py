@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from latent_store.format.boxes import Boxes
-from training.tasks.detection_metrics import Detections
+from training.tasks.detections import Detections
 
 SHOWN_SCORE = 0.5
 """Detections that are less sure are not drawn: dozens of them would hide the picture."""

@@ -1,19 +1,92 @@
-"""Object detection: boxes with classes and scores, from Faster R-CNN."""
+"""Object detection: boxes with classes and scores, from Faster R-CNN.
 
+Objects marked `difficult` are no training targets, as is usual where the devkit's score is the aim:
+the score leaves them out, and a detector is not to be punished for what annotators could hardly
+see. They are not ignored either: an anchor or proposal on one counts as background.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
 from torch import nn
 from torchvision import models
 
-from training.networks.detection_network import DetectionTail
+from latent_store.errors import IntegrityError
+from latent_store.format.boxes import Boxes
+from latent_store.storage.location import write_atomically
+from latent_store.tools.panels import save_png
+from training.networks.detection_network import DetectionLayers, DetectionTail
 from training.networks.networks import NetworkConfig, Stem
-from training.tasks.base import Task
+from training.tasks.average_precision import AveragePrecision, BoxesResult, drawn_ap50
+from training.tasks.base import Panel, Task
+from training.tasks.box_pictures import SHOWN_SCORE, draw_detections, draw_objects
+from training.tasks.classes import class_colours
+from training.tasks.detections import Detections
+from training.tasks.losses import Counts, TaskLoss
 from training.tasks.object_boxes import ObjectBoxes
 
 
+class DetectionLoss(TaskLoss):
+    """L = L_detection + λ₁ · L_KD [+ λ_rate · rate].
+
+    Its own parts are the outputs "objectness", "proposal_box", "classification" and "box" of
+    `DetectionTail`, which are already means over what was drawn of each image; they count equally,
+    as in torchvision.
+    """
+
+    PARTS = ("objectness", "proposal_box", "classification", "box")
+
+    def __init__(self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0) -> None:
+        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
+        self.weights |= dict.fromkeys(self.PARTS, 1.0)
+
+    def task_parts(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        """Returns each part's mean over the images of the step, or this batch's share of it."""
+        return {name: outputs[name].sum() / max(counts.samples, 1) for name in self.PARTS}
+
+
 class Detection(Task):
-    """Boxes of objects, with class and score."""
+    """Boxes of objects, with class and score.
+
+    A prediction is `Detections`, the truth `Boxes`, in pixels of the original picture.
+    """
 
     name = "detection"
+    title = "Object detection"
+    architecture = "Faster R-CNN with FPN"
+    pipeline_tag = "object-detection"
+    command = "detect"
+    purpose = "find the objects of"
+    teacher_prefix = "fasterrcnn"
+    fields = tail_fields = ("fpn_width", "box_head_width", "anchor_size")
     annotations = ObjectBoxes
+    score = "ap50"
+    metric_name = class_score = "AP50"
+    more_scores: ClassVar = {"ap50_07": "AP50-07", "coco_ap": "COCO AP"}
+    metric = AveragePrecision
+    result = BoxesResult
+    nothing = "no object of {images} counts (there is none, or all are difficult)"
+    wanted = "objects that are not difficult"
+    truth_word = "boxes"
+    score_note = (
+        "AP50 is the VOC devkit's average precision at an overlap of 0.5 as it is since 2010, the "
+        "area below the curve; AP50-07 is that of 2007, the mean at 11 recalls. A detection "
+        "belongs to the object that it overlaps best, even where that is taken. Both are means "
+        "over the classes of which an object counts; objects marked difficult neither count nor "
+        "punish. COCO AP is pycocotools': overlaps 0.5 to 0.95, 101 recalls, at most 100 "
+        "detections of a class in an image, difficult objects as its crowds."
+    )
+    pictures_note = (
+        "Decoded picture with the objects' boxes (dashed: difficult), and with each network's "
+        f"detections from a score of {SHOWN_SCORE} on."
+    )
+    kept = "boxes/{row:06d}.json"
 
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:
         """Returns the stem and Faster R-CNN's tail.
@@ -23,6 +96,128 @@ class Detection(Task):
         """
         resnet = models.get_model(config.backbone, weights=None)
         return Stem(resnet), DetectionTail(resnet, config)
+
+    def countable(self, network: nn.Module) -> nn.Module:
+        """Returns the layers without what is done to boxes between them."""
+        return DetectionLayers(network)
+
+    def compile(self, network: nn.Module) -> nn.Module:
+        """Compiles what depends on the image's size alone: all up to the pyramid.
+
+        Proposals differ in number from image to image, and would compile anew each time. Whole
+        functions, since what modules compile for themselves counts together towards one limit.
+        """
+        network.transformed = torch.compile(network.transformed)
+        network.tail.pyramid = torch.compile(network.tail.pyramid)
+        return network
+
+    def tail_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the valid extents, which boxes are clipped to."""
+        return {"valid_B2": batch["valid_B2"]}
+
+    def training_inputs(self, batch: Mapping[str, Any], seed: int, epoch: int) -> dict[str, Any]:
+        """Returns valid extents, the objects that are learned, and what keys the sampling."""
+        return {
+            "valid_B2": batch["valid_B2"],
+            "targets": [_learned(target) for target in batch["targets"]],
+            "sample_keys": [(seed, epoch, row) for row in batch["rows_B"].tolist()],
+        }
+
+    def make_loss(self, *, lambda_kd: float, rate_weight: float) -> DetectionLoss:
+        """See `DetectionLoss`."""
+        return DetectionLoss(lambda_kd=lambda_kd, rate_weight=rate_weight)
+
+    def count_labels(self, batch: Mapping[str, Any]) -> int:
+        """Returns the objects that are learned."""
+        return sum(int((~target["difficult"]).sum()) for target in batch["targets"])
+
+    def predictions(
+        self, outputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """Returns the boxes, which lie in the original picture already."""
+        return [Detections.from_output(found) for found in outputs["detections"]]
+
+    def truths(self, batch: Mapping[str, Any]) -> list[Boxes]:
+        """Returns the objects."""
+        return [_truth(target) for target in batch["targets"]]
+
+    def drawn_scores(self, results: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndarray:
+        """Returns AP50s, each from one ranking of all its images' detections."""
+        return drawn_ap50(results, times_DS)
+
+    def truth_panels(
+        self, truth: Boxes, picture_HWC: np.ndarray, class_names: Sequence[str]
+    ) -> list[Panel]:
+        """Returns the picture with its objects."""
+        colours = class_colours(class_names)
+        return [("objects", draw_objects(picture_HWC, truth, class_names, colours))]
+
+    def draw(
+        self,
+        prediction: Detections,
+        picture_HWC: np.ndarray,
+        class_names: Sequence[str],
+        least_score: float = SHOWN_SCORE,
+    ) -> np.ndarray:
+        """Returns the picture with the detections that reach a score."""
+        colours = class_colours(class_names)
+        return draw_detections(picture_HWC, prediction, class_names, colours, least_score)
+
+    def write(
+        self,
+        base: Path,
+        prediction: Detections,
+        picture_HWC: np.ndarray,
+        class_names: Sequence[str],
+        *,
+        least_score: float = SHOWN_SCORE,
+    ) -> None:
+        """Writes all that was found as JSON, surest first, and a picture with boxes.
+
+        The files are `_boxes.json` and `_boxes.png`, which has what reaches `least_score`.
+        """
+        objects = [
+            {
+                "class": class_names[prediction.labels_N[index]],
+                "score": float(prediction.scores_N[index]),
+                "box": prediction.boxes_N4[index].tolist(),
+            }
+            for index in np.argsort(-prediction.scores_N, kind="stable")
+        ]
+        height, width = picture_HWC.shape[:2]
+        content = {"height": height, "width": width, "objects": objects}
+        path = base.with_name(f"{base.name}_boxes.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+        drawn_HWC = self.draw(prediction, picture_HWC, class_names, least_score)
+        save_png(base.with_name(f"{base.name}_boxes.png"), drawn_HWC)
+
+    def keep(self, path: Path, prediction: Detections) -> None:
+        """Writes the detections as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(prediction.to_json()).encode())
+
+    def read_kept(self, path: Path) -> Detections:
+        """See `Task`."""
+        try:
+            return Detections.from_json(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{path} holds no detections ({error}); delete it") from error
+
+
+def _truth(target: Mapping[str, torch.Tensor]) -> Boxes:
+    labels_N, difficult_N = target["labels"].cpu().numpy(), target["difficult"].cpu().numpy()
+    return Boxes(
+        boxes_N4=target["boxes"].cpu().numpy(),
+        labels_N=labels_N,
+        difficult_N=difficult_N,
+        truncated_N=difficult_N & False,  # no score asks for it
+    )
+
+
+def _learned(target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    counts = ~target["difficult"]
+    return {"boxes": target["boxes"][counts], "labels": target["labels"][counts].long()}
 
 
 DETECTION = Detection()

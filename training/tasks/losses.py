@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from latent_store.format.schema import FEATURE_STRIDE, IGNORE_LABEL
+from latent_store.format.schema import FEATURE_STRIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +34,6 @@ class Counts:
             cells=self.cells + other.cells,
             samples=self.samples + other.samples,
         )
-
-
-def count(batch: Mapping[str, Any]) -> Counts:
-    """Returns a batch's counts."""
-    cells = int(cell_mask(batch).sum()) if "features_BCHW" in batch else 0
-    if "targets" in batch:
-        labels = sum(int((~target["difficult"]).sum()) for target in batch["targets"])
-        return Counts(labels=labels, cells=cells, samples=len(batch["targets"]))
-    labels = int((batch["labels_BHW"] != IGNORE_LABEL).sum())
-    return Counts(labels=labels, cells=cells, samples=len(batch["labels_BHW"]))
 
 
 def cell_mask(batch: Mapping[str, Any]) -> torch.Tensor:
@@ -113,68 +102,6 @@ class TaskLoss(nn.Module):
         weights = self.weights
         terms = [weights[name] * part for name, part in parts.items() if weights[name]]
         return {"loss": torch.stack(terms).sum()} | parts
-
-
-class SegmentationLoss(TaskLoss):
-    """L = L_seg + λ₁ · L_KD [+ λ_rate · rate] [+ 0.5 · L_seg of the auxiliary head].
-
-    Its own parts are "cross_entropy" and "auxiliary", of the outputs "logits" and
-    "auxiliary_logits" and the batch's "labels_BHW", integers, 255 = ignore. A batch without a
-    labelled pixel has cross-entropy 0, not nan.
-
-    Args:
-        lambda_kd: λ₁; 1 in the paper.
-        rate_weight: Weighs the bits a pixel that the gate keeps; 0 in the paper.
-        auxiliary_weight: 0.5 in torchvision's reference.
-    """
-
-    def __init__(
-        self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0, auxiliary_weight: float = 0.5
-    ) -> None:
-        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
-        self.weights |= {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
-
-    def task_parts(
-        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
-    ) -> dict[str, torch.Tensor]:
-        """Returns the cross-entropies of the maps that there are."""
-        maps = {"cross_entropy": "logits", "auxiliary": "auxiliary_logits"}
-        return {
-            part: _cross_entropy(outputs[name], batch["labels_BHW"], counts.labels)
-            for part, name in maps.items()
-            if name in outputs
-        }
-
-
-class DetectionLoss(TaskLoss):
-    """L = L_detection + λ₁ · L_KD [+ λ_rate · rate].
-
-    Its own parts are the outputs "objectness", "proposal_box", "classification" and "box" of
-    `DetectionTail`, which are already means over what was drawn of each image; they count equally,
-    as in torchvision.
-    """
-
-    PARTS = ("objectness", "proposal_box", "classification", "box")
-
-    def __init__(self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0) -> None:
-        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
-        self.weights |= dict.fromkeys(self.PARTS, 1.0)
-
-    def task_parts(
-        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
-    ) -> dict[str, torch.Tensor]:
-        """Returns each part's mean over the images of the step, or this batch's share of it."""
-        return {name: outputs[name].sum() / max(counts.samples, 1) for name in self.PARTS}
-
-
-def _cross_entropy(
-    logits_BKHW: torch.Tensor, labels_BHW: torch.Tensor, labels: int
-) -> torch.Tensor:
-    # Summed here: CUDA's own sum over maps adds in whatever order its threads finish.
-    errors_BHW = F.cross_entropy(
-        logits_BKHW.float(), labels_BHW.long(), ignore_index=IGNORE_LABEL, reduction="none"
-    )
-    return errors_BHW.sum() / max(labels, 1)
 
 
 def _distillation(

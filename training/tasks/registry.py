@@ -1,5 +1,8 @@
 """The tasks that there are, by name."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from latent_store.errors import LatentStoreError
 from training.tasks.base import Task
 from training.tasks.detection import DETECTION
@@ -18,3 +21,30 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         raise LatentStoreError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
     return TASKS[name]
+
+
+def headline(scores: Mapping[str, float]) -> str:
+    """Returns a validation's main score with its name, e.g. "mIoU 0.7512"; "" without one."""
+    named = (f"{t.metric_name} {scores[t.score]:.4f}" for t in TASKS.values() if t.score in scores)
+    return next(named, "")
+
+
+def require_own_fields(config: Any, name: str) -> None:
+    """Refuses settings of other tasks' networks.
+
+    Args:
+        config: Has the fields of networks as attributes, falsy where nothing was asked for.
+        name: Of the task.
+
+    Raises:
+        LatentStoreError: If one is given; it is named.
+    """
+    own = find_task(name).fields
+    for other in TASKS.values():
+        given = [
+            field for field in other.fields if getattr(config, field, None) and field not in own
+        ]
+        if given:
+            raise LatentStoreError(
+                f"--{given[0]} is a setting of {other.name}, the task is {name}: leave it out"
+            )

@@ -1,22 +1,170 @@
 """Semantic segmentation: a class for every pixel, from DeepLab v3."""
 
-from torch import nn
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from latent_store.format.schema import IGNORE_LABEL
+from latent_store.tools.panels import save_png
 from training.networks.networks import NetworkConfig, Stem, Tail, build_backbone
-from training.tasks.base import Task
+from training.tasks.base import Panel, Task
+from training.tasks.classes import class_colours
+from training.tasks.losses import Counts, TaskLoss
+from training.tasks.mean_iou import MaskResult, MeanIou, drawn_miou
+from training.tasks.pictures import colourise, overlay, read_labels
 from training.tasks.pixel_labels import PixelLabels
 
 
+class SegmentationLoss(TaskLoss):
+    """L = L_seg + λ₁ · L_KD [+ λ_rate · rate] [+ 0.5 · L_seg of the auxiliary head].
+
+    Its own parts are "cross_entropy" and "auxiliary", of the outputs "logits" and
+    "auxiliary_logits" and the batch's "labels_BHW", integers, 255 = ignore. A batch without a
+    labelled pixel has cross-entropy 0, not nan.
+
+    Args:
+        lambda_kd: λ₁; 1 in the paper.
+        rate_weight: Weighs the bits a pixel that the gate keeps; 0 in the paper.
+        auxiliary_weight: 0.5 in torchvision's reference.
+    """
+
+    def __init__(
+        self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0, auxiliary_weight: float = 0.5
+    ) -> None:
+        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
+        self.weights |= {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
+
+    def task_parts(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
+    ) -> dict[str, torch.Tensor]:
+        """Returns the cross-entropies of the maps that there are."""
+        maps = {"cross_entropy": "logits", "auxiliary": "auxiliary_logits"}
+        return {
+            part: _cross_entropy(outputs[name], batch["labels_BHW"], counts.labels)
+            for part, name in maps.items()
+            if name in outputs
+        }
+
+
 class Segmentation(Task):
-    """A class for every pixel."""
+    """A class for every pixel.
+
+    A prediction is a map, uint8 [H, W] on the network's device; the truth are labels on a canvas
+    that may be larger, with 255 where there are none.
+    """
 
     name = "segmentation"
+    title = "Semantic segmentation"
+    architecture = "DeepLab v3"
+    pipeline_tag = "image-segmentation"
+    command = "segment"
+    purpose = "segment"
+    teacher_prefix = "deeplabv3"
+    fields = ("aspp_width", "auxiliary_head")
+    tail_fields = ("aspp_width",)
+    why_not_one_image = (
+        "--batch_size 1 cannot train batch norm behind ASPP's image pooling, which then sees one "
+        "value a channel"
+    )
     annotations = PixelLabels
+    score = "miou"
+    metric_name = "mIoU"
+    class_score = "IoU"
+    metric = MeanIou
+    result = MaskResult
+    nothing = "every pixel of {images} is labelled 255 (ignore)"
+    wanted = "labels"
+    truth_word = "label"
+    score_note = (
+        "mIoU comes from one confusion matrix over all images, at original size, over classes that "
+        "the labels contain; pixels labelled 255 are left out."
+    )
+    pictures_note = "Decoded picture, label, and each network's map."
+    kept = "maps/{row:06d}.png"
 
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:
         """Returns the stem and DeepLab v3's tail."""
         resnet = build_backbone(config.backbone)
         return Stem(resnet), Tail(resnet, config)
+
+    def make_loss(self, *, lambda_kd: float, rate_weight: float) -> SegmentationLoss:
+        """See `SegmentationLoss`."""
+        return SegmentationLoss(lambda_kd=lambda_kd, rate_weight=rate_weight)
+
+    def count_labels(self, batch: Mapping[str, Any]) -> int:
+        """Returns the labelled pixels."""
+        return int((batch["labels_BHW"] != IGNORE_LABEL).sum())
+
+    def predictions(
+        self, outputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
+    ) -> list[torch.Tensor]:
+        """Returns the likeliest class of every pixel."""
+        maps_BHW = outputs["logits"].argmax(1).to(torch.uint8)
+        return [map_HW[:h, :w] for map_HW, (h, w) in zip(maps_BHW, sizes, strict=True)]
+
+    def truths(self, batch: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Returns the labels."""
+        return list(batch["labels_BHW"])
+
+    def drawn_scores(self, results: Sequence[MaskResult], times_DS: np.ndarray) -> np.ndarray:
+        """Returns mIoUs, each from the sum of its images."""
+        return drawn_miou(results, times_DS)
+
+    def truth_panels(
+        self, truth: np.ndarray, picture_HWC: np.ndarray, class_names: Sequence[str]
+    ) -> list[Panel]:
+        """Returns the picture and the label in colour."""
+        height, width = picture_HWC.shape[:2]
+        label_HWC = colourise(truth[:height, :width], class_colours(class_names))
+        return [("decoded picture", picture_HWC), ("label", label_HWC)]
+
+    def draw(
+        self, prediction: torch.Tensor, picture_HWC: np.ndarray, class_names: Sequence[str]
+    ) -> np.ndarray:
+        """Returns the map in its classes' colours."""
+        return colourise(prediction.cpu().numpy(), class_colours(class_names))
+
+    def write(
+        self,
+        base: Path,
+        prediction: torch.Tensor,
+        picture_HWC: np.ndarray,
+        class_names: Sequence[str],
+    ) -> None:
+        """Writes a map as it is, in its classes' colours, and over the picture.
+
+        The files are `_labelTrainIds.png`, `_colour.png` and `_overlay.png`.
+        """
+        map_HW, colours = prediction.cpu().numpy(), class_colours(class_names)
+        for part, picture in (
+            ("labelTrainIds", map_HW),
+            ("colour", colourise(map_HW, colours)),
+            ("overlay", overlay(picture_HWC, map_HW, colours)),
+        ):
+            save_png(base.with_name(f"{base.name}_{part}.png"), picture)
+
+    def keep(self, path: Path, prediction: torch.Tensor) -> None:
+        """Writes the map as a PNG."""
+        save_png(path, prediction.cpu().numpy())
+
+    def read_kept(self, path: Path) -> torch.Tensor:
+        """See `training.tasks.pictures.read_labels`."""
+        return torch.from_numpy(read_labels(path))
+
+
+def _cross_entropy(
+    logits_BKHW: torch.Tensor, labels_BHW: torch.Tensor, labels: int
+) -> torch.Tensor:
+    # Summed here: CUDA's own sum over maps adds in whatever order its threads finish.
+    errors_BHW = F.cross_entropy(
+        logits_BKHW.float(), labels_BHW.long(), ignore_index=IGNORE_LABEL, reduction="none"
+    )
+    return errors_BHW.sum() / max(labels, 1)
 
 
 SEGMENTATION = Segmentation()

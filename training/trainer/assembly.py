@@ -9,11 +9,10 @@ from latent_store.errors import LatentStoreError, StoreNotFoundError
 from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.sources import SourceSpec, StoreSource
 from training.networks.networks import LatentNetwork, NetworkConfig
+from training.tasks.base import Task
 from training.tasks.build import build_network
-from training.tasks.detection_task import DetectionTask, DetectionValidator
-from training.tasks.losses import DetectionLoss, SegmentationLoss
+from training.tasks.objective import Objective
 from training.tasks.registry import find_task
-from training.tasks.tasks import NetworkValidator, SegmentationTask, SegmentationValidator
 from training.trainer import initialise
 from training.trainer.checkpoints import load_network
 from training.trainer.inputs import Inputs, find_inputs
@@ -23,12 +22,7 @@ from training.trainer.run_folder import RunFolder
 from training.trainer.run_state import FitResult
 from training.trainer.trainer import Trainer
 from training.trainer.trainer_config import TrainerConfig
-
-TASK_PARTS = {
-    "segmentation": (SegmentationTask, SegmentationLoss, SegmentationValidator),
-    "detection": (DetectionTask, DetectionLoss, DetectionValidator),
-}
-"""Task, loss and validator of each of TASKS."""
+from training.trainer.validation import Validator
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,8 +34,8 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         LatentStoreError: If the flags contradict each other or the store lacks what they ask for;
             see `Trainer.fit` for what can happen later.
     """
-    config = job.trainer
-    require_batch_norm(job.model.task, job.loader, config)
+    config, task = job.trainer, find_task(job.model.task)
+    require_batch_norm(task, job.loader, config)
     inputs = find_inputs(job)
     torch.manual_seed(config.seed)
     network = build_network(network_config(job, inputs))
@@ -56,9 +50,9 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
     initialise_network(network, job, inputs, source)
     validator = make_validator(job, inputs, ranks)
     end = job.model.temperature if job.model.temperature_end is None else job.model.temperature_end
-    make_task, make_loss = TASK_PARTS[job.model.task][:2]
-    loss = make_loss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
-    task = make_task(network, loss, seed=config.seed, temperature=(job.model.temperature, end))
+    loss = task.make_loss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
+    temperature = (job.model.temperature, end)
+    objective = Objective(task, network, loss, seed=config.seed, temperature=temperature)
     folder = RunFolder(
         job.output,
         meta=make_meta(job, inputs, network.config),
@@ -67,7 +61,7 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         codec_bytes=inputs.store.codec_checkpoint(inputs.spec.codec_id),
     )
     try:
-        trainer = Trainer(task, loader, config, folder, validate=validator, ranks=ranks)
+        trainer = Trainer(objective, loader, config, folder, validate=validator, ranks=ranks)
         return trainer.fit(resume=job.resume)
     finally:
         loader.close()
@@ -75,16 +69,15 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
             validator.batches.close()
 
 
-def require_batch_norm(task: str, loader: LoaderConfig, trainer: TrainerConfig) -> None:
+def require_batch_norm(task: Task, loader: LoaderConfig, trainer: TrainerConfig) -> None:
     """Refuses batches that batch norm cannot be trained on.
 
     Raises:
-        LatentStoreError: If there is one image in a batch of segmentation.
+        LatentStoreError: If there is one image in a batch, and that is too few for the task.
     """
-    if task == "segmentation" and loader.batch_size == 1 and not trainer.freeze_batch_norm:
+    if task.why_not_one_image and loader.batch_size == 1 and not trainer.freeze_batch_norm:
         raise LatentStoreError(
-            "--batch_size 1 cannot train batch norm behind ASPP's image pooling, which then sees "
-            "one value a channel: use --batch_size 2 or more, or --freeze_batch_norm"
+            f"{task.why_not_one_image}: use --batch_size 2 or more, or --freeze_batch_norm"
         )
 
 
@@ -160,7 +153,7 @@ def initialise_network(
         initialise.start_from_pretrained(network, job.model.pretrained)
 
 
-def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> NetworkValidator | None:
+def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> Validator | None:
     """Returns the validator, or None without a split to validate on.
 
     Raises:
@@ -177,8 +170,8 @@ def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> NetworkVal
             "give another --val_split, or --val_split none"
         )
     source = StoreSource(source_spec(job, inputs, split))
-    make = TASK_PARTS[job.model.task][2]
-    return make(WholeImages(source, ranks=ranks), inputs.classes, ranks=ranks)
+    whole = WholeImages(source, ranks=ranks)
+    return Validator(find_task(job.model.task), whole, inputs.classes, ranks=ranks)
 
 
 def make_meta(job: Job, inputs: Inputs, config: NetworkConfig) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from latent_store.errors import CheckpointError
 from latent_store.storage.location import write_atomically
 from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
+from training.tasks.registry import find_task
 
 FORMAT = "latent-store-network"
 FORMAT_VERSION = 1
@@ -64,8 +65,8 @@ class LoadedNetwork:
     @property
     def teacher_id(self) -> str:
         """The id under which a store keeps this teacher's features."""
-        kind = {"segmentation": "deeplabv3", "detection": "fasterrcnn"}[self.config.task]
-        return f"{kind}-{self.config.backbone}-{self.sha256[:8]}"
+        prefix = find_task(self.config.task).teacher_prefix
+        return f"{prefix}-{self.config.backbone}-{self.sha256[:8]}"
 
 
 def save_checkpoint(

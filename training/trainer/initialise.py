@@ -12,12 +12,9 @@ from torchvision import models
 from latent_store.errors import CheckpointError
 from training.data.sources import StoreSource
 from training.networks.networks import LatentNetwork, PixelNetwork, load_pretrained_backbone
+from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, read_state_dict
 
-_SAME_TAIL = {
-    "segmentation": ("backbone", "aspp_width", "num_classes"),
-    "detection": ("backbone", "fpn_width", "box_head_width", "anchor_size", "num_classes"),
-}
 _FEATURE_ROWS = 16
 _OTHER_CLASSES = "use one that was trained on this dataset's classes"
 
@@ -34,26 +31,27 @@ def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> list[str]:
     Raises:
         CheckpointError: If the tails differ in shape; the first field that does is named.
     """
-    same_task = teacher.config.task == network.config.task
-    for field in _SAME_TAIL[network.config.task] if same_task else ("backbone",):
-        theirs, mine = getattr(teacher.config, field), getattr(network.config, field)
-        if theirs != mine:
-            remedy = f"give --{field} {theirs}" if field != "num_classes" else _OTHER_CLASSES
+    mine, theirs = (find_task(config.task) for config in (network.config, teacher.config))
+    alike = mine is theirs
+    for field in ("backbone", *mine.tail_fields, "num_classes") if alike else ("backbone",):
+        given, wanted = getattr(teacher.config, field), getattr(network.config, field)
+        if given != wanted:
+            remedy = f"give --{field} {given}" if field != "num_classes" else _OTHER_CLASSES
             raise CheckpointError(
-                f"the tail cannot start from the teacher: its {field} is {theirs}, the network's "
-                f"{mine}; {remedy}, or --init scratch"
+                f"the tail cannot start from the teacher: its {field} is {given}, the network's "
+                f"{wanted}; {remedy}, or --init scratch"
             )
     # The auxiliary head helps training only: one that the other side lacks is no obstacle.
     own = network.tail.state_dict()
-    given = {
+    copied = {
         name: network.config.channel_selection.matching(name, value)
         for name, value in teacher.network.tail.state_dict().items()
-        if name in own and (same_task or name.startswith("layer"))
+        if name in own and (alike or name.startswith("layer"))
     }
-    network.tail.load_state_dict(own | given)
+    network.tail.load_state_dict(own | copied)
     if isinstance(network, PixelNetwork):
         network.stem.load_state_dict(teacher.network.stem.state_dict())
-    return [] if same_task else sorted({name.split(".")[0] for name in own if name not in given})
+    return [] if alike else sorted({name.split(".")[0] for name in own if name not in copied})
 
 
 def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
@@ -72,7 +70,8 @@ def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
     """
     mine, theirs = network.config, source.config
     shape = ("task", "domain", "transform", "transform_activation", "latent_channels")
-    for field in (*shape, *_SAME_TAIL[mine.task]):
+    tail = ("backbone", *find_task(mine.task).tail_fields, "num_classes")
+    for field in (*shape, *tail):
         if getattr(mine, field) != getattr(theirs, field):
             what = "of the same architecture" if field != "num_classes" else "on the same classes"
             raise CheckpointError(

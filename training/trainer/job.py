@@ -8,32 +8,13 @@ from typing import Any
 from latent_store.errors import LatentStoreError
 from training.data.loader import LoaderConfig
 from training.flags import flag, free_fields
-from training.networks.network_config import BACKBONES, DOMAINS, TASKS
+from training.networks.network_config import BACKBONES, DOMAINS
 from training.networks.transforms import ACTIVATIONS, TRANSFORMS
 from training.selection.registry import SELECTIONS
-from training.tasks.registry import find_task
+from training.tasks.registry import TASKS, find_task, require_own_fields
 from training.trainer.trainer_config import TrainerConfig
 
 NONE = "none"
-TASK_FLAGS = {
-    "segmentation": ("aspp_width", "auxiliary_head"),
-    "detection": ("fpn_width", "box_head_width", "anchor_size"),
-}
-"""Flags that only one task's networks know."""
-
-
-def require_task_flags(config: Any, task: str) -> None:
-    """Refuses settings of another task's networks.
-
-    Raises:
-        LatentStoreError: If `config` has one; it is named.
-    """
-    for other, names in TASK_FLAGS.items():
-        given = [name for name in names if getattr(config, name)]
-        if given and other != task:
-            raise LatentStoreError(
-                f"--{given[0]} is a setting of {other}, the task is {task}: leave it out"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +112,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         self._check_channels()
-        require_task_flags(self, self.task)
+        require_own_fields(self, self.task)
         if min(self.lambda_kd, self.rate_weight, self.dropout) < 0 or self.temperature <= 0:
             raise LatentStoreError(
                 "--lambda_kd, --rate_weight and --dropout must be 0 or more and --temperature > 0; "

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.networks.network_config import NetworkConfig
-from training.tasks.tasks import headline
+from training.tasks.base import Task
+from training.tasks.registry import find_task, headline
 
 _CARD = """\
 ---
@@ -58,32 +59,31 @@ def model_card(config: NetworkConfig, meta: Mapping[str, Any], scores: Mapping[s
         meta: Of its checkpoint, see `LoadedNetwork`.
         scores: The last validation; empty without one.
     """
-    detects = config.task == "detection"
+    task = find_task(config.task)
     return _CARD.format(
-        pipeline="object-detection" if detects else "image-segmentation",
-        use="find the objects of" if detects else "segment",
-        command="detect" if detects else "segment",
+        pipeline=task.pipeline_tag,
+        use=task.purpose,
+        command=task.command,
         dataset=meta.get("dataset") or "unknown",
         label=meta.get("label") or "network",
-        what=_what(config),
+        what=_what(task, config),
         input=_input(config),
         classes=", ".join(meta.get("class_names") or ()) or config.num_classes,
-        backbone=f"{'Faster R-CNN with FPN' if detects else 'DeepLab v3'}, {config.backbone}",
+        backbone=f"{task.architecture}, {config.backbone}",
         codec=meta.get("codec_id") or "none (raw images)",
         ranking=meta.get("ranking_id") or "none",
         teacher=meta.get("teacher_id") or "none",
         step=meta["step"],
         epoch=meta["epoch"],
-        scores=_scores(scores),
+        scores=_scores(task, scores),
     )
 
 
-def _what(config: NetworkConfig) -> str:
-    task = "Object detection" if config.task == "detection" else "Semantic segmentation"
+def _what(task: Task, config: NetworkConfig) -> str:
     if config.domain == "pixel":
-        return f"{task} of images (raw or decoded)."
+        return f"{task.title} of images (raw or decoded)."
     return (
-        f"{task} of the latents of a learned image codec, without decoding an image, from "
+        f"{task.title} of the latents of a learned image codec, without decoding an image, from "
         f"{config.channel_selection.summary}."
     )
 
@@ -96,18 +96,17 @@ def _input(config: NetworkConfig) -> str:
     return f"{counts} {selection.incoming} of {config.latent_channels}, at 1/16 of the size"
 
 
-def _scores(scores: Mapping[str, float]) -> str:
+def _scores(task: Task, scores: Mapping[str, float]) -> str:
     if not scores:
         return "Not measured in the run."
     lines = [f"{headline(scores)} on the validation split, at the last step.", ""]
-    score, of_class = ("AP50", "AP50") if "ap50" in scores else ("mIoU", "IoU")
-    cuts = {n: v for n, v in scores.items() if n.startswith(f"{score.lower()}_at/")}
+    cuts = {n: v for n, v in scores.items() if n.startswith(f"{task.score}_at/")}
     if cuts:
-        lines[0] += f" This and {of_class}s are means over the numbers of channels."
-        lines += [f"| channels | {score} |", "|---|---|"]
+        lines[0] += f" This and {task.class_score}s are means over the numbers of channels."
+        lines += [f"| channels | {task.metric_name} |", "|---|---|"]
         lines += [f"| {n.split('/')[1]} | {v:.4f} |" for n, v in cuts.items()] + [""]
-    lines += [f"| class | {of_class} |", "|---|---|"]
-    prefix = f"{of_class.lower()}/"
+    lines += [f"| class | {task.class_score} |", "|---|---|"]
+    prefix = f"{task.class_score.lower()}/"
     for name, value in scores.items():
         if name.startswith(prefix) and value == value:
             lines.append(f"| {name.removeprefix(prefix)} | {value:.4f} |")

@@ -21,7 +21,7 @@ from latent_store.console import progress
 from latent_store.errors import CheckpointError, JobFailedError, LatentStoreError
 from training.data.loader import EpochLoader
 from training.tasks.losses import Counts
-from training.tasks.tasks import to_device
+from training.tasks.objective import to_device
 from training.trainer.checkpoints import state_on_cpu
 from training.trainer.determinism import algorithms
 from training.trainer.interruptions import LossWatch, until_sigterm

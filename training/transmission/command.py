@@ -1,8 +1,9 @@
-"""Parts of `segment` and `detect`: pictures to stream files, stream files to results, tables."""
+"""The commands for new pictures: pictures to stream files, stream files to results, tables."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ from latent_store.console import make_parser
 from latent_store.errors import CheckpointError, LatentStoreError
 from latent_store.storage.location import write_atomically
 from training.tables import align
+from training.tasks.base import Task
+from training.tasks.registry import find_task
 from training.trainer.trainer_config import choose_device
-from training.transmission.inference import Output
 from training.transmission.link import (
     Link,
     Stopwatch,
@@ -32,12 +34,9 @@ from training.transmission.link import (
 )
 
 STREAM_SUFFIX = ".stream"
-COMMANDS = {"segmentation": "segment", "detection": "detect"}
-"""The command of each task."""
 
-Write = Callable[[Link, Path, Output, np.ndarray], None]
-"""Writes what a network says of a picture: link, output path without a suffix, what the network
-says, and what it is drawn on, uint8 RGB at original size."""
+Write = Callable[[Path, Any, np.ndarray, Sequence[str]], None]
+"""A task's `write`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +77,9 @@ class Outcome:
         }
 
 
-def transmission_parser(task: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Returns the parser of a task's command, with the flags that both have."""
-    parser = make_parser(COMMANDS[task], description, example)
+def transmission_parser(task: Task, description: str, example: str) -> argparse.ArgumentParser:
+    """Returns the parser of a task's command, with the flags that all have."""
+    parser = make_parser(task.command, description, example)
     add = parser.add_argument
     add("--checkpoint", required=True, type=Path, metavar="F", help="a file of train-from-store")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -107,8 +106,13 @@ def transmission_parser(task: str, description: str, example: str) -> argparse.A
     return parser  # fmt: skip
 
 
-def transmit(args: argparse.Namespace, task: str, write: Write) -> int:
-    """Runs a command of one task on the flags of `transmission_parser`.
+def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
+    """Runs the command of a task on the flags of `transmission_parser`.
+
+    Args:
+        args: The flags.
+        task: The command's.
+        options: Of the task's `write`.
 
     Raises:
         CheckpointError: The checkpoint's network is for another task.
@@ -121,11 +125,13 @@ def transmit(args: argparse.Namespace, task: str, write: Write) -> int:
         torch.set_num_threads(args.threads)
     device = str(choose_device(args.device))
     link = open_link(args.checkpoint, device, args.codec_checkpoint, args.keep)
-    if link.config.task != task:
+    found = find_task(link.config.task)
+    if found is not task:
         raise CheckpointError(
-            f"{args.checkpoint} is a network for {link.config.task}; use "
-            f"`{COMMANDS[link.config.task]}`, or a checkpoint for {task}"
+            f"{args.checkpoint} is a network for {found.name}; use `{found.command}`, or a "
+            f"checkpoint for {task.name}"
         )
+    write = functools.partial(task.write, **options)
     if args.image:
         outcomes = [_from_image(link, path, args, write) for path in inputs]
     else:
@@ -179,7 +185,7 @@ def decode_stream(
     said, y_hat_CHW = receive(link, stream, watch)
     if image_HWC is None:
         image_HWC = decoded_picture(link, y_hat_CHW, (stream.height, stream.width))
-    write(link, output / path.stem, said, image_HWC)
+    write(output / path.stem, said, image_HWC, link.class_names)
     return stream, watch
 
 

@@ -1,79 +1,52 @@
-"""From received latents to maps or boxes, the same for a store's streams and for a camera's.
+"""From received latents to predictions, the same for a store's streams and for a camera's.
 
 The gate runs at the camera: it is taken out of the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from latent_store.codec import Codec, tensor_to_image
 from latent_store.errors import CheckpointError
-from training.tasks.detection_metrics import Detections
-
-Output = np.ndarray | Detections
-"""A network's output for one picture: a map, uint8 [H, W], or detections."""
+from training.tasks.base import Task
 
 
-def segment_latents(
+def predict(
+    task: Task,
     network: nn.Module,
     y_hat_BCHW: torch.Tensor,
+    sizes: Sequence[tuple[int, int]],
     codec: Codec | None,
     device: torch.device,
     *,
     name: str,
-) -> torch.Tensor:
-    """Returns the maps that a network makes of decoded latents.
+) -> list[Any]:
+    """Returns the task's predictions from decoded latents, one an image.
 
     Args:
+        task: The network's.
         network: Without its gate.
         y_hat_BCHW: Integers, the channels that the network takes (for pixels: all).
+        sizes: Height and width of the original pictures.
         codec: For a network on pixels: decodes x̂, whole, rounded to 8 bits. None on latents.
         device: Where the network is.
         name: The network's file, for messages.
-
-    Returns:
-        uint8 [B, 16h, 16w] on the device.
 
     Raises:
         CheckpointError: The network's output is not finite.
     """
     with torch.inference_mode():
-        logits_BKHW = network(_network_input(y_hat_BCHW, codec, device))["logits"]
+        valid_B2 = torch.tensor(sizes, device=device)
+        x_BCHW = _network_input(y_hat_BCHW, codec, device)
+        outputs = network(x_BCHW, **task.tail_inputs({"valid_B2": valid_B2}))
         # argmax would make a class out of NaN without a word.
-        _require_finite([logits_BKHW], name)
-        return logits_BKHW.argmax(dim=1).to(torch.uint8)
-
-
-def detect_latents(
-    network: nn.Module,
-    y_hat_BCHW: torch.Tensor,
-    valid_B2: torch.Tensor,
-    codec: Codec | None,
-    device: torch.device,
-    *,
-    name: str,
-) -> list[Detections]:
-    """Returns the objects that a network finds in decoded latents, one an image.
-
-    Args:
-        network: Without its gate.
-        y_hat_BCHW: See `segment_latents`.
-        valid_B2: Height and width of the original pictures; boxes are clipped to them.
-        codec, device, name: See `segment_latents`.
-
-    Raises:
-        CheckpointError: The network's features are not finite; its weights were looked at before,
-            by `require_finite_weights`.
-    """
-    with torch.inference_mode():
-        outputs = network(_network_input(y_hat_BCHW, codec, device), valid_B2=valid_B2.to(device))
-        _require_finite([outputs["features"]], name)
-        return [Detections.from_output(found) for found in outputs["detections"]]
+        _require_finite([x for x in outputs.values() if isinstance(x, torch.Tensor)], name)
+        return task.predictions(outputs, sizes)
 
 
 def require_finite_weights(network: nn.Module, name: str) -> None:

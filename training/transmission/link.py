@@ -1,7 +1,7 @@
-"""One picture from a camera to a map or boxes: what each side does, how long each stage takes.
+"""One picture from a camera to a prediction: what each side does, how long each stage takes.
 
     camera   picture ─ pad ─ g_a ─ h_a ─ h_s ─ gate (dynamic) ─ entropy coding ─► stream file
-    server   stream file ─ entropy decoding (with h_s) ─ g_s (pixels) ─ network ─► map, or boxes
+    server   stream file ─ entropy decoding (with h_s) ─ g_s (pixels) ─ network ─► prediction
 
 The server has the stream file and the checkpoint, nothing else.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +33,9 @@ from latent_store.errors import CheckpointError, LatentStoreError, RankingError
 from training.networks.networks import NetworkConfig
 from training.selection.gate import ChannelGate
 from training.selection.gated import split_gate
+from training.tasks.registry import find_task
 from training.trainer.checkpoints import load_network
-from training.transmission.inference import (
-    Output,
-    detect_latents,
-    require_finite_weights,
-    segment_latents,
-)
+from training.transmission.inference import predict, require_finite_weights
 
 
 class Stopwatch:
@@ -195,8 +192,8 @@ def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
     return stream
 
 
-def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[Output, np.ndarray]:
-    """Turns streams into a map or detections, at the server.
+def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[Any, np.ndarray]:
+    """Turns streams into the task's prediction, at the server.
 
     Args:
         link: Codec and network.
@@ -204,8 +201,8 @@ def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[Output, n
         watch: Gets the stages "entropy decoding" and "network" (for pixels with g_s).
 
     Returns:
-        What the network's task wants, at the picture's original size: the map, uint8 [H, W], or
-        detections. And the decoded ŷ, int32 [M, h, w], with zeros where nothing was sent.
+        The prediction at the picture's original size, and the decoded ŷ, int32 [M, h, w], with
+        zeros where nothing was sent.
 
     Raises:
         IdentityError: The stream is another codec's.
@@ -217,9 +214,17 @@ def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[Output, n
     y_hat_CHW = decoded.full()
     network_input = torch.from_numpy(link.config.channel_selection.network_input(decoded))[None]
     watch.lap("entropy decoding")
-    output = _run_network(link, network_input, (stream.height, stream.width))
+    (prediction,) = predict(
+        find_task(link.config.task),
+        link.network,
+        network_input,
+        [(stream.height, stream.width)],
+        link.codec if link.config.domain == "pixel" else None,
+        link.device,
+        name=link.name,
+    )
     watch.lap("network")
-    return output, y_hat_CHW
+    return prediction, y_hat_CHW
 
 
 def require_channels(link: Link, stream: StreamFile) -> int:
@@ -244,16 +249,6 @@ def decoded_picture(link: Link, y_hat_CHW: np.ndarray, size: tuple[int, int]) ->
     """Returns the picture that received channels give, uint8 [H, W, 3] at original size."""
     x_hat_BCHW = link.codec.reconstruct(torch.from_numpy(y_hat_CHW)[None])
     return tensor_to_image(x_hat_BCHW)[0, : size[0], : size[1]]
-
-
-def _run_network(link: Link, y_hat_BCHW: torch.Tensor, size: tuple[int, int]) -> Output:
-    codec = link.codec if link.config.domain == "pixel" else None
-    how = {"codec": codec, "device": link.device, "name": link.name}
-    if link.config.task == "detection":
-        (found,) = detect_latents(link.network, y_hat_BCHW, torch.tensor([size]), **how)
-        return found
-    map_BHW = segment_latents(link.network, y_hat_BCHW, **how)
-    return map_BHW[0, : size[0], : size[1]].cpu().numpy()
 
 
 def _describe(config: NetworkConfig) -> str:

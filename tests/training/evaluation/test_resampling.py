@@ -16,6 +16,7 @@ from tests.training.made_points import (
     make_sample,
     measured,
     measured_ap,
+    with_part,
 )
 from training.evaluation.methods import make_methods
 from training.evaluation.resampling import (
@@ -27,7 +28,7 @@ from training.evaluation.resampling import (
     interval,
     why_not_drawn,
 )
-from training.tasks.metrics import ConfusionMatrix
+from training.tasks.mean_iou import MeanIou
 
 
 def test_draws_are_counted_as_a_set_of_their_images_is():
@@ -57,9 +58,9 @@ def test_ap_of_a_draw_is_that_of_the_set_of_its_images():
 
 def _apart(sample, number):
     """Detections of equal scores in the order of image, detection, copy."""
-    scores = [s - 1e-3 * int(sample.sample_id) - 1e-5 * i for i, s in enumerate(sample.scores)]
-    scores = tuple(s - 1e-7 * number for s in scores)
-    return dataclasses.replace(sample, scores=scores)
+    scores = enumerate(sample.part.scores)
+    scores = [s - 1e-3 * int(sample.sample_id) - 1e-5 * i for i, s in scores]
+    return with_part(sample, scores=tuple(s - 1e-7 * number for s in scores))
 
 
 def test_ap_of_each_image_once_is_the_points_own():
@@ -72,10 +73,7 @@ def test_ap_has_an_interval_around_it_and_none_where_nothing_counts():
     point = measured_ap("a", make_detections(0.6))
     found = interval(drawn_score(point, draw_images([point])))
     assert found.low < point.score < found.high
-    empty = [
-        dataclasses.replace(s, labels=(), scores=(), hits=(), objects=(0, 0, 0))
-        for s in point.samples
-    ]
+    empty = [with_part(s, labels=(), scores=(), hits=(), objects=(0, 0, 0)) for s in point.samples]
     half = dataclasses.replace(point, samples=(point.samples[0], empty[1]))
     ap_D = drawn_score(half, draw_images([half], draws=400))
     assert np.isnan(ap_D).mean() == pytest.approx(0.25, abs=0.1)
@@ -84,19 +82,19 @@ def test_ap_has_an_interval_around_it_and_none_where_nothing_counts():
 def test_each_image_once_gives_the_points_own_numbers():
     rng = np.random.default_rng(0)
     labels, maps = rng.integers(0, 3, (2, 5, 64))
-    matrix = ConfusionMatrix(3)
+    metric = MeanIou("abc")
     samples = []
     for number in range(5):
-        matrix.update(torch.from_numpy(labels[number]), torch.from_numpy(maps[number]))
+        metric.add(number, labels[number][None], torch.from_numpy(maps[number])[None])
         right = labels[number] == maps[number]
         counts = [np.bincount(x, minlength=3) for x in (labels[number][right], labels[number])]
         counts.append(np.bincount(maps[number], minlength=3))
         values = dict(zip(("hits", "labelled", "predicted"), counts, strict=True))
         values = {k: tuple(v.tolist()) for k, v in values.items()}
-        samples.append(dataclasses.replace(make_sample(f"{number}", pixels=64), **values))
+        samples.append(with_part(make_sample(f"{number}", pixels=64), **values))
     point = make_point(samples=tuple(samples))
     once = Images(sample_ids=tuple("01234"), times_DS=np.ones((1, 5)))
-    assert drawn_score(point, once)[0] == pytest.approx(matrix.miou(), abs=1e-12)
+    assert drawn_score(point, once)[0] == pytest.approx(metric.main(), abs=1e-12)
     assert drawn_bpp(point, once)[0] == pytest.approx(point.bpp)
 
 
@@ -143,7 +141,7 @@ def test_the_interval_of_a_mean_is_the_one_that_theory_gives():
 
 def test_draws_without_labels_are_left_out():
     empty = dict.fromkeys(("hits", "labelled", "predicted"), (0, 0, 0))
-    nothing = dataclasses.replace(make_sample("b"), **empty)
+    nothing = with_part(make_sample("b"), **empty)
     point = make_point(samples=(make_sample("a"), nothing))
     images = draw_images([point], draws=400)
     miou_D = drawn_score(point, images)

@@ -17,7 +17,7 @@ from training.networks.detection_network import STRIDES, DetectionTail, GridAnch
 from training.networks.networks import NetworkConfig, load_pretrained_backbone
 from training.selection.gate import gumbel_noise
 from training.tasks.build import build_network
-from training.tasks.losses import DetectionLoss
+from training.tasks.detection import DetectionLoss
 
 SMALL = {
     "task": "detection",

@@ -20,9 +20,9 @@ from training.data.sampling import draw_cut
 from training.networks.networks import LatentNetwork, NetworkConfig
 from training.selection.cut_norm import STATISTICS, CutBatchNorm2d
 from training.tasks.build import build_network
-from training.tasks.losses import SegmentationLoss
+from training.tasks.objective import Objective
 from training.tasks.pictures import read_labels
-from training.tasks.tasks import SegmentationTask, SegmentationValidator
+from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
 from training.trainer.checkpoints import LoadedNetwork, load_network, save_checkpoint
 from training.trainer.initialise import (
     start_from_network,
@@ -30,6 +30,7 @@ from training.trainer.initialise import (
     start_from_teacher,
 )
 from training.trainer.model_card import model_card
+from training.trainer.validation import Validator
 
 CHANNELS, CUTS = (5, 3, 9, 0, 7, 11), (2, 4, 6)
 STORE_CUTS = (16, 32, 64)
@@ -170,13 +171,14 @@ def make_batch(row: int) -> dict:
         "y_hat_BCHW": latents(),
         "labels_BHW": torch.randint(19, (2, 64, 64)),
         "rows_B": torch.tensor([row, row + 1]),
+        "valid_B2": torch.tensor([[64, 64]] * 2),
         "batch_rows": (row, row + 1),
     }
 
 
 def test_a_batch_is_trained_on_the_n_that_it_draws() -> None:
     network = make_network()
-    task = SegmentationTask(network, SegmentationLoss(lambda_kd=0), seed=5)
+    task = Objective(SEGMENTATION, network, SegmentationLoss(lambda_kd=0), seed=5)
     met = set()
     for row in range(12):
         network.zero_grad()
@@ -194,7 +196,7 @@ def test_a_batch_is_trained_on_the_n_that_it_draws() -> None:
 def test_validation_measures_every_cut() -> None:
     batch = make_batch(0)
     names = [str(n) for n in range(19)]
-    scores = SegmentationValidator([batch], names)(trained(), torch.device("cpu"))
+    scores = Validator(SEGMENTATION, [batch], names)(trained(), torch.device("cpu"))
     at_cuts = [scores[f"miou_at/{keep}"] for keep in CUTS]
     assert scores["miou"] == pytest.approx(np.mean(at_cuts))
     assert "iou/3" in scores

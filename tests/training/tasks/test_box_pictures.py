@@ -6,7 +6,7 @@ import numpy as np
 
 from latent_store.format.boxes import Boxes
 from training.tasks.box_pictures import draw_detections, draw_objects
-from training.tasks.detection_metrics import Detections
+from training.tasks.detections import Detections
 
 BLACK = np.zeros((60, 80, 3), dtype=np.uint8)
 NAMES, COLOURS = ("background", "car", "dog"), ((9, 9, 9), (255, 0, 0), (0, 0, 255))

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.tasks.losses import Counts, SegmentationLoss, cell_mask, count
+from training.tasks.losses import Counts, cell_mask
+from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
+
+
+def count(batch: dict) -> Counts:
+    """What a batch's sums are divided by."""
+    cells = int(cell_mask(batch).sum()) if "features_BCHW" in batch else 0
+    labels = SEGMENTATION.count_labels(batch)
+    return Counts(labels=labels, cells=cells, samples=len(batch["labels_BHW"]))
 
 
 def make_batch(size: int = 2, seed: int = 0) -> tuple[dict, dict]:

@@ -18,15 +18,17 @@ from latent_store.errors import CheckpointError, JobFailedError, LatentStoreErro
 from training.data.loader import EpochLoader
 from training.flags import free_fields
 from training.networks.networks import NetworkConfig
+from training.selection.base import cut_batch
 from training.tasks.build import build_network
-from training.tasks.losses import SegmentationLoss
-from training.tasks.tasks import SegmentationTask, SegmentationValidator, cut_batch, network_inputs
+from training.tasks.objective import Objective, network_inputs
+from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
 from training.trainer.checkpoints import load_network
 from training.trainer.run_folder import RESUME_FILE, RunFolder
 from training.trainer.run_log import Clock, Meters
 from training.trainer.run_state import FitResult
 from training.trainer.trainer import Trainer
 from training.trainer.trainer_config import TrainerConfig, choose_device
+from training.trainer.validation import Validator
 
 CHANNELS, CLASSES, BATCHES = 12, 3, 3
 CUTS = (4, 8, CHANNELS)
@@ -75,7 +77,7 @@ class MadeLoader(EpochLoader):
         }
 
 
-def make_task(selection: str = "none", seed: int = 0, **loss: float) -> SegmentationTask:
+def make_task(selection: str = "none", seed: int = 0, **weights: float) -> Objective:
     torch.manual_seed(seed)
     config = NetworkConfig(
         backbone="resnet18",
@@ -85,7 +87,8 @@ def make_task(selection: str = "none", seed: int = 0, **loss: float) -> Segmenta
         selection=selection,
         **({"channels": tuple(range(CHANNELS)), "cuts": CUTS} if selection == "any" else {}),
     )
-    return SegmentationTask(build_network(config), SegmentationLoss(**loss), seed=seed)
+    loss = SegmentationLoss(**weights)
+    return Objective(SEGMENTATION, build_network(config), loss, seed=seed)
 
 
 def make_config(**changed: Any) -> TrainerConfig:
@@ -125,7 +128,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def test_it_overfits_a_tiny_problem(tmp_path: Path) -> None:
     loader = MadeLoader()
-    validator = SegmentationValidator([loader.batch(i) for i in range(BATCHES)], ["a", "b", "c"])
+    validator = Validator(SEGMENTATION, [loader.batch(i) for i in range(BATCHES)], ["a", "b", "c"])
     config = make_config(epochs=30, validate_epochs=0)
     task = make_task(lambda_kd=0.0)
     before = validator(task.network, torch.device("cpu"))["miou"]
@@ -138,7 +141,7 @@ def test_it_overfits_a_tiny_problem(tmp_path: Path) -> None:
 def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     output = tmp_path / "runs" / "one"
     loader = MadeLoader()
-    validator = SegmentationValidator([loader.batch(0)], ["a", "b", "c"])
+    validator = Validator(SEGMENTATION, [loader.batch(0)], ["a", "b", "c"])
     result = fit(
         make_task("dynamic", rate_weight=0.1),
         loader,
@@ -214,7 +217,7 @@ def test_a_continued_run_is_the_undisturbed_one_bit_by_bit(
 class _Interrupting:
     """A task in whose step number `stop_after` SIGTERM arrives."""
 
-    def __init__(self, task: SegmentationTask, stop_after: int) -> None:
+    def __init__(self, task: Objective, stop_after: int) -> None:
         self.task, self.left = task, stop_after
         self.network = task.network
 
@@ -277,12 +280,12 @@ def test_a_loss_that_is_not_finite_names_its_samples(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_all_ignored(tmp_path: Path) -> None:
-    with pytest.raises(JobFailedError, match="none of this epoch's samples has a label"):
+    with pytest.raises(JobFailedError, match="every pixel of the images of this epoch is"):
         fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path)
 
 
 def test_validation_without_labels_loses_nothing(tmp_path: Path) -> None:
-    validator = SegmentationValidator([MadeLoader(labels=False).batch(0)], ["a", "b", "c"])
+    validator = Validator(SEGMENTATION, [MadeLoader(labels=False).batch(0)], ["a", "b", "c"])
     with pytest.raises(LatentStoreError, match="mIoU is undefined"):
         fit(
             make_task(), MadeLoader(), make_config(validate_epochs=0), tmp_path, validate=validator,
@@ -407,7 +410,7 @@ def test_a_run_stopped_before_its_statistics_were_taken_goes_on_with_them(
 ) -> None:
     def run(folder: str, *, resume: bool = False) -> dict[str, torch.Tensor]:
         loader = MadeLoader()
-        validator = SegmentationValidator([loader.batch(0)], ["a", "b", "c"])
+        validator = Validator(SEGMENTATION, [loader.batch(0)], ["a", "b", "c"])
         config = make_config(checkpoint_minutes=1e-9)
         args = (make_task("any"), loader, config, tmp_path / folder)
         result = fit(*args, validate=validator, resume=resume)
@@ -416,7 +419,7 @@ def test_a_run_stopped_before_its_statistics_were_taken_goes_on_with_them(
 
     undisturbed = run("one")
     with monkeypatch.context() as patch:
-        patch.setattr(SegmentationTask, "settle", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(Objective, "settle", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             run("two")
     unsettled = weights(tmp_path / "two/last.pt")
@@ -428,7 +431,7 @@ def test_a_run_stopped_before_its_statistics_were_taken_goes_on_with_them(
 
 @pytest.mark.parametrize("selection", ["dynamic", "any"])
 def test_a_deterministic_run_equals_itself(tmp_path: Path, selection: str) -> None:
-    class Watched(SegmentationTask):
+    class Watched(Objective):
         def anneal(self, progress: float) -> None:
             seen.append(torch.are_deterministic_algorithms_enabled())
             super().anneal(progress)
@@ -436,7 +439,7 @@ def test_a_deterministic_run_equals_itself(tmp_path: Path, selection: str) -> No
     seen: list[bool] = []
     for name in ("first", "second"):
         made = make_task(selection)
-        task = Watched(made.network, made.loss)
+        task = Watched(SEGMENTATION, made.network, made.loss)
         fit(task, MadeLoader(), make_config(deterministic=True), tmp_path / name)
     assert (tmp_path / "first/last.pt").read_bytes() == (tmp_path / "second/last.pt").read_bytes()
     assert len(seen) == 4 * BATCHES

@@ -15,17 +15,9 @@ from pycocotools.cocoeval import COCOeval
 
 from latent_store.format.boxes import Boxes
 from tests.training.devkit import devkit_ap
-from training.tasks.detection_metrics import (
-    FALSE,
-    IGNORED,
-    TRUE,
-    Detections,
-    DetectionScores,
-    coco_ap,
-    match,
-    mean_ap,
-    voc_ap,
-)
+from training.tasks.average_precision import AveragePrecision, match, mean_ap, voc_ap
+from training.tasks.coco_ap import coco_ap
+from training.tasks.detections import Detections
 
 CLASSES = 4
 SCORES = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -142,7 +134,7 @@ def test_a_detection_whose_best_box_is_taken_is_false_to_voc_and_takes_the_next_
     """Both detections overlap the left object best, and the right one by more than half."""
     truth = make_truth((0, 0, 10, 10, 1, False), (3, 0, 13, 10, 1, False))
     found = make_found((0, 0, 10, 10, 1, 0.9), (1, 0, 11, 10, 1, 0.8))
-    assert match(truth, found, CLASSES).outcomes_N.tolist() == [TRUE, FALSE]
+    assert match(truth, found, CLASSES).hits == (1, 0)
     assert _ap([truth], [found], use_07_metric=False)[1] == pytest.approx(0.5)
     # To COCO both are true at overlaps up to 8 / 12, which are 4 of 10; at the others one is, which
     # reaches a recall of 0.5: 51 of 101 levels.
@@ -152,16 +144,16 @@ def test_a_detection_whose_best_box_is_taken_is_false_to_voc_and_takes_the_next_
 def test_an_overlap_of_exactly_half_counts() -> None:
     truth = make_truth((0, 0, 10, 10, 1, False))
     half, less = make_found((0, 0, 10, 5, 1, 0.9)), make_found((0, 0, 10, 4, 1, 0.9))
-    assert match(truth, half, CLASSES).outcomes_N.tolist() == [TRUE]
-    assert match(truth, less, CLASSES).outcomes_N.tolist() == [FALSE]
+    assert match(truth, half, CLASSES).hits == (1,)
+    assert match(truth, less, CLASSES).hits == (0,)
 
 
 def test_difficult_objects_neither_count_nor_punish() -> None:
     truth = make_truth((0, 0, 10, 10, 1, True), (20, 0, 30, 10, 1, False))
     sure = make_found((0, 0, 10, 10, 1, 0.9), (0, 0, 10, 9, 1, 0.8), (20, 0, 30, 10, 1, 0.7))
     matches = match(truth, sure, CLASSES)
-    assert matches.outcomes_N.tolist() == [IGNORED, IGNORED, TRUE]
-    assert matches.objects_K.tolist() == [0, 1, 0, 0]
+    assert (matches.hits, matches.scores) == ((1,), (0.7,))
+    assert matches.objects == (0, 1, 0, 0)
     assert _ap([truth], [sure], use_07_metric=False)[1] == 1
     assert coco_ap([truth], [sure]) == pytest.approx(1)
 
@@ -194,21 +186,21 @@ def test_equal_scores_rank_in_the_order_of_the_pictures() -> None:
 def test_boxes_without_an_area_match_nothing() -> None:
     truth = make_truth((5, 5, 5, 5, 1, False), (0, 0, 4, 4, 1, False))
     found = make_found((5, 5, 5, 5, 1, 0.9), (3, 3, 1, 1, 1, 0.8))
-    assert match(truth, found, CLASSES).outcomes_N.tolist() == [FALSE, FALSE]
+    assert match(truth, found, CLASSES).hits == (0, 0)
 
 
 def test_the_summary_has_every_score_and_names_classes() -> None:
-    scores = DetectionScores(CLASSES)
+    metric = AveragePrecision(("background", "aeroplane", "bicycle", "bird"))
     truth = make_truth((0, 0, 10, 10, 1, False), (20, 20, 40, 40, 3, False))
     output = {
         "boxes": torch.tensor([[0.0, 0.0, 10.0, 10.0]], requires_grad=True),
         "labels": torch.tensor([1]),
         "scores": torch.tensor([0.9], dtype=torch.bfloat16),
     }
-    scores.update(truth, Detections.from_output(output))
-    scores.update(make_truth(), make_found())
-    summary = scores.summary(("background", "aeroplane", "bicycle", "bird"))
-    assert scores.objects == 2
+    metric.add(0, truth, Detections.from_output(output))
+    metric.add(1, make_truth(), make_found())
+    summary = metric.summary()
+    assert metric.counted == 2
     assert list(summary) == [
         *("ap50", "ap50_07", "coco_ap"),
         *("ap50/aeroplane", "ap50/bicycle", "ap50/bird"),
@@ -216,7 +208,18 @@ def test_the_summary_has_every_score_and_names_classes() -> None:
     assert (summary["ap50"], summary["ap50/aeroplane"], summary["ap50/bird"]) == (0.5, 1, 0)
     assert summary["coco_ap"] == pytest.approx(summary["ap50_07"]) == 0.5
     assert math.isnan(summary["ap50/bicycle"])
-    assert math.isnan(DetectionScores(CLASSES).summary(["background"])["ap50"])
+    assert metric.main() == summary["ap50"]
+    assert math.isnan(AveragePrecision(["background"]).summary()["ap50"])
+
+
+def test_images_that_others_measured_are_scored_in_the_order_of_their_rows() -> None:
+    truths = [make_truth((0, 0, 10, 10, 1, False)), make_truth()]
+    same = make_found((0, 0, 10, 10, 1, 0.5))
+    mine, theirs = AveragePrecision("ab"), AveragePrecision("ab")
+    mine.add(1, truths[1], same)
+    theirs.add(0, truths[0], same)
+    mine.merge(theirs)
+    assert mine.main() == 1
 
 
 def test_bad_detections_are_refused() -> None:

@@ -1,0 +1,253 @@
+"""Average precision of detections, as the PASCAL VOC devkit and as COCO count it.
+
+VOC looks at overlaps of 0.5 and more, and is written out here: `VOCevaldet.m` and `VOCap.m` of
+the devkit, which exist in MATLAB alone. COCO averages over ten overlaps, and its numbers are those
+of its own library, `pycocotools`. They pair detections with objects by different rules: to VOC a
+detection belongs to the object that it overlaps best, even where a better detection has that one
+already; to COCO it takes the best object that is still free.
+
+The devkit's boxes are inclusive pixels, counted from 1, hence its `+ 1` in every width. Edges
+here are half-open, so that `x2 - x1` is that width, and all overlaps are the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from latent_store.format.boxes import Boxes
+from training.tasks.base import ImageResult, Metric
+from training.tasks.coco_ap import coco_ap
+from training.tasks.detections import Detections
+from training.tasks.mean_iou import mean_over
+
+MIN_OVERLAP = 0.5
+"""Of VOC; an overlap that reaches it counts, as in the devkit (in some ports it must exceed it)."""
+_LEVELS = (0.0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Recalls of VOC2007 as the devkit's 0:0.1:1 rounds them: MATLAB counts a range from both ends, so
+0.3 alone lies 1e-16 above, and a recall of exactly 0.3 misses its level. (Ports that count from 0
+miss 0.6 and 0.7 too.)"""
+_MOST_WEIGHTS = 1 << 22
+"""Numbers held at once while AP is drawn: 32 MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxesResult(ImageResult):
+    """One image's part of VOC's AP; images do not influence each other's.
+
+    Attributes:
+        labels: Class of each detection; those of difficult objects are left out.
+        scores: Of each, a float32 in its shortest decimal form.
+        hits: 1 for each that is true, 0 for each that is false.
+        objects: [K] objects of each class that count: those that are not difficult.
+    """
+
+    labels: tuple[int, ...]
+    scores: tuple[float, ...]
+    hits: tuple[int, ...]
+    objects: tuple[int, ...]
+
+    @property
+    def counted(self) -> int:
+        """Objects that count."""
+        return sum(self.objects)
+
+
+class AveragePrecision(Metric):
+    """AP50 as VOC counts it since 2010, beside it as in 2007, and COCO's AP."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        super().__init__(class_names)
+        self._images: list[tuple[int, BoxesResult, Boxes, Detections]] = []
+
+    def add(self, row: int, truth: Boxes, prediction: Detections) -> BoxesResult:
+        """Adds one image's detections, in pixels of the original picture."""
+        result = match(truth, prediction, len(self.class_names))
+        self._images.append((row, result, truth, prediction))
+        return result
+
+    def merge(self, other: Self) -> None:
+        """Adds another one's images."""
+        self._images += other._images
+
+    @property
+    def counted(self) -> int:
+        """Objects that count."""
+        return sum(result.counted for _, result, _, _ in self._images)
+
+    def main(self) -> float:
+        """Returns AP50."""
+        return mean_ap(voc_ap([image[1] for image in self._by_row], use_07_metric=False))
+
+    def summary(self) -> dict[str, float]:
+        """Returns "ap50", "ap50_07", "coco_ap", and "ap50/<class>" of all but the background."""
+        if not self._images:
+            return {"ap50": math.nan, "ap50_07": math.nan, "coco_ap": math.nan}
+        _, results, truths, found = zip(*self._by_row, strict=True)
+        ap_K = voc_ap(results, use_07_metric=False)
+        by_class = zip(self.class_names[1:], ap_K.tolist()[1:], strict=True)
+        return {
+            "ap50": mean_ap(ap_K),
+            "ap50_07": mean_ap(voc_ap(results, use_07_metric=True)),
+            "coco_ap": coco_ap(truths, found),
+        } | {f"ap50/{name}": value for name, value in by_class}
+
+    @property
+    def _by_row(self) -> list[tuple[int, BoxesResult, Boxes, Detections]]:
+        """The images by row: equal scores rank in their order, whoever measured them."""
+        return sorted(self._images, key=lambda image: image[0])
+
+
+def match(truth: Boxes, found: Detections, num_classes: int) -> BoxesResult:
+    """Judges one picture's detections as the devkit does.
+
+    From the surest on, each belongs to the object of its class that it overlaps best (of equal
+    overlaps, the first). It is true if they overlap by half and the object had none before; a
+    second one is false. Those of difficult objects, any number, are left out.
+
+    Args:
+        truth: The picture's objects.
+        found: Its detections.
+        num_classes: K, with the background.
+
+    Raises:
+        ValueError: A label is none of the K classes.
+    """
+    for labels_N in (truth.labels_N, found.labels_N):
+        if len(labels_N) and not 0 < labels_N.min() <= labels_N.max() < num_classes:
+            raise ValueError(
+                f"labels {labels_N.min()} to {labels_N.max()} are not in [1, {num_classes})"
+            )
+    hits_N, kept_N = np.zeros(len(found), dtype=int), np.ones(len(found), dtype=bool)
+    if len(found) and len(truth):
+        overlaps_NM = np.where(
+            found.labels_N[:, None] == truth.labels_N, overlaps(found.boxes_N4, truth.boxes_N4), 0
+        )
+        best_N = overlaps_NM.argmax(axis=1)
+        reached_N = overlaps_NM.max(axis=1) >= MIN_OVERLAP
+        kept_N = ~(reached_N & truth.difficult_N[best_N])
+        by_score = np.argsort(-found.scores_N, kind="stable")
+        counting = by_score[(reached_N & kept_N)[by_score]]
+        _, first = np.unique(best_N[counting], return_index=True)
+        hits_N[counting[first]] = 1
+    objects_K = np.bincount(truth.labels_N[~truth.difficult_N], minlength=num_classes)
+    return BoxesResult(
+        labels=tuple(found.labels_N[kept_N].tolist()),
+        scores=tuple(float(str(score)) for score in found.scores_N[kept_N]),
+        hits=tuple(hits_N[kept_N].tolist()),
+        objects=tuple(objects_K.tolist()),
+    )
+
+
+def overlaps(boxes_N4: np.ndarray, others_M4: np.ndarray) -> np.ndarray:
+    """Returns intersection over union of each pair, float64 [N, M]; 0 where they do not meet."""
+    a_N14, b_M4 = boxes_N4.astype(np.float64)[:, None], others_M4.astype(np.float64)
+    sides_NM2 = np.minimum(a_N14[..., 2:], b_M4[..., 2:]) - np.maximum(
+        a_N14[..., :2], b_M4[..., :2]
+    )
+    shared_NM = np.where((sides_NM2 > 0).all(-1), sides_NM2.prod(-1), 0)
+    area_N1 = (a_N14[..., 2:] - a_N14[..., :2]).prod(-1)
+    union_NM = area_N1 + (b_M4[:, 2:] - b_M4[:, :2]).prod(-1) - shared_NM
+    return np.divide(shared_NM, union_NM, out=np.zeros_like(union_NM), where=shared_NM > 0)
+
+
+def voc_ap(pictures: Sequence[BoxesResult], *, use_07_metric: bool) -> np.ndarray:
+    """Returns each class's AP at an overlap of 0.5.
+
+    Equal scores rank in the order of the pictures, then of the detections within one.
+
+    Args:
+        pictures: At least one.
+        use_07_metric: Mean of the best precision at 11 recalls, as for VOC2007; else the area
+            below the curve of the best precision, as since VOC2010.
+
+    Returns:
+        float64 [K]; nan for classes of which no object counts.
+    """
+    objects_K = np.sum([p.objects for p in pictures], axis=0)
+    ap_K = np.where(objects_K > 0, 0.0, np.nan)
+    for label, ranked in ranked_hits(pictures):
+        if objects_K[label]:
+            true_N = np.cumsum(ranked.hits_N)
+            recall_N = true_N / objects_K[label]
+            precision_N = true_N / np.arange(1, len(true_N) + 1)
+            average = _eleven_points if use_07_metric else _area
+            ap_K[label] = average(recall_N, precision_N)
+    return ap_K
+
+
+def mean_ap(ap_K: np.ndarray) -> float:
+    """Returns the mean over the classes of which an object counts; nan if there is none."""
+    present = ap_K[~np.isnan(ap_K)]
+    return float(present.mean()) if present.size else math.nan
+
+
+class RankedHits(NamedTuple):
+    """The detections of one class in all pictures, surest first.
+
+    Attributes:
+        hits_N: 1 or 0.
+        pictures_N: Int64, the number of the picture of each.
+    """
+
+    hits_N: np.ndarray
+    pictures_N: np.ndarray
+
+
+def ranked_hits(pictures: Sequence[BoxesResult]) -> Iterator[tuple[int, RankedHits]]:
+    """Yields each class that was detected at all, with its detections."""
+    labels_N, scores_N, hits_N = (
+        np.concatenate([np.array(getattr(p, name), dtype) for p in pictures])
+        for name, dtype in (("labels", np.int64), ("scores", np.float32), ("hits", np.int64))
+    )
+    pictures_N = np.repeat(np.arange(len(pictures)), [len(p.labels) for p in pictures])
+    # lexsort is stable: equal scores of a class stay in the order of the pictures.
+    order = np.lexsort((-scores_N, labels_N))
+    classes, counts = np.unique(labels_N, return_counts=True)
+    for label, count, end in zip(classes, counts, np.cumsum(counts), strict=True):
+        mine = order[end - count : end]
+        yield int(label), RankedHits(hits_N[mine], pictures_N[mine])
+
+
+def drawn_ap50(pictures: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndarray:
+    """Returns VOC's mean AP (the area) of draws of pictures, float64 [D].
+
+    The copies of a picture stand beside each other: of equal scores, all copies of a detection come
+    before those of the next one.
+
+    Args:
+        pictures: S of them.
+        times_DS: How often each draw has each picture.
+    """
+    objects_DK = times_DS @ np.array([p.objects for p in pictures], dtype=np.float64)
+    areas_DK = np.zeros_like(objects_DK)
+    for label, ranked in ranked_hits(pictures):
+        true_T = np.flatnonzero(ranked.hits_N)
+        if not true_T.size:
+            continue
+        # Recall rises, and precision peaks, at the true ones alone.
+        pictures_N = ranked.pictures_N[: true_T[-1] + 1]
+        starts_T = np.concatenate([[0], true_T[:-1] + 1])
+        step = max(1, _MOST_WEIGHTS // len(pictures_N))
+        for first in range(0, len(times_DS), step):
+            weights_DN = times_DS[first : first + step, pictures_N]
+            found_DT = np.cumsum(np.add.reduceat(weights_DN, starts_T, axis=1), axis=1)
+            gained_DT = weights_DN[:, true_T]
+            precision_DT = np.cumsum(gained_DT, axis=1) / np.maximum(found_DT, 1)
+            best_DT = np.maximum.accumulate(precision_DT[:, ::-1], axis=1)[:, ::-1]
+            areas_DK[first : first + step, label] = (gained_DT * best_DT).sum(axis=1)
+    present_DK = objects_DK > 0
+    return mean_over(areas_DK / np.where(present_DK, objects_DK, 1), present_DK)
+
+
+def _area(recall_N: np.ndarray, precision_N: np.ndarray) -> float:
+    best_N = np.maximum.accumulate(precision_N[::-1])[::-1]
+    return float(np.diff(recall_N, prepend=0) @ best_N)
+
+
+def _eleven_points(recall_N: np.ndarray, precision_N: np.ndarray) -> float:
+    return float(np.mean([precision_N[recall_N >= r].max(initial=0) for r in _LEVELS]))

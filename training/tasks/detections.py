@@ -1,0 +1,76 @@
+"""Detections: the boxes that a network finds in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """Boxes found in one picture, in any order.
+
+    Attributes:
+        boxes_N4: Float32, half-open edges `x1, y1, x2, y2` in pixels of the original picture.
+        labels_N: Int64 class ids, 1 and up.
+        scores_N: Float32, more is surer.
+
+    Raises:
+        ValueError: The arrays are of different lengths, or a score or an edge is not finite.
+    """
+
+    boxes_N4: np.ndarray
+    labels_N: np.ndarray
+    scores_N: np.ndarray
+
+    def __post_init__(self) -> None:
+        boxes_N4 = np.asarray(self.boxes_N4, np.float32).reshape(-1, 4)
+        labels_N = np.asarray(self.labels_N, np.int64).reshape(-1)
+        scores_N = np.asarray(self.scores_N, np.float32).reshape(-1)
+        if not len(boxes_N4) == len(labels_N) == len(scores_N):
+            raise ValueError(
+                f"{len(boxes_N4)} boxes have {len(labels_N)} labels, {len(scores_N)} scores"
+            )
+        if not (np.isfinite(scores_N).all() and np.isfinite(boxes_N4).all()):
+            raise ValueError("detections have boxes or scores that are not finite")
+        for name, values in (
+            ("boxes_N4", boxes_N4),
+            ("labels_N", labels_N),
+            ("scores_N", scores_N),
+        ):
+            object.__setattr__(self, name, values)
+
+    def __len__(self) -> int:
+        return len(self.boxes_N4)
+
+    @classmethod
+    def from_output(cls, output: Mapping[str, torch.Tensor]) -> Detections:
+        """Returns one picture's detections out of a network's output for it in evaluation."""
+        return cls(
+            boxes_N4=output["boxes"].detach().float().cpu().numpy(),
+            labels_N=output["labels"].detach().cpu().numpy(),
+            scores_N=output["scores"].detach().float().cpu().numpy(),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready dict that `from_json` reads."""
+        return {
+            "boxes": self.boxes_N4.tolist(),
+            "labels": self.labels_N.tolist(),
+            "scores": self.scores_N.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Detections:
+        """Reads `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The dict is of another shape.
+        """
+        return cls(boxes_N4=data["boxes"], labels_N=data["labels"], scores_N=data["scores"])

@@ -1,0 +1,126 @@
+"""A network with its task's loss: what is alike in training whatever is learned."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.networks.networks import PixelNetwork
+from training.selection.base import cut_batch
+from training.selection.cut_norm import averaged
+from training.selection.gate import annealed
+from training.tasks.base import Task
+from training.tasks.losses import Counts, TaskLoss, cell_mask
+
+
+class Objective(nn.Module):
+    """The loss of a network on a batch, from latents or from pixels.
+
+    Args:
+        task: What is learned.
+        network: A LatentNetwork or PixelNetwork.
+        loss: One of the task's.
+        seed: Of all that is drawn.
+        temperature: Of the Gumbel-softmax at the start and at the end of the run.
+
+    Attributes:
+        score: The validation's number that decides which network is the best, the higher the
+            better.
+        unlabelled: What it means that a whole epoch has not one label.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        network: nn.Module,
+        loss: TaskLoss,
+        *,
+        seed: int = 0,
+        temperature: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.task, self.network, self.loss = task, network, loss
+        self.selection = network.config.channel_selection
+        self.seed, self.temperature = seed, temperature
+        self.score = task.score
+        self.unlabelled = (
+            f"{task.nothing.format(images='the images of this epoch')}: train on a split with "
+            f"{task.wanted}"
+        )
+        # Not a submodule: the compiled form shares the network's parameters.
+        self._call: list[Callable[..., dict[str, Any]]] = [network]
+
+    def compile_network(self) -> None:
+        """Runs the network, or what of it can be, through torch.compile from now on."""
+        self._call = [self.task.compile(self.network)]
+
+    def count(self, batch: Mapping[str, Any]) -> Counts:
+        """Returns what a step's sums are divided by; add those of its batches."""
+        cells = int(cell_mask(batch).sum()) if "features_BCHW" in batch else 0
+        labels = self.task.count_labels(batch)
+        return Counts(labels=labels, cells=cells, samples=len(batch["rows_B"]))
+
+    def forward(
+        self, batch: Mapping[str, Any], counts: Counts, epoch: int
+    ) -> dict[str, torch.Tensor]:
+        """Returns "loss", its parts, and what `Selection.kept` adds.
+
+        Args:
+            batch: As `StoreLoader` yields it, on the network's device; "x_BCHW" for pixels is
+                uint8, or float in [0, 1].
+            counts: Of the whole step.
+            epoch: Keys what is drawn, with the seed and the row.
+        """
+        batch, drawn = self.selection.draw(batch, self.seed, epoch)
+        more = drawn | self.task.training_inputs(batch, self.seed, epoch)
+        outputs = self._call[0](*network_inputs(self.network, batch), **more)
+        return self.loss(outputs, batch, counts) | self.selection.kept(batch, outputs)
+
+    @torch.no_grad()
+    def settle(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Takes batch norm's statistics anew, at every cut of a network for any N; else nothing.
+
+        In training a cut has its share of the batches only, and between two of them the weights
+        move on: its running statistics are of few batches and of older weights. As means over
+        batches that all cuts see they fit the weights that the run ends with (Yu and Huang,
+        Universally slimmable networks and improved training techniques, ICCV 2019:
+        post-statistics).
+
+        Args:
+            batches: As for `forward`; the network is in training mode.
+        """
+        if not self.selection.for_any_n:
+            return
+        with averaged(self.network) as add_batch:
+            for batch in batches:
+                add_batch()
+                for keep in self.selection.keeps:
+                    part = cut_batch(batch, keep)
+                    more = self.task.training_inputs(part, self.seed, 0)
+                    self.network(*network_inputs(self.network, part), **more)
+
+    def anneal(self, progress: float) -> None:
+        """Sets what changes over a run: the gate's temperature, at `progress` in [0, 1]."""
+        self.selection.anneal(self.network, annealed(*self.temperature, progress))
+
+
+def network_inputs(network: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor | None, ...]:
+    """Returns the positional inputs of a network's forward, as float tensors."""
+    if isinstance(network, PixelNetwork):
+        x_BCHW = batch["x_BCHW"]
+        return (x_BCHW.float().div(255) if x_BCHW.dtype == torch.uint8 else x_BCHW,)
+    return batch["y_hat_BCHW"].float(), batch.get("pooled_BC")
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Returns the batch with its tensors on a device."""
+    return {name: _moved(value, device) for name, value in batch.items()}
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # "targets"
+        return [to_device(one, device) for one in value]
+    return value

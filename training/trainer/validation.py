@@ -1,0 +1,99 @@
+"""Validation: a task's metric over whole images, as training goes on."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from latent_store.errors import DatasetError
+from training.selection.base import cut_batch
+from training.tasks.base import Metric, Task
+from training.tasks.objective import network_inputs, to_device
+from training.trainer.ranks import ALONE, Ranks
+
+
+class Validator:
+    """Measures a network on whole images, for any N at each of its cuts.
+
+    Args:
+        task: What is measured.
+        batches: Whole images as `WholeImages` yields them; iterated anew each time.
+        class_names: By class id.
+        ranks: Those that validate together; each has its own batches, all return the same.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        batches: Iterable[Mapping[str, Any]],
+        class_names: Sequence[str],
+        *,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.task, self.batches, self.ranks = task, batches, ranks
+        self.class_names = tuple(class_names)
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        """Returns the scores by name, see `Metric.summary`.
+
+        With a gate also what it keeps, see `gate_statistics`. For any N they are means over the
+        cuts, and the score at each is "<score>_at/<N>", e.g. "miou_at/32". The network is left in
+        the mode that it was in.
+
+        Raises:
+            DatasetError: If there was nothing to get right.
+        """
+        was_training = network.training
+        network.eval()
+        task, selection = self.task, network.config.channel_selection
+        metrics = {keep: task.metric(self.class_names) for keep in selection.keeps}
+        gates: list[torch.Tensor] = []
+        for batch in self.batches:
+            on_device = to_device(batch, device)
+            truths, sizes = task.truths(on_device), batch["valid_B2"].tolist()
+            for keep, metric in metrics.items():
+                # Networks for any N alone get fewer channels than the loader reads.
+                part = cut_batch(on_device, keep) if selection.for_any_n else on_device
+                outputs = network(*network_inputs(network, part), **task.tail_inputs(batch))
+                found = task.predictions(outputs, sizes)
+                for image in zip(batch["rows_B"].tolist(), truths, found, strict=True):
+                    metric.add(*image)
+                if "gate" in outputs:
+                    gates.append(outputs["gate"].cpu())
+        network.train(was_training)
+        each = {keep: self._summary(self.ranks.gather(part)) for keep, part in metrics.items()}
+        names = each[selection.keeps[0]]
+        scores = {name: math.fsum(s[name] for s in each.values()) / len(each) for name in names}
+        if selection.for_any_n:
+            scores |= {f"{task.score}_at/{keep}": s[task.score] for keep, s in each.items()}
+        gates = [gate for part in self.ranks.gather(gates) for gate in part]
+        return scores | (gate_statistics(torch.cat(gates)) if gates else {})
+
+    def _summary(self, parts: Sequence[Metric]) -> dict[str, float]:
+        total = self.task.metric(self.class_names)
+        for part in parts:
+            total.merge(part)
+        if not total.counted:
+            raise DatasetError(
+                f"{self.task.nothing.format(images='the validation images')}: "
+                f"{self.task.metric_name} is undefined; give another --val_split, or none"
+            )
+        return total.summary()
+
+
+def gate_statistics(gates_NC: torch.Tensor) -> dict[str, float]:
+    """Returns what a gate keeps of N images: "kept", its extremes, and channels without a choice.
+
+    Those are "always_on" and "never_on", channels that are kept in all images and in none.
+    """
+    kept_N, on_C = gates_NC.sum(1), gates_NC.sum(0)
+    return {
+        "kept": float(kept_N.double().mean()),
+        "kept_min": float(kept_N.min()),
+        "kept_max": float(kept_N.max()),
+        "always_on": float((on_C == len(gates_NC)).sum()),
+        "never_on": float((on_C == 0).sum()),
+    }
