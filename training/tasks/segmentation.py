@@ -154,7 +154,7 @@ class Segmentation(Task):
 
     def read_kept(self, path: Path) -> torch.Tensor:
         """See `training.tasks.pictures.read_labels`."""
-        return torch.from_numpy(read_labels(path))
+        return torch.tensor(read_labels(path))
 
 
 def _cross_entropy(
