@@ -26,7 +26,7 @@ from training.evaluation.candidates import (
 )
 from training.evaluation.comparisons import Analysis, analyse
 from training.evaluation.evaluation_pictures import kept_path, write_pictures
-from training.evaluation.evaluation_split import Bench, Options, open_bench
+from training.evaluation.evaluation_split import Bench, Options
 from training.evaluation.measure import measure, point_key
 from training.evaluation.points import Point, read_point, write_point
 from training.selection.rates import DECODE_MODES
@@ -125,7 +125,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         device=str(choose_device(args.device)),
     )
     task = find_task(candidates[0].config.task)
-    bench = open_bench(store[f"{args.dataset}/{args.split}"], options, task)
+    bench = Bench(store[f"{args.dataset}/{args.split}"], options, task)
     require_classes(candidates, bench.class_names)
     rows = bench.rows(candidates, args.max_samples)
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, args.pictures).round().astype(int))]

@@ -17,7 +17,7 @@ from tests.training.made_detectors import BoxStore
 from tests.training.real_networks import make_checkpoint
 from training import detect, segment
 from training.evaluation.candidates import find_candidates
-from training.evaluation.evaluation_split import Options, open_bench
+from training.evaluation.evaluation_split import Bench, Options
 from training.evaluation.pipeline import Pipeline
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection import DETECTION
@@ -46,7 +46,7 @@ def test_objects_and_bytes_are_those_of_the_evaluation(
     assert _run(detectors[kind], tmp_path, "--image", *images, "--json", report) == 0
     store = latent_store.open(box_store.url)
     (candidate,) = find_candidates([detectors[kind]], store)
-    bench = open_bench(store["voc2007/test"], Options(), DETECTION)
+    bench = Bench(store["voc2007/test"], Options(), DETECTION)
     pipeline = Pipeline(bench, candidate)
     numbers = json.loads(report.read_text())["pictures"]
     for row, path in enumerate(images):

@@ -30,6 +30,7 @@ from training.evaluation.points import PIXEL_RAW
 from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.mean_iou import MeanIou
 from training.tasks.pictures import read_labels
+from training.tasks.pixel_labels import PixelLabels
 from training.tasks.segmentation import SEGMENTATION
 from training.trainer.checkpoints import load_network
 
@@ -73,7 +74,7 @@ def points(evaluated: Path) -> dict[str, dict]:
 
 
 def _bench(split: Split, **options) -> Bench:
-    return Bench(split.store, split, CITYSCAPES_CLASSES, Options(**options), SEGMENTATION)
+    return Bench(split, Options(**options), SEGMENTATION)
 
 
 def _candidates(split: Split, *paths: Path):
@@ -406,7 +407,8 @@ def test_another_class_count_is_refused(tiny_store, split, tmp_path, fails):
 
 def test_labels_of_unknown_classes_are_refused(split, checkpoints):
     (candidate,) = _candidates(split, checkpoints["none"])
-    bench = Bench(split.store, split, CITYSCAPES_CLASSES[:3], Options(decode="none"), SEGMENTATION)
+    bench = _bench(split, decode="none")
+    bench.annotations = PixelLabels(num_classes=3)
     rows = bench.rows([candidate], None)
     with pytest.raises(DatasetError, match=r"contain train id \d+, but cityscapes has 3 classes"):
         measure(bench, candidate, rows)

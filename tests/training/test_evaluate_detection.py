@@ -31,7 +31,7 @@ from training import evaluate as command
 from training import train as train_command
 from training.evaluation import evaluation_pictures
 from training.evaluation.candidates import find_candidates
-from training.evaluation.evaluation_split import Bench, Options, open_bench
+from training.evaluation.evaluation_split import Bench, Options
 from training.evaluation.measure import measure
 from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW, read_point
@@ -41,6 +41,7 @@ from training.tasks.classes import VOC_CLASSES
 from training.tasks.coco_ap import coco_ap
 from training.tasks.detection import DETECTION
 from training.tasks.detections import Detections
+from training.tasks.object_boxes import ObjectBoxes
 from training.tasks.segmentation import SEGMENTATION
 from training.trainer.checkpoints import load_network
 
@@ -81,7 +82,7 @@ def _args(
 
 
 def _bench(split: Split, **options) -> Bench:
-    return open_bench(split, Options(**({"decode": "none"} | options)), DETECTION)
+    return Bench(split, Options(**({"decode": "none"} | options)), DETECTION)
 
 
 def _candidate(split: Split, path: Path):
@@ -267,7 +268,7 @@ def test_a_split_without_boxes_or_labels_says_what_to_run(
     line = fails(command.main, [*args, "--dataset", "cityscapes", "--split", "val"])
     assert "run encode-to-store with --voc_task detection" in line
     with pytest.raises(MissingComponentError, match="labels"):
-        open_bench(box_split, Options(), SEGMENTATION)
+        Bench(box_split, Options(), SEGMENTATION)
 
 
 def test_networks_of_other_classes_are_refused(box_store, box_split, tmp_path, fails):
@@ -277,7 +278,8 @@ def test_networks_of_other_classes_are_refused(box_store, box_split, tmp_path, f
 
 
 def test_boxes_of_unknown_classes_are_refused(box_split):
-    bench = Bench(box_split.store, box_split, VOC_CLASSES[:2], Options(), DETECTION)
+    bench = _bench(box_split)
+    bench.annotations = ObjectBoxes(num_classes=2)
     row = next(n for n, b in enumerate(bench.truth.read(range(TEST))) if b.labels_N.max() > 1)
     with pytest.raises(DatasetError, match=r"has class \d+, but voc2007 has classes 1 to 1: "):
         bench.read_truth(row)

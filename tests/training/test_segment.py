@@ -25,7 +25,6 @@ from training.evaluation.candidates import find_candidates
 from training.evaluation.evaluation_split import Bench, Options
 from training.evaluation.pipeline import Pipeline
 from training.segment import main
-from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.pictures import read_labels
 from training.tasks.segmentation import SEGMENTATION
 from training.transmission.link import Stopwatch, open_link, receive, send
@@ -59,9 +58,7 @@ def test_maps_and_bytes_are_those_of_the_evaluation(
     report = tmp_path / "numbers.json"
     assert _run(checkpoints[kind], tmp_path, "--image", *images, "--json", report) == 0
     (candidate,) = find_candidates([checkpoints[kind]], split.store)
-    pipeline = Pipeline(
-        Bench(split.store, split, CITYSCAPES_CLASSES, Options(), SEGMENTATION), candidate
-    )
+    pipeline = Pipeline(Bench(split, Options(), SEGMENTATION), candidate)
     found = json.loads(report.read_text())["pictures"]
     for row, path in enumerate(images):
         assert split.sample_ids([row])[0].endswith(path.stem.removesuffix("_leftImg8bit"))

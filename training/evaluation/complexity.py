@@ -4,16 +4,19 @@ The paper's 94 G for Module-Deconv is thop's number: thop counts a transposed co
 output positions, although at stride 2 three quarters of the products there are with inserted zeros
 that nobody multiplies. Both counts are given, the true one first.
 
-Counted are convolutions and linear layers, whose products are all but everything, and IGDN, whose
-norm is a 1×1 convolution of the squares (thop does not know it). Additions, norms, activations and
-upsampling are left out of both.
+torch's own counter counts convolutions and linear layers, whose products are all but everything,
+and so IGDN, whose norm is a 1×1 convolution of the squares (thop does not know it). Additions,
+norms, activations and upsampling are left out of both.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from latent_store.codec.stock import GDN
 from latent_store.format.schema import LATENT_STRIDE
@@ -22,8 +25,6 @@ from training.tasks.build import build_network
 from training.tasks.registry import find_task
 
 _WRAPPED = "network."
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(kw_only=True)
@@ -51,24 +52,16 @@ def count_macs(module: nn.Module, *input_shapes: Sequence[int]) -> Macs:
     Returns:
         Totals over the whole batch.
     """
-    with torch.device("meta"):
-        inputs = [torch.empty(tuple(shape)) for shape in input_shapes]
-    state = {name: tensor.to("meta") for name, tensor in _tensors(module).items()}
-    macs = Macs()
-    handles = [
-        child.register_forward_hook(_hook(macs, name.removeprefix(_WRAPPED).split(".")[0]))
-        for name, child in module.named_modules()
-        if isinstance(child, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear, GDN))
-    ]
-    was_training = module.training
-    try:
-        module.eval()
-        with torch.no_grad():
-            torch.func.functional_call(module, state, tuple(inputs))
-    finally:
-        module.train(was_training)
-        for handle in handles:
-            handle.remove()
+    true = _by_module(module, input_shapes, {})
+    thop = _by_module(module, input_shapes, {torch.ops.aten.convolution: _at_outputs})
+    norms = [name for name, child in module.named_modules() if isinstance(child, GDN)]
+    macs = Macs(true=true[""], thop=thop[""] - sum(thop[name] for name in norms))
+    for name, number in true.items():
+        names = name.split(".")
+        outer = (".".join(names[:depth]) for depth in range(1, len(names)))
+        if name and true.keys().isdisjoint(outer):
+            part = name.removeprefix(_WRAPPED).split(".")[0]
+            macs.parts[part] = macs.parts.get(part, 0) + number
     return macs
 
 
@@ -89,29 +82,27 @@ def network_macs(config: NetworkConfig, height: int, width: int) -> Macs:
     return count_macs(network, *config.channel_selection.input_shapes(grid))
 
 
-def _hook(macs: Macs, part: str):
-    def add(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        true, thop = _layer_macs(layer, inputs[0], output)
-        macs.true += true
-        macs.thop += thop
-        macs.parts[part] = macs.parts.get(part, 0) + true
-
-    return add
-
-
-def _layer_macs(layer: nn.Module, x: torch.Tensor, output: torch.Tensor) -> tuple[int, int]:
-    """Returns (true, thop's) multiply-adds of one layer."""
-    if isinstance(layer, GDN):
-        return x.numel() * x.shape[1], 0
-    if isinstance(layer, nn.Linear):
-        macs = output.numel() * layer.in_features
-        return macs, macs
-    kernel = torch.Size(layer.kernel_size).numel()
-    at_output = output.numel() * layer.in_channels // layer.groups * kernel
-    if isinstance(layer, _TRANSPOSED):
-        return x.numel() * layer.out_channels // layer.groups * kernel, at_output
-    return at_output, at_output
+def _by_module(
+    module: nn.Module, input_shapes: Sequence[Sequence[int]], formulas: dict[Any, Any]
+) -> dict[str, int]:
+    """Returns the multiply-adds inside of each submodule that is called, of all under ""."""
+    with torch.device("meta"):
+        inputs = tuple(torch.empty(tuple(shape)) for shape in input_shapes)
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    state = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    was_training = module.training
+    module.eval()
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    try:
+        with counter, torch.no_grad():
+            torch.func.functional_call(module, state, inputs)
+    finally:
+        module.train(was_training)
+    # The counter puts the class of the outermost module before every name.
+    named = {name.partition(".")[2]: n for name, n in counter.get_flop_counts().items()}
+    return {name: sum(by_operator.values()) // 2 for name, by_operator in named.items()}
 
 
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return dict(module.named_parameters()) | dict(module.named_buffers())
+def _at_outputs(x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Any, **__: Any) -> int:
+    """Counts a convolution's operations as thop does: its weights at every output position."""
+    return 2 * out_shape[0] * math.prod(out_shape[2:]) * math.prod(weight)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from latent_store import LatentStore
 from latent_store.codec import Codec, codec_from_store
-from latent_store.components.readers import ComponentReader, LatentsReader, RankedReader
+from latent_store.components.readers import ComponentReader
 from latent_store.errors import DatasetError
 from latent_store.format.layout import coded_size
 from latent_store.store import Split
@@ -37,49 +36,35 @@ class Options:
     device: str = "cpu"
 
 
-def open_bench(split: Split, options: Options, task: Task) -> Bench:
-    """Opens a split for one task's networks; classes are those that its annotations name.
-
-    Raises:
-        DatasetError: It names none, and they are not known otherwise.
-        MissingComponentError: The split has no such annotations.
-    """
-    names = task.annotations().open(split).class_names or class_names(split.dataset)
-    return Bench(split.store, split, names, options, task)
-
-
 class Bench:
     """One split, opened for measuring networks on it.
 
     Attributes:
         store, split: What networks are measured on.
-        class_names: Of the dataset.
         options: See `Options`.
         task: Of the networks.
+        truth: The annotations that predictions are compared with.
+        class_names: Of the dataset.
+        codec: Returns the codec of an id on the device.
+        latents: Returns the reader of one codec's latents.
+        ranked: Returns the reader of one ranking's copy, by the ids of ranking and codec.
+
+    Raises:
+        DatasetError: The annotations name no classes, and they are not known otherwise.
+        MissingComponentError: The split has no such annotations.
     """
 
-    def __init__(
-        self,
-        store: LatentStore,
-        split: Split,
-        class_names: Sequence[str],
-        options: Options,
-        task: Task,
-    ) -> None:
-        self.store = store
-        self.split = split
-        self.class_names = tuple(class_names)
-        self.options = options
-        self.task = task
+    def __init__(self, split: Split, options: Options, task: Task) -> None:
+        self.store, self.split, self.options, self.task = split.store, split, options, task
+        self.truth = task.annotations().open(split)
+        self.class_names = self.truth.class_names or class_names(split.dataset)
         self.annotations = task.annotations(num_classes=len(self.class_names))
-        self._codecs: dict[str, Codec] = {}
-        self._latents: dict[str, LatentsReader] = {}
-        self._ranked: dict[tuple[str, str], RankedReader] = {}
+        self.codec = functools.cache(self._codec)
+        self.latents = functools.cache(split.latents)
+        self.ranked = functools.cache(split.ranked)
 
-    @cached_property
-    def truth(self) -> ComponentReader:
-        """The annotations that predictions are compared with."""
-        return self.annotations.open(self.split)
+    def _codec(self, codec_id: str) -> Codec:
+        return codec_from_store(self.store, codec_id).to(self.options.device)
 
     def read_truth(self, row: int) -> Any:
         """Returns the annotations of a row.
@@ -89,32 +74,12 @@ class Bench:
         """
         return self.annotations.read(self.truth, row)
 
-    def codec(self, codec_id: str) -> Codec:
-        """Returns a codec of the store on the device, loaded once."""
-        if codec_id not in self._codecs:
-            codec = codec_from_store(self.store, codec_id)
-            self._codecs[codec_id] = codec.to(self.options.device)
-        return self._codecs[codec_id]
-
-    def latents(self, codec_id: str) -> LatentsReader:
-        """Returns the reader of one codec's latents, opened once."""
-        if codec_id not in self._latents:
-            self._latents[codec_id] = self.split.latents(codec_id)
-        return self._latents[codec_id]
-
-    def ranked(self, codec_id: str, ranking_id: str) -> RankedReader:
-        """Returns the reader of one ranking's copy, opened once."""
-        if (codec_id, ranking_id) not in self._ranked:
-            reader = self.split.ranked(ranking_id, codec_id)
-            self._ranked[codec_id, ranking_id] = reader
-        return self._ranked[codec_id, ranking_id]
-
     def readers(self, candidate: Candidate) -> list[ComponentReader]:
         """Returns the components that a candidate's numbers depend on."""
         codec_id = candidate.spec.codec_id
         readers: list[ComponentReader] = [self.truth, self.latents(codec_id)]
         if candidate.ranking_id is not None:
-            readers.append(self.ranked(codec_id, candidate.ranking_id))
+            readers.append(self.ranked(candidate.ranking_id, codec_id))
         return readers
 
     def rows(self, candidates: Sequence[Candidate], max_samples: int | None) -> np.ndarray:

@@ -153,7 +153,7 @@ def _point(
     ranking = (
         None
         if candidate.ranking_id is None
-        else bench.ranked(spec.codec_id, candidate.ranking_id).ranking
+        else bench.ranked(candidate.ranking_id, spec.codec_id).ranking
     )
     return Point(
         key=point_key(bench, candidate, rows),

@@ -50,7 +50,7 @@ class Pipeline:
         streams = StoredStreams(
             codec=self.codec,
             latents=bench.latents(codec_id),
-            ranked=None if ranking_id is None else bench.ranked(codec_id, ranking_id),
+            ranked=None if ranking_id is None else bench.ranked(ranking_id, codec_id),
             decode=bench.options.decode,
         )
         gate = split_gate(self.network)

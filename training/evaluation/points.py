@@ -217,7 +217,6 @@ def summary(point: Point) -> dict[str, Any]:
 
 def write_point(folder: Path, point: Point) -> Path:
     """Writes `KEY.json` whole or not at all, and returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{point.key}.json"
     write_text(path, json.dumps(point.to_json()))
     return path

@@ -17,7 +17,7 @@ from torchvision import models
 
 from latent_store.errors import IntegrityError
 from latent_store.format.boxes import Boxes
-from latent_store.storage.location import write_atomically
+from latent_store.storage.location import write_text
 from latent_store.tools.panels import save_png
 from training.networks.detection_network import DetectionLayers, DetectionTail
 from training.networks.networks import NetworkConfig, Stem
@@ -186,16 +186,14 @@ class Detection(Task):
         ]
         height, width = picture_HWC.shape[:2]
         content = {"height": height, "width": width, "objects": objects}
-        path = base.with_name(f"{base.name}_boxes.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+        text = json.dumps(content, indent=1) + "\n"
+        write_text(base.with_name(f"{base.name}_boxes.json"), text)
         drawn_HWC = self.draw(prediction, picture_HWC, class_names, least_score)
         save_png(base.with_name(f"{base.name}_boxes.png"), drawn_HWC)
 
     def keep(self, path: Path, prediction: Detections) -> None:
         """Writes the detections as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(prediction.to_json()).encode())
+        write_text(path, json.dumps(prediction.to_json()))
 
     def read_kept(self, path: Path) -> Detections:
         """See `Task`."""

@@ -30,21 +30,20 @@ class Detections:
     scores_N: np.ndarray
 
     def __post_init__(self) -> None:
-        boxes_N4 = np.asarray(self.boxes_N4, np.float32).reshape(-1, 4)
-        labels_N = np.asarray(self.labels_N, np.int64).reshape(-1)
-        scores_N = np.asarray(self.scores_N, np.float32).reshape(-1)
-        if not len(boxes_N4) == len(labels_N) == len(scores_N):
-            raise ValueError(
-                f"{len(boxes_N4)} boxes have {len(labels_N)} labels, {len(scores_N)} scores"
-            )
-        if not (np.isfinite(scores_N).all() and np.isfinite(boxes_N4).all()):
-            raise ValueError("detections have boxes or scores that are not finite")
-        for name, values in (
-            ("boxes_N4", boxes_N4),
-            ("labels_N", labels_N),
-            ("scores_N", scores_N),
+        for name, dtype, shape in (
+            ("boxes_N4", np.float32, (-1, 4)),
+            ("labels_N", np.int64, -1),
+            ("scores_N", np.float32, -1),
         ):
+            values = np.asarray(getattr(self, name), dtype).reshape(shape)
             object.__setattr__(self, name, values)
+        if not len(self.boxes_N4) == len(self.labels_N) == len(self.scores_N):
+            raise ValueError(
+                f"{len(self.boxes_N4)} boxes have {len(self.labels_N)} labels, "
+                f"{len(self.scores_N)} scores"
+            )
+        if not (np.isfinite(self.scores_N).all() and np.isfinite(self.boxes_N4).all()):
+            raise ValueError("detections have boxes or scores that are not finite")
 
     def __len__(self) -> int:
         return len(self.boxes_N4)

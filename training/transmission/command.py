@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from latent_store.codec import StreamFile, read_stream_file, write_stream_file
+from latent_store.codec import StreamFile, read_image, read_stream_file, write_stream_file
 from latent_store.console import make_parser
 from latent_store.errors import CheckpointError, LatentStoreError
-from latent_store.storage.location import write_atomically
+from latent_store.storage.location import write_text
 from training.tables import align
 from training.tasks.base import Task
 from training.tasks.registry import find_task
@@ -40,7 +40,7 @@ Write = Callable[[Path, Any, np.ndarray, Sequence[str]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SentPicture:
     """One picture: its stream's bytes and the time of each stage.
 
     Attributes:
@@ -116,8 +116,11 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
 
     Raises:
         CheckpointError: The checkpoint's network is for another task.
-        LatentStoreError: Flags contradict each other; else see `encode_picture` and
-            `decode_stream`.
+        DatasetError: A picture cannot be read.
+        IntegrityError: A stream file is damaged.
+        IdentityError: It is another codec's.
+        RankingError: It carries other channels than the network takes.
+        LatentStoreError: Flags contradict each other.
     """
     inputs = args.image or args.stream
     _check(args, inputs)
@@ -132,72 +135,24 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
             f"checkpoint for {task.name}"
         )
     write = functools.partial(task.write, **options)
-    if args.image:
-        outcomes = [_from_image(link, path, args, write) for path in inputs]
-    else:
-        outcomes = [_from_stream(link, path, args, write) for path in inputs]
-    sys.stdout.write(f"{table(outcomes)}\n\nwritten to {args.output}\n")
+    sent = [_transmit_one(link, path, args, write) for path in inputs]
+    sys.stdout.write(f"{table(sent)}\n\nwritten to {args.output}\n")
     if args.json is not None:
         content = {"checkpoint": str(args.checkpoint), "codec_id": link.codec.spec.codec_id}
-        content["pictures"] = [outcome.to_json() for outcome in outcomes]
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.json, (json.dumps(content, indent=1) + "\n").encode())
+        content["pictures"] = [picture.to_json() for picture in sent]
+        write_text(args.json, json.dumps(content, indent=1) + "\n")
     return 0
 
 
-def encode_picture(link: Link, image: Path, output: Path) -> tuple[Path, Stopwatch]:
-    """Camera side: writes `NAME.stream` and returns its path and the stages' times.
-
-    Raises:
-        DatasetError: The picture cannot be read.
-    """
-    watch = Stopwatch(link.device)
-    stream = send(link, read_picture(image, watch), watch)
-    path = output / f"{image.stem}{STREAM_SUFFIX}"
-    output.mkdir(parents=True, exist_ok=True)
-    write_stream_file(path, stream)
-    watch.lap("write")
-    return path, watch
-
-
-def decode_stream(
-    link: Link, path: Path, output: Path, write: Write, image_HWC: np.ndarray | None = None
-) -> tuple[StreamFile, Stopwatch]:
-    """Server side: reads a stream file and writes what the network says.
-
-    Args:
-        link: Codec and network.
-        path: The stream file.
-        output: Folder of what is written.
-        write: See `Write`.
-        image_HWC: What results are drawn on, uint8 RGB; None takes the picture that the received
-            channels give.
-
-    Raises:
-        IntegrityError: The file is damaged.
-        IdentityError: It is another codec's.
-        RankingError: It carries other channels than the network takes.
-    """
-    watch = Stopwatch(link.device)
-    stream = read_stream_file(path)
-    require_channels(link, stream)
-    watch.lap("read")
-    said, y_hat_CHW = receive(link, stream, watch)
-    if image_HWC is None:
-        image_HWC = decoded_picture(link, y_hat_CHW, (stream.height, stream.width))
-    write(output / path.stem, said, image_HWC, link.class_names)
-    return stream, watch
-
-
-def table(outcomes: Sequence[Outcome]) -> str:
+def table(sent: Sequence[SentPicture]) -> str:
     """Returns bytes and milliseconds as two tables for a terminal."""
     header = ("picture", "size", "channels", "hyper", "y", "mask", "header", "file", "bpp")
     rows = []
-    for outcome in outcomes:
-        numbers = outcome.to_json()
+    for picture in sent:
+        numbers = picture.to_json()
         rows.append(
             (
-                outcome.name,
+                picture.name,
                 f"{numbers['width']}x{numbers['height']}",
                 str(numbers["channels"]),
                 *(str(numbers["bytes"][part]) for part in header[3:8]),
@@ -206,38 +161,59 @@ def table(outcomes: Sequence[Outcome]) -> str:
         )
     tables = [f"bytes (bpp = hyper + y + mask)\n{align([header, *rows], 2)}"]
     for side in ("camera", "server"):
-        stages = list(dict.fromkeys(s for o in outcomes for s in getattr(o, side)))
+        stages = list(dict.fromkeys(s for o in sent for s in getattr(o, side)))
         if stages:
-            times = [_times(outcome.name, getattr(outcome, side), stages) for outcome in outcomes]
+            times = [_times(picture.name, getattr(picture, side), stages) for picture in sent]
             tables.append(f"{side}, milliseconds\n{align([['picture', *stages], *times], 1)}")
     return "\n\n".join(tables)
 
 
-def _from_image(link: Link, image: Path, args: argparse.Namespace, write: Write) -> Outcome:
-    path, camera = encode_picture(link, image, args.output)
-    if args.encode_only:
-        stream, server = read_stream_file(path), {}
+def _encode(link: Link, image: Path, stream_file: Path) -> Stopwatch:
+    """Runs the camera's side: a picture to a stream file."""
+    watch = Stopwatch(link.device)
+    stream = send(link, read_picture(image, watch), watch)
+    stream_file.parent.mkdir(parents=True, exist_ok=True)
+    write_stream_file(stream_file, stream)
+    watch.lap("write")
+    return watch
+
+
+def _decode(
+    link: Link, stream_file: Path, image: Path | None, base: Path, write: Write
+) -> Stopwatch:
+    """Runs the server's side: a stream file to the files of the task.
+
+    They are drawn on the picture where the camera's is at hand, else on what the received channels
+    decode to.
+    """
+    watch = Stopwatch(link.device)
+    stream = read_stream_file(stream_file)
+    require_channels(link, stream)
+    watch.lap("read")
+    prediction, y_hat_CHW = receive(link, stream, watch)
+    if image is not None:
+        picture_HWC = read_image(image)
     else:
-        shown_HWC = read_picture(image, Stopwatch(link.device))
-        stream, watch = decode_stream(link, path, args.output, write, shown_HWC)
-        server = watch.milliseconds
-    return Outcome(
-        name=image.stem,
-        stream=stream,
-        file_bytes=path.stat().st_size,
-        camera=camera.milliseconds,
-        server=server,
-    )
+        picture_HWC = decoded_picture(link, y_hat_CHW, (stream.height, stream.width))
+    write(base, prediction, picture_HWC, link.class_names)
+    return watch
 
 
-def _from_stream(link: Link, path: Path, args: argparse.Namespace, write: Write) -> Outcome:
-    stream, watch = decode_stream(link, path, args.output, write)
-    return Outcome(
+def _transmit_one(link: Link, path: Path, args: argparse.Namespace, write: Write) -> SentPicture:
+    camera, server = {}, {}
+    image, stream_file = (path, None) if args.image else (None, path)
+    if image is not None:
+        stream_file = args.output / f"{path.stem}{STREAM_SUFFIX}"
+        camera = _encode(link, image, stream_file).milliseconds
+    if not args.encode_only:
+        base = args.output / path.stem
+        server = _decode(link, stream_file, image, base, write).milliseconds
+    return SentPicture(
         name=path.stem,
-        stream=stream,
-        file_bytes=path.stat().st_size,
-        camera={},
-        server=watch.milliseconds,
+        stream=read_stream_file(stream_file),
+        file_bytes=stream_file.stat().st_size,
+        camera=camera,
+        server=server,
     )
 
 
