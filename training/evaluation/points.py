@@ -34,7 +34,7 @@ _RENAMED = {
 
 @dataclass(frozen=True, kw_only=True)
 class SampleResult:
-    """What was measured on one image.
+    """The measurements of one image.
 
     Attributes:
         sample_id: As in the store's index.

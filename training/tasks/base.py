@@ -32,7 +32,7 @@ class ImageResult(ABC):
     @property
     @abstractmethod
     def counted(self) -> int:
-        """How much there was to get right."""
+        """The number of things that there were to get right."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -60,7 +60,7 @@ class Metric(ABC):
     @property
     @abstractmethod
     def counted(self) -> int:
-        """How much there was to get right so far."""
+        """The number of things that there were to get right so far."""
 
     @abstractmethod
     def add(self, row: int, truth: Any, prediction: Any) -> ImageResult:
