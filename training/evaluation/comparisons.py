@@ -134,7 +134,9 @@ def analyse(points: Sequence[Point], seed: int = 0) -> Analysis:
         names=tuple(point_names(points)),
         images=images,
         why_no_intervals=why_not_drawn(points),
-        intervals=tuple(images and interval(drawn_score(p, images)) for p in points),
+        intervals=tuple(
+            None if images is None else interval(drawn_score(p, images)) for p in points
+        ),
         saved=tuple(find_savings(pairs, images)),
         differences=tuple(d for pair in pairs for d in find_differences(*pair, images)),
         spreads=tuple(spread for method in methods for spread in find_spreads(method)),
@@ -179,10 +181,7 @@ def find_differences(anchor: Method, test: Method, images: Images | None) -> lis
                 test=test.name,
                 point=mine[0],
                 score=_mean_score(mine) - _mean_score(theirs),
-                interval=images
-                and interval(
-                    drawn_mean(drawn_score, mine, images) - drawn_mean(drawn_score, theirs, images)
-                ),
+                interval=None if images is None else _drawn_difference(mine, theirs, images),
                 rate=_mean_bpp(mine) / _mean_bpp(theirs),
             )
         )
@@ -206,12 +205,19 @@ def find_spreads(method: Method) -> list[SeedSpread]:
     ]
 
 
+def _drawn_difference(
+    points: Sequence[Point], others: Sequence[Point], images: Images
+) -> Interval | None:
+    mine_D, theirs_D = (drawn_mean(drawn_score, group, images) for group in (points, others))
+    return interval(mine_D - theirs_D)
+
+
 def _find_saving(
     anchor: Method, test: Method, anchors: Sequence[Curve | None], tests: Sequence[Curve | None]
 ) -> Saved:
     found = compare(anchor.curve, test.curve)
     measure: Callable[[Curve, Curve], Saving | Bound | None] = bound
-    names = () if found.bound is None else ("at_least",)
+    names: tuple[str, ...] = () if found.bound is None else ("at_least",)
     if found.saving is not None:
         measure, names = saving, ("maximum", "median")
     drawn = [a and t and measure(a, t) for a, t in zip(anchors, tests, strict=True)]

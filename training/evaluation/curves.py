@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -226,19 +226,18 @@ def bd_rate(anchor: Curve, test: Curve) -> tuple[float | None, str | None]:
 
 def compare(anchor: Curve, test: Curve) -> Comparison:
     """Returns the saving of `test` against `anchor`, else a bound, else why there is none."""
-    names = {"anchor": anchor.name, "test": test.name}
     percent, reason = bd_rate(anchor, test)
-    at_equal_score = saving(anchor, test)
-    if at_equal_score is not None:
-        return Comparison(**names, saving=at_equal_score, bd_rate=percent, bd_note=reason)
-    certain = bound(anchor, test)
-    if certain is not None:
-        return Comparison(**names, bound=certain, bd_note=reason)
-    return Comparison(**names, note=_why_nothing(anchor, test), bd_note=reason)
+    found = Comparison(anchor=anchor.name, test=test.name, bd_note=reason)
+    if at_equal_score := saving(anchor, test):
+        return replace(found, saving=at_equal_score, bd_rate=percent)
+    if certain := bound(anchor, test):
+        return replace(found, bound=certain)
+    return replace(found, note=_why_nothing(anchor, test))
 
 
 def _saved(anchor: Curve, test: Curve, scores: np.ndarray) -> np.ndarray:
-    return 1 - rate_at(test, scores) / rate_at(anchor, scores)
+    saved: np.ndarray = 1 - rate_at(test, scores) / rate_at(anchor, scores)
+    return saved
 
 
 def _why_nothing(anchor: Curve, test: Curve) -> str:

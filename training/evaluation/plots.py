@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +18,7 @@ from training.evaluation.methods import Method, Sweep, codec_name, make_methods,
 from training.evaluation.points import Point
 from training.evaluation.resampling import Images, drawn_mean, drawn_score, interval
 
+Style = dict[str, Any]
 _MARKERS = "osD^v<>pPX*h"
 _COLOURS = 10
 _SIZE_INCHES = (9.0, 5.0)
@@ -89,7 +91,7 @@ def plot_channels(points: Sequence[Point], images: Images | None, path: Path) ->
             _draw_method(axes, method, images, _style(index, method))
 
 
-def _draw_method(axes: Axes, method: Method, images: Images | None, style: dict) -> None:
+def _draw_method(axes: Axes, method: Method, images: Images | None, style: Style) -> None:
     curve = method.curve
     _draw_points(axes, method, curve, images, style)
     rates, scores = curve.front
@@ -102,7 +104,7 @@ def _draw_method(axes: Axes, method: Method, images: Images | None, style: dict)
 
 
 def _draw_sweep(
-    axes: Axes, sweep: Sweep, images: Images | None, style: dict, *, above: bool
+    axes: Axes, sweep: Sweep, images: Images | None, style: Style, *, above: bool
 ) -> None:
     curves = [method.curve for method in sweep.methods]
     for method, curve in zip(sweep.methods, curves, strict=True):
@@ -131,7 +133,7 @@ def _draw_points(
             found = interval(drawn_mean(drawn_score, group, images))
             if found is not None:
                 ends = [[max(0, score - found.low)], [max(0, found.high - score)]]
-                look = {"fmt": "none", "capsize": 2, "elinewidth": 0.9, "alpha": 0.7}
+                look = Style(fmt="none", capsize=2, elinewidth=0.9, alpha=0.7)
                 axes.errorbar([rate], [score], yerr=ends, ecolor=style["color"], **look)
         if len(group) > 1:
             dots = [p.bpp for p in group], [p.score for p in group]
@@ -140,7 +142,7 @@ def _draw_points(
             )
 
 
-def _style(index: int, method: Method) -> dict:
+def _style(index: int, method: Method) -> Style:
     return {
         "color": f"C{index % _COLOURS}",
         "marker": _MARKERS[index % len(_MARKERS)],
@@ -185,5 +187,5 @@ def _decorate(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_ylabel(points[0].metric)
     axes.grid(visible=True, alpha=0.3)
     columns = 1 + (len(axes.get_legend_handles_labels()[1]) - 1) // _LEGEND_ROWS
-    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
+    place = Style(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     axes.legend(fontsize=8, ncols=columns, **place)

@@ -114,14 +114,16 @@ def drawn_bpp(point: Point, images: Images) -> np.ndarray:
     """Returns bits per pixel in each draw, float64 [D]."""
     bits_S = np.array([8 * s.rate.total_bytes for s in point.samples], dtype=np.float64)
     pixels_S = np.array([s.pixels for s in point.samples], dtype=np.float64)
-    return (images.times_DS @ bits_S) / (images.times_DS @ pixels_S)
+    bpp_D: np.ndarray = (images.times_DS @ bits_S) / (images.times_DS @ pixels_S)
+    return bpp_D
 
 
 def drawn_mean(
     quantity: Callable[[Point, Images], np.ndarray], points: Sequence[Point], images: Images
 ) -> np.ndarray:
     """Returns the mean of `drawn_score` or `drawn_bpp` over points, in each draw, float64 [D]."""
-    return np.mean([quantity(point, images) for point in points], axis=0)
+    mean_D: np.ndarray = np.mean([quantity(point, images) for point in points], axis=0)
+    return mean_D
 
 
 def drawn_curves(method: Method, images: Images) -> list[Curve | None]:

@@ -281,8 +281,10 @@ def _method(
 
 
 def _claim(entry: Mapping[str, Any]) -> Claim:
-    one = isinstance(entry.get("test"), str)
-    return _filled(Claim, "a [[claim]]", {**entry, "test": (entry["test"],)} if one else entry)
+    if isinstance(entry.get("test"), str):
+        entry = {**entry, "test": [entry["test"]]}
+    claim: Claim = _filled(Claim, "a [[claim]]", entry)
+    return claim
 
 
 def _filled(kind: type[Any], where: str, entry: Mapping[str, Any], **made: Any) -> Any:

@@ -110,7 +110,7 @@ def write_timings(folder: Path, config: Mapping[str, Any], timings: Timings) -> 
 def _read(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns a record's content, None without a file; refuses that of another configuration."""
     try:
-        content = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -143,7 +143,7 @@ def _write(folder: Path, name: str, config: Mapping[str, Any], **content: Any) -
 
 def _packed(point: dict[str, Any]) -> dict[str, Any]:
     """Turns the images' dicts into columns, and leaves out classes that no map has."""
-    columns = _columns(point.pop("samples"))
+    columns: dict[str, Any] = _columns(point.pop("samples"))
     columns["rate"] = _columns(columns["rate"])
     counts = [columns[name] for name in _counts_of(columns)]
     seen = [k for k in range(len(point["class_names"])) if any(r[k] for c in counts for r in c)]
