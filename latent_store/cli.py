@@ -144,7 +144,7 @@ def _verify(location: Location, *, deep: bool, repair: bool) -> int:
     check: integrity.DeepCheck | None = None
     if deep:
         # Loads torch, which nothing else here needs.
-        from latent_store.tools.deep_check import check_streams
+        from latent_store.tools.verify_streams import check_streams
 
         check = check_streams
     with progress(desc="verify", unit="shard") as bar:

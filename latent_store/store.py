@@ -223,7 +223,7 @@ class Split:
     ) -> np.ndarray:
         """Returns a row's picture, uint8 RGB `[height, width, 3]`, from all channels of ŷ or from
         those numbered in `channels`; loads torch and the codec."""
-        decoding = import_with_extra("latent_store.tools.decoding", "codec")
+        decoding = import_with_extra("latent_store.tools.decode", "codec")
         return decoding.decode_row(self, row, channels, codec)
 
     def common_rows(self, *readers: ComponentReader, views: bool = False) -> np.ndarray:

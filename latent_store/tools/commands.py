@@ -8,23 +8,22 @@ from pathlib import Path
 from latent_store.codec.pictures import read_image
 from latent_store.codec.stream_file import read_stream_file, write_stream_file
 from latent_store.console import progress
-from latent_store.errors import DatasetError, LatentStoreError, MissingComponentError
+from latent_store.errors import DatasetError, LatentStoreError, MissingComponentError, RankingError
 from latent_store.format.ids import normal_id
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore, Split
-from latent_store.tools.decoding import (
-    ALL,
+from latent_store.tools.decode import (
     DecodedPicture,
     FileSource,
     Reference,
     Source,
-    StoredSource,
+    decode_picture,
     find_codec,
     picture_strip,
 )
-from latent_store.tools.exporting import export_sample
-from latent_store.tools.panels import save_png
 from latent_store.tools.selfcheck import check_store, report
+from latent_store.tools.stored_sample import StoredSample
+from latent_store.views.panels import save_png
 
 
 def decode(flags: argparse.Namespace) -> int:
@@ -35,7 +34,7 @@ def decode(flags: argparse.Namespace) -> int:
             "--output be a folder, or give --strip for one PNG"
         )
     source = _open_source(flags)
-    pictures = [source.decode(channels) for channels in flags.channels]
+    pictures = [decode_picture(source, _keep(channels)) for channels in flags.channels]
     reference = _reference(flags, source, pictures[0])
     for channels, picture in zip(flags.channels, pictures, strict=True):
         path = flags.output
@@ -54,8 +53,7 @@ def decode(flags: argparse.Namespace) -> int:
 
 def export(flags: argparse.Namespace) -> int:
     """`latent-store export`: one sample's streams as a file."""
-    source = _open_sample(flags)
-    stream = export_sample(source, flags.channels)
+    stream = _open_sample(flags).export(_keep(flags.channels))
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     size = write_stream_file(flags.output, stream)
     parts = ", ".join(f"{name} {length}" for name, length in stream.part_bytes.items() if length)
@@ -87,6 +85,15 @@ def selfcheck(flags: argparse.Namespace) -> int:
     return 0 if outcome.holds else 1
 
 
+def _keep(channels: str) -> int | None:
+    """Returns how many channels to decode; None for all."""
+    if channels == "all":
+        return None
+    if not channels.isdecimal() or not channels.isascii():
+        raise RankingError(f"--channels must be all or a number of channels, got {channels!r}")
+    return int(channels)
+
+
 def _open_source(flags: argparse.Namespace) -> Source:
     path = Path(flags.url)
     if flags.sample is not None or not path.is_file():
@@ -96,7 +103,7 @@ def _open_source(flags: argparse.Namespace) -> Source:
     return FileSource(stream, find_codec(stream.codec, flags.codec_checkpoint, store), path.name)
 
 
-def _open_sample(flags: argparse.Namespace) -> StoredSource:
+def _open_sample(flags: argparse.Namespace) -> StoredSample:
     if flags.sample is None:
         raise LatentStoreError(
             f"{flags.url} is no stream file; name a sample of the store with --sample"
@@ -104,7 +111,7 @@ def _open_sample(flags: argparse.Namespace) -> StoredSource:
     if Path(flags.url).is_file():
         raise LatentStoreError(f"{flags.url} is a file; --sample and export go with a store")
     split = _split_of(LatentStore(Location(flags.url)), flags.sample, flags.split)
-    return StoredSource(split, flags.sample, flags.codec, flags.ranking)
+    return StoredSample(split, flags.sample, flags.codec, flags.ranking)
 
 
 def _reference(
@@ -112,8 +119,8 @@ def _reference(
 ) -> Reference | None:
     """Returns the original if it is given, else the full decode if the stream holds it."""
     if flags.image is None:
-        full = source.decode(ALL)
-        if full.channels < full.of_channels:
+        full = decode_picture(source)
+        if len(full.stream.channels) < full.stream.codec.channels:
             return None
         return Reference(name="the full decode", image_HWC=full.image_HWC)
     image_HWC = read_image(flags.image)

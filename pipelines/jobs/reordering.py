@@ -18,7 +18,7 @@ from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, RowRecord, crc32c
 from latent_store.store import LatentStore
-from latent_store.tools.deep_check import decode_indexes
+from latent_store.tools.decode import decode_indexes
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
 from pipelines.jobs.encoders import load_store_codec
 

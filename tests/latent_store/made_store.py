@@ -35,7 +35,7 @@ from latent_store.format.plan import Sample, ShardPlan, make_plan, plan_key
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.storage.location import Location
-from latent_store.tools.deep_check import decode_indexes
+from latent_store.tools.decode import decode_indexes
 from pipelines.jobs.component_job import Encoded
 from pipelines.jobs.encoders import encode_latents
 from pipelines.jobs.reordering import reorder_row

@@ -23,7 +23,7 @@ from latent_store.codec import (
 from latent_store.components.finalize import component_keys
 from latent_store.format.schema import CodecSpec
 from latent_store.shards.index import part_name
-from latent_store.tools.deep_check import decode_indexes
+from latent_store.tools.decode import decode_indexes
 
 LATENT_COLUMNS = ("channel_bits", "channel_mean", "channel_rms", "hyper_bits", "overhead_bits")
 

@@ -25,7 +25,7 @@ from latent_store.storage import groups, seals
 from latent_store.storage.consolidated import consolidate
 from latent_store.storage.location import Location
 from latent_store.tools import verify as integrity
-from latent_store.tools.deep_check import check_streams
+from latent_store.tools.verify_streams import check_streams
 from tests.latent_store.archives.make_v1 import ARCHIVE, EXPECTED, digests
 from tests.latent_store.readings import contents
 

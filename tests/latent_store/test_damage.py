@@ -16,7 +16,7 @@ from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.shards import receipts
 from latent_store.storage.location import Location
 from latent_store.tools import verify as integrity
-from latent_store.tools.deep_check import check_streams
+from latent_store.tools.verify_streams import check_streams
 from pipelines import encode
 from tests.benchmarks.damage import run_trials
 from tests.conftest import TRAIN, TinyStore, encode_args

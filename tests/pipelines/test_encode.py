@@ -23,7 +23,7 @@ from latent_store.shards import receipts
 from latent_store.storage.lease import Lease
 from latent_store.storage.location import CONTROL, Location
 from latent_store.tools import verify as integrity
-from latent_store.tools.deep_check import check_streams
+from latent_store.tools.verify_streams import check_streams
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import train_id_table
 from pipelines.jobs.encoders import load_stem

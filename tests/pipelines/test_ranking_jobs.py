@@ -19,7 +19,7 @@ import latent_store
 from latent_store.catalogue.rankings import make_cuts, order_channels, ties_at_cuts
 from latent_store.codec import codec_from_store, decode_scalable
 from latent_store.storage.location import Location
-from latent_store.tools.deep_check import decode_indexes
+from latent_store.tools.decode import decode_indexes
 from pipelines import frequency, reorder
 from pipelines.jobs.counting import EMPTY, Totals, half_of, make_ranking
 from tests.conftest import RANKING, TRAIN, TinyStore

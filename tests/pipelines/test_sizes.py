@@ -24,8 +24,8 @@ from latent_store.shards import receipts
 from latent_store.shards.receipts import StoredObject
 from latent_store.storage.location import Location
 from latent_store.store import Split
-from latent_store.tools.decoding import StoredSource
-from latent_store.tools.deep_check import decode_indexes
+from latent_store.tools.decode import decode_indexes, decode_picture
+from latent_store.tools.stored_sample import StoredSample
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.registry import READERS
@@ -182,15 +182,15 @@ def test_measured_rates_and_inputs_do_not_depend_on_the_canvas(pair: Any) -> Non
         assert all(rate.decoded for rate in one.rates)
 
 
-@pytest.mark.parametrize("channels", ["16", "all"])
-def test_pictures_decode_at_their_own_size(pair: Any, channels: str) -> None:
+@pytest.mark.parametrize("keep", [16, None])
+def test_pictures_decode_at_their_own_size(pair: Any, keep: int | None) -> None:
     mixed, theirs, tight, mine = pair
     for name in tight.sample_ids(mine):
-        one = StoredSource(mixed, name, None, RANKING).decode(channels)
-        other = StoredSource(tight, name, None, RANKING).decode(channels)
+        one = decode_picture(StoredSample(mixed, name, None, RANKING), keep)
+        other = decode_picture(StoredSample(tight, name, None, RANKING), keep)
         np.testing.assert_array_equal(one.image_HWC, other.image_HWC)
         assert one.image_HWC.shape[:2] in SIZES.values()
-        assert (one.y_bytes, one.z_bytes) == (other.y_bytes, other.z_bytes)
+        assert (one.num_bytes, one.bpp) == (other.num_bytes, other.bpp)
     grid = tuple(n // 16 for n in tight.plan.canvas)
     indexes = decode_indexes(codec_from_store(mixed.store), mixed.latents(), theirs[0])
     assert indexes.shape[1:] == grid

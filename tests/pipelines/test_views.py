@@ -20,7 +20,7 @@ from latent_store.storage.location import CONTROL, Location
 from latent_store.storage.seals import CRC32C, seal_record
 from latent_store.store import Split
 from latent_store.tools import verify as integrity
-from latent_store.tools.deep_check import check_streams
+from latent_store.tools.verify_streams import check_streams
 from pipelines import encode, frequency, reorder
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from training import train

@@ -17,7 +17,7 @@ import torch
 from latent_store.codec import tensor_to_image
 from latent_store.format.layout import coded_size
 from latent_store.format.schema import LATENT_STRIDE
-from latent_store.tools.panels import save_png, strip
+from latent_store.views.panels import save_png, strip
 from training.evaluation.candidates import Candidate
 from training.evaluation.evaluation_split import Bench
 from training.evaluation.pipeline import Pipeline

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from latent_store.errors import DatasetError
-from latent_store.tools.panels import save_png
+from latent_store.views.panels import save_png
 from training.tasks import pictures
 
 COLOURS = ((10, 20, 30), (40, 50, 60))

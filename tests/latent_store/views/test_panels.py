@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from latent_store.tools.panels import strip
+from latent_store.views.panels import strip
 
 
 def test_strip_holds_its_panels_unchanged():

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 from latent_store.codec.checkpoints import codec_from_store
 from latent_store.codec.hyperprior import Codec
-from latent_store.codec.streams import decode_scalable, decode_y, decode_z
+from latent_store.codec.streams import decode_scalable, decode_y
 from latent_store.components.readers import LatentsReader, RankedReader
 from latent_store.errors import LatentStoreError
 from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
-from latent_store.format.schema import HYPER_STRIDE
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
+from latent_store.tools.decode import decode_indexes
 from latent_store.tools.verify import Defect
 
 
@@ -47,14 +46,6 @@ def check_streams(location: Location, plan: ShardPlan, key: str) -> Iterator[Def
                 component=key,
                 shard=layout.shard_of(row, plan.samples_per_shard),
             )
-
-
-def decode_indexes(codec: Codec, latents: LatentsReader, row: int) -> np.ndarray:
-    """Returns the scale indexes of one row at its coded size, uint8 `[M, h, w]`, from its z."""
-    ((height, width),) = latents.split.coded_sizes([row]).tolist()
-    z_string = latents.z_string(row)
-    z_NHW = decode_z(codec.tables, z_string, height // HYPER_STRIDE, width // HYPER_STRIDE)
-    return codec.indexes(torch.from_numpy(z_NHW)[None])[0].cpu().numpy()
 
 
 def _row_defect(

@@ -1,0 +1,229 @@
+"""Decodes one picture from all channels of its stream, or from the most important ones.
+
+With N channels the rest of ŷ is zero: the picture shows what a task's channels hold of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from latent_store.codec.checkpoints import codec_from_store, load_codec
+from latent_store.codec.hyperprior import Codec
+from latent_store.codec.packing import cut_stream, unpack_stream
+from latent_store.codec.pictures import psnr, tensor_to_image
+from latent_store.codec.stream_file import StreamFile
+from latent_store.codec.streams import decode_z
+from latent_store.components.readers import LatentsReader
+from latent_store.errors import IdentityError
+from latent_store.format.schema import HYPER_STRIDE, LATENT_STRIDE, CodecSpec
+from latent_store.store import LatentStore, Split
+from latent_store.views.panels import strip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedPicture:
+    """One picture decoded from some channels.
+
+    Attributes:
+        name: Sample id, or the stream file's name.
+        image_HWC: Uint8 RGB at the original size.
+        stream: The streams that were decoded, without channels that were not.
+    """
+
+    name: str
+    image_HWC: np.ndarray
+    stream: StreamFile
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of both streams."""
+        return len(self.stream.y) + len(self.stream.z)
+
+    @property
+    def bpp(self) -> float:
+        """Bits of both streams a pixel of the original picture."""
+        return 8 * self.num_bytes / (self.stream.height * self.stream.width)
+
+    def describe(self) -> str:
+        """Returns channels, bytes and rate."""
+        y, z = self.stream.y, self.stream.z
+        return (
+            f"{self.name}: {len(self.stream.channels)} of {self.stream.codec.channels} channels, "
+            f"{self.num_bytes} bytes (y {len(y)}, z {len(z)}), {self.bpp:.4f} bpp"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A picture that decoded ones are compared with.
+
+    Attributes:
+        name: `the original` or `the full decode`.
+        image_HWC: Uint8 RGB at the original size.
+    """
+
+    name: str
+    image_HWC: np.ndarray
+
+    def psnr(self, picture: DecodedPicture) -> float:
+        """Returns the PSNR of a decoded picture in dB; infinite if it is the reference."""
+        return psnr(picture.image_HWC, self.image_HWC)
+
+    def describe(self, picture: DecodedPicture) -> str:
+        """Returns the PSNR in words."""
+        value = self.psnr(picture)
+        return self.name if np.isinf(value) else f"{value:.2f} dB PSNR against {self.name}"
+
+
+class Source(Protocol):
+    """One picture's stream, wherever it lies.
+
+    Attributes:
+        name: Of the picture.
+        codec: The codec that it was encoded with.
+        full_psnr: PSNR in dB of the full decode, if it was measured when the picture was encoded.
+    """
+
+    name: str
+    codec: Codec
+    full_psnr: float | None
+
+    def stream(self, keep: int | None = None) -> StreamFile:
+        """Returns the streams of all channels, or of the `keep` most important ones."""
+
+
+@dataclass
+class FileSource:
+    """A stream file, which needs a codec and nothing else.
+
+    Attributes:
+        file: The file's content.
+        codec: The codec that it names; see `find_codec`.
+        name: Of the picture.
+    """
+
+    file: StreamFile
+    codec: Codec
+    name: str
+    full_psnr: float | None = None
+
+    def stream(self, keep: int | None = None) -> StreamFile:
+        """Returns the file, or what it holds up to the cut at `keep`.
+
+        Raises:
+            LatentStoreError: `keep` is no cut of the stream.
+        """
+        return self.file if keep is None else cut_stream(self.file, keep)
+
+
+def decode_picture(source: Source, keep: int | None = None) -> DecodedPicture:
+    """Decodes all channels, or the `keep` most important ones.
+
+    Raises:
+        LatentStoreError: `keep` is no cut of the stream.
+        IntegrityError: The stream, or what it decodes to, is not what was encoded.
+    """
+    stream = source.stream(keep)
+    y_hat_CHW = unpack_stream(source.codec, stream).full()
+    image_HWC = reconstruct_image(source.codec, y_hat_CHW, stream.height, stream.width)
+    return DecodedPicture(name=source.name, image_HWC=image_HWC, stream=stream)
+
+
+def find_codec(
+    spec: CodecSpec, checkpoint: Path | None = None, store: LatentStore | None = None
+) -> Codec:
+    """Returns the codec that a stream file names.
+
+    Args:
+        spec: From the file.
+        checkpoint: The codec's checkpoint file, if it is given.
+        store: A store that keeps it, if one is given; without both, the packaged demo codec.
+
+    Raises:
+        IdentityError: It is another codec.
+        MissingComponentError: The store has no such codec.
+    """
+    if checkpoint is not None:
+        codec = load_codec(checkpoint=checkpoint)
+    elif store is not None:
+        codec = codec_from_store(store, spec.codec_id)
+    else:
+        codec = load_codec(demo=True)
+        if codec.spec.identity != spec.identity:
+            raise IdentityError(
+                f"the stream file is of codec {spec.codec_id}, which does not come with the "
+                "package; give its checkpoint with --codec_checkpoint, or a store that keeps it "
+                "with --store"
+            )
+    codec.spec.require_identity(spec.identity, "the stream file")
+    return codec
+
+
+def decode_row(
+    split: Split, row: int, channels: Sequence[int] | None = None, codec_id: str | None = None
+) -> np.ndarray:
+    """Decodes the stored ŷ of one row to pixels: what its stream decodes to, or a part of it.
+
+    Args:
+        split: The split that holds it.
+        row: Row number.
+        channels: Channel numbers; the other channels are zero. None for all.
+        codec_id: Needed where the store has several codecs.
+
+    Returns:
+        uint8 RGB `[height, width, 3]` at the original size.
+
+    Raises:
+        LatentStoreError: The row is not usable, or the codec is missing; names the remedy.
+    """
+    latents = split.latents(codec_id)
+    codec = codec_from_store(split.store, latents.spec.codec_id)
+    y_hat_CHW = latents.read([row])[0]
+    if channels is not None:
+        dropped = np.setdiff1d(np.arange(len(y_hat_CHW)), channels)
+        y_hat_CHW[dropped] = 0
+    height, width = (int(n) for n in split.sizes([row])[0])
+    ((coded_height, coded_width),) = (split.coded_sizes([row]) // LATENT_STRIDE).tolist()
+    return reconstruct_image(codec, y_hat_CHW[:, :coded_height, :coded_width], height, width)
+
+
+def reconstruct_image(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Runs g_s and rounds to 8 bits.
+
+    Args:
+        codec: The codec.
+        y_hat_CHW: Integers `[M, h, w]`.
+        height: Of the original picture, in pixels; the padding is cut off.
+        width: As `height`.
+
+    Returns:
+        uint8 RGB `[height, width, 3]`.
+    """
+    x_hat_BCHW = codec.reconstruct(torch.from_numpy(np.ascontiguousarray(y_hat_CHW))[None])
+    return tensor_to_image(x_hat_BCHW)[0, :height, :width]
+
+
+def decode_indexes(codec: Codec, latents: LatentsReader, row: int) -> np.ndarray:
+    """Returns the scale indexes of one row at its coded size, uint8 `[M, h, w]`, from its z."""
+    ((height, width),) = latents.split.coded_sizes([row]).tolist()
+    z_string = latents.z_string(row)
+    z_NHW = decode_z(codec.tables, z_string, height // HYPER_STRIDE, width // HYPER_STRIDE)
+    return codec.indexes(torch.from_numpy(z_NHW)[None])[0].cpu().numpy()
+
+
+def picture_strip(pictures: Sequence[DecodedPicture], reference: Reference | None) -> np.ndarray:
+    """Returns pictures side by side, uint8 [H, W, 3]; over each its channels, bytes, rate, PSNR."""
+    panels = []
+    for picture in pictures:
+        title = f"{len(picture.stream.channels)} channels, {picture.num_bytes} B"
+        title += f", {picture.bpp:.3f} bpp"
+        value = np.inf if reference is None else reference.psnr(picture)
+        title += f", {value:.1f} dB" if np.isfinite(value) else ""
+        panels.append((title, picture.image_HWC))
+    return strip(panels, across=len(panels))
