@@ -94,8 +94,8 @@ def _run(flags: argparse.Namespace) -> int:
         # They load torch, which nothing else here needs.
         from latent_store.tools import commands
 
-        run = {"decode": commands.decode, "export": commands.export}
-        return run.get(flags.action, commands.selfcheck)(flags)
+        actions = (commands.decode, commands.export, commands.selfcheck)
+        return {action.__name__: action for action in actions}[flags.action](flags)
     location = Location(flags.url)
     store = LatentStore(location)
     if flags.action == "inspect":

@@ -6,12 +6,13 @@ CompressAI does not: other weights give plausible latents that nobody else can d
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import string
 import sys
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.error import URLError
 
 import torch
@@ -70,14 +71,14 @@ def load_codec(
     if quality is not None:
         data, name = _zoo_bytes(quality, metric), f"the zoo's quality {quality}"
         _check_sha256(data, sha256, name)
-        return Codec.from_checkpoint(data, name, source="zoo", quality=quality, metric=metric)
+        return _build(Codec, data, name, source="zoo", quality=quality, metric=metric)
     path = _demo_path(DEMO_FOLDER) if demo else Path(checkpoint or "")
     data = _read(path)
     _check_sha256(data, sha256, str(path))
     promised = HASHED_NAME.search(path.name)
     if promised:
         _check_sha256(data, promised[1], f"{path}, by its name,")
-    return Codec.from_checkpoint(data, str(path), source="demo" if demo else "file")
+    return _build(Codec, data, str(path), source="demo" if demo else "file")
 
 
 def codec_from_bytes(
@@ -95,7 +96,7 @@ def codec_from_bytes(
         CheckpointError: As `load_codec`.
     """
     if expected is None:
-        return Codec.from_checkpoint(data, "the checkpoint", source=source)
+        return _build(Codec, data, "the checkpoint", source=source)
     digest = hashlib.sha256(data).hexdigest()
     # The hash first: weights that are not the expected ones need no other message.
     expected.require_identity({**expected.identity, "weights_sha256": digest}, "the checkpoint")
@@ -105,13 +106,8 @@ def codec_from_bytes(
             f"{expected.codec_id} is of architecture {expected.architecture}, this release has "
             f"{', '.join(FAMILIES)}; install one that has it"
         )
-    codec = family.from_checkpoint(
-        data,
-        expected.codec_id,
-        source=expected.source,
-        quality=expected.quality,
-        metric=expected.metric,
-    )
+    origin = {name: getattr(expected, name) for name in ("source", "quality", "metric")}
+    codec = _build(family, data, expected.codec_id, **origin)
     expected.require_identity(codec.spec.identity, "the checkpoint")
     return codec
 
@@ -125,6 +121,12 @@ def codec_from_store(store: CodecStore, codec_id: str | None = None) -> Codec:
     """
     spec = store.codec(codec_id)
     return codec_from_bytes(store.codec_checkpoint(spec.codec_id), expected=spec)
+
+
+def _build(family: type[Codec], data: bytes, name: str, **origin: Any) -> Codec:
+    codec = family.from_checkpoint(data, name)
+    codec.spec = dataclasses.replace(codec.spec, **origin)
+    return codec
 
 
 def _read(path: Path) -> bytes:
@@ -184,14 +186,10 @@ def _download(url: str, target: Path, prefix: str) -> None:
 
 
 def _demo_path(folder: Path) -> Path:
-    found = sorted(folder.glob("*.pth.tar"))
+    found = [path for path in folder.glob("*.pth.tar") if HASHED_NAME.search(path.name)]
     if len(found) != 1:
         raise CheckpointError(
             f"{folder} holds {len(found)} demo codecs, expected 1 (*-xxxxxxxx.pth.tar); install "
             "the package again"
-        )
-    if not HASHED_NAME.search(found[0].name):
-        raise CheckpointError(
-            f"the demo codec {found[0].name} has no sha256 in its name; install it again"
         )
     return found[0]

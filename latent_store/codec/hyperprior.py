@@ -82,15 +82,7 @@ class Codec:
         self._move_tables()
 
     @classmethod
-    def from_checkpoint(
-        cls,
-        data: bytes,
-        name: str,
-        *,
-        source: str,
-        quality: int | None = None,
-        metric: str | None = None,
-    ) -> Self:
+    def from_checkpoint(cls, data: bytes, name: str) -> Self:
         """Returns the codec of a checkpoint file, which messages call `name`.
 
         Raises:
@@ -109,9 +101,6 @@ class Codec:
             cdf_sha256=tables.sha256,
             channels=model.M,
             hyper_channels=model.N,
-            source=source,
-            quality=quality,
-            metric=metric,
         )
         return cls(spec=spec, model=model, tables=tables, checkpoint=data)
 
@@ -243,6 +232,6 @@ def _build_model(state_dict: Mapping[str, Tensor], name: str) -> ScaleHyperprior
 
 
 def _from_pickle(checkpoint: bytes, spec: CodecSpec) -> Codec:
-    return Codec.from_checkpoint(
-        checkpoint, spec.codec_id, source=spec.source, quality=spec.quality, metric=spec.metric
-    )
+    codec = Codec.from_checkpoint(checkpoint, spec.codec_id)
+    codec.spec = spec
+    return codec

@@ -131,12 +131,16 @@ def unpack_stream(codec: Codec, stream: StreamFile, keep: int | None = None) -> 
     return DecodedStream(channels=channels, y_hat_KHW=y_hat, indexes_CHW=indexes)
 
 
-def cut_stream(stream: StreamFile, keep: int) -> StreamFile:
-    """Returns a scalable stream cut down to its first `keep` channels; nothing is coded again.
+def cut_stream(stream: StreamFile, keep: int | None) -> StreamFile:
+    """Returns a scalable stream cut down to its first `keep` channels; None means all of them.
+
+    Nothing is coded again.
 
     Raises:
         LatentStoreError: `keep` is no cut.
     """
+    if keep is None:
+        return stream
     end = stream.cut_index(keep) + 1
     return dataclasses.replace(
         stream,

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,13 +78,9 @@ class EntropyTables:
         _check_cdfs("z", self.z_cdf, self.z_cdf_length, self.z_offset)
         _check_scales(self)
 
-    def __getstate__(self) -> dict[str, np.ndarray]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # The cached lists are megabytes of Python integers; the receiver makes its own.
-        return self.to_arrays()
-
-    def __setstate__(self, state: dict[str, np.ndarray]) -> None:
-        for name, array in state.items():
-            object.__setattr__(self, name, array)
+        return EntropyTables.from_arrays, (self.to_arrays(),)
 
     @classmethod
     def from_model(cls, model: ScaleHyperprior) -> EntropyTables:

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from latent_store.codec.checkpoints import codec_from_store, load_codec
+from latent_store.codec.hyperprior import Codec
+from latent_store.codec.packing import cut_stream
 from latent_store.codec.pictures import read_image
-from latent_store.codec.stream_file import read_stream_file, write_stream_file
+from latent_store.codec.stream_file import StreamFile, read_stream_file, write_stream_file
 from latent_store.console import progress
-from latent_store.errors import DatasetError, LatentStoreError, MissingComponentError, RankingError
+from latent_store.errors import (
+    DatasetError,
+    IdentityError,
+    LatentStoreError,
+    MissingComponentError,
+    RankingError,
+)
 from latent_store.format.ids import normal_id
+from latent_store.format.schema import CodecSpec
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore, Split
 from latent_store.tools.decode import (
     DecodedPicture,
-    FileSource,
     Reference,
-    Source,
-    decode_picture,
-    find_codec,
+    decode_stream,
     picture_strip,
 )
-from latent_store.tools.selfcheck import check_store, report
+from latent_store.tools.selfcheck import check_store
 from latent_store.tools.stored_sample import StoredSample
 from latent_store.views.panels import save_png
+
+
+class _Source(NamedTuple):
+    """One picture, of a store or of a stream file; `read` gives all its channels or the first."""
+
+    name: str
+    codec: Codec
+    read: Callable[[int | None], StreamFile]
+    full_psnr: float | None = None
+
+    def decode(self, keep: int | None = None) -> DecodedPicture:
+        return decode_stream(self.codec, self.read(keep), self.name)
 
 
 def decode(flags: argparse.Namespace) -> int:
@@ -34,7 +56,7 @@ def decode(flags: argparse.Namespace) -> int:
             "--output be a folder, or give --strip for one PNG"
         )
     source = _open_source(flags)
-    pictures = [decode_picture(source, _keep(channels)) for channels in flags.channels]
+    pictures = [source.decode(_keep(channels)) for channels in flags.channels]
     reference = _reference(flags, source, pictures[0])
     for channels, picture in zip(flags.channels, pictures, strict=True):
         path = flags.output
@@ -75,13 +97,9 @@ def selfcheck(flags: argparse.Namespace) -> int:
     counts = flags.max_samples and dict.fromkeys(store.splits(), flags.max_samples)
     with progress(desc="selfcheck", unit="image") as bar:
         outcome = check_store(
-            store,
-            flags.codec,
-            counts=counts,
-            device=flags.device,
-            on_image=bar.update,
+            store, flags.codec, counts=counts, device=flags.device, on_image=bar.update
         )
-    print(report(outcome))
+    print(outcome.describe())
     return 0 if outcome.holds else 1
 
 
@@ -94,13 +112,31 @@ def _keep(channels: str) -> int | None:
     return int(channels)
 
 
-def _open_source(flags: argparse.Namespace) -> Source:
+def _open_source(flags: argparse.Namespace) -> _Source:
     path = Path(flags.url)
     if flags.sample is not None or not path.is_file():
-        return _open_sample(flags)
+        sample = _open_sample(flags)
+        return _Source(sample.name, sample.codec, sample.stream, sample.full_psnr)
     stream = read_stream_file(path)
-    store = None if flags.store is None else LatentStore(Location(flags.store))
-    return FileSource(stream, find_codec(stream.codec, flags.codec_checkpoint, store), path.name)
+    return _Source(path.name, _find_codec(flags, stream.codec), partial(cut_stream, stream))
+
+
+def _find_codec(flags: argparse.Namespace, spec: CodecSpec) -> Codec:
+    """Returns the codec that a stream file names, or refuses another one."""
+    if flags.codec_checkpoint is not None:
+        codec = load_codec(checkpoint=flags.codec_checkpoint)
+    elif flags.store is not None:
+        codec = codec_from_store(LatentStore(Location(flags.store)), spec.codec_id)
+    else:
+        codec = load_codec(demo=True)
+        if codec.spec.identity != spec.identity:
+            raise IdentityError(
+                f"the stream file is of codec {spec.codec_id}, which does not come with the "
+                "package; give its checkpoint with --codec_checkpoint, or a store that keeps it "
+                "with --store"
+            )
+    codec.spec.require_identity(spec.identity, "the stream file")
+    return codec
 
 
 def _open_sample(flags: argparse.Namespace) -> StoredSample:
@@ -115,14 +151,14 @@ def _open_sample(flags: argparse.Namespace) -> StoredSample:
 
 
 def _reference(
-    flags: argparse.Namespace, source: Source, picture: DecodedPicture
+    flags: argparse.Namespace, source: _Source, picture: DecodedPicture
 ) -> Reference | None:
     """Returns the original if it is given, else the full decode if the stream holds it."""
     if flags.image is None:
-        full = decode_picture(source)
+        full = source.decode()
         if len(full.stream.channels) < full.stream.codec.channels:
             return None
-        return Reference(name="the full decode", image_HWC=full.image_HWC)
+        return Reference("the full decode", full.image_HWC)
     image_HWC = read_image(flags.image)
     if image_HWC.shape != picture.image_HWC.shape:
         sizes = [f"{shape[0]}x{shape[1]}" for shape in (image_HWC.shape, picture.image_HWC.shape)]
@@ -130,7 +166,7 @@ def _reference(
             f"--image {flags.image} is {sizes[0]}, the stream's picture {sizes[1]} (height x "
             "width); give the picture that was encoded"
         )
-    return Reference(name="the original", image_HWC=image_HWC)
+    return Reference("the original", image_HWC)
 
 
 def _split_of(store: LatentStore, sample_id: str, name: str | None) -> Split:

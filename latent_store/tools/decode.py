@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from latent_store.codec.checkpoints import codec_from_store, load_codec
+from latent_store.codec.checkpoints import codec_from_store
 from latent_store.codec.hyperprior import Codec
-from latent_store.codec.packing import cut_stream, unpack_stream
+from latent_store.codec.packing import unpack_stream
 from latent_store.codec.pictures import psnr, tensor_to_image
 from latent_store.codec.stream_file import StreamFile
 from latent_store.codec.streams import decode_z
 from latent_store.components.readers import LatentsReader
-from latent_store.errors import IdentityError
-from latent_store.format.schema import HYPER_STRIDE, LATENT_STRIDE, CodecSpec
-from latent_store.store import LatentStore, Split
+from latent_store.format.schema import HYPER_STRIDE, LATENT_STRIDE
+from latent_store.store import Split
 from latent_store.views.panels import strip
 
 
@@ -59,14 +57,8 @@ class DecodedPicture:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A picture that decoded ones are compared with.
-
-    Attributes:
-        name: `the original` or `the full decode`.
-        image_HWC: Uint8 RGB at the original size.
-    """
+class Reference(NamedTuple):
+    """A picture that decoded ones are compared with: a name, and uint8 RGB of the original size."""
 
     name: str
     image_HWC: np.ndarray
@@ -81,88 +73,15 @@ class Reference:
         return self.name if np.isinf(value) else f"{value:.2f} dB PSNR against {self.name}"
 
 
-class Source(Protocol):
-    """One picture's stream, wherever it lies.
-
-    Attributes:
-        name: Of the picture.
-        codec: The codec that it was encoded with.
-        full_psnr: PSNR in dB of the full decode, if it was measured when the picture was encoded.
-    """
-
-    name: str
-    codec: Codec
-    full_psnr: float | None
-
-    def stream(self, keep: int | None = None) -> StreamFile:
-        """Returns the streams of all channels, or of the `keep` most important ones."""
-
-
-@dataclass
-class FileSource:
-    """A stream file, which needs a codec and nothing else.
-
-    Attributes:
-        file: The file's content.
-        codec: The codec that it names; see `find_codec`.
-        name: Of the picture.
-    """
-
-    file: StreamFile
-    codec: Codec
-    name: str
-    full_psnr: float | None = None
-
-    def stream(self, keep: int | None = None) -> StreamFile:
-        """Returns the file, or what it holds up to the cut at `keep`.
-
-        Raises:
-            LatentStoreError: `keep` is no cut of the stream.
-        """
-        return self.file if keep is None else cut_stream(self.file, keep)
-
-
-def decode_picture(source: Source, keep: int | None = None) -> DecodedPicture:
-    """Decodes all channels, or the `keep` most important ones.
+def decode_stream(codec: Codec, stream: StreamFile, name: str) -> DecodedPicture:
+    """Decodes all channels of a stream to a picture of that name.
 
     Raises:
-        LatentStoreError: `keep` is no cut of the stream.
         IntegrityError: The stream, or what it decodes to, is not what was encoded.
     """
-    stream = source.stream(keep)
-    y_hat_CHW = unpack_stream(source.codec, stream).full()
-    image_HWC = reconstruct_image(source.codec, y_hat_CHW, stream.height, stream.width)
-    return DecodedPicture(name=source.name, image_HWC=image_HWC, stream=stream)
-
-
-def find_codec(
-    spec: CodecSpec, checkpoint: Path | None = None, store: LatentStore | None = None
-) -> Codec:
-    """Returns the codec that a stream file names.
-
-    Args:
-        spec: From the file.
-        checkpoint: The codec's checkpoint file, if it is given.
-        store: A store that keeps it, if one is given; without both, the packaged demo codec.
-
-    Raises:
-        IdentityError: It is another codec.
-        MissingComponentError: The store has no such codec.
-    """
-    if checkpoint is not None:
-        codec = load_codec(checkpoint=checkpoint)
-    elif store is not None:
-        codec = codec_from_store(store, spec.codec_id)
-    else:
-        codec = load_codec(demo=True)
-        if codec.spec.identity != spec.identity:
-            raise IdentityError(
-                f"the stream file is of codec {spec.codec_id}, which does not come with the "
-                "package; give its checkpoint with --codec_checkpoint, or a store that keeps it "
-                "with --store"
-            )
-    codec.spec.require_identity(spec.identity, "the stream file")
-    return codec
+    y_hat_CHW = unpack_stream(codec, stream).full()
+    image_HWC = reconstruct_image(codec, y_hat_CHW, stream.height, stream.width)
+    return DecodedPicture(name=name, image_HWC=image_HWC, stream=stream)
 
 
 def decode_row(

@@ -70,8 +70,8 @@ def share_order(rankings: Sequence[Ranking], ranking_id: str) -> Ranking:
     # One number, since a ranking keeps no other: the mean is at most M, so the fraction is below 1.
     score = -(ranks_TC.min(0) + ranks_TC.mean(0) / (channels + 1))
     order = order_channels(score)
-    wanted = sorted({n for ranking in rankings for n in ranking.cuts})
-    cuts = tuple(dict.fromkeys([*(_together(rankings, n) for n in wanted), channels]))
+    ends = [len(set().union(*(r.channels(n) for r in rankings))) for n in _wanted(rankings)]
+    cuts = tuple(dict.fromkeys([*ends, channels]))
     tasks = dict.fromkeys(ranking.task for ranking in rankings)
     return Ranking(
         ranking_id=ranking_id,
@@ -101,22 +101,21 @@ def shared_cuts(rankings: Sequence[Ranking], split: Split) -> list[SharedCut]:
     """
     _require_one_codec(rankings)
     z_bpp, channel_bpp_C = _rates(split, rankings[0].codec_id)
-    wanted = sorted({n for ranking in rankings for n in ranking.cuts})
+
+    def bpp(channels: set[int]) -> float:
+        return z_bpp + float(channel_bpp_C[sorted(channels)].sum())
+
     found = []
-    for keep in wanted:
-        masks = [set(ranking.channels(keep)) for ranking in rankings]
-        union = set().union(*masks)
-        own = {
-            ranking.ranking_id: z_bpp + float(channel_bpp_C[sorted(mask)].sum())
-            for ranking, mask in zip(rankings, masks, strict=True)
-        }
+    for keep in _wanted(rankings):
+        masks = {ranking.ranking_id: set(ranking.channels(keep)) for ranking in rankings}
+        union = set().union(*masks.values())
         found.append(
             SharedCut(
                 keep=keep,
-                common=len(set.intersection(*masks)),
+                common=len(set.intersection(*masks.values())),
                 together=len(union),
-                own_bpp=own,
-                shared_bpp=z_bpp + float(channel_bpp_C[sorted(union)].sum()),
+                own_bpp={name: bpp(mask) for name, mask in masks.items()},
+                shared_bpp=bpp(union),
             )
         )
     return found
@@ -125,27 +124,21 @@ def shared_cuts(rankings: Sequence[Ranking], split: Split) -> list[SharedCut]:
 def describe_sharing(cuts: Sequence[SharedCut]) -> str:
     """Returns a table, one line a cut."""
     names = list(cuts[0].own_bpp)
-    header = ["N each", "common", "together", *(f"bpp {n}" for n in names), "shared", "apart"]
-    rows = [
-        [
-            str(cut.keep),
-            str(cut.common),
-            str(cut.together),
-            *(f"{cut.own_bpp[name]:.4f}" for name in names),
-            f"{cut.shared_bpp:.4f}",
-            f"{cut.apart_bpp:.4f}",
-        ]
-        for cut in cuts
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    table = [["N each", "common", "together", *(f"bpp {n}" for n in names), "shared", "apart"]]
+    for cut in cuts:
+        rates = [*(cut.own_bpp[name] for name in names), cut.shared_bpp, cut.apart_bpp]
+        counts = (cut.keep, cut.common, cut.together)
+        table.append([*map(str, counts), *(f"{rate:.4f}" for rate in rates)])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [header, *rows]
+        for row in table
     )
 
 
-def _together(rankings: Sequence[Ranking], keep: int) -> int:
-    return len(set().union(*(ranking.channels(keep) for ranking in rankings)))
+def _wanted(rankings: Sequence[Ranking]) -> list[int]:
+    """Returns each N at which a task's own stream can be cut."""
+    return sorted({n for ranking in rankings for n in ranking.cuts})
 
 
 def _require_one_codec(rankings: Sequence[Ranking]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 import latent_store
 from latent_store import cli
 from latent_store.codec import load_codec, read_stream_file, unpack_stream
-from latent_store.tools.selfcheck import Outcome, Setting, Tally
+from latent_store.tools.selfcheck import Execution, SelfCheck, Tally
 from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
 from tests.latent_store.codec.made_codec import make_model, save
 
@@ -231,13 +231,13 @@ def test_selfcheck_counts_indexes_that_differ_and_images_that_they_cost() -> Non
     tally.add(indexes, indexes)
     tally.add(indexes + (indexes == 5) + (indexes == 7), indexes)
     assert (tally.symbols, tally.mismatches, tally.images_hit) == (48, 2, 1)
-    setting = Setting(
+    way = Execution(
         device="cpu", threads=1, memory_format="contiguous", batch=1, dtype=torch.float64
     )
-    assert not Outcome(images=2, tallies={setting: tally}).holds
-    single = dataclasses.replace(setting, dtype=torch.float32)
-    assert Outcome(images=2, tallies={single: tally}, checksums=4).holds
-    assert not Outcome(images=2, checksums=4, wrong_checksums=1).holds
+    assert not SelfCheck(images=2, tallies={way: tally}).holds
+    single = dataclasses.replace(way, dtype=torch.float32)
+    assert SelfCheck(images=2, tallies={single: tally}, checksums=4).holds
+    assert not SelfCheck(images=2, checksums=4, wrong_checksums=1).holds
 
 
 def test_selfcheck_needs_latents_and_a_device(tiny_store: TinyStore, fails: Fails) -> None:

@@ -24,7 +24,7 @@ from latent_store.shards import receipts
 from latent_store.shards.receipts import StoredObject
 from latent_store.storage.location import Location
 from latent_store.store import Split
-from latent_store.tools.decode import decode_indexes, decode_picture
+from latent_store.tools.decode import decode_indexes, decode_stream
 from latent_store.tools.stored_sample import StoredSample
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import Cityscapes
@@ -186,8 +186,8 @@ def test_measured_rates_and_inputs_do_not_depend_on_the_canvas(pair: Any) -> Non
 def test_pictures_decode_at_their_own_size(pair: Any, keep: int | None) -> None:
     mixed, theirs, tight, mine = pair
     for name in tight.sample_ids(mine):
-        one = decode_picture(StoredSample(mixed, name, None, RANKING), keep)
-        other = decode_picture(StoredSample(tight, name, None, RANKING), keep)
+        samples = [StoredSample(split, name, None, RANKING) for split in (mixed, tight)]
+        one, other = (decode_stream(s.codec, s.stream(keep), name) for s in samples)
         np.testing.assert_array_equal(one.image_HWC, other.image_HWC)
         assert one.image_HWC.shape[:2] in SIZES.values()
         assert (one.num_bytes, one.bpp) == (other.num_bytes, other.bpp)

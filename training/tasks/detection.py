@@ -18,7 +18,7 @@ from torchvision import models
 from latent_store.errors import IntegrityError
 from latent_store.format.boxes import Boxes
 from latent_store.storage.location import write_text
-from latent_store.tools.panels import save_png
+from latent_store.views.panels import save_png
 from training.networks.detection_network import DetectionLayers, DetectionTail
 from training.networks.networks import NetworkConfig, Stem
 from training.tasks.average_precision import AveragePrecision, BoxesResult, drawn_ap50

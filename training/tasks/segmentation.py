@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from latent_store.format.schema import IGNORE_LABEL
-from latent_store.tools.panels import save_png
+from latent_store.views.panels import save_png
 from training.networks.networks import NetworkConfig, Stem, Tail, build_backbone
 from training.tasks.base import Panel, Task
 from training.tasks.classes import class_colours

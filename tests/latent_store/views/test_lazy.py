@@ -15,7 +15,7 @@ import pytest
 import latent_store
 from latent_store.errors import MissingComponentError
 from latent_store.storage.location import Location
-from latent_store.tools.decode import decode_picture
+from latent_store.tools.decode import decode_stream
 from latent_store.tools.stored_sample import StoredSample
 from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
@@ -172,12 +172,16 @@ def test_what_was_written_anew_is_another_array(tmp_path: Path) -> None:
 def test_pictures_decode_from_all_channels_or_some(tiny_store: TinyStore) -> None:
     split = open_train(tiny_store)
     stored = StoredSample(split, *split.sample_ids([2]))
-    np.testing.assert_array_equal(split.decode(2), decode_picture(stored).image_HWC)
+
+    def decoded(keep: int | None) -> np.ndarray:
+        return decode_stream(stored.codec, stored.stream(keep), stored.name).image_HWC
+
+    np.testing.assert_array_equal(split.decode(2), decoded(None))
     kept = split.ranked(RANKING).ranking.channels(16)
     few = split.decode(2, channels=kept)
     assert few.shape == (HEIGHT, WIDTH, 3)
     assert few.dtype == np.uint8
-    np.testing.assert_array_equal(few, decode_picture(stored, 16).image_HWC)
+    np.testing.assert_array_equal(few, decoded(16))
 
 
 def test_an_unknown_component_is_refused_by_name(tiny_store: TinyStore) -> None:
