@@ -31,7 +31,8 @@ from pipelines.datasets.raw_images import RawImageLoader, RawImages, WholeRawIma
 from pipelines.datasets.registry import DatasetFlags, open_dataset
 from training.data.loader import LoaderConfig
 from training.flags import add_flags, flag, free_fields, read_flags
-from training.networks.network_config import BACKBONES, NetworkConfig
+from training.networks.backbones import BACKBONES
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.objective import Objective
 from training.tasks.registry import find_task, headline, require_own_fields
@@ -58,7 +59,7 @@ class TeacherConfig(DatasetFlags):
         "validate on the first so many samples; 0 = all", default=0, free=True
     )
     backbone: str = flag(
-        "ResNet of DeepLab v3 or Faster R-CNN", default="resnet50", choices=BACKBONES
+        "ResNet of DeepLab v3 or Faster R-CNN", default="resnet50", choices=tuple(BACKBONES)
     )
     aspp_width: int | None = flag("channels inside ASPP (default: 256)", default=None)
     fpn_width: int | None = flag(

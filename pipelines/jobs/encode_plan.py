@@ -43,7 +43,6 @@ from pipelines.jobs.encoders import (
 )
 from pipelines.jobs.encoding import newly_listed
 from training.flags import read_flags
-from training.networks.networks import FEATURE_CHANNELS
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, load_network
 
@@ -145,7 +144,8 @@ def ask_encoders(
     if inputs.teacher is not None:
         teacher_id = inputs.teacher.teacher_id
         encoding = _feature_encoding(location, plan, teacher_id, flags.teacher_dtype)
-        spec = schema.teacher_spec(teacher_id, *plan.canvas, FEATURE_CHANNELS, encoding)
+        channels = inputs.teacher.config.feature_channels
+        spec = schema.teacher_spec(teacher_id, *plan.canvas, channels, encoding)
         make = partial(encode_features, location, teacher_id, encoding)
         encoders.append(Encoder(spec=spec, make=make))
     return encoders

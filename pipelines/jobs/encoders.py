@@ -34,7 +34,7 @@ from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels
 from pipelines.jobs.component_job import Encoded
-from training.networks.networks import Stem
+from training.networks.backbones import Stem
 from training.trainer.checkpoints import load_network
 
 PSNR_ROWS = {"none": 0, "sample": 16, "all": 1}
@@ -103,7 +103,7 @@ def encode_features(
     """Runs a teacher's stem on a picture, padded as the codec pads it.
 
     Returns:
-        `features` `[64, H/4, W/4]`, and for uint8 `feature_scale` `[64]`.
+        `features` `[D, H/4, W/4]`, and for uint8 `feature_scale` `[D]`.
     """
     stem = load_stem(store, teacher_id)
     with torch.inference_mode():

@@ -34,7 +34,7 @@ from pipelines.datasets.registry import DatasetFlags, open_dataset
 from pipelines.jobs.encoders import Encoder, encode_features, load_stem
 from pipelines.jobs.encoding import EncodeJob
 from tests.benchmarks.table import markdown
-from training.networks.networks import FEATURE_CHANNELS, NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.trainer.checkpoints import load_network, save_checkpoint
 
@@ -92,9 +92,10 @@ def _encode(
     encoding: FeatureEncoding,
 ) -> str:
     """Writes one encoding's store and returns the component's key."""
-    teacher_id = load_network(teacher, kind="teacher").teacher_id
+    loaded = load_network(teacher, kind="teacher")
+    teacher_id, channels = loaded.teacher_id, loaded.config.feature_channels
     plan = make_plan("cityscapes", split, samples, SAMPLES_PER_SHARD)
-    spec = schema.teacher_spec(teacher_id, *plan.canvas, FEATURE_CHANNELS, encoding)
+    spec = schema.teacher_spec(teacher_id, *plan.canvas, channels, encoding)
     component.create_store(location)
     location.write(plan_key(plan.dataset, plan.split), plan.to_json())
     codecs.register_teacher(location, teacher_id, teacher)

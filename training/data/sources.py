@@ -181,7 +181,7 @@ class StoreSource:
         ]
 
     def read_features(self, row: int, window: Window | None = None) -> np.ndarray:
-        """Returns the teacher's features of one image, float32 [64, h, w].
+        """Returns the teacher's features of one image, float32 [D, h, w].
 
         Args:
             row: Of the image.

@@ -1,6 +1,6 @@
-"""The detection tail: a ResNet's layer1 to layer4, a feature pyramid and Faster R-CNN's heads.
+"""The detection tail: a backbone's stages, a feature pyramid and Faster R-CNN's heads.
 
-    F [B,64,H/4,W/4] ─ layer1…layer4 ─ FPN ─► five maps, strides 4 to 64
+    F [B,D,H/4,W/4] ─ four stages ─ FPN ─► five maps, strides 4 to 64
                        ├─ RPN head ─ anchors ─ NMS ─► proposals
                        └─ RoIAlign of each proposal ─ box head ─► class and box ─ NMS ─► detections
 
@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision import models
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -37,6 +36,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
 from training.data.sampling import SAMPLE_KEY
+from training.networks.backbones import Stages, find_backbone
 from training.networks.network_config import NetworkConfig
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -57,14 +57,12 @@ SampleKey = tuple[int, int, int]
 """Seed, epoch and row."""
 
 
-class DetectionTail(nn.Module):
-    """layer1 to layer4 of a ResNet, feature pyramid, region proposals, box heads."""
+class DetectionTail(Stages):
+    """A backbone's stages, feature pyramid, region proposals, box heads."""
 
-    def __init__(self, resnet: models.ResNet, config: NetworkConfig) -> None:
-        super().__init__()
-        self.layer1, self.layer2 = resnet.layer1, resnet.layer2
-        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
-        inputs = [resnet.fc.in_features // n for n in (8, 4, 2, 1)]
+    def __init__(self, stages: Mapping[str, nn.Module], config: NetworkConfig) -> None:
+        super().__init__(stages)
+        inputs = list(find_backbone(config.backbone).stage_channels)
         self.fpn = FeaturePyramidNetwork(inputs, config.fpn_width, LastLevelMaxPool())
         self.rpn = _region_proposals(config)
         self.roi_heads = _box_heads(config)
@@ -81,7 +79,7 @@ class DetectionTail(nn.Module):
         """Detects objects, or computes what training minimises.
 
         Args:
-            features_BCHW: [B, 64, H/4, W/4].
+            features_BCHW: [B, D, H/4, W/4].
             size: H and W, in pixels.
             valid_B2: Height and width, in pixels from the top left corner, that belong to the
                 original picture.
@@ -116,12 +114,7 @@ class DetectionTail(nn.Module):
 
     def pyramid(self, features_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
         """Returns the maps "0" to "3" and "pool", each [B, fpn_width, ...] at its stride."""
-        maps = {}
-        x_BCHW = features_BCHW
-        layers = (self.layer1, self.layer2, self.layer3, self.layer4)
-        for name, layer in zip(_POOLED, layers, strict=True):
-            maps[name] = x_BCHW = layer(x_BCHW)
-        return self.fpn(maps)
+        return self.fpn(dict(zip(_POOLED, self.maps(features_BCHW), strict=True)))
 
 
 class DetectionLayers(nn.Module):

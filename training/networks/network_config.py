@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from latent_store.errors import CheckpointError, LatentStoreError
+from training.networks.backbones import find_backbone
 from training.selection.base import Selection
 from training.selection.registry import find_selection
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 DOMAINS = ("latent", "pixel")
 
 
@@ -62,14 +62,11 @@ class NetworkConfig:
     gate_bias: str = "neutral"
 
     def __post_init__(self) -> None:
-        for field, allowed in (
-            ("domain", DOMAINS),
-            ("backbone", BACKBONES),
-        ):
-            if getattr(self, field) not in allowed:
-                raise LatentStoreError(
-                    f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}"
-                )
+        if self.domain not in DOMAINS:
+            raise LatentStoreError(
+                f"domain must be one of {', '.join(DOMAINS)}, got {self.domain!r}"
+            )
+        find_backbone(self.backbone)
         for field in ("aspp_width", "fpn_width", "box_head_width", "anchor_size"):
             if getattr(self, field) < 1:
                 raise LatentStoreError(f"{field} must be 1 or more, got {getattr(self, field)}")
@@ -89,6 +86,11 @@ class NetworkConfig:
     def input_channels(self) -> int:
         """Most channels that `forward` takes: 3, M, or those that the network names."""
         return 3 if self.domain == "pixel" else len(self.channel_selection.numbers)
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the features at a quarter of the size, which the backbone's stem makes."""
+        return find_backbone(self.backbone).stem_channels
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain types, ready for a checkpoint or JSON."""

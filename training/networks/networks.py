@@ -1,12 +1,11 @@
 """The networks: DeepLab v3 or Faster R-CNN on pixels, and without its first two layers on latents.
 
-    pixels   x [B,3,H,W] ─ normalise ─ stem ─► F [B,64,H/4,W/4] ─ tail ─► logits [B,K,H,W]
-    latents  ŷ [B,C,h,w] ─ select ─ transform ─► F [B,64,4h,4w] ─ tail ─► logits [B,K,16h,16w]
+    pixels   x [B,3,H,W] ─ normalise ─ stem ─► F [B,D,H/4,W/4] ─ tail ─► logits [B,K,H,W]
+    latents  ŷ [B,C,h,w] ─ select ─ transform ─► F [B,D,4h,4w] ─ tail ─► logits [B,K,16h,16w]
 
-The stem is the ResNet's conv1, bn1, relu and maxpool: the "first two layers" that the paper
-removes and whose output it distils. The tail is layer1 to layer4, atrous spatial pyramid pooling
-and the classifier, from torchvision's parts; logits are upsampled bilinearly. A detection network
-has another tail, which gives boxes: `training.networks.detection_network`.
+The stem, which the paper removes and whose output it distils, is the backbone's
+(`training.networks.backbones`); the tail is the task's: `training.networks.segmentation_network`
+gives logits, `training.networks.detection_network` boxes.
 
 Which channels come in, and what is done with them before the transform, is up to the network's
 selection, see `training.selection`.
@@ -15,70 +14,16 @@ One image's output is the same alone or in any batch. ASPP pools over the whole 
 holds images of one coded size, and nothing is padded beyond that.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torchvision import models
-from torchvision.models.segmentation.deeplabv3 import ASPP
-from torchvision.models.segmentation.fcn import FCNHead
 
-from latent_store.errors import CheckpointError
 from latent_store.format.schema import LATENT_STRIDE
+from training.networks.backbones import Stem
 from training.networks.network_config import NetworkConfig
-from training.networks.transforms import FEATURE_CHANNELS, build_transform
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_BASIC_BLOCKS = ("resnet18", "resnet34")
-_BATCHES = "num_batches_tracked"  # which frozen batch norms do not count
-_BACKBONE_PARTS = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
-
-
-class Stem(nn.Module):
-    """Normalisation and the first two layers of a ResNet: 64 channels at a quarter of the size."""
-
-    def __init__(self, resnet: models.ResNet) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = resnet.conv1, resnet.bn1
-        self.relu, self.maxpool = resnet.relu, resnet.maxpool
-        # Constants, not weights: they are not in the state dict.
-        self.register_buffer("mean_C11", _column(_IMAGENET_MEAN), persistent=False)
-        self.register_buffer("std_C11", _column(_IMAGENET_STD), persistent=False)
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Maps RGB in [0, 1], [B, 3, H, W], to features [B, 64, H/4, W/4] (not negative)."""
-        x_BCHW = (x_BCHW - self.mean_C11) / self.std_C11
-        return self.maxpool(self.relu(self.bn1(self.conv1(x_BCHW))))
-
-
-class Tail(nn.Module):
-    """layer1 to layer4 of a ResNet, ASPP, classifier; optionally the auxiliary head."""
-
-    def __init__(self, resnet: models.ResNet, config: NetworkConfig) -> None:
-        super().__init__()
-        self.layer1, self.layer2 = resnet.layer1, resnet.layer2
-        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
-        self.head = _deeplab_head(resnet.fc.in_features, config)
-        self.auxiliary = (
-            FCNHead(resnet.fc.in_features // 2, config.num_classes)
-            if config.auxiliary_head
-            else None
-        )
-
-    def forward(
-        self, features_BCHW: torch.Tensor, size: tuple[int, int]
-    ) -> dict[str, torch.Tensor]:
-        """Maps features to logits [B, K, *size]; adds "auxiliary_logits" in training if built."""
-        x3_BCHW = self.layer3(self.layer2(self.layer1(features_BCHW)))
-        outputs = {"logits": _upsample(self.head(self.layer4(x3_BCHW)), size)}
-        if self.auxiliary is not None and self.training:
-            outputs["auxiliary_logits"] = _upsample(self.auxiliary(x3_BCHW), size)
-        return outputs
-
+from training.networks.transforms import build_transform
 
 MakeParts = Callable[[NetworkConfig], tuple[Stem, nn.Module]]
 """A task's `build_parts`."""
@@ -100,7 +45,7 @@ class PixelNetwork(nn.Module):
             tail_inputs: What the task's tail needs besides features.
 
         Returns:
-            "features" [B, 64, H/4, W/4], and the tail's outputs, see `Tail` and `DetectionTail`.
+            "features" [B, D, H/4, W/4], and the tail's outputs.
         """
         outputs = self.transformed(x_BCHW)
         return outputs | self.tail(outputs["features"], x_BCHW.shape[-2:], **tail_inputs)
@@ -127,12 +72,15 @@ class LatentNetwork(nn.Module):
         self.selection = config.channel_selection
         self.gate = self.selection.make_gate()
         self.transform = build_transform(
-            config.transform, config.input_channels, activation=config.transform_activation
+            config.transform,
+            config.input_channels,
+            config.feature_channels,
+            activation=config.transform_activation,
         )
         self.tail = make_parts(config)[1]
         self.register_buffer("latent_scale_C", torch.ones(config.input_channels))
-        self.register_buffer("feature_mean_C", torch.zeros(FEATURE_CHANNELS))
-        self.register_buffer("feature_std_C", torch.ones(FEATURE_CHANNELS))
+        self.register_buffer("feature_mean_C", torch.zeros(config.feature_channels))
+        self.register_buffer("feature_std_C", torch.ones(config.feature_channels))
         self.selection.adapt(self)
 
     def forward(
@@ -154,7 +102,7 @@ class LatentNetwork(nn.Module):
             tail_inputs: What the task's tail needs besides features.
 
         Returns:
-            "features" [B, 64, 4h, 4w], the tail's ("logits" [B, K, 16h, 16w] in segmentation), and
+            "features" [B, D, 4h, 4w], the tail's ("logits" [B, K, 16h, 16w] in segmentation), and
             for a dynamic network "gate" and "gate_probability" [B, M].
 
         Raises:
@@ -197,102 +145,6 @@ class LatentNetwork(nn.Module):
         self.latent_scale_C.copy_(1 / (channel_rms_C + 0.5))
 
     def set_feature_statistics(self, mean_C: torch.Tensor, std_C: torch.Tensor) -> None:
-        """Fixes the output scale and shift from the teacher features' statistics [64]."""
+        """Fixes the output scale and shift from the teacher features' statistics [D]."""
         self.feature_mean_C.copy_(mean_C)
         self.feature_std_C.copy_(std_C.clamp_min(1e-3))
-
-
-def build_backbone(name: str) -> models.ResNet:
-    """Returns a torchvision ResNet with the strides that DeepLab v3 uses.
-
-    ResNet-50 and 101 have output stride 8, as torchvision's DeepLab v3. ResNet-18 and 34 have
-    output stride 16, for small machines: their BasicBlock refuses dilation, so layer4's strides
-    and dilations are set here as à trous: the first block loses its stride, and every 3×3
-    convolution after that point gets dilation 2. Weights keep names and shapes, so pretrained ones
-    load.
-    """
-    if name not in _BASIC_BLOCKS:
-        return models.get_model(
-            name, weights=None, replace_stride_with_dilation=[False, True, True]
-        )
-    resnet = models.get_model(name, weights=None)
-    first, *others = resnet.layer4
-    first.conv1.stride = first.downsample[0].stride = (1, 1)
-    for conv in (first.conv2, *(c for block in others for c in (block.conv1, block.conv2))):
-        conv.dilation = conv.padding = (2, 2)
-    return resnet
-
-
-def load_pretrained_backbone(network: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Copies a torchvision network's backbone weights into a network of ours.
-
-    Of a Faster R-CNN, into a detection network, also what fits of its pyramid and heads: with other
-    classes all but the predictor.
-
-    Args:
-        network: A PixelNetwork (stem and tail) or a LatentNetwork (tail only).
-        state: State dict with torchvision's names: of a ResNet, a DeepLab v3 or a Faster R-CNN.
-
-    Returns:
-        The names of the entries that were copied.
-
-    Raises:
-        CheckpointError: If an entry has another shape (another ResNet), or layer1 to layer4 are
-            not all there.
-    """
-    state = {_plain_name(name): value for name, value in state.items()}
-    own, copied = network.state_dict(), []
-    for name in own:
-        part, _, source = name.partition(".")
-        if part not in ("stem", "tail"):
-            continue
-        needed = source.startswith(_BACKBONE_PARTS) and not source.endswith(_BATCHES)
-        given = state.get(source)
-        if given is not None:
-            given = network.config.channel_selection.matching(source, given)
-        if given is not None and given.shape == own[name].shape:
-            own[name].copy_(given)
-            copied.append(name)
-        elif needed:
-            found = "nothing" if given is None else tuple(given.shape)
-            raise CheckpointError(
-                f"the pretrained weights do not fit {network.config.backbone}: {source} should "
-                f"be {tuple(own[name].shape)}, found {found}; give weights of that ResNet"
-            )
-    return copied
-
-
-def _plain_name(name: str) -> str:
-    """Returns the name that an entry of torchvision's has inside our stem and tail."""
-    name = name.removeprefix("backbone.").removeprefix("body.")
-    # torchvision's hub keeps files from before 0.13: convolutions where there are blocks now.
-    name = re.sub(r"^(fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
-    return re.sub(r"^(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
-
-
-def output_stride(backbone: str) -> int:
-    """Returns how many pixels one position before the classifier covers: 8 or 16."""
-    return 16 if backbone in _BASIC_BLOCKS else 8
-
-
-def _deeplab_head(inputs: int, config: NetworkConfig) -> nn.Sequential:
-    # DeepLab v3 (Chen et al. 2017), section 3.3: rates 6, 12, 18 at output stride 16, doubled at 8.
-    rates: Sequence[int] = (6, 12, 18) if output_stride(config.backbone) == 16 else (12, 24, 36)
-    width = config.aspp_width
-    aspp = ASPP(inputs, rates, width)
-    aspp.project[-1].p = config.dropout
-    return nn.Sequential(
-        aspp,
-        nn.Conv2d(width, width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, config.num_classes, 1),
-    )
-
-
-def _upsample(logits_BKHW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return F.interpolate(logits_BKHW, size=size, mode="bilinear", align_corners=False)
-
-
-def _column(values: Sequence[float]) -> torch.Tensor:
-    return torch.tensor(values).view(-1, 1, 1)

@@ -1,12 +1,14 @@
-"""The transform: carries latents at H/16 into the segmentation network's features at H/4.
+"""The transform: carries latents at H/16 into the features at H/4 that a backbone's stem makes.
+
+With D = 64, the channels of a ResNet's stem:
 
 Module-Deconv (figure 4a; 23.49 G multiply-adds at 1024×2048, which thop counts as 93.95 G):
 
-    y [B,C,h,w] ─ deconv 5×5 /2, C→256 ─ IGDN or ReLU ─ deconv 5×5 /2, 256→64 ─► F [B,64,4h,4w]
+    y [B,C,h,w] ─ deconv 5×5 /2, C→256 ─ IGDN or ReLU ─ deconv 5×5 /2, 256→D ─► F [B,D,4h,4w]
 
 Module-Res (figure 4b; 202.0 G with IGDN counted as a 1×1 convolution):
 
-    y ─ RB×2 ─ RB-up C→256 ─ RB×2 ─ RB-up 256→64 ─ RB×2 ─► F
+    y ─ RB×2 ─ RB-up C→256 ─ RB×2 ─ RB-up 256→D ─ RB×2 ─► F
 
 where RB is a residual block and RB-up one with PixelShuffle and IGDN, as CompressAI has them. The
 paper does not give the blocks; these add up to its count, which is not proof that they are its.
@@ -19,7 +21,6 @@ from latent_store.codec.stock import GDN, ResidualBlock, ResidualBlockUpsample
 from latent_store.errors import LatentStoreError
 
 HIDDEN_CHANNELS = 256
-FEATURE_CHANNELS = 64
 TRANSFORMS = ("deconv", "res")
 ACTIVATIONS = ("igdn", "relu")
 
@@ -27,39 +28,42 @@ ACTIVATIONS = ("igdn", "relu")
 class ModuleDeconv(nn.Module):
     """Two 5×5 transposed convolutions of stride 2 with an activation between them."""
 
-    def __init__(self, channels: int, *, activation: str = "igdn") -> None:
+    def __init__(self, channels: int, features: int, *, activation: str = "igdn") -> None:
         super().__init__()
         self.up1 = _deconv(channels, HIDDEN_CHANNELS)
         self.activation = GDN(HIDDEN_CHANNELS, inverse=True) if activation == "igdn" else nn.ReLU()
-        self.up2 = _deconv(HIDDEN_CHANNELS, FEATURE_CHANNELS)
+        self.up2 = _deconv(HIDDEN_CHANNELS, features)
 
     def forward(self, y_BCHW: torch.Tensor) -> torch.Tensor:
-        """Maps float32 [B, C, h, w] to features [B, 64, 4h, 4w]."""
+        """Maps float32 [B, C, h, w] to features [B, D, 4h, 4w]."""
         return self.up2(self.activation(self.up1(y_BCHW)))
 
 
 class ModuleRes(nn.Module):
     """Residual blocks with two PixelShuffle upsamplings."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, features: int) -> None:
         super().__init__()
         self.blocks1 = _residual_pair(channels)
         self.up1 = ResidualBlockUpsample(channels, HIDDEN_CHANNELS)
         self.blocks2 = _residual_pair(HIDDEN_CHANNELS)
-        self.up2 = ResidualBlockUpsample(HIDDEN_CHANNELS, FEATURE_CHANNELS)
-        self.blocks3 = _residual_pair(FEATURE_CHANNELS)
+        self.up2 = ResidualBlockUpsample(HIDDEN_CHANNELS, features)
+        self.blocks3 = _residual_pair(features)
 
     def forward(self, y_BCHW: torch.Tensor) -> torch.Tensor:
-        """Maps float32 [B, C, h, w] to features [B, 64, 4h, 4w]."""
+        """Maps float32 [B, C, h, w] to features [B, D, 4h, 4w]."""
         return self.blocks3(self.up2(self.blocks2(self.up1(self.blocks1(y_BCHW)))))
 
 
-def build_transform(name: str, channels: int, *, activation: str = "igdn") -> nn.Module:
+def build_transform(
+    name: str, channels: int, features: int, *, activation: str = "igdn"
+) -> nn.Module:
     """Returns the transform called `name` for `channels` latent channels.
 
     Args:
         name: "deconv" or "res".
         channels: Number of latent channels that come in.
+        features: Number of feature channels that come out.
         activation: "igdn" or "relu", between the two layers of `deconv`; `res` has its own.
 
     Raises:
@@ -71,8 +75,8 @@ def build_transform(name: str, channels: int, *, activation: str = "igdn") -> nn
             f"{' or '.join(ACTIVATIONS)}, got {name!r} with {activation!r}"
         )
     if name == "res":
-        return ModuleRes(channels)
-    return ModuleDeconv(channels, activation=activation)
+        return ModuleRes(channels, features)
+    return ModuleDeconv(channels, features, activation=activation)
 
 
 def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from training.data.annotations import Annotations
-from training.networks.networks import NetworkConfig, Stem
+from training.networks.backbones import Stem
+from training.networks.network_config import NetworkConfig
 from training.tasks.losses import TaskLoss
 
 Panel = tuple[str, np.ndarray]

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from torchvision import models
 
 from latent_store.errors import IntegrityError
 from latent_store.format.boxes import Boxes
 from latent_store.storage.location import write_text
 from latent_store.views.panels import save_png
+from training.networks.backbones import Stem, find_backbone
 from training.networks.detection_network import DetectionLayers, DetectionTail
-from training.networks.networks import NetworkConfig, Stem
+from training.networks.network_config import NetworkConfig
 from training.tasks.average_precision import AveragePrecision, BoxesResult, drawn_ap50
 from training.tasks.base import Panel, Task
 from training.tasks.box_pictures import SHOWN_SCORE, draw_detections, draw_objects
@@ -91,11 +91,11 @@ class Detection(Task):
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:
         """Returns the stem and Faster R-CNN's tail.
 
-        The ResNet has its strides as they are: the pyramid needs every scale, and what dilation
+        The backbone has its strides as they are: the pyramid needs every scale, and what dilation
         saves is resolution that the pyramid's finer levels have.
         """
-        resnet = models.get_model(config.backbone, weights=None)
-        return Stem(resnet), DetectionTail(resnet, config)
+        stem, stages = find_backbone(config.backbone).build(dilated=False)
+        return stem, DetectionTail(stages, config)
 
     def countable(self, network: nn.Module) -> nn.Module:
         """Returns the layers without what is done to boxes between them."""

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from latent_store.format.schema import IGNORE_LABEL
 from latent_store.views.panels import save_png
-from training.networks.networks import NetworkConfig, Stem, Tail, build_backbone
+from training.networks.backbones import Stem, find_backbone
+from training.networks.network_config import NetworkConfig
+from training.networks.segmentation_network import SegmentationTail
 from training.tasks.base import Panel, Task
 from training.tasks.classes import class_colours
 from training.tasks.losses import Counts, TaskLoss
@@ -89,8 +91,8 @@ class Segmentation(Task):
 
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:
         """Returns the stem and DeepLab v3's tail."""
-        resnet = build_backbone(config.backbone)
-        return Stem(resnet), Tail(resnet, config)
+        stem, stages = find_backbone(config.backbone).build(dilated=True)
+        return stem, SegmentationTail(stages, config)
 
     def make_loss(self, *, lambda_kd: float, rate_weight: float) -> SegmentationLoss:
         """See `SegmentationLoss`."""

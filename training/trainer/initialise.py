@@ -7,11 +7,11 @@ Starting from another network (a static one from a dynamic one) is a method of i
 import numpy as np
 import torch
 from torch import nn
-from torchvision import models
 
 from latent_store.errors import CheckpointError
 from training.data.sources import StoreSource
-from training.networks.networks import LatentNetwork, PixelNetwork, load_pretrained_backbone
+from training.networks.backbones import find_backbone, load_pretrained
+from training.networks.networks import LatentNetwork, PixelNetwork
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, read_state_dict
 
@@ -22,8 +22,8 @@ _OTHER_CLASSES = "use one that was trained on this dataset's classes"
 def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> list[str]:
     """Copies the teacher's tail, and in the pixel domain its stem too.
 
-    Of a teacher of another task layer1 to layer4 are copied, which have the same shapes with and
-    without dilation; the heads have nothing in common.
+    Of a teacher of another task the backbone's stages are copied, which have the same shapes with
+    and without dilation; the heads have nothing in common.
 
     Returns:
         The names of the tail's parts that stay fresh; none with a teacher of the same task.
@@ -43,10 +43,11 @@ def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> list[str]:
             )
     # The auxiliary head helps training only: one that the other side lacks is no obstacle.
     own = network.tail.state_dict()
+    stages = find_backbone(network.config.backbone).stage_names
     copied = {
         name: network.config.channel_selection.matching(name, value)
         for name, value in teacher.network.tail.state_dict().items()
-        if name in own and (alike or name.startswith("layer"))
+        if name in own and (alike or name.partition(".")[0] in stages)
     }
     network.tail.load_state_dict(own | copied)
     if isinstance(network, PixelNetwork):
@@ -103,9 +104,9 @@ def start_from_pretrained(network: nn.Module, source: str) -> None:
             fit.
     """
     if source != "imagenet":
-        load_pretrained_backbone(network, read_state_dict(source))
+        load_pretrained(network, read_state_dict(source))
         return
-    weights = models.get_model_weights(network.config.backbone).DEFAULT
+    weights = find_backbone(network.config.backbone).weights()
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
     except OSError as error:
@@ -114,7 +115,7 @@ def start_from_pretrained(network: nn.Module, source: str) -> None:
             f"download {weights.url} elsewhere and give its path to --pretrained, or use "
             "--pretrained none"
         ) from error
-    load_pretrained_backbone(network, state)
+    load_pretrained(network, state)
 
 
 def set_statistics(network: LatentNetwork, source: StoreSource) -> None:
@@ -135,7 +136,7 @@ def set_statistics(network: LatentNetwork, source: StoreSource) -> None:
 
 
 def feature_statistics(source: StoreSource) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns mean and standard deviation of the teacher's features, float32 [64] each.
+    """Returns mean and standard deviation of the teacher's features, float32 [D] each.
 
     From at most 16 images spread over the split, read one by one.
     """

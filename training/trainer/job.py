@@ -8,7 +8,8 @@ from typing import Any
 from latent_store.errors import LatentStoreError
 from training.data.loader import LoaderConfig
 from training.flags import flag, free_fields
-from training.networks.network_config import BACKBONES, DOMAINS
+from training.networks.backbones import BACKBONES
+from training.networks.network_config import DOMAINS
 from training.networks.transforms import ACTIVATIONS, TRANSFORMS
 from training.selection.registry import SELECTIONS
 from training.tasks.registry import TASKS, find_task, require_own_fields
@@ -65,7 +66,7 @@ class ModelConfig:
     backbone: str | None = flag(
         "ResNet of DeepLab v3 or Faster R-CNN (default: the teacher's, else resnet50)",
         default=None,
-        choices=BACKBONES,
+        choices=tuple(BACKBONES),
     )
     aspp_width: int | None = flag(
         "channels inside ASPP (default: the teacher's, else 256)", default=None

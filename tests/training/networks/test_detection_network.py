@@ -13,8 +13,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from latent_store.errors import LatentStoreError
+from training.networks.backbones import load_pretrained
 from training.networks.detection_network import STRIDES, DetectionTail, GridAnchors, KeyedSampler
-from training.networks.networks import NetworkConfig, load_pretrained_backbone
+from training.networks.network_config import NetworkConfig
 from training.selection.gate import gumbel_noise
 from training.tasks.build import build_network
 from training.tasks.detection import DetectionLoss
@@ -294,7 +295,7 @@ def test_torchvisions_weights_give_its_detections() -> None:
     assert {"rpn.head.conv.weight", "backbone.fpn.inner_blocks.3.bias"} <= set(old)
     shape = {"task": "detection", "domain": "pixel", "backbone": "resnet18", "anchor_size": 32}
     ours = build_network(NetworkConfig(num_classes=91, **shape)).eval()
-    copied = load_pretrained_backbone(ours, old)
+    copied = load_pretrained(ours, old)
     assert {name for name in ours.state_dict() if "num_batches" not in name} == set(copied)
     x_BCHW = torch.rand(1, 3, 64, 128)
     with torch.no_grad():
@@ -305,7 +306,7 @@ def test_torchvisions_weights_give_its_detections() -> None:
         torch.testing.assert_close(value, other[name])
     # Of other classes, everything but the predictor.
     fewer = build_network(NetworkConfig(num_classes=21, **shape))
-    left = set(copied) - set(load_pretrained_backbone(fewer, old))
+    left = set(copied) - set(load_pretrained(fewer, old))
     assert {name.rsplit(".", 2)[0] for name in left} == {"tail.roi_heads.box_predictor"}
 
 

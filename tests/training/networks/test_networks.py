@@ -4,17 +4,9 @@ import dataclasses
 
 import pytest
 import torch
-from torchvision import models
 
 from latent_store.errors import CheckpointError, LatentStoreError
-from training.networks.network_config import BACKBONES
-from training.networks.networks import (
-    LatentNetwork,
-    NetworkConfig,
-    build_backbone,
-    load_pretrained_backbone,
-    output_stride,
-)
+from training.networks.network_config import NetworkConfig
 from training.selection.gate import gumbel_noise
 from training.tasks.build import build_network
 
@@ -29,29 +21,6 @@ def latents(batch: int = 2, channels: int = 24) -> torch.Tensor:
 def make_network(**config) -> torch.nn.Module:
     torch.manual_seed(0)
     return build_network(NetworkConfig(**(SMALL | {"latent_channels": 24} | config)))
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_has_its_output_stride(backbone: str) -> None:
-    with torch.device("meta"):
-        resnet = build_backbone(backbone)
-        features = torch.empty(1, 64, 32, 64)
-        for layer in (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4):
-            features = layer(features)
-    stride = output_stride(backbone)
-    assert features.shape[-2:] == (128 // stride, 256 // stride)
-    assert stride == (16 if backbone in ("resnet18", "resnet34") else 8)
-
-
-def test_the_dilated_basic_blocks_see_what_the_strided_ones_saw() -> None:
-    """À trous: every second position of the dilated map is the strided network's map."""
-    torch.manual_seed(0)
-    ours = build_backbone("resnet18").eval()
-    theirs = models.resnet18(weights=None).eval()
-    theirs.load_state_dict(ours.state_dict())
-    x_BCHW = torch.randn(1, 256, 8, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(ours.layer4(x_BCHW)[..., ::2, ::2], theirs.layer4(x_BCHW))
 
 
 @pytest.mark.parametrize("selection", ["none", "dynamic", "static"])
@@ -163,33 +132,6 @@ def test_config_survives_plain_types() -> None:
     assert NetworkConfig.from_dict(values) == config
     with pytest.raises(CheckpointError, match="does not know: depth; update the package"):
         NetworkConfig.from_dict(values | {"depth": 3})
-
-
-@pytest.mark.parametrize("prefix", ["", "backbone."])
-def test_torchvisions_weights_load_into_stem_and_tail(prefix: str) -> None:
-    torch.manual_seed(1)
-    source = models.resnet18(weights=None).state_dict()
-    network = make_network(domain="pixel")
-    copied = load_pretrained_backbone(network, {prefix + k: v for k, v in source.items()})
-    assert len(copied) == len([name for name in source if not name.startswith("fc.")])
-    torch.testing.assert_close(network.tail.layer3[1].conv2.weight, source["layer3.1.conv2.weight"])
-    latent = make_network()
-    assert isinstance(latent, LatentNetwork)
-    load_pretrained_backbone(latent, source)
-    torch.testing.assert_close(latent.tail.layer1[0].bn1.weight, source["layer1.0.bn1.weight"])
-
-
-def test_weights_of_another_resnet_are_refused() -> None:
-    source = models.resnet34(weights=None).state_dict()
-    network = make_network()
-    with torch.device("meta"):
-        wide = models.resnet50(weights=None).state_dict()
-    with pytest.raises(CheckpointError, match=r"do not fit resnet18: layer1.0.conv1.weight"):
-        load_pretrained_backbone(network, wide)
-    with pytest.raises(CheckpointError, match=r"layer3.0.conv1.weight should be .*found nothing"):
-        load_pretrained_backbone(
-            network, {k: v for k, v in source.items() if not k.startswith("layer3")}
-        )
 
 
 def test_every_field_is_documented() -> None:

@@ -1,7 +1,7 @@
 """A third task, written and registered here alone, goes through every command.
 
 Which classes occur in a picture at all: learned from the labels, from a linear layer behind the
-mean of a ResNet's last features.
+mean of the backbone's last map.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision import models
 
 from tests.conftest import VAL, TinyStore
 from training import evaluate, segment, train
-from training.networks.networks import NetworkConfig, Stem
+from training.networks.backbones import Stages, Stem, find_backbone
+from training.networks.network_config import NetworkConfig
 from training.tasks.base import ImageResult, Metric, Panel, Task
 from training.tasks.losses import Counts, TaskLoss
 from training.tasks.pixel_labels import PixelLabels
@@ -30,18 +30,16 @@ from training.trainer.checkpoints import load_network
 from training.transmission.command import transmission_parser, transmit
 
 
-class PresenceTail(nn.Module):
-    """layer1 to layer4 of a ResNet and one linear layer: "presence_logits" [B, K]."""
+class PresenceTail(Stages):
+    """A backbone's stages and one linear layer: "presence_logits" [B, K]."""
 
-    def __init__(self, resnet: models.ResNet, num_classes: int) -> None:
-        super().__init__()
-        self.layer1, self.layer2 = resnet.layer1, resnet.layer2
-        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
-        self.head = nn.Linear(resnet.fc.in_features, num_classes)
+    def __init__(self, stages: Mapping[str, nn.Module], config: NetworkConfig) -> None:
+        super().__init__(stages)
+        channels = find_backbone(config.backbone).stage_channels[-1]
+        self.head = nn.Linear(channels, config.num_classes)
 
     def forward(self, features_BCHW: torch.Tensor, size: tuple[int, int]) -> dict[str, Any]:
-        x_BCHW = self.layer4(self.layer3(self.layer2(self.layer1(features_BCHW))))
-        return {"presence_logits": self.head(x_BCHW.mean((2, 3)))}
+        return {"presence_logits": self.head(self.maps(features_BCHW)[-1].mean((2, 3)))}
 
 
 class PresenceLoss(TaskLoss):
@@ -129,8 +127,8 @@ class Presence(Task):
     kept = "classes/{row:06d}.json"
 
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:
-        resnet = models.get_model(config.backbone, weights=None)
-        return Stem(resnet), PresenceTail(resnet, config.num_classes)
+        stem, stages = find_backbone(config.backbone).build(dilated=False)
+        return stem, PresenceTail(stages, config)
 
     def make_loss(self, **weights: float) -> PresenceLoss:
         return PresenceLoss(**weights)

@@ -1,0 +1,208 @@
+"""The backbones: classification networks whose layers ours are made of, one object each.
+
+    x [B,3,H,W] ─ stem ─► F [B,D,H/4,W/4] ─ four stages ─► maps at H/4, H/8, H/16 and H/32
+
+The stem is everything up to a quarter of the size: the "first two layers" of a ResNet that the
+paper removes and whose output it distils. Stem and stages keep torchvision's names inside ours
+(`stem.conv1`, `tail.layer1`), so that its weights fit. Other modules ask the backbone for its
+channels and its names.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torchvision import models
+
+from latent_store.errors import CheckpointError, LatentStoreError
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_BATCHES = "num_batches_tracked"  # which frozen batch norms do not count
+
+
+class Stem(nn.Module):
+    """Normalisation and a backbone's layers up to a quarter of the size."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        # Constants, not weights: they are not in the state dict.
+        self.register_buffer("mean_C11", _column(_IMAGENET_MEAN), persistent=False)
+        self.register_buffer("std_C11", _column(_IMAGENET_STD), persistent=False)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Maps RGB in [0, 1], [B, 3, H, W], to features [B, D, H/4, W/4]."""
+        x_BCHW = (x_BCHW - self.mean_C11) / self.std_C11
+        for layer in self.children():
+            x_BCHW = layer(x_BCHW)
+        return x_BCHW
+
+
+class Stages(nn.Module):
+    """A backbone's four stages, each a child of its own name; a task's tail adds its heads."""
+
+    def __init__(self, stages: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self._names = tuple(stages)
+        for name, stage in stages.items():
+            self.add_module(name, stage)
+
+    def maps(self, features_BCHW: torch.Tensor) -> list[torch.Tensor]:
+        """Returns each stage's map of the stem's features, finest first."""
+        maps = []
+        for name in self._names:
+            features_BCHW = getattr(self, name)(features_BCHW)
+            maps.append(features_BCHW)
+        return maps
+
+
+class Backbone(ABC):
+    """One backbone.
+
+    Attributes:
+        name: torchvision's, and the one of the flag `--backbone` and of checkpoints.
+        stem_channels: Of the features at H/4 that the stem gives.
+        stage_names: Of the four stages inside a tail.
+        stage_channels: Of the four stages' maps.
+        output_stride: Pixels that one position of the last map covers once it is dilated, 8 or 16.
+    """
+
+    name: str
+    stem_channels: int
+    stage_names: tuple[str, ...]
+    stage_channels: tuple[int, ...]
+    output_stride: int
+
+    @abstractmethod
+    def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
+        """Returns stem and stages with fresh weights.
+
+        Args:
+            dilated: Whether stages keep the size and dilate instead, down to `output_stride`, as
+                DeepLab v3 has it; else the last map is at H/32. Weights have the same names and
+                shapes either way.
+        """
+
+    def weights(self) -> models.WeightsEnum:
+        """Returns torchvision's best weights from ImageNet."""
+        return models.get_model_weights(self.name).DEFAULT
+
+    def own_name(self, name: str) -> str:
+        """Returns the name that an entry of torchvision's has inside our stem and tail.
+
+        Args:
+            name: In the state dict of the backbone, or of a DeepLab v3 or Faster R-CNN on it.
+        """
+        name = name.removeprefix("backbone.").removeprefix("body.")
+        # torchvision's hub keeps files from before 0.13: convolutions where there are blocks now.
+        name = re.sub(r"^(fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
+        return re.sub(r"^(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
+
+
+class ResNet(Backbone):
+    """A ResNet; its stem is conv1, bn1, relu and maxpool.
+
+    Args:
+        name: torchvision's.
+        basic: Whether it is made of BasicBlocks. These refuse dilation, so layer4 is dilated here,
+            to output stride 16, for small machines; the others have output stride 8 as
+            torchvision's DeepLab v3.
+    """
+
+    stem_channels = 64
+    stage_names = ("layer1", "layer2", "layer3", "layer4")
+
+    def __init__(self, name: str, *, basic: bool = False) -> None:
+        self.name, self.basic = name, basic
+        self.stage_channels = (64, 128, 256, 512) if basic else (256, 512, 1024, 2048)
+        self.output_stride = 16 if basic else 8
+
+    def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
+        """Returns stem and stages with fresh weights."""
+        if dilated and not self.basic:
+            options = {"replace_stride_with_dilation": [False, True, True]}
+        else:
+            options = {}
+        resnet = models.get_model(self.name, weights=None, **options)
+        if dilated and self.basic:
+            _dilate(resnet.layer4)
+        stem = Stem({part: getattr(resnet, part) for part in ("conv1", "bn1", "relu", "maxpool")})
+        return stem, {stage: getattr(resnet, stage) for stage in self.stage_names}
+
+
+BACKBONES: dict[str, Backbone] = {
+    backbone.name: backbone
+    for backbone in (
+        ResNet("resnet18", basic=True),
+        ResNet("resnet34", basic=True),
+        ResNet("resnet50"),
+        ResNet("resnet101"),
+    )
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """Returns the backbone that a flag or a checkpoint names.
+
+    Raises:
+        LatentStoreError: If there is none of that name.
+    """
+    if name not in BACKBONES:
+        raise LatentStoreError(f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}")
+    return BACKBONES[name]
+
+
+def load_pretrained(network: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Copies torchvision's weights into a network of ours.
+
+    Of a Faster R-CNN, into a detection network, also what fits of its pyramid and heads: with other
+    classes all but the predictor.
+
+    Args:
+        network: A PixelNetwork (stem and tail) or a LatentNetwork (tail only).
+        state: State dict with torchvision's names: of a backbone, a DeepLab v3 or a Faster R-CNN.
+
+    Returns:
+        The names of the entries that were copied.
+
+    Raises:
+        CheckpointError: If an entry has another shape (another backbone), or stem and stages are
+            not all there.
+    """
+    backbone = find_backbone(network.config.backbone)
+    state = {backbone.own_name(name): value for name, value in state.items()}
+    own, copied = network.state_dict(), []
+    for name in own:
+        part, _, source = name.partition(".")
+        if part not in ("stem", "tail"):
+            continue
+        ours = part == "stem" or source.partition(".")[0] in backbone.stage_names
+        given = state.get(source)
+        if given is not None:
+            given = network.config.channel_selection.matching(source, given)
+        if given is not None and given.shape == own[name].shape:
+            own[name].copy_(given)
+            copied.append(name)
+        elif ours and not source.endswith(_BATCHES):
+            found = "nothing" if given is None else tuple(given.shape)
+            raise CheckpointError(
+                f"the pretrained weights do not fit {backbone.name}: {source} should be "
+                f"{tuple(own[name].shape)}, found {found}; give weights of that backbone"
+            )
+    return copied
+
+
+def _dilate(stage: nn.Sequential) -> None:
+    """Takes a stage's stride away, à trous: every 3×3 convolution after it gets dilation 2."""
+    first, *others = stage
+    first.conv1.stride = first.downsample[0].stride = (1, 1)
+    for conv in (first.conv2, *(c for block in others for c in (block.conv1, block.conv2))):
+        conv.dilation = conv.padding = (2, 2)
+
+
+def _column(values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values).view(-1, 1, 1)
