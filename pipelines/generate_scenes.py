@@ -1,4 +1,4 @@
-"""`generate-scenes`: write procedural street scenes in the folder layout of Cityscapes, or of VOC.
+"""`generate-scenes`: writes procedural street scenes in the folder layout of Cityscapes, or of VOC.
 
 Whatever reads these datasets reads the result, so the whole chain runs without a downloaded one.
 """
@@ -20,13 +20,13 @@ LAYOUTS: dict[str, type[SceneSet]] = {"cityscapes": CityscapesScenes, "voc": Voc
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `generate-scenes`; return the exit status (2 for bad usage)."""
+    """Runs `generate-scenes`; returns the exit status (2 for bad usage)."""
     args = make_flags().parse_args(argv)
     return run_command(COMMAND, lambda: _run(args))
 
 
 def make_flags() -> argparse.ArgumentParser:
-    """Return the command's parser."""
+    """Returns the command's parser."""
     parser = make_parser(
         COMMAND, "Write procedural street scenes in the folder layout of Cityscapes or PASCAL VOC."
     )

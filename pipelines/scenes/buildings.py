@@ -33,7 +33,7 @@ class Wall:
         self.depth = (self.start[1] + self.end[1]) / 2
 
     def solid(self, height: float, colour: Colour, label: int, gain: float) -> None:
-        """Draw the wall itself, with its label."""
+        """Draws the wall itself, with its label."""
         (whole,) = self._quads(WHOLE, np.array([[0.0, height]]))
         self.painter.world(whole.tolist(), colour, label, gain=gain)
 
@@ -45,7 +45,7 @@ class Wall:
         gain: float,
         glow: np.ndarray | None = None,
     ) -> None:
-        """Draw rectangles into the picture only: the wall's label stays."""
+        """Draws rectangles into the picture only: the wall's label stays."""
         quads = self._quads(spans, levels)
         shapes = [list(map(tuple, quad)) for quad in self.painter.view.project(quads).tolist()]
         fills = [self.painter.shade(colour, self.depth, gain)] * len(quads)
@@ -56,7 +56,7 @@ class Wall:
             self.painter.pixels(shape, fill, None)
 
     def _quads(self, spans: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """Return rectangles in the world, [n, 4, 3]."""
+        """Returns rectangles in the world, [n, 4, 3]."""
         spans, levels = np.broadcast_arrays(spans, levels)
         ground = self.start + spans[..., None] * (self.end - self.start)
         corners = [
@@ -82,7 +82,7 @@ class Facade:
 
 
 def random_facade(rng: np.random.Generator, tall: float) -> Facade:
-    """Draw a building's style; tall is the typical number of storeys."""
+    """Draws a building's style; tall is the typical number of storeys."""
     storey = rng.uniform(2.8, 3.8)
     paint = jitter(rng, _WALL_PAINTS[rng.integers(len(_WALL_PAINTS))], 0.25)
     return Facade(
@@ -106,7 +106,7 @@ def facade(
     style: Facade,
     gain: float,
 ) -> None:
-    """Draw one wall of a building with its windows, where these are large enough to be seen."""
+    """Draws one wall of a building with its windows, where these are large enough to be seen."""
     wall = Wall(painter, start, end)
     wall.solid(style.height, style.paint, BUILDING, gain)
     along = wall.end - wall.start
@@ -148,7 +148,7 @@ def building(
     z1: float,
     tall: float,
 ) -> None:
-    """Draw a building beside the road: its gable first, then the facade along the road."""
+    """Draws a building beside the road: its gable first, then the facade along the road."""
     view, style = painter.view, random_facade(rng, tall)
     x0, x1 = view.beside(z0, side * s), view.beside(z1, side * s)
     sunny = 1.0 + 0.22 * painter.look.sun_side * -side * painter.look.shadow

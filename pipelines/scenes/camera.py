@@ -60,19 +60,19 @@ class View:
     shift: float
 
     def road_x(self, z: np.ndarray | float) -> np.ndarray | float:
-        """Return the x in metres of the road's centre line at depth z (float64, any shape)."""
+        """Returns the x in metres of the road's centre line at depth z (float64, any shape)."""
         return self.shift + self.heading * z + 0.5 * self.bend * z * z
 
     def road_yaw(self, z: float) -> float:
-        """Return the road's direction at depth z in radians (0 = straight ahead)."""
+        """Returns the road's direction at depth z in radians (0 = straight ahead)."""
         return math.atan(self.heading + self.bend * z)
 
     def beside(self, z: float, s: float) -> float:
-        """Return the x in metres of what stands s metres to the right of the centre line."""
+        """Returns the x in metres of what stands s metres to the right of the centre line."""
         return float(self.road_x(z)) + s
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Project world points [..., 3] (x, h, z in metres) to pixels [..., 2] (float64)."""
+        """Projects world points [..., 3] (x, h, z in metres) to pixels [..., 2] (float64)."""
         points = np.asarray(points, dtype=np.float64)
         z = np.maximum(points[..., 2], 0.6)
         u = self.focal * points[..., 0] / z
@@ -82,7 +82,7 @@ class View:
         return np.clip(np.stack([x, y], axis=-1), -4 * self.width, 5 * self.width)
 
     def outline(self, points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-        """Project a few points as `project` does: plain Python is faster on short lists."""
+        """Projects a few points as `project` does: plain Python is faster on short lists."""
         low, high, shape = -4.0 * self.width, 5.0 * self.width, []
         for x, h, z in points:
             scale = self.focal / max(z, 0.6)
@@ -93,7 +93,7 @@ class View:
 
 
 def random_look(rng: np.random.Generator) -> Look:
-    """Draw the light: day, overcast, dusk or haze."""
+    """Draws the light: day, overcast, dusk or haze."""
     mood = rng.choice(["day", "overcast", "dusk", "haze"], p=[0.4, 0.27, 0.15, 0.18])
     light, haze, top, visibility, shadow, lit = {
         "day": ((1.05, 1.02, 0.96), (0.78, 0.85, 0.93), (0.25, 0.48, 0.85), 420, 1.0, 0.02),
@@ -117,7 +117,7 @@ def random_look(rng: np.random.Generator) -> Look:
 
 
 def random_view(rng: np.random.Generator, height: int, width: int) -> View:
-    """Draw the camera's place and direction, and the road's course before it."""
+    """Draws the camera's place and direction, and the road's course before it."""
     scale = math.sqrt(height * width / 2)
     heading = rng.normal(0, 0.1)
     return View(
@@ -146,12 +146,12 @@ class Painter:
         self.instances = 0
 
     def new_instance(self) -> int:
-        """Return the next unused instance id (1, 2, …)."""
+        """Returns the next unused instance id (1, 2, …)."""
         self.instances += 1
         return self.instances
 
     def shade(self, colour: Colour, z: float, gain: float = 1.0) -> tuple[int, int, int]:
-        """Return 8-bit RGB of a colour in [0, 1] under the scene's light and air at depth z."""
+        """Returns 8-bit RGB of a colour in [0, 1] under the scene's light and air at depth z."""
         clear = math.exp(-z / self.look.visibility)
         channels = colour.tolist() if isinstance(colour, np.ndarray) else colour
         red, green, blue = (
@@ -167,7 +167,7 @@ class Painter:
         label: int | None,
         instance: int = 0,
     ) -> None:
-        """Fill one polygon given in pixels; without a label only the picture changes."""
+        """Fills one polygon given in pixels; without a label only the picture changes."""
         xs = [x for x, _ in shape]
         if max(xs) < 0 or min(xs) > self.view.width:
             return
@@ -183,7 +183,7 @@ class Painter:
         instance: int = 0,
         gain: float = 1.0,
     ) -> None:
-        """Fill one polygon of (x, h, z) in metres, shaded at its mean depth."""
+        """Fills one polygon of (x, h, z) in metres, shaded at its mean depth."""
         depth = sum(point[2] for point in points) / len(points)
         self.pixels(self.view.outline(points), self.shade(colour, depth, gain), label, instance)
 
@@ -197,13 +197,13 @@ class Painter:
         instance: int = 0,
         gain: float = 1.0,
     ) -> None:
-        """Fill a flat shape that faces the camera: outline is (metres right of x, metres up)."""
+        """Fills a flat shape that faces the camera: outline is (metres right of x, metres up)."""
         self.world([(x + dx, h, z) for dx, h in outline], colour, label, instance, gain)
 
     def discs(
         self, xy: np.ndarray, radius: np.ndarray, fills: Sequence[tuple[int, int, int]], label: int
     ) -> None:
-        """Fill discs at pixel centres [n, 2] with pixel radii [n], one colour each."""
+        """Fills discs at pixel centres [n, 2] with pixel radii [n], one colour each."""
         boxes = np.concatenate([xy - radius[:, None], xy + radius[:, None]], axis=1).tolist()
         for box, fill in zip(boxes, fills, strict=True):
             self._picture_draw.ellipse(box, fill=fill)
@@ -213,19 +213,19 @@ class Painter:
 def ellipse(
     x: float, h: float, rx: float, ry: float, corners: int = 12
 ) -> list[tuple[float, float]]:
-    """Return an ellipse as an outline of (x, h) corners, metres."""
+    """Returns an ellipse as an outline of (x, h) corners, metres."""
     turns = [2 * math.pi * k / corners for k in range(corners)]
     return [(x + rx * math.cos(t), h + ry * math.sin(t)) for t in turns]
 
 
 def bar(x0: float, h0: float, x1: float, h1: float, w: float) -> list[tuple[float, float]]:
-    """Return a limb or tube from (x0, h0) to (x1, h1), w wide, as an outline in metres."""
+    """Returns a limb or tube from (x0, h0) to (x1, h1), w wide, as an outline in metres."""
     length = math.hypot(x1 - x0, h1 - h0) or 1.0
     nx, nh = -(h1 - h0) / length * w / 2, (x1 - x0) / length * w / 2
     return [(x0 + nx, h0 + nh), (x1 + nx, h1 + nh), (x1 - nx, h1 - nh), (x0 - nx, h0 - nh)]
 
 
 def jitter(rng: np.random.Generator, colour: Colour, spread: float) -> np.ndarray:
-    """Return the colour, randomly lighter or darker and slightly tinted."""
+    """Returns the colour, randomly lighter or darker and slightly tinted."""
     gain = 1 + spread * rng.uniform(-1, 1) + 0.3 * spread * rng.uniform(-1, 1, 3)
     return np.clip(np.asarray(colour) * gain, 0.02, 1.0)

@@ -52,7 +52,7 @@ class CityscapesScenes(SceneSet):
         return f"city {self.city!r}", [f"{tree}/{self.city}" for tree in trees]
 
     def write_scene(self, root: Path, split: str, number: int, index: int) -> None:
-        """Write a scene's picture, labelIds and instanceIds."""
+        """Writes a scene's picture, labelIds and instanceIds."""
         scene = render_scene(self.seed, index, self.height, self.width)
         ids = cityscapes_instance_ids(scene)
         for tree, suffix, array in (
@@ -66,7 +66,7 @@ class CityscapesScenes(SceneSet):
 
 
 def cityscapes_instance_ids(scene: Scene) -> np.ndarray:
-    """Return uint16 [height, width] as in Cityscapes' gtFine_instanceIds.
+    """Returns uint16 [height, width] as in Cityscapes' gtFine_instanceIds.
 
     A pixel of a countable object is labelId * 1000 + k, k = 0, 1, … within its label; every other
     pixel is its labelId.

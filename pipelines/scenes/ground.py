@@ -40,7 +40,7 @@ class Plan:
 
 
 def random_plan(rng: np.random.Generator) -> Plan:
-    """Draw the kind of place: narrow street, avenue, suburb or open country."""
+    """Draws the kind of place: narrow street, avenue, suburb or open country."""
     kind = rng.choice(["narrow", "avenue", "suburb", "country"], p=[0.3, 0.3, 0.2, 0.2])
     road, walk, verge, density, tall = {
         "narrow": ((2.8, 4.5), (0.8, 2.2), (0.0, 0.0), 0.95, 5),
@@ -68,7 +68,7 @@ def random_plan(rng: np.random.Generator) -> Plan:
 def octaves(
     rng: np.random.Generator, height: int, width: int, cells: tuple[float, ...]
 ) -> np.ndarray:
-    """Return smooth noise float32 [height, width], about -1 to 1: a sum of grids of these cells."""
+    """Returns smooth noise float32 [height, width], about -1 to 1: a sum of grids of cells."""
     total = np.zeros((height, width), np.float32)
     for cell in cells:
         grid = rng.random((int(height / cell) + 3, int(width / cell) + 3), dtype=np.float32) - 0.5
@@ -80,7 +80,7 @@ def octaves(
 def sky_and_ground(
     rng: np.random.Generator, look: Look, view: View, plan: Plan
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw everything flat: image uint8 [height, width, 3] and labels uint8 [height, width]."""
+    """Draws everything flat: image uint8 [height, width, 3] and labels uint8 [height, width]."""
     height, width = view.height, view.width
     x = np.arange(width, dtype=np.float32)[None] + 0.5 - view.centre
     y = np.arange(height, dtype=np.float32)[:, None] + 0.5 - view.horizon
@@ -105,7 +105,7 @@ def sky_and_ground(
 def _ground(
     rng: np.random.Generator, look: Look, view: View, plan: Plan, u: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return colour float32 [h, w, 3] and labels uint8 [h, w] of ground seen at offsets u, v."""
+    """Returns colour float32 [h, w, 3] and labels uint8 [h, w] of ground seen at offsets u, v."""
     z = np.minimum(view.focal * view.camera_height / v, FAR).astype(np.float32)
     s = (u * z / view.focal - view.road_x(z)).astype(np.float32)
     out = np.abs(s)
@@ -139,13 +139,13 @@ def _ground(
 
 
 def _cycle(x: np.ndarray, period: float) -> np.ndarray:
-    """Return x modulo a period, several times faster than `np.mod` on floats."""
+    """Returns x modulo a period, several times faster than `np.mod` on floats."""
     turns = x / period
     return (turns - np.floor(turns)) * period
 
 
 def _tile(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Look up world-fixed noise float32, about -1 to 1, at texture coordinates a, b (any shape)."""
+    """Looks up world-fixed noise float32, about -1 to 1, at texture coordinates a, b."""
     texture = rng.random((128, 128), dtype=np.float32) * 2 - 1
     return texture[b.astype(np.int32) & 127, np.floor(a).astype(np.int32) & 127]
 
@@ -153,7 +153,7 @@ def _tile(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _shadows(
     rng: np.random.Generator, look: Look, plan: Plan, s: np.ndarray, z: np.ndarray
 ) -> np.ndarray:
-    """Return where the ground lies in the shadow of what stands on the sun's side: bool [h, w]."""
+    """Returns where the ground lies in the shadow of what stands on the sun's side: bool [h, w]."""
     reach = rng.uniform(0.0, 1.6, 64) * (plan.road + plan.walk) * (0.5 + plan.density)
     reach = np.where(rng.random(64) < 0.75, reach, -5.0).astype(np.float32)
     edge = (plan.road + plan.walk + 0.5) - reach[(z * 0.35).astype(np.int32) & 63]
@@ -163,7 +163,7 @@ def _shadows(
 def _markings(
     plan: Plan, s: np.ndarray, z: np.ndarray, across: np.ndarray, junction: np.ndarray
 ) -> np.ndarray:
-    """Return where the road carries paint: bool [h, w]; lines, dashes, a zebra crossing."""
+    """Returns where the road carries paint: bool [h, w]; lines, dashes, a zebra crossing."""
     out = np.abs(s)
     dashes = _cycle(z, 6.0) < 3.0
     lines = np.zeros(s.shape, bool)

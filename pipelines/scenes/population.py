@@ -28,7 +28,7 @@ class Population:
         self._add_others()
 
     def far_to_near(self) -> list[Callable[[], object]]:
-        """Return what draws each object."""
+        """Returns what draws each object."""
         return [draw for _, draw in sorted(self._entries, key=lambda entry: -entry[0])]
 
     def _add(self, depth: float, function: Callable[..., object], *args: object) -> None:
@@ -37,11 +37,11 @@ class Population:
         self._entries.append((depth, lambda: function(self.painter, own, *args)))
 
     def _stand(self, function: Callable[..., object], deep: float, s: float, *args: object) -> None:
-        """Add what stands at depth `deep`, s metres to the right of the centre line."""
+        """Adds what stands at depth `deep`, s metres to the right of the centre line."""
         self._add(deep, function, self.painter.view.beside(deep, s), deep, *args)
 
     def _add_roadside(self, side: int) -> None:
-        """Plan one side of the road: buildings or barriers in a row, trees behind them."""
+        """Plans one side of the road: buildings or barriers in a row, trees behind them."""
         rng, plan = self.rng, self.plan
         edge = plan.road + plan.walk
         density = np.clip(plan.density * rng.uniform(0.6, 1.25), 0, 1)
@@ -64,7 +64,7 @@ class Population:
             z += length * (1.0 if rng.random() < 0.75 else rng.uniform(1.0, 1.6))
 
     def _add_pavement(self, side: int) -> None:
-        """Plan what stands between road and buildings: street trees, posts, people, bicycles."""
+        """Plans what stands between road and buildings: street trees, posts, people, bicycles."""
         rng, plan = self.rng, self.plan
         edge = plan.road + plan.walk
         if rng.random() < 0.55 and plan.density < 0.9:
@@ -86,7 +86,7 @@ class Population:
             self._stand(bicycle, deep, side * (plan.road + 0.5))
 
     def _add_vehicles(self, side: int) -> None:
-        """Plan one side of the road's vehicles, parked and moving."""
+        """Plans one side of the road's vehicles, parked and moving."""
         rng, plan, view = self.rng, self.plan, self.painter.view
         if rng.random() < 0.65 * min(1, plan.density + 0.2):
             parked = rng.uniform(6, 14)
@@ -106,7 +106,7 @@ class Population:
             moving += 12 + rng.exponential(30)
 
     def _add_others(self) -> None:
-        """Plan cyclists and pedestrians on the road, and the traffic of the crossing one."""
+        """Plans cyclists and pedestrians on the road, and the traffic of the crossing one."""
         rng, plan = self.rng, self.plan
         for deep in (6 + rng.gamma(1.5, 9, rng.poisson(1.3))).tolist():
             s = rng.choice([-1, 1]) * plan.road * rng.uniform(0.5, 0.9)

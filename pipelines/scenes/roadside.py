@@ -20,7 +20,7 @@ from pipelines.scenes.camera import (
 
 
 def tree(painter: Painter, rng: np.random.Generator, x: float, z: float, size: float) -> None:
-    """Draw a tree, size metres high, or a bush where size is below 2."""
+    """Draws a tree, size metres high, or a bush where size is below 2."""
     view, look = painter.view, painter.look
     trunk = size * rng.uniform(0.25, 0.45) if size > 2 else 0.0
     if trunk:
@@ -44,7 +44,7 @@ def tree(painter: Painter, rng: np.random.Generator, x: float, z: float, size: f
 
 
 def hedge(painter: Painter, rng: np.random.Generator, x: float, z: float, length: float) -> None:
-    """Draw a row of bushes that runs away from the camera beside the road."""
+    """Draws a row of bushes that runs away from the camera beside the road."""
     for step in np.arange(length, 0, -1.2):
         tree(painter, rng, x + rng.normal(0, 0.2), z + float(step), rng.uniform(1.0, 1.8))
 
@@ -58,7 +58,7 @@ def barrier(
     z1: float,
     label: int,
 ) -> None:
-    """Draw a wall or a fence of posts and rails along the road from depth z0 to z1."""
+    """Draws a wall or a fence of posts and rails along the road from depth z0 to z1."""
     height = rng.uniform(0.8, 2.0)
     start, end = ((painter.view.beside(z, side * s), z) for z in (z0, z1))
     colour = jitter(rng, (0.5, 0.48, 0.45) if label == WALL else rng.uniform(0.15, 0.6, 3), 0.2)
@@ -79,7 +79,7 @@ def barrier(
 def pole(
     painter: Painter, rng: np.random.Generator, x: float, z: float, inward: int, kind: str
 ) -> None:
-    """Draw a post: kind is "lamp", "sign" or "light" (a traffic light); inward is -1 or 1."""
+    """Draws a post: kind is "lamp", "sign" or "light" (a traffic light); inward is -1 or 1."""
     grey = jitter(rng, (0.42, 0.43, 0.44), 0.3)
     draw = partial(painter.billboard, x, z)
     if kind == "lamp":

@@ -58,7 +58,7 @@ class Scene:
 
 
 def render_scene(seed: int, index: int, height: int, width: int) -> Scene:
-    """Draw one street scene.
+    """Draws one street scene.
 
     Args:
         seed: Which family of scenes, 0 or more.
@@ -105,7 +105,7 @@ def render_scene(seed: int, index: int, height: int, width: int) -> Scene:
 
 
 def _backdrop(painter: Painter, rng: np.random.Generator, plan: Plan) -> None:
-    """Draw what closes the view: hills, woods or a skyline, far away."""
+    """Draws what closes the view: hills, woods or a skyline, far away."""
     view = painter.view
     edges = np.linspace(-1, 1, 60) * 2.2 * FAR * view.width / view.focal
     if rng.random() < 0.75:
@@ -125,7 +125,7 @@ def _backdrop(painter: Painter, rng: np.random.Generator, plan: Plan) -> None:
 
 
 def _ego_bonnet(painter: Painter, rng: np.random.Generator) -> None:
-    """Draw the bonnet of the camera's own car over the lower edge; it is not annotated."""
+    """Draws the bonnet of the camera's own car over the lower edge; it is not annotated."""
     view = painter.view
     top = view.height * (1 - rng.uniform(0.04, 0.12))
     turns = np.linspace(0, np.pi, 24)
@@ -142,7 +142,7 @@ def _ego_bonnet(painter: Painter, rng: np.random.Generator) -> None:
 def _develop(
     rng: np.random.Generator, look: Look, picture: Image.Image, labels: np.ndarray
 ) -> np.ndarray:
-    """Return the finished photograph uint8 [H, W, 3]: surface texture, optics, sensor noise."""
+    """Returns the finished photograph uint8 [H, W, 3]: surface texture, optics, sensor noise."""
     height, width = labels.shape
     amount = np.zeros(256, np.float32)
     amount[[VEGETATION, TERRAIN, BUILDING, WALL]] = 0.3, 0.08, 0.07, 0.1

@@ -47,10 +47,10 @@ class SceneSet(ABC):
 
     @abstractmethod
     def write_scene(self, root: Path, split: str, number: int, index: int) -> None:
-        """Draw scene `index` and write it as picture `number`, from 0, of a split."""
+        """Draws scene `index` and writes it as picture `number`, from 0, of a split."""
 
     def generate(self, root: Path, *, overwrite: bool = False) -> int:
-        """Draw and write all scenes below a dataset's root; return their number.
+        """Draws and writes all scenes below a dataset's root; returns their number.
 
         Args:
             root: The folder.

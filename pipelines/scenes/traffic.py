@@ -67,7 +67,7 @@ _Point = tuple[float, float, float]
 
 
 def person(painter: Painter, rng: np.random.Generator, x: float, z: float) -> None:
-    """Draw a pedestrian, walking or standing."""
+    """Draws a pedestrian, walking or standing."""
     k, one = rng.uniform(0.8, 1.1), painter.new_instance()
     draw = partial(painter.billboard, x, z, label=PERSON, instance=one)
     coat, trousers = rng.uniform(0.05, 0.85, 3), jitter(rng, (0.15, 0.16, 0.22), 0.6)
@@ -85,7 +85,7 @@ def person(painter: Painter, rng: np.random.Generator, x: float, z: float) -> No
 
 
 def bicycle(painter: Painter, rng: np.random.Generator, x: float, z: float) -> float:
-    """Draw a bicycle; return how far it is seen from the side (0 not, -1 or 1 wholly)."""
+    """Draws a bicycle; returns how far it is seen from the side (0 not, -1 or 1 wholly)."""
     squeeze = rng.uniform(0.25, 1.0) * rng.choice([-1, 1])
     one, paint = painter.new_instance(), rng.uniform(0.05, 0.7, 3)
     draw = partial(painter.billboard, x, z)
@@ -103,7 +103,7 @@ def bicycle(painter: Painter, rng: np.random.Generator, x: float, z: float) -> f
 
 
 def cyclist(painter: Painter, rng: np.random.Generator, x: float, z: float) -> None:
-    """Draw a bicycle with its rider, who is an object of its own."""
+    """Draws a bicycle with its rider, who is an object of its own."""
     squeeze = bicycle(painter, rng, x, z)
     rider, coat = painter.new_instance(), rng.uniform(0.05, 0.9, 3)
     draw = partial(painter.billboard, x, z, label=RIDER, instance=rider)
@@ -128,7 +128,7 @@ class _Body:
     length: float
 
     def place(self, points: Iterable[_Point]) -> list[_Point]:
-        """Return the points in the world."""
+        """Returns the points in the world."""
         middle, sine, cosine = self.length / 2, self.sine, self.cosine
         return [
             (
@@ -140,14 +140,14 @@ class _Body:
         ]
 
     def side(self, outline: Iterable[tuple[float, float]], v: float) -> list[_Point]:
-        """Return an outline of (along, up) in the world, on the side at v."""
+        """Returns an outline of (along, up) in the world, on the side at v."""
         return self.place((u, h, v) for u, h in outline)
 
 
 def vehicle(
     painter: Painter, rng: np.random.Generator, x: float, z: float, kind: str, yaw: float
 ) -> None:
-    """Draw a vehicle whose middle stands at (x, z); yaw 0 drives away from the camera."""
+    """Draws a vehicle whose middle stands at (x, z); yaw 0 drives away from the camera."""
     profile, width, label, window = _PROFILES[kind]
     outline = [(u, h) for u, h, _ in profile]
     half, length = width / 2, max(u for u, _ in outline)
@@ -189,7 +189,7 @@ def vehicle(
 
 
 def _faces_camera(quad: list[tuple[float, float]]) -> bool:
-    """Say whether a projected quad is seen from outside, by its winding."""
+    """Tells whether a projected quad is seen from outside, by its winding."""
     (ax, ay), (bx, by), (cx, cy), (dx, dy) = quad
     return (cx - ax) * (dy - by) - (dx - bx) * (cy - ay) < 0
 
@@ -201,7 +201,7 @@ def _doors(
     window: Sequence[tuple[float, float]],
     colour: Colour,
 ) -> None:
-    """Draw the upright gaps between the doors and panes of one side."""
+    """Draws the upright gaps between the doors and panes of one side."""
     top = max(h for _, h in window)
     left, right = min(u for u, _ in window), max(u for u, _ in window)
     for split in (1.1 + 1.3 * k for k in range(int(body.length / 1.3))):
@@ -211,7 +211,7 @@ def _doors(
 
 
 def _wheels(painter: Painter, body: _Body, v: float, kind: str, label: int, one: int) -> None:
-    """Draw the two wheels of one side."""
+    """Draws the two wheels of one side."""
     radius = 0.5 if kind in LARGE else 0.33
     for hub in (0.19 * body.length, 0.8 * body.length):
         tyre = ellipse(hub, radius, radius, radius, 10)
@@ -221,7 +221,7 @@ def _wheels(painter: Painter, body: _Body, v: float, kind: str, label: int, one:
 
 
 def _lamps(painter: Painter, body: _Body, u: float, h: float, half: float, *, rear: bool) -> None:
-    """Draw the two lamps and the number plate of a vehicle's rear or front."""
+    """Draws the two lamps and the number plate of a vehicle's rear or front."""
     lamp = (0.75, 0.05, 0.04) if rear else (0.95, 0.93, 0.8)
     gain = 1.0 / max(0.35, float(painter.look.light.mean()))
 

@@ -68,13 +68,13 @@ class VocScenes(SceneSet):
         return f"VOC{self.year}", [f"VOC{self.year}"]
 
     def picture_id(self, split: str, number: int) -> str:
-        """Return the id of a split's picture `number`, from 0: as the devkit numbers them."""
+        """Returns the id of a split's picture `number`, from 0: as the devkit numbers them."""
         number += 1 if split == "train" else 1 + self.train
         # Ids of 2007 are bare numbers, later ones begin with their year; so years can be joined.
         return f"{number:06d}" if self.year == 2007 else f"{self.year}_{number:06d}"
 
     def scene(self, index: int) -> Scene:
-        """Draw one scene in a size of its own; years share none."""
+        """Draws one scene in a size of its own; years share none."""
         rng = np.random.default_rng((self.seed, self.year, index))
         height, width = (round(self.longest * side) for side in rng.choice(SHAPES))
         zoom = rng.uniform(*ZOOMS)
@@ -83,7 +83,7 @@ class VocScenes(SceneSet):
         return _framed(scene, rng, height, width)
 
     def write_scene(self, root: Path, split: str, number: int, index: int) -> None:
-        """Write a scene's picture, objects and, of most, mask; list it for both tasks."""
+        """Writes a scene's picture, its objects and, of most, its mask."""
         name, scene = self.picture_id(split, number), self.scene(index)
         mask_HW, objects = voc_annotation(scene)
         folder, segmented = root / f"VOC{self.year}", _is_segmented(number)
@@ -96,7 +96,7 @@ class VocScenes(SceneSet):
             write_mask(folder / MASKS / f"{name}.png", mask_HW)
 
     def generate(self, root: Path, *, overwrite: bool = False) -> int:
-        """Draw and write all scenes, and the lists train, val and trainval of both tasks."""
+        """Draws and writes all scenes, and the lists train, val and trainval of both tasks."""
         count = super().generate(root, overwrite=overwrite)
         pictures = [("train", k) for k in range(self.train)] + [("val", k) for k in range(self.val)]
         masked = [(split, number) for split, number in pictures if _is_segmented(number)]
@@ -120,7 +120,7 @@ class VocObject:
 
 
 def voc_annotation(scene: Scene) -> tuple[np.ndarray, list[VocObject]]:
-    """Return a scene's mask of class ids, uint8 [height, width], 255 = void, and its objects."""
+    """Returns a scene's mask of class ids, uint8 [height, width], 255 = void, and its objects."""
     height, width = scene.label_ids_HW.shape
     mask_HW = np.zeros((height, width), np.uint8)
     objects = []
@@ -148,7 +148,7 @@ def voc_annotation(scene: Scene) -> tuple[np.ndarray, list[VocObject]]:
 
 
 def write_mask(path: Path, mask_HW: np.ndarray) -> None:
-    """Write a palette PNG in the devkit's colours."""
+    """Writes a palette PNG in the devkit's colours."""
     image = Image.fromarray(mask_HW)
     image.putpalette([channel for label in range(256) for channel in voc_colour(label)])
     image.save(path)
@@ -157,7 +157,7 @@ def write_mask(path: Path, mask_HW: np.ndarray) -> None:
 def write_objects(
     path: Path, size: tuple[int, int], objects: Iterable[VocObject], *, segmented: bool
 ) -> None:
-    """Write an annotation as the devkit's are: `path` is `VOCyear/Annotations/ID.xml`.
+    """Writes an annotation as the devkit's are: `path` is `VOCyear/Annotations/ID.xml`.
 
     Args:
         path: The file.
@@ -181,7 +181,7 @@ def write_objects(
 
 
 def _framed(scene: Scene, rng: np.random.Generator, height: int, width: int) -> Scene:
-    """Cut a picture around an object of VOC's classes, the larger the likelier."""
+    """Cuts a picture around an object of VOC's classes, the larger the likelier."""
     numbers_HW = scene.instance_ids_HW * np.isin(scene.label_ids_HW, list(VOC_NAMES))
     areas = np.bincount(numbers_HW.ravel())
     areas[0] = not areas[1:].any()  # without an object, anywhere
@@ -211,7 +211,7 @@ def _is_segmented(number: int) -> bool:
 
 
 def _rim(mask_HW: np.ndarray) -> np.ndarray:
-    """Return where the background touches an object, bool [height, width]."""
+    """Returns where the background touches an object, bool [height, width]."""
     solid_HW = np.pad((mask_HW > 0) & (mask_HW != IGNORE_LABEL), 1)
     near_HW = solid_HW[:-2, 1:-1] | solid_HW[2:, 1:-1] | solid_HW[1:-1, :-2] | solid_HW[1:-1, 2:]
     return near_HW & (mask_HW == 0)
