@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -94,7 +95,7 @@ class _Maps:
     def __init__(self, out: Path, scale: Scale, seed: int) -> None:
         self.out, self.scale, self.seed = out, scale, seed
         self.data, self.store = out / "scenes", out / "scenes.zarr"
-        self.where = {"store": self.store, "dataset": "cityscapes"}
+        self.where: dict[str, Any] = {"store": self.store, "dataset": "cityscapes"}
 
     def run(self) -> Path:
         """Runs every step; returns the results of the evaluation, a JSON file."""

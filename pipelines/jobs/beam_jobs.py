@@ -93,7 +93,8 @@ def _unknown_to_beam(rest: Sequence[str]) -> list[str]:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     for option_class in PipelineOptions.__subclasses__():
         # Beam offers no public way to ask whether it knows a flag; its own check does this.
-        option_class._add_argparse_args(_Tolerant(parser))
+        tolerant: Any = _Tolerant(parser)
+        option_class._add_argparse_args(tolerant)
     _, unknown = parser.parse_known_args(list(rest))
     return unknown
 
@@ -104,11 +105,11 @@ class _Tolerant:
     def __init__(self, parser: argparse.ArgumentParser):
         self.parser = parser
 
-    def add_argument(self, *names: str, **settings: object) -> None:
+    def add_argument(self, *names: str, **settings: Any) -> None:
         try:
             self.parser.add_argument(*names, **settings)
         except argparse.ArgumentError:
             return
 
-    def add_value_provider_argument(self, *names: str, **settings: object) -> None:
+    def add_value_provider_argument(self, *names: str, **settings: Any) -> None:
         self.add_argument(*names, **settings)

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 import apache_beam as beam
@@ -164,9 +165,10 @@ def count_gates(
     Returns:
         Times on, and the sum of P(on) in fixed point, of each channel.
     """
+    gate: Any = loaded.network.gate
     with torch.inference_mode():
         # One sample at a time: a matrix product may round differently in another batch.
-        outputs = [loaded.network.gate(torch.from_numpy(row[None])) for row in pooled_BC]
+        outputs = [gate(torch.from_numpy(row[None])) for row in pooled_BC]
     on = np.stack([o.gate_BC[0].numpy() for o in outputs]) * sounding_BC
     probability = np.stack([o.probability_BC[0].numpy() for o in outputs]) * sounding_BC
     return tuple(int(n) for n in on.sum(axis=0)), _exact_sum(probability.astype(np.float64))
@@ -195,9 +197,11 @@ def make_ranking(
         RankingError: Nothing was counted.
     """
     dataset, _, name = split.partition("/")
-    totals = halves[0] + halves[1]
+    first, second = halves
+    totals = first + second
     if not totals.samples and method != "random":
         raise RankingError(f"{split} has no usable samples to rank channels by; encode it first")
+    keys: tuple[np.ndarray, ...]
     if method == "random":
         keys = (np.random.default_rng(seed).permutation(channels).astype(np.float64),)
     else:
@@ -205,6 +209,9 @@ def make_ranking(
     order = order_channels(*keys)
     cuts = make_cuts(keep, channels)
     counted = method == "frequency"
+    agreement = None
+    if first.samples and second.samples:
+        agreement = compare_orders(_keys(first, method), _keys(second, method), cuts[:-1])
     return Ranking(
         ranking_id=ranking_id,
         codec_id=codec_id,
@@ -221,11 +228,7 @@ def make_ranking(
         checkpoint_sha256=checkpoint_sha256,
         task=task,
         seed=seed if method == "random" else None,
-        halves=(
-            compare_orders(*(_keys(half, method) for half in halves), cuts[:-1])
-            if method != "random" and all(half.samples for half in halves)
-            else None
-        ),
+        halves=agreement,
     )
 
 

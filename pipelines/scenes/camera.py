@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-Colour = Sequence[float]  # red, green, blue in [0, 1]
+Colour = Sequence[float] | np.ndarray  # red, green, blue in [0, 1]
 
 IGNORED, ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE = 0, 7, 8, 11, 12, 13, 17
 LIGHT, SIGN, VEGETATION, TERRAIN, SKY = 19, 20, 21, 22, 23
@@ -163,7 +163,7 @@ class Painter:
     def pixels(
         self,
         shape: list[tuple[float, float]],
-        fill: tuple[int, int, int],
+        fill: tuple[int, ...],
         label: int | None,
         instance: int = 0,
     ) -> None:

@@ -155,7 +155,7 @@ def write_mask(path: Path, mask_HW: np.ndarray) -> None:
 
 
 def write_objects(
-    path: Path, size: tuple[int, int], objects: Iterable[VocObject], *, segmented: bool
+    path: Path, size: tuple[int, ...], objects: Iterable[VocObject], *, segmented: bool
 ) -> None:
     """Writes an annotation as the devkit's are: `path` is `VOCyear/Annotations/ID.xml`.
 
