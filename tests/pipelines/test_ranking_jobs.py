@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 import latent_store
-from latent_store.catalogue.rankings import make_cuts, order_channels, ties_at_cuts
 from latent_store.codec import codec_from_store, decode_scalable
 from latent_store.storage.location import Location
 from latent_store.tools.decode import decode_indexes
 from pipelines import frequency, reorder
-from pipelines.jobs.counting import EMPTY, Totals, half_of, make_ranking
+from pipelines.jobs.counting import half_of
 from tests.conftest import RANKING, TRAIN, TinyStore
 from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
@@ -59,45 +56,6 @@ def gate_checkpoint(tiny_store: TinyStore, tmp_path: Path) -> Path:
     }
     save_checkpoint(path, network, meta=meta)
     return path
-
-
-@given(st.lists(st.integers(0, 5), min_size=2, max_size=40), st.integers(0, 2**32 - 1))
-def test_channels_are_ordered_by_score_then_tie_break_then_number(
-    counts: list[int], seed: int
-) -> None:
-    score = np.array(counts, dtype=float)
-    breaks = np.random.default_rng(seed).integers(0, 3, len(counts)).astype(float)
-    order = order_channels(score, breaks).tolist()
-    keys = [(-score[c], -breaks[c], c) for c in order]
-    assert keys == sorted(keys)
-    assert sorted(order) == list(range(len(counts)))
-
-
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=30), st.data())
-def test_a_tie_is_counted_where_a_cut_runs_through_it(counts: list[int], data: Any) -> None:
-    cut = data.draw(st.integers(1, len(counts)))
-    score = np.array(counts, dtype=float)
-    order = order_channels(score)
-    tied = ties_at_cuts(score, order, [cut])[cut]
-    ranked = score[order]
-    through = cut < len(counts) and ranked[cut - 1] == ranked[cut]
-    assert tied == (counts.count(int(ranked[cut])) if through else 0)
-
-
-@given(st.permutations(range(5)))
-def test_totals_add_up_the_same_in_every_order(order: list[int]) -> None:
-    parts = [EMPTY] + [Totals(samples=n, first=(n, 1), second=(7**n, n)) for n in range(1, 5)]
-    total = EMPTY
-    for i in order:
-        total = total + parts[i]
-    assert total == Totals(samples=10, first=(10, 4), second=(7 + 49 + 343 + 2401, 10))
-
-
-def test_cuts_end_with_all_channels() -> None:
-    assert make_cuts([32, 16, 16], 192) == (16, 32, 192)
-    assert make_cuts(None, 64) == (16, 32, 64)
-    with pytest.raises(latent_store.LatentStoreError, match=r"\[500\] is out of range"):
-        make_cuts([500], 192)
 
 
 def test_frequency_counts_the_gates_decisions(
@@ -153,15 +111,6 @@ def test_halves_agree_as_far_as_their_own_rankings_do(tiny_store: TinyStore) -> 
 def _spearman(first: np.ndarray, second: np.ndarray) -> float:
     # Silent channels have a variance of exactly 0 in both ways of computing it.
     return float(stats.spearmanr(first.round(6), second.round(6)).statistic)
-
-
-def test_without_two_halves_nothing_is_compared(tiny_store: TinyStore) -> None:
-    one = Totals(samples=1, first=(3, 1), second=(0, 0))
-    common = {"ranking_id": "r", "codec_id": "c", "channels": 2, "keep": [1], "split": "d/train"}
-    assert make_ranking((one, EMPTY), method="entropy", **common).halves is None
-    assert make_ranking((EMPTY, EMPTY), method="random", **common).halves is None
-    both = make_ranking((one, one), method="entropy", **common).halves
-    assert (both.spearman, both.shared) == (pytest.approx(1), {1: 1})
 
 
 def test_entropy_and_random_rank_all_channels(copied_store: TinyStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from latent_store.catalogue.rankings import (
     compare_orders,
     compare_rankings,
     describe_agreement,
+    make_cuts,
     order_channels,
     rankings_path,
     read_ranking,
@@ -125,3 +127,33 @@ def test_rankings_of_other_minor_versions_are_read(copied_store: TinyStore):
     content["attributes"] = sealed(content["attributes"]) | {"from_a_later_version": 1}
     path.write_text(json.dumps(content))
     assert read_ranking(Location(copied_store.url), codec_id, RANKING).halves is None
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=40), st.integers(0, 2**32 - 1))
+def test_channels_are_ordered_by_score_then_tie_break_then_number(
+    counts: list[int], seed: int
+) -> None:
+    score = np.array(counts, dtype=float)
+    breaks = np.random.default_rng(seed).integers(0, 3, len(counts)).astype(float)
+    order = order_channels(score, breaks).tolist()
+    keys = [(-score[c], -breaks[c], c) for c in order]
+    assert keys == sorted(keys)
+    assert sorted(order) == list(range(len(counts)))
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=30), st.data())
+def test_a_tie_is_counted_where_a_cut_runs_through_it(counts: list[int], data: Any) -> None:
+    cut = data.draw(st.integers(1, len(counts)))
+    score = np.array(counts, dtype=float)
+    order = order_channels(score)
+    tied = ties_at_cuts(score, order, [cut])[cut]
+    ranked = score[order]
+    through = cut < len(counts) and ranked[cut - 1] == ranked[cut]
+    assert tied == (counts.count(int(ranked[cut])) if through else 0)
+
+
+def test_cuts_end_with_all_channels() -> None:
+    assert make_cuts([32, 16, 16], 192) == (16, 32, 192)
+    assert make_cuts(None, 64) == (16, 32, 64)
+    with pytest.raises(latent_store.LatentStoreError, match=r"\[500\] is out of range"):
+        make_cuts([500], 192)
