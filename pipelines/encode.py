@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from apache_beam.options.pipeline_options import PipelineOptions
-
 from latent_store.components import base as component
 from latent_store.console import make_parser, run_command
-from latent_store.errors import LatentStoreError
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
-from latent_store.format.plan import ShardPlan, plan_key
-from latent_store.storage.lease import Lease
-from latent_store.storage.location import Location
 from latent_store.views.summary import describe_rows
 from pipelines.datasets.registry import DatasetFlags
-from pipelines.jobs import encode_plan
-from pipelines.jobs.beam_jobs import RUNNER_HELP, local_threads, parse_flags
+from pipelines.jobs.beam_jobs import RUNNER_HELP, parse_flags
 from pipelines.jobs.component_job import leased
-from pipelines.jobs.encode_plan import DEFAULT_SAMPLES_PER_SHARD, Inputs
-from pipelines.jobs.encoders import PSNR_ROWS, Encoder
-from pipelines.jobs.encoding import EncodeJob
+from pipelines.jobs.encode_plan import DEFAULT_SAMPLES_PER_SHARD, EncodeRequest
+from pipelines.jobs.encoders import PSNR_ROWS
 from training.flags import add_flags
 
 DESCRIPTION = """
@@ -119,69 +110,25 @@ def make_flags() -> argparse.ArgumentParser:
 
 def _run(argv: Sequence[str] | None) -> int:
     flags, options = parse_flags(make_flags(), argv)
-    location = Location(flags.store)
-    inputs = encode_plan.open_inputs(flags)
-    dataset = flags.dataset_id or inputs.reader.dataset_id
-    plan = encode_plan.settle_plan(location, dataset, flags, inputs)
+    request = EncodeRequest(flags)
     if flags.dry_run:
-        asked = encode_plan.ask_encoders(location, plan, inputs, flags)
-        print(encode_plan.describe(location, plan, asked, flags.max_failures))
+        print(request.describe())
         return 0
-    component.create_store(location)
-    with Lease(location, plan.name, "plan", steal=flags.steal_lease, wait_seconds=30):
-        # Again, under the lease: another job may have appended meanwhile.
-        plan = encode_plan.settle_plan(location, dataset, flags, inputs)
-        location.write(plan_key(plan.dataset, plan.split), plan.to_json())
-    asked = encode_plan.ask_encoders(location, plan, inputs, flags)
-    encoders = [
-        encoder
-        for encoder in asked
-        if not encode_plan.is_complete(location, plan, encoder, flags.max_failures)
-    ]
+    component.create_store(request.location)
+    request.write_plan()
+    plan, asked = request.plan, request.ask_encoders()
+    encoders = [encoder for encoder in asked if not request.is_complete(encoder)]
     if not encoders:
-        print(_nothing_to_do(location, plan, asked))
+        failed = max(request.count_failed(encoder.spec.key) for encoder in asked)
+        more = f", {failed} of them failed; --max_failures 0 tries those again" if failed else ""
+        there = f"everything asked for is there ({plan.describe_samples()}{more})"
+        print(f"{plan.name}: {there}")
         return 0
     keys = [encoder.spec.key for encoder in encoders]
-    with leased(location, plan.name, keys, steal=flags.steal_lease):
-        inputs.register(location)
-        job = _make_job(location, plan, encoders, inputs, flags, options)
+    with leased(request.location, plan.name, keys, steal=flags.steal_lease):
+        job = request.make_job(encoders, options)
         for closed in job.run(plan, options):
             where = f" in {closed.num_shards} shards"
-            text = describe_rows(location, plan, closed.component, where)
+            text = describe_rows(request.location, plan, closed.component, where)
             print(f"{closed.split}/{closed.component}: {text}")
     return 0
-
-
-def _nothing_to_do(location: Location, plan: ShardPlan, asked: Sequence[Encoder]) -> str:
-    text = f"{plan.name}: everything asked for is there ({plan.describe_samples()}"
-    failed = max(encode_plan.count_failed(location, plan, encoder.spec.key) for encoder in asked)
-    if not failed:
-        return text + ")"
-    return f"{text}, {failed} of them failed; --max_failures 0 tries those again)"
-
-
-def _make_job(
-    location: Location,
-    plan: ShardPlan,
-    encoders: Sequence[Encoder],
-    inputs: Inputs,
-    flags: argparse.Namespace,
-    options: PipelineOptions,
-) -> EncodeJob:
-    threads = flags.threads or local_threads(options)
-    for encoder in encoders:
-        key = encoder.spec.key
-        with contextlib.suppress(LatentStoreError):
-            stored = component.open_component(location, plan.name, key)
-            if encode_plan.outgrown(stored, encoder):
-                component.forget_component(location, plan.name, key)
-            else:
-                threads = int(stored.attrs.get("encoder_threads", threads))
-    return EncodeJob(
-        store=location,
-        split=plan.name,
-        threads=threads,
-        max_failures=flags.max_failures,
-        reader=inputs.reader,
-        encoders=tuple(encoders),
-    )

@@ -229,3 +229,8 @@ def finished_receipts(location: Location, split: str, key: str) -> dict[int, Rec
     """Returns the receipt of every finished shard of a component."""
     done = receipts.finished_shards(location, split, key)
     return receipts.read_receipts(location, split, key, sorted(done))
+
+
+def finished_rows(location: Location, split: str, key: str) -> Iterator[RowRecord]:
+    """Returns the records of every finished shard's rows."""
+    return (row for shard in finished_receipts(location, split, key).values() for row in shard.rows)

@@ -7,15 +7,14 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import zarr
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.catalogue import codecs
-from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
+from latent_store.codec import image_to_tensor, load_codec, pad_image
 from latent_store.components import base as component
 from latent_store.errors import (
     DatasetError,
@@ -26,13 +25,15 @@ from latent_store.errors import (
 )
 from latent_store.format import layout, schema
 from latent_store.format.feature_encoding import UINT8, FeatureEncoding
-from latent_store.format.plan import Sample, ShardPlan, make_plan, plan_key, read_plan
+from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan
 from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, RowRecord
+from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
-from pipelines.datasets.base import DatasetReader, read_picture
+from pipelines.datasets.base import read_picture
 from pipelines.datasets.registry import DatasetFlags, open_dataset
-from pipelines.jobs.component_job import finished_receipts
+from pipelines.jobs.beam_jobs import local_threads
+from pipelines.jobs.component_job import finished_rows
 from pipelines.jobs.encoders import (
     PSNR_ROWS,
     Encoder,
@@ -41,10 +42,10 @@ from pipelines.jobs.encoders import (
     encode_labels,
     encode_picture,
 )
-from pipelines.jobs.encoding import newly_listed
+from pipelines.jobs.encoding import EncodeJob, newly_listed
 from training.flags import read_flags
 from training.tasks.registry import find_task
-from training.trainer.checkpoints import LoadedNetwork, load_network
+from training.trainer.checkpoints import load_network
 
 DEFAULT_SAMPLES_PER_SHARD = 16
 _CALIBRATION_SAMPLES = 4
@@ -52,162 +53,235 @@ _INT8_HEADROOM = 2
 """int8 is chosen if twice the range of a few pictures fits: the other pictures are unseen."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """The files and objects that a call names, opened and checked before anything is written."""
+class EncodeRequest:
+    """One call of `encode-to-store`: its inputs, opened and checked before anything is written, and
+    what they ask of the store.
 
-    reader: DatasetReader
-    manifest: list[Sample]
-    codec: Codec | None
-    teacher: LoadedNetwork | None
-    teacher_bytes: bytes
+    Attributes:
+        plan: The store's, extended by the samples and views that it lacks; or a new one.
 
-    def register(self, location: Location) -> None:
-        """Puts codec and teacher into the store, where the workers find them."""
+    Raises:
+        LatentStoreError: An input is missing or damaged, there is nothing to encode with, or the
+            store holds something else.
+    """
+
+    def __init__(self, flags: argparse.Namespace) -> None:
+        wants_codec = flags.codec_checkpoint or flags.quality is not None or flags.demo_codec
+        if not (wants_codec or flags.teacher_checkpoint):
+            raise LatentStoreError(
+                "nothing to encode with: give --codec_checkpoint FILE, --quality Q or "
+                "--demo_codec, or --teacher_checkpoint FILE to add features"
+            )
+        if flags.max_samples is not None and flags.max_samples < 1:
+            raise LatentStoreError(f"--max_samples must be at least 1, got {flags.max_samples}")
+        self.flags, self.location = flags, Location(flags.store)
+        self.reader = open_dataset(read_flags(flags, DatasetFlags))
+        self.manifest = self.reader.manifest(flags.split)
+        self.codec = self.teacher = None
+        if wants_codec:
+            self.codec = load_codec(
+                checkpoint=flags.codec_checkpoint,
+                quality=flags.quality,
+                metric=flags.metric,
+                demo=flags.demo_codec,
+            )
+        if flags.teacher_checkpoint:
+            self.teacher = load_network(flags.teacher_checkpoint, kind="teacher")
+            self.teacher_bytes = flags.teacher_checkpoint.read_bytes()
+        self.plan = self._settled_plan()
+
+    def write_plan(self) -> None:
+        """Writes the plan, settled anew: another job may have appended meanwhile."""
+        lease = Lease(
+            *(self.location, self.plan.name, "plan"), steal=self.flags.steal_lease, wait_seconds=30
+        )
+        with lease:
+            self.plan = self._settled_plan()
+            key = plan_key(self.plan.dataset, self.plan.split)
+            self.location.write(key, self.plan.to_json())
+
+    def ask_encoders(self) -> list[Encoder]:
+        """Returns what makes each component that is asked for, in the order of writing."""
+        task = find_task(self.reader.task)
+        encoders = [_ANNOTATIONS[task.annotations.component](self)]
+        if self.codec is not None:
+            codec = self.codec.spec
+            spec = schema.latents_spec(codec, *self.plan.canvas, self._latent_dtype())
+            make = partial(
+                encode_picture, self.location, codec.codec_id, PSNR_ROWS[self.flags.psnr]
+            )
+            encoders.append(Encoder(spec=spec, make=make))
+        if self.teacher is not None:
+            teacher_id, encoding = self.teacher.teacher_id, self._feature_encoding()
+            channels = self.teacher.config.feature_channels
+            spec = schema.teacher_spec(teacher_id, *self.plan.canvas, channels, encoding)
+            make = partial(encode_features, self.location, teacher_id, encoding)
+            encoders.append(Encoder(spec=spec, make=make))
+        return encoders
+
+    def is_complete(self, encoder: Encoder) -> bool:
+        """Tells whether a component is whole for the whole plan.
+
+        One of which more than `--max_failures` rows failed is not, whatever its job tolerated;
+        without the flag, what that job tolerated counts.
+        """
+        try:
+            group = self._open(encoder.spec.key)
+            component.require_intact(self.location, group)
+        except LatentStoreError:
+            return False
+        if not group.attrs.get("complete") or group.attrs.get("num_rows") != self.plan.num_rows:
+            return False
+        limit = self.flags.max_failures
+        if limit is not None and self.count_failed(encoder.spec.key) > limit:
+            return False
+        if not encoder.annotation:
+            return True
+        missed = map(newly_listed(self.plan, encoder.spec), self._rows(encoder.spec.key))
+        return not (_outgrown(group, encoder) or any(missed))
+
+    def count_failed(self, key: str) -> int:
+        """Returns how many rows of a component failed."""
+        return sum(record.status == FAILED for record in self._rows(key))
+
+    def make_job(self, encoders: Sequence[Encoder], options: PipelineOptions) -> EncodeJob:
+        """Registers codec and teacher, and forgets what is made anew; leases are held."""
         if self.codec is not None:
             tables = self.codec.tables.to_arrays()
-            codecs.register_codec(location, self.codec.spec, tables, self.codec.checkpoint_bytes)
+            codecs.register_codec(
+                self.location, self.codec.spec, tables, self.codec.checkpoint_bytes
+            )
         if self.teacher is not None:
-            codecs.register_teacher(location, self.teacher.teacher_id, self.teacher_bytes)
-
-
-def open_inputs(flags: argparse.Namespace) -> Inputs:
-    """Opens the data root, the codec and the teacher that a call's flags name.
-
-    Raises:
-        LatentStoreError: Something is missing or damaged, or there is nothing to encode with.
-    """
-    wants_codec = flags.codec_checkpoint or flags.quality is not None or flags.demo_codec
-    if not (wants_codec or flags.teacher_checkpoint):
-        raise LatentStoreError(
-            "nothing to encode with: give --codec_checkpoint FILE, --quality Q or --demo_codec, "
-            "or --teacher_checkpoint FILE to add features"
+            codecs.register_teacher(self.location, self.teacher.teacher_id, self.teacher_bytes)
+        threads = self.flags.threads or local_threads(options)
+        for encoder in encoders:
+            with contextlib.suppress(LatentStoreError):
+                stored = self._open(encoder.spec.key)
+                if _outgrown(stored, encoder):
+                    component.forget_component(self.location, self.plan.name, encoder.spec.key)
+                else:
+                    threads = stored.attrs.get("encoder_threads", threads)
+        return EncodeJob(
+            store=self.location,
+            split=self.plan.name,
+            threads=int(threads),
+            max_failures=self.flags.max_failures,
+            reader=self.reader,
+            encoders=tuple(encoders),
         )
-    if flags.max_samples is not None and flags.max_samples < 1:
-        raise LatentStoreError(f"--max_samples must be at least 1, got {flags.max_samples}")
-    reader = open_dataset(read_flags(flags, DatasetFlags))
-    manifest = reader.manifest(flags.split)
-    codec = teacher = None
-    teacher_bytes = b""
-    if wants_codec:
-        codec = load_codec(
-            checkpoint=flags.codec_checkpoint,
-            quality=flags.quality,
-            metric=flags.metric,
-            demo=flags.demo_codec,
-        )
-    if flags.teacher_checkpoint:
-        teacher = load_network(flags.teacher_checkpoint, kind="teacher")
-        teacher_bytes = flags.teacher_checkpoint.read_bytes()
-    return Inputs(
-        reader=reader, manifest=manifest, codec=codec, teacher=teacher, teacher_bytes=teacher_bytes
-    )
+
+    def describe(self) -> str:
+        """Returns what a call would do: rows, shards, components and raw sizes. Writes nothing."""
+        plan = self.plan
+        sizes = sorted({(sample.height, sample.width) for sample in plan.samples})
+        size = f"{sizes[0][0]}x{sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
+        place = "on a canvas of" if plan.mixed_sizes else "coded at"
+        size += f", {place} {plan.canvas[0]}x{plan.canvas[1]}"
+        shards = f"{plan.num_shards} shards of {plan.samples_per_shard}"
+        lines = [f"{plan.name}: {plan.describe_samples()} of {size}, in {shards}"]
+        for encoder in self.ask_encoders():
+            spec = encoder.spec
+            raw = sum(np.dtype(a.dtype).itemsize * math.prod(a.shape) for a in spec.arrays)
+            total = raw * len(plan.samples) / 2**20
+            state = "complete" if self.is_complete(encoder) else "to write"
+            lines.append(f"  {spec.key:<48} {total:10.1f} MiB before compression   {state}")
+        return "\n".join(lines)
+
+    def _settled_plan(self) -> ShardPlan:
+        """Reads the store's plan and extends it by the samples and views it lacks, or makes one.
+
+        Raises:
+            PlanMismatchError: The data root, `--samples_per_shard` or `--canvas` differs.
+            DatasetError: A picture has a size that the plan does not allow.
+        """
+        flags, dataset = self.flags, self.flags.dataset_id or self.reader.dataset_id
+        size = flags.samples_per_shard
+        canvas = tuple(flags.canvas) if flags.canvas else None
+        if self.location.exists(plan_key(dataset, flags.split)):
+            plan = _agreeing(read_plan(self.location, dataset, flags.split), size, canvas)
+            known = {sample.sample_id for sample in plan.originals}
+            there = [sample for sample in self.manifest if sample.sample_id in known]
+            fresh = [sample for sample in self.manifest if sample.sample_id not in known]
+            if flags.max_samples is not None:
+                fresh = fresh[: max(0, flags.max_samples - len(there))]
+            plan = plan.extended([*there, *fresh], mended=_failed_ids(self.location, plan.name))
+        else:
+            wanted = self.manifest[: flags.max_samples]
+            size = DEFAULT_SAMPLES_PER_SHARD if size is None else size
+            plan = make_plan(dataset, flags.split, wanted, size, canvas or self.reader.canvas)
+        return plan.with_views(flags.views)
+
+    def _latent_dtype(self) -> str:
+        with contextlib.suppress(LatentStoreError, KeyError):
+            return str(self._open(f"latents/{self.codec.spec.codec_id}")["y_hat"].dtype)
+        if self.flags.y_hat_dtype != "auto":
+            return str(self.flags.y_hat_dtype)
+        return "int16" if self.flags.dry_run else self._calibrated_dtype()
+
+    def _calibrated_dtype(self) -> str:
+        samples = self.plan.samples
+        picks = np.linspace(0, len(samples) - 1, _CALIBRATION_SAMPLES).astype(int)
+        highest = 0
+        for sample in {samples[i].sample_id: samples[i] for i in picks}.values():
+            try:
+                image_HWC, _ = read_picture(self.reader, sample)
+            except DatasetError:
+                continue  # The job itself reports it, with its row.
+            y_hat = self.codec.encode(image_to_tensor(pad_image(image_HWC))).y_hat_BCHW
+            highest = max(highest, int(y_hat.abs().max()))
+        return "int8" if _INT8_HEADROOM * highest <= np.iinfo(np.int8).max else "int16"
+
+    def _feature_encoding(self) -> FeatureEncoding:
+        """Returns the encoding that is asked for, or else the stored one; they must not differ."""
+        key, asked = f"teacher/{self.teacher.teacher_id}", self.flags.teacher_dtype
+        try:
+            group = self._open(key)
+            stored = FeatureEncoding.from_attrs(group.attrs, str(group["features"].dtype))
+        except (MissingComponentError, KeyError):
+            return FeatureEncoding.named(asked or UINT8)
+        if asked not in (None, stored.name):
+            raise IdentityError(
+                f"{self.plan.name}/{key} holds features as {stored}, --teacher_dtype is {asked}: "
+                "one component has one encoding; leave the flag out, or encode into another store"
+            )
+        return stored
+
+    def _open(self, key: str) -> zarr.Group:
+        return component.open_component(self.location, self.plan.name, key)
+
+    def _rows(self, key: str) -> Iterator[RowRecord]:
+        return finished_rows(self.location, self.plan.name, key)
 
 
-def settle_plan(
-    location: Location, dataset: str, flags: argparse.Namespace, inputs: Inputs
-) -> ShardPlan:
-    """Reads the store's plan and extends it by the samples and views it lacks, or makes one.
-
-    Raises:
-        PlanMismatchError: The data root, `--samples_per_shard` or `--canvas` differs.
-        DatasetError: A picture has a size that the plan does not allow.
-    """
-    size = flags.samples_per_shard
-    canvas = tuple(flags.canvas) if flags.canvas else None
-    if location.exists(plan_key(dataset, flags.split)):
-        plan = _agreeing(read_plan(location, dataset, flags.split), size, canvas)
-        known = {sample.sample_id for sample in plan.originals}
-        there = [sample for sample in inputs.manifest if sample.sample_id in known]
-        fresh = [sample for sample in inputs.manifest if sample.sample_id not in known]
-        if flags.max_samples is not None:
-            fresh = fresh[: max(0, flags.max_samples - len(there))]
-        plan = plan.extended([*there, *fresh], mended=_failed_ids(location, plan))
-    else:
-        wanted = inputs.manifest[: flags.max_samples]
-        size = DEFAULT_SAMPLES_PER_SHARD if size is None else size
-        plan = make_plan(dataset, flags.split, wanted, size, canvas or inputs.reader.canvas)
-    return plan.with_views(flags.views)
+def _labels_encoder(request: EncodeRequest) -> Encoder:
+    reader, canvas = request.reader, request.plan.canvas
+    spec = schema.labels_spec(*canvas, reader.class_names, reader.label_ids)
+    return Encoder(spec=spec, make=partial(encode_labels, reader, canvas), annotation=True)
 
 
-def ask_encoders(
-    location: Location, plan: ShardPlan, inputs: Inputs, flags: argparse.Namespace
-) -> list[Encoder]:
-    """Returns what a call asks for, in the order in which it is written."""
-    annotations = find_task(inputs.reader.task).annotations
-    encoders = [_ANNOTATIONS[annotations.component](location, plan, inputs)]
-    if inputs.codec is not None:
-        codec = inputs.codec.spec
-        dtype = _latent_dtype(location, plan, inputs, flags)
-        make = partial(encode_picture, location, codec.codec_id, PSNR_ROWS[flags.psnr])
-        encoders.append(Encoder(spec=schema.latents_spec(codec, *plan.canvas, dtype), make=make))
-    if inputs.teacher is not None:
-        teacher_id = inputs.teacher.teacher_id
-        encoding = _feature_encoding(location, plan, teacher_id, flags.teacher_dtype)
-        channels = inputs.teacher.config.feature_channels
-        spec = schema.teacher_spec(teacher_id, *plan.canvas, channels, encoding)
-        make = partial(encode_features, location, teacher_id, encoding)
-        encoders.append(Encoder(spec=spec, make=make))
-    return encoders
+def _boxes_encoder(request: EncodeRequest) -> Encoder:
+    # Of the whole manifest: with --max_samples, the rest can follow later.
+    samples = (*request.plan.samples, *request.manifest)
+    most = max((sample.num_boxes for sample in samples), default=0)
+    room = layout.round_up(max(most, 1), schema.BOX_MULTIPLE)
+    with contextlib.suppress(LatentStoreError, KeyError):
+        stored = component.open_component(request.location, request.plan.name, "boxes")
+        room = max(room, stored["boxes"].shape[1])
+    make = partial(encode_boxes, request.reader, room)
+    spec = schema.boxes_spec(room, request.reader.class_names)
+    return Encoder(spec=spec, make=make, annotation=True)
 
 
-def is_complete(
-    location: Location, plan: ShardPlan, encoder: Encoder, max_failures: int | None
-) -> bool:
-    """Tells whether a component is whole for the whole plan.
-
-    One of which more than `max_failures` rows failed is not, whatever its job tolerated; None keeps
-    to what that job tolerated.
-    """
-    key = encoder.spec.key
-    try:
-        group = component.open_component(location, plan.name, key)
-        component.require_intact(location, group)
-    except LatentStoreError:
-        return False
-    if not group.attrs.get("complete") or group.attrs.get("num_rows") != plan.num_rows:
-        return False
-    if max_failures is not None and count_failed(location, plan, key) > max_failures:
-        return False
-    if not encoder.annotation:
-        return True
-    missed = map(newly_listed(plan, encoder.spec), _rows(location, plan, key))
-    return not (outgrown(group, encoder) or any(missed))
+_ANNOTATIONS = {"labels": _labels_encoder, "boxes": _boxes_encoder}
 
 
-def outgrown(group: zarr.Group, encoder: Encoder) -> bool:
+def _outgrown(group: zarr.Group, encoder: Encoder) -> bool:
     """Tells whether stored annotations have other arrays than the plan needs: they are made anew.
 
     A shard of an array is one object, so that arrays grow along the samples alone.
     """
     arrays = (array for array in encoder.spec.arrays if array.name in group)
     return encoder.annotation and any(group[a.name].shape[1:] != a.shape for a in arrays)
-
-
-def count_failed(location: Location, plan: ShardPlan, key: str) -> int:
-    """Returns how many rows of a component failed."""
-    return sum(record.status == FAILED for record in _rows(location, plan, key))
-
-
-def describe(
-    location: Location,
-    plan: ShardPlan,
-    encoders: Sequence[Encoder],
-    max_failures: int | None,
-) -> str:
-    """Returns what a call would do: rows, shards, components and raw sizes. Writes nothing."""
-    sizes = sorted({(sample.height, sample.width) for sample in plan.samples})
-    size = f"{sizes[0][0]}x{sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
-    place = "on a canvas of" if plan.mixed_sizes else "coded at"
-    size += f", {place} {plan.canvas[0]}x{plan.canvas[1]}"
-    shards = f"{plan.num_shards} shards of {plan.samples_per_shard}"
-    lines = [f"{plan.name}: {plan.describe_samples()} of {size}, in {shards}"]
-    for encoder in encoders:
-        raw = sum(np.dtype(a.dtype).itemsize * math.prod(a.shape) for a in encoder.spec.arrays)
-        total = raw * len(plan.samples) / 2**20
-        state = "complete" if is_complete(location, plan, encoder, max_failures) else "to write"
-        lines.append(f"  {encoder.spec.key:<48} {total:10.1f} MiB before compression   {state}")
-    return "\n".join(lines)
 
 
 def _agreeing(
@@ -227,77 +301,7 @@ def _agreeing(
     return plan if canvas is None else dataclasses.replace(plan, mixed_sizes=True)
 
 
-def _labels_encoder(location: Location, plan: ShardPlan, inputs: Inputs) -> Encoder:
-    reader = inputs.reader
-    spec = schema.labels_spec(*plan.canvas, reader.class_names, reader.label_ids)
-    return Encoder(spec=spec, make=partial(encode_labels, reader, plan.canvas), annotation=True)
-
-
-def _boxes_encoder(location: Location, plan: ShardPlan, inputs: Inputs) -> Encoder:
-    # Of the whole manifest: with --max_samples, the rest can follow later.
-    most = max((sample.num_boxes for sample in (*plan.samples, *inputs.manifest)), default=0)
-    room = layout.round_up(max(most, 1), schema.BOX_MULTIPLE)
-    with contextlib.suppress(LatentStoreError, KeyError):
-        stored = component.open_component(location, plan.name, "boxes")
-        room = max(room, stored["boxes"].shape[1])
-    spec = schema.boxes_spec(room, inputs.reader.class_names)
-    return Encoder(spec=spec, make=partial(encode_boxes, inputs.reader, room), annotation=True)
-
-
-_ANNOTATIONS = {"labels": _labels_encoder, "boxes": _boxes_encoder}
-
-
-def _failed_ids(location: Location, plan: ShardPlan) -> frozenset[str]:
-    keys = receipts.components_with_receipts(location, plan.name)
-    records = (record for key in keys for record in _rows(location, plan, key))
+def _failed_ids(location: Location, split: str) -> frozenset[str]:
+    keys = receipts.components_with_receipts(location, split)
+    records = (record for key in keys for record in finished_rows(location, split, key))
     return frozenset(record.sample_id for record in records if record.status == FAILED)
-
-
-def _rows(location: Location, plan: ShardPlan, key: str) -> Iterator[RowRecord]:
-    done = finished_receipts(location, plan.name, key).values()
-    return (record for receipt in done for record in receipt.rows)
-
-
-def _latent_dtype(
-    location: Location, plan: ShardPlan, inputs: Inputs, flags: argparse.Namespace
-) -> str:
-    codec: Any = inputs.codec
-    key = f"latents/{codec.spec.codec_id}"
-    try:
-        return str(component.open_component(location, plan.name, key)["y_hat"].dtype)
-    except (LatentStoreError, KeyError):
-        pass
-    if flags.y_hat_dtype != "auto":
-        return str(flags.y_hat_dtype)
-    return "int16" if flags.dry_run else _calibrated_dtype(plan, inputs.reader, codec)
-
-
-def _feature_encoding(
-    location: Location, plan: ShardPlan, teacher_id: str, asked: str | None
-) -> FeatureEncoding:
-    """Returns the encoding that is asked for, or else the stored one; they must not differ."""
-    try:
-        group = component.open_component(location, plan.name, f"teacher/{teacher_id}")
-        stored = FeatureEncoding.from_attrs(group.attrs, str(group["features"].dtype))
-    except (MissingComponentError, KeyError):
-        return FeatureEncoding.named(asked or UINT8)
-    if asked not in (None, stored.name):
-        raise IdentityError(
-            f"{plan.name}/teacher/{teacher_id} holds features as {stored}, --teacher_dtype is "
-            f"{asked}: one component has one encoding; leave the flag out, or encode into another "
-            "store"
-        )
-    return stored
-
-
-def _calibrated_dtype(plan: ShardPlan, reader: DatasetReader, codec: Codec) -> str:
-    picks = np.linspace(0, len(plan.samples) - 1, _CALIBRATION_SAMPLES).astype(int)
-    highest = 0
-    for sample in {plan.samples[i].sample_id: plan.samples[i] for i in picks}.values():
-        try:
-            image_HWC, _ = read_picture(reader, sample)
-        except DatasetError:
-            continue  # The job itself reports it, with its row.
-        y_hat = codec.encode(image_to_tensor(pad_image(image_HWC))).y_hat_BCHW
-        highest = max(highest, int(y_hat.abs().max()))
-    return "int8" if _INT8_HEADROOM * highest <= np.iinfo(np.int8).max else "int16"
