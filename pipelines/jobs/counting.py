@@ -201,9 +201,8 @@ def make_ranking(
     totals = first + second
     if not totals.samples and method != "random":
         raise RankingError(f"{split} has no usable samples to rank channels by; encode it first")
-    keys: tuple[np.ndarray, ...]
     if method == "random":
-        keys = (np.random.default_rng(seed).permutation(channels).astype(np.float64),)
+        keys = [np.random.default_rng(seed).permutation(channels).astype(np.float64)]
     else:
         keys = _keys(totals, method)
     order = order_channels(*keys)
@@ -252,14 +251,14 @@ def load_gate(checkpoint: bytes) -> LoadedNetwork:
     return loaded
 
 
-def _keys(totals: Totals, method: str) -> tuple[np.ndarray, ...]:
+def _keys(totals: Totals, method: str) -> list[np.ndarray]:
     """Returns each channel's score and tie-breaks, float64 [M] each."""
     second = np.array([v / FIXED_POINT / totals.samples for v in totals.second])
     if method == "frequency":
-        return np.array(totals.first, dtype=np.float64), second
+        return [np.array(totals.first, dtype=np.float64), second]
     first = np.array([v / FIXED_POINT / totals.samples for v in totals.first])
     # A variance is a mean square less the squared mean; entropy has no second sum, zeros.
-    return (first - second**2,)
+    return [first - second**2]
 
 
 def _exact_sum(values_BC: np.ndarray) -> tuple[int, ...]:

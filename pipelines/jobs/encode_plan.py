@@ -14,7 +14,7 @@ import zarr
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.catalogue import codecs
-from latent_store.codec import image_to_tensor, load_codec, pad_image
+from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
 from latent_store.components import base as component
 from latent_store.errors import (
     DatasetError,
@@ -106,13 +106,14 @@ class EncodeRequest:
         encoders = [_ANNOTATIONS[task.annotations.component](self)]
         if self.codec is not None:
             codec = self.codec.spec
-            spec = schema.latents_spec(codec, *self.plan.canvas, self._latent_dtype())
+            spec = schema.latents_spec(codec, *self.plan.canvas, self._latent_dtype(self.codec))
             make = partial(
                 encode_picture, self.location, codec.codec_id, PSNR_ROWS[self.flags.psnr]
             )
             encoders.append(Encoder(spec=spec, make=make))
         if self.teacher is not None:
-            teacher_id, encoding = self.teacher.teacher_id, self._feature_encoding()
+            teacher_id = self.teacher.teacher_id
+            encoding = self._feature_encoding(teacher_id)
             channels = self.teacher.config.feature_channels
             spec = schema.teacher_spec(teacher_id, *self.plan.canvas, channels, encoding)
             make = partial(encode_features, self.location, teacher_id, encoding)
@@ -211,14 +212,14 @@ class EncodeRequest:
             plan = make_plan(dataset, flags.split, wanted, size, canvas or self.reader.canvas)
         return plan.with_views(flags.views)
 
-    def _latent_dtype(self) -> str:
+    def _latent_dtype(self, codec: Codec) -> str:
         with contextlib.suppress(LatentStoreError, KeyError):
-            return str(self._open(f"latents/{self.codec.spec.codec_id}")["y_hat"].dtype)
+            return str(self._open(f"latents/{codec.spec.codec_id}")["y_hat"].dtype)
         if self.flags.y_hat_dtype != "auto":
             return str(self.flags.y_hat_dtype)
-        return "int16" if self.flags.dry_run else self._calibrated_dtype()
+        return "int16" if self.flags.dry_run else self._calibrated_dtype(codec)
 
-    def _calibrated_dtype(self) -> str:
+    def _calibrated_dtype(self, codec: Codec) -> str:
         samples = self.plan.samples
         picks = np.linspace(0, len(samples) - 1, _CALIBRATION_SAMPLES).astype(int)
         highest = 0
@@ -227,13 +228,13 @@ class EncodeRequest:
                 image_HWC, _ = read_picture(self.reader, sample)
             except DatasetError:
                 continue  # The job itself reports it, with its row.
-            y_hat = self.codec.encode(image_to_tensor(pad_image(image_HWC))).y_hat_BCHW
+            y_hat = codec.encode(image_to_tensor(pad_image(image_HWC))).y_hat_BCHW
             highest = max(highest, int(y_hat.abs().max()))
         return "int8" if _INT8_HEADROOM * highest <= np.iinfo(np.int8).max else "int16"
 
-    def _feature_encoding(self) -> FeatureEncoding:
+    def _feature_encoding(self, teacher_id: str) -> FeatureEncoding:
         """Returns the encoding that is asked for, or else the stored one; they must not differ."""
-        key, asked = f"teacher/{self.teacher.teacher_id}", self.flags.teacher_dtype
+        key, asked = f"teacher/{teacher_id}", self.flags.teacher_dtype
         try:
             group = self._open(key)
             stored = FeatureEncoding.from_attrs(group.attrs, str(group["features"].dtype))
