@@ -116,19 +116,16 @@ def unpack_stream(codec: Codec, stream: StreamFile, keep: int | None = None) -> 
         LatentStoreError: `keep` is no cut.
     """
     codec.spec.require_identity(stream.codec.identity, "the stream file")
+    stream = cut_stream(stream, keep)
     z_symbols = decode_z(codec.tables, stream.z, *stream.hyper_size)
-    indexes = codec.indexes(torch.from_numpy(z_symbols)[None])[0].cpu().numpy()
-    keep = len(stream.channels) if keep is None else keep
-    channels = stream.channels[:keep]
-    if not stream.channels:
-        nothing = np.empty((0, *indexes.shape[1:]), dtype=np.int32)
-        return DecodedStream(channels=(), y_hat_KHW=nothing, indexes_CHW=indexes)
-    cut = stream.cut_index(keep)
-    require_indexes(indexes[list(channels)], stream.indexes_crc32c[cut], "the stream file")
-    prefix = stream.y[: stream.cut_bytes[cut]]
-    y_hat = decode_y(codec.tables, prefix, indexes, channels)
-    require_symbols(y_hat, stream.symbols_crc32c[cut], "the stream file")
-    return DecodedStream(channels=channels, y_hat_KHW=y_hat, indexes_CHW=indexes)
+    indexes_CHW = codec.indexes(torch.from_numpy(z_symbols)[None])[0].cpu().numpy()
+    if stream.channels:
+        sent = indexes_CHW[list(stream.channels)]
+        require_indexes(sent, stream.indexes_crc32c[-1], "the stream file")
+    y_hat_KHW = decode_y(codec.tables, stream.y, indexes_CHW, stream.channels)
+    if stream.channels:
+        require_symbols(y_hat_KHW, stream.symbols_crc32c[-1], "the stream file")
+    return DecodedStream(channels=stream.channels, y_hat_KHW=y_hat_KHW, indexes_CHW=indexes_CHW)
 
 
 def cut_stream(stream: StreamFile, keep: int | None) -> StreamFile:

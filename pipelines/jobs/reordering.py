@@ -16,7 +16,7 @@ from latent_store.components.readers import LatentsReader
 from latent_store.errors import IntegrityError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ComponentSpec
-from latent_store.shards.receipts import FAILED, RowRecord, crc32c
+from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.store import LatentStore
 from latent_store.tools.decode import decode_indexes
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
@@ -70,23 +70,19 @@ def reorder_row(codec: Codec, latents: LatentsReader, row: int, ranking: Ranking
     order = list(ranking.order)
     stream = encode_scalable(codec.tables, y_hat_CHW, indexes_CHW, order, ranking.cuts)
     ranked_CHW = y_hat_CHW[order]
-    crcs = []
     for cut, length in zip(stream.cuts, stream.cut_bytes, strict=True):
-        prefix = stream.data[:length]
-        if not np.array_equal(
-            decode_scalable(codec.tables, prefix, indexes_CHW, order, cut), ranked_CHW[:cut]
-        ):
+        decoded = decode_scalable(codec.tables, stream.data[:length], indexes_CHW, order, cut)
+        if not np.array_equal(decoded, ranked_CHW[:cut]):
             raise IntegrityError(
                 f"row {row}: the first {length} bytes do not decode to {cut} channels"
             )
-        crcs.append(crc32c(prefix))
     return Encoded(
         arrays={
             "y_hat": ranked_CHW,
             "bitstream/cut_bytes": np.asarray(stream.cut_bytes, dtype=np.int64),
             "bitstream/cut_symbols_crc32c": np.asarray(stream.symbols_crc32c, dtype=np.uint32),
             "bitstream/cut_indexes_crc32c": np.asarray(stream.indexes_crc32c, dtype=np.uint32),
-            "bitstream/cut_bytes_crc32c": np.asarray(crcs, dtype=np.uint32),
+            "bitstream/cut_bytes_crc32c": np.asarray(stream.bytes_crc32c, dtype=np.uint32),
         },
         streams={"bitstream/scalable": stream.data},
         stats={"scalable_bytes": len(stream.data)},
