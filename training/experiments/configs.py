@@ -6,9 +6,9 @@ import hashlib
 from functools import cached_property
 from typing import Any
 
-from latent_store import LatentStore
 from latent_store.errors import MissingComponentError
-from training.experiments.grid import Grid, GridRun, RankingRule
+from training.experiments.grid import GridRun, RankingRule
+from training.experiments.workspace import Workspace
 
 
 class RunConfigs:
@@ -18,13 +18,14 @@ class RunConfigs:
         LatentStoreError: The store lacks a split, a codec or latents.
     """
 
-    def __init__(self, grid: Grid, store: LatentStore) -> None:
-        self._grid = grid
-        self._store = store
-        for codec_id in grid.codecs.values():
-            store.codec(codec_id)
-            for split in (grid.split, grid.val_split):
-                store[f"{grid.dataset}/{split}"].latents(codec_id)
+    def __init__(self, workspace: Workspace) -> None:
+        self._grid = workspace.grid
+        self._store = workspace.store
+        self._splits = {"train": self._grid.split, "val": self._grid.val_split}
+        for codec_id in self._grid.codecs.values():
+            self._store.codec(codec_id)
+            for split in self._splits.values():
+                self._store[f"{self._grid.dataset}/{split}"].latents(codec_id)
 
     def of_run(self, run: GridRun) -> dict[str, Any]:
         """Returns the configuration of a run."""
@@ -63,19 +64,15 @@ class RunConfigs:
         return known[0]
 
     def _data(self, codec: str) -> dict[str, Any]:
-        spec = self._store.codec(self._grid.codecs[codec])
-        return {
-            "codec": codec,
-            "codec_weights": spec.weights_sha256,
-            "teacher": self.teacher_id,
-            **self._samples,
-        }
+        weights = self._store.codec(self._grid.codecs[codec]).weights_sha256
+        data = {"codec": codec, "codec_weights": weights, "teacher": self.teacher_id}
+        return {**data, **self._samples}
 
     @cached_property
     def _samples(self) -> dict[str, str]:
         """The images, split by split: their number and the digest of their ids."""
         found = {}
-        for role, name in (("train", self._grid.split), ("val", self._grid.val_split)):
+        for role, name in self._splits.items():
             split = f"{self._grid.dataset}/{name}"
             ids = [s.sample_id for s in self._store[split].plan.samples]
             digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

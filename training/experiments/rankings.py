@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from latent_store import LatentStore, Ranking
+from latent_store import Ranking
 from latent_store.catalogue.rankings import list_rankings, write_ranking
 from latent_store.format.schema import DEFAULT_CUTS
 from training.experiments.configs import RunConfigs
@@ -19,10 +19,10 @@ from training.experiments.workspace import Workspace
 class GridRankings:
     """One grid's rankings in one store."""
 
-    def __init__(self, workspace: Workspace, store: LatentStore, configs: RunConfigs) -> None:
+    def __init__(self, workspace: Workspace, configs: RunConfigs) -> None:
         self._workspace = workspace
         self._grid = workspace.grid
-        self._store = store
+        self._store = workspace.store
         self._configs = configs
         self._locks = {
             (run.codec, self._grid.ranking_id(rule, run.seed)): threading.Lock()
@@ -46,9 +46,9 @@ class GridRankings:
         """Sees to it that a run's ranking, and its copies of both splits, are in the store.
 
         Args:
-            run: Gives codec and seed.
-            rule: The ranking's.
-            checkpoint_of: Returns the checkpoint of a method, with a run's codec and seed.
+            run: The run; its codec and seed are the ranking's.
+            rule: Of the ranking.
+            checkpoint_of: Returns the checkpoint of a method with a run's codec and seed.
 
         Returns:
             The ranking's name in the store.
@@ -65,8 +65,8 @@ class GridRankings:
             elif ranking_id not in list_rankings(self._store.location, codec_id):
                 write_ranking(self._store.location, recorded)
             for split in (self._grid.split, self._grid.val_split):
-                folder = self._workspace.work / run.name
-                self._workspace.run(folder, "reorder-latents", run.codec, split, ranking=ranking_id)
+                command = (run.name, "reorder-latents", run.codec, split)
+                self._workspace.run(*command, ranking=ranking_id)
         return ranking_id
 
     def derive(self, run: GridRun, rule: RankingRule, checkpoint: Path | None) -> None:
@@ -78,7 +78,7 @@ class GridRankings:
         ranking_id = self._grid.ranking_id(rule, run.seed)
         flags: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
         self._workspace.run(
-            self._workspace.work / run.name,
+            run.name,
             "channel-frequency",
             run.codec,
             self._grid.split,

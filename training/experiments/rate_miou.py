@@ -60,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
     runner = Runner(
         Workspace(
             grid=grid,
-            store=args.store,
+            url=args.store,
             work=args.work / grid.name,
             records=args.records / grid.name,
             threads=max(1, (os.cpu_count() or 1) // args.jobs),

@@ -19,8 +19,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-import latent_store
-from latent_store import LatentStore
 from latent_store.console import progress
 from latent_store.storage.location import write_atomically
 from training.evaluation.points import Point, read_point
@@ -51,9 +49,8 @@ class Runner:
     def __init__(self, workspace: Workspace) -> None:
         self.grid = workspace.grid
         self._workspace = workspace
-        self._store: LatentStore = latent_store.open(workspace.store)
-        self._configs = RunConfigs(self.grid, self._store)
-        self.rankings = GridRankings(workspace, self._store, self._configs)
+        self._configs = RunConfigs(workspace)
+        self.rankings = GridRankings(workspace, self._configs)
         self._locks = {run.name: threading.Lock() for run in self.grid.runs()}
 
     def finished(self, run: GridRun) -> Record | None:
@@ -151,7 +148,7 @@ class Runner:
             return timings
         folder = self._workspace.work / "latency"
         self._workspace.run(
-            folder,
+            folder.name,
             "training.latency",
             self.grid.middle,
             self.grid.val_split,
@@ -169,11 +166,11 @@ class Runner:
 
     def _train(self, run: GridRun) -> Path:
         """Trains a network, or writes the store's teacher; returns the checkpoint."""
-        folder, method = self._workspace.work / run.name, run.method
-        path = folder / "last.pt"
+        path, method = self._path(run), run.method
         if method.teacher:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, self._store.teacher_checkpoint(self._configs.teacher_id))
+            teacher = self._workspace.store.teacher_checkpoint(self._configs.teacher_id)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, teacher)
             return path
         given: dict[str, Any] = {}
         if method.ranking is not None:
@@ -186,20 +183,19 @@ class Runner:
             "seed": run.seed,
             "label": method.name,
             "device": self._workspace.device,
-            "output": folder,
+            "output": path.parent,
             "resume": True,
             **self.grid.train,
             **method.flags,
             **given,
         }
-        self._workspace.run(folder, "train-from-store", run.codec, self.grid.split, **flags)
+        self._workspace.run(run.name, "train-from-store", run.codec, self.grid.split, **flags)
         return path
 
     def _evaluate(self, run: GridRun, checkpoint: Path) -> list[Point]:
-        folder = self._workspace.work / run.name
-        output = folder / "evaluation"
+        output = self._path(run).parent / "evaluation"
         self._workspace.run(
-            folder,
+            run.name,
             "evaluate-from-store",
             run.codec,
             self.grid.val_split,
@@ -221,6 +217,8 @@ class Runner:
         return self._checkpoint(other)
 
     def _checkpoint(self, run: GridRun) -> Path:
-        path = self._workspace.work / run.name / "last.pt"
         with self._locks[run.name]:
-            return path if path.exists() else self._train(run)
+            return self._path(run) if self._path(run).exists() else self._train(run)
+
+    def _path(self, run: GridRun) -> Path:
+        return self._workspace.work / run.name / "last.pt"

@@ -12,11 +12,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import latent_store
+from latent_store import LatentStore
 from latent_store.errors import JobFailedError
 from training.experiments.grid import Grid
 
@@ -26,7 +29,7 @@ class Workspace:
     """The place of one grid's runs.
 
     Attributes:
-        store: URL of the store with the grid's codecs and a teacher.
+        url: Of the store with the grid's codecs and a teacher.
         work: Folder of checkpoints and logs; may be lost, at the price of running again.
         records: Folder of finished runs' records.
         threads: Of each command.
@@ -34,17 +37,22 @@ class Workspace:
     """
 
     grid: Grid
-    store: str
+    url: str
     work: Path
     records: Path
     threads: int
     device: str
 
-    def run(self, folder: Path, command: str, codec: str, split: str, **flags: Any) -> None:
-        """Runs one of the project's commands on the store; its output goes to `log.txt`.
+    @cached_property
+    def store(self) -> LatentStore:
+        """The opened store."""
+        return latent_store.open(self.url)
+
+    def run(self, name: str, command: str, codec: str, split: str, **flags: Any) -> None:
+        """Runs a command on the store for the run `name`; its output goes to that run's log.
 
         Args:
-            folder: Of the log.
+            name: The folder below `work`.
             command: An installed one, or the module of one that is not.
             codec: Short name.
             split: The split that it reads.
@@ -53,24 +61,23 @@ class Workspace:
         Raises:
             JobFailedError: It failed; with its last line.
         """
-        data = {"store": self.store, "dataset": self.grid.dataset, "split": split}
+        data = {"store": self.url, "dataset": self.grid.dataset, "split": split}
         words = _words({**data, "codec": self.grid.codecs[codec], **flags})
-        installed = "." not in command
-        python = Path(sys.executable)
+        python, installed = Path(sys.executable), "." not in command
         call = [str(python.with_name(command))] if installed else [str(python), "-m", command]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "log.txt").open("ab") as log:
+        path = self.work / name / "log.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as log:
             log.write(f"$ {command} {' '.join(words)}\n".encode())
             log.flush()
-            done = subprocess.run(
-                [*call, *words], stdout=log, stderr=log, env=environment, check=False
-            )
+            call += words
+            done = subprocess.run(call, stdout=log, stderr=log, env=environment, check=False)
         if done.returncode:
-            lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
+            last = path.read_text(errors="replace").strip().splitlines()[-1]
             raise JobFailedError(
-                f"{command} of {folder.name} ended with status {done.returncode}: {lines[-1]} (all "
-                f"of it: {folder / 'log.txt'}); run the same command again to go on"
+                f"{command} of {name} ended with status {done.returncode}: {last} (all of it: "
+                f"{path}); run the same command again to go on"
             )
 
     def facts(self) -> dict[str, Any]:
@@ -90,8 +97,7 @@ def _words(flags: Mapping[str, Any]) -> list[str]:
     for name, value in flags.items():
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, list | tuple):
-            words += [f"--{name}", *map(str, value)]
         else:
-            words += [f"--{name}", str(value)]
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [f"--{name}", *map(str, values)]
     return words
