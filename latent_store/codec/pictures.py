@@ -6,49 +6,76 @@ no colour management and no rotation, since labels lie on the pixels as stored.
 
 from __future__ import annotations
 
-import struct
-import zlib
+import contextlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from latent_store.errors import DatasetError, LatentStoreError
 from latent_store.format.schema import PAD_MULTIPLE
 
-UNREADABLE = (
-    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-    Image.DecompressionBombError,
-)  # fmt: skip
-"""Errors that Pillow raises for files that it cannot decode."""
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+"""Formats that are read. Pillow knows more, and starts Ghostscript for one of them."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_FILTERS = threading.Lock()
+"""Filters of warnings are the process's: one thread at a time sets them."""
 
 
 def read_image(source: str | Path | BinaryIO) -> np.ndarray:
     """Reads a picture as uint8 RGB [H, W, 3].
 
     Greyscale, palette and CMYK are converted, transparency is dropped, of 16-bit grey the upper
-    byte is taken (as Pillow does for 16-bit colour).
+    byte is taken (as Pillow does for 16-bit colour), of several pictures in a file the first.
 
     Args:
         source: A path, or a file opened for reading bytes.
 
     Raises:
-        DatasetError: The file is missing, truncated, no picture, or of 32 bits a sample; names it
-            and the reason.
+        DatasetError: The file is missing, truncated, no picture, too large, or of 32 bits a sample;
+            names it and the reason.
     """
     name = source if isinstance(source, str | Path) else getattr(source, "name", "the picture")
     try:
-        with Image.open(source) as image:
-            image.load()
+        data = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
+        with opened_picture(data) as image:
             return _to_rgb(image)
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except (OSError, DatasetError) as error:
         raise DatasetError(
-            f"cannot read picture {name}: {reason}; replace or remove that file"
+            f"cannot read picture {name}: {error}; replace or remove that file"
         ) from error
+
+
+@contextlib.contextmanager
+def opened_picture(data: bytes) -> Iterator[Image.Image]:
+    """Opens a picture's file; its pixels are decoded when they are asked for.
+
+    Text, colour profiles and the like are not looked at in a PNG, whatever their size: pixels do
+    not depend on them. Pillow's warnings name no file and tell nothing of the pixels: left out.
+
+    Raises:
+        DatasetError: Whatever Pillow came upon here or in the block, in one line without the name.
+    """
+    try:
+        with _FILTERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(b"".join(_pixel_chunks(data))), formats=FORMATS)
+        with image:
+            yield image
+    except UnidentifiedImageError as error:
+        kinds = ", ".join(FORMATS)
+        reason = f"is damaged, or none of {kinds}" if data else "has no bytes"
+        raise DatasetError(f"cannot identify image file: it {reason}") from error
+    except Exception as error:  # A decoder raises anything, a MemoryError among it.
+        raise DatasetError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def pad_image(image_HWC: np.ndarray) -> np.ndarray:
@@ -94,7 +121,28 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
 
 
+def _pixel_chunks(data: bytes) -> Iterator[bytes]:
+    """Yields a PNG without the chunks that say nothing of its pixels; other files whole."""
+    if not data.startswith(_PNG):
+        yield data
+        return
+    yield _PNG
+    start = len(_PNG)
+    while len(data) - start >= 8:
+        kind = data[start + 4 : start + 8]
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if end > len(data):
+            break
+        # A small first letter: nobody needs it; but of a palette's colours it says which are clear.
+        if kind[:1].isupper() or kind == b"tRNS":
+            yield data[start:end]
+        start = end
+    yield data[start:]
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray:
+    if not (image.width and image.height):
+        raise ValueError("it has no pixels")
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

@@ -25,6 +25,11 @@ def normal_id(sample_id: str) -> str:
     return unicodedata.normalize("NFC", sample_id)
 
 
+def is_one_line(text: str) -> bool:
+    """Tells whether a text is one line of text, in tables, in messages and in UTF-8."""
+    return not any(unicodedata.category(character) in _BREAKING for character in text)
+
+
 def safe_id(sample_id: str, view: str = ORIGINAL_VIEW) -> str:
     """Returns an id in its normal form, if it is one.
 
@@ -39,7 +44,8 @@ def safe_id(sample_id: str, view: str = ORIGINAL_VIEW) -> str:
     if (
         not name.strip()
         or name in (".", "..")
-        or any(c in "/\\" or unicodedata.category(c) in _BREAKING for c in name)
+        or any(c in "/\\" for c in name)
+        or not is_one_line(name)
     ):
         raise DatasetError(
             f"{sample_id!r} cannot be a sample id: an id is one line of text without / and \\, not "

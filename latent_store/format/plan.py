@@ -11,12 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latent_store.errors import (
-    DatasetError,
-    IntegrityError,
-    PlanMismatchError,
-    StoreNotFoundError,
-)
+from latent_store.errors import DatasetError, IntegrityError, PlanMismatchError, StoreNotFoundError
 from latent_store.format import layout
 from latent_store.format.ids import ORIGINAL_VIEW, safe_id, view_id, view_suffix
 from latent_store.format.schema import PAD_MULTIPLE
@@ -46,8 +41,8 @@ class Sample:
         image_uri: Path of the picture, relative to the data root.
         label_uri: Path of its labels, relative to the data root; empty if it has none, or if no
             list of a segmentation task named it yet.
-        height: Pixels, from the file's header.
-        width: Pixels, from the file's header.
+        height: Pixels, from the file's header; 0 where that cannot be read.
+        width: Pixels, likewise.
         image_bytes: Length of the picture's file: a cheap sign that it was replaced.
         view: What is made of the picture before it is padded and coded; see `sample_ids.VIEWS`.
         boxes_uri: Path of the file that lists its objects, relative to the data root; empty as
@@ -77,9 +72,14 @@ class Sample:
         return self.sample_id.removesuffix(view_suffix(self.view))
 
     @property
+    def has_size(self) -> bool:
+        """Whether the picture's header could be read; a row without can only fail."""
+        return bool(self.height and self.width)
+
+    @property
     def coded_size(self) -> tuple[int, int]:
-        """Height and width, in pixels, at which the picture is coded."""
-        return layout.coded_size(self.height, self.width)
+        """Height and width, in pixels, at which the picture is coded; 0 where nobody knows."""
+        return layout.coded_size(self.height, self.width) if self.has_size else (0, 0)
 
     @property
     def annotations(self) -> frozenset[str]:
@@ -205,7 +205,7 @@ class ShardPlan:
             now = current.get(sample_id)
             if now is None and sample.annotations and not sample.annotations & listed:
                 continue
-            if now is not None and sample_id in mended:
+            if now is not None and (sample_id in mended or not sample.has_size):
                 known[sample_id] = now.joined(sample)
             else:
                 known[sample_id] = _unchanged(sample, now)
@@ -278,11 +278,17 @@ def make_plan(
         )
     if canvas is not None:
         require_canvas(canvas)
+    sized = [sample.coded_size for sample in manifest if sample.has_size]
+    if not (sized or canvas):
+        raise DatasetError(
+            f"no picture of the split {dataset}/{split} has a readable header, the first is "
+            f"{manifest[0].image_uri}; restore them, or check --data_root"
+        )
     empty = ShardPlan(
         dataset=dataset,
         split=split,
         samples_per_shard=samples_per_shard,
-        canvas=canvas or manifest[0].coded_size,
+        canvas=canvas or sized[0],
         samples=(),
         rows=(),
         mixed_sizes=canvas is not None,
@@ -349,7 +355,7 @@ def _require_unique(samples: Sequence[Sample]) -> None:
 
 
 def _require_sizes(plan: ShardPlan) -> None:
-    for sample in plan.samples:
+    for sample in (sample for sample in plan.samples if sample.has_size):
         larger = any(n > limit for n, limit in zip(sample.coded_size, plan.canvas, strict=True))
         if larger or not (plan.mixed_sizes or sample.coded_size == plan.canvas):
             raise DatasetError(_size_message(plan, sample))

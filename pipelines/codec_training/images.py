@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from latent_store.console import progress
 from latent_store.errors import DatasetError
+from latent_store.storage.location import Location
+from pipelines.datasets.files import read_pixels
+from pipelines.datasets.listing import list_files
 from pipelines.scenes.scene import CODEC_CHECK_FIRST, render_scene
 
 _SCENE_SIZES = ((256, 512), (256, 512), (384, 768), (512, 1024))
@@ -62,18 +64,16 @@ def folder_images(folder: Path, crop: int) -> list[np.ndarray]:
     """
     if not folder.is_dir():
         raise DatasetError(f"--data must be 'procedural' or a folder of images; no folder {folder}")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+    location = Location(folder)
+    uris = list_files(location, "", *_IMAGE_SUFFIXES)
     images = []
-    for path in progress(paths, desc="reading images", unit="image"):
-        try:
-            image = np.asarray(Image.open(path).convert("RGB"))
-        except OSError as error:
-            raise DatasetError(f"{path} cannot be read as an image ({error}); remove it") from error
+    for uri in progress(uris, desc="reading images", unit="image"):
+        image, _ = read_pixels(location, uri)
         if min(image.shape[:2]) >= crop:
             images.append(image)
     if not images:
         raise DatasetError(
-            f"{folder} holds no image of at least {crop}x{crop} pixels among its {len(paths)} "
+            f"{folder} holds no image of at least {crop}x{crop} pixels among its {len(uris)} "
             "images; give another folder or a smaller --crop"
         )
     return images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
@@ -12,7 +11,7 @@ from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.plan import Sample
 from latent_store.storage.location import Location
-from pipelines.datasets.files import read_file
+from pipelines.datasets.files import read_pixels
 
 
 class DatasetReader(ABC):
@@ -86,13 +85,12 @@ def read_picture(reader: DatasetReader, sample: Sample) -> tuple[np.ndarray, byt
         DatasetError: The file is missing, truncated or no picture, or has another size than
             the plan says.
     """
-    from latent_store.codec import read_image
-
-    data = read_file(reader.data_root, sample.image_uri)
-    try:
-        image_HWC = read_image(io.BytesIO(data))
-    except DatasetError as error:
-        raise DatasetError(f"{sample.image_uri}: {error}") from error
+    image_HWC, data = read_pixels(reader.data_root, sample.image_uri)
+    if not sample.has_size:
+        raise DatasetError(
+            f"{sample.image_uri} had no readable header when the plan was made, and has one now: "
+            "run the same command again"
+        )
     if image_HWC.shape[:2] != (sample.height, sample.width):
         raise DatasetError(
             f"{sample.image_uri} is {image_HWC.shape[0]}x{image_HWC.shape[1]} (height x width), "

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from latent_store.errors import DatasetError
 from latent_store.format.plan import Sample
 from latent_store.format.schema import IGNORE_LABEL
 from pipelines.datasets.base import DatasetReader
-from pipelines.datasets.files import picture_sizes, read_png
+from pipelines.datasets.files import picture_sizes, read_label_map
+from pipelines.datasets.listing import FoundFiles, find_files, list_folders, require_names
 from training.tasks.classes import CITYSCAPES_CLASSES
 
 IMAGES, IMAGE_SUFFIX = "leftImg8bit", "_leftImg8bit.png"
@@ -19,6 +22,11 @@ TRAIN_IDS = {
     26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
 }  # fmt: skip
 """Label id -> train id (cityscapesScripts, `helpers/labels.py`); every other id is ignored."""
+
+LABEL_IDS = range(34)
+"""All of them; the licence plate's, -1, is never drawn."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def train_id_table() -> np.ndarray:
@@ -38,51 +46,56 @@ class Cityscapes(DatasetReader):
     label_ids = "cityscapes-train-ids"
 
     def manifest(self, split: str) -> list[Sample]:
-        """Lists the pictures of a split, each of which has a label file."""
-        images = self._listing(IMAGES, split, IMAGE_SUFFIX)
-        labels = self._listing(LABELS, split, LABEL_SUFFIX)
-        if not images:
-            there = ", ".join(self.data_root.folders(IMAGES))
-            raise DatasetError(
-                f"no images in {self.data_root.url}/{IMAGES}/{split}/*/*{IMAGE_SUFFIX}; check "
-                f"--data_root and --split (there are: {there or 'no splits'})"
+        """Lists the pictures of a split, each of which has a label file.
+
+        A label without a picture is no sample; how many there are is logged.
+        """
+        images = find_files(self.data_root, f"{IMAGES}/{split}", IMAGE_SUFFIX)
+        labels = find_files(self.data_root, f"{LABELS}/{split}", LABEL_SUFFIX)
+        self._require_layout(split, images, labels)
+        lonely = [uri for stem, uri in labels.uris.items() if stem not in images.uris]
+        if lonely:
+            _LOG.warning(
+                "%d of %d labels in %s/%s have no picture and are left out, the first is %s%s",
+                *(len(lonely), len(labels.uris), LABELS, split, lonely[0], images.aside),
             )
-        lacking = [stem for stem in images if stem not in labels]
-        if lacking:
-            expected = f"{LABELS}/{split}/{lacking[0]}{LABEL_SUFFIX}"
-            raise DatasetError(
-                f"{len(lacking)} of {len(images)} images have no label file, the first is "
-                f"{lacking[0]}; expected {self.data_root.url}/{expected}"
-            )
-        sizes = picture_sizes(self.data_root, (uri for uri, _ in images.values()))
-        return [
+        sizes = picture_sizes(self.data_root, images.lengths)
+        samples = [
             Sample(
                 sample_id=stem.rsplit("/", 1)[1],
                 image_uri=uri,
-                label_uri=labels[stem][0],
+                label_uri=labels.uris[stem],
                 height=height,
                 width=width,
-                image_bytes=length,
+                image_bytes=images.lengths[uri],
             )
-            for (stem, (uri, length)), (height, width) in zip(images.items(), sizes, strict=True)
+            for (stem, uri), (height, width) in zip(images.uris.items(), sizes, strict=True)
         ]
+        return require_names(samples)
 
     def read_labels(self, sample: Sample) -> np.ndarray:
-        """Reads a sample's `labelIds` as train ids."""
-        _, label_ids = read_png(self.data_root, sample.label_uri)
-        if label_ids.shape != (sample.height, sample.width) or label_ids.dtype != np.uint8:
-            raise DatasetError(
-                f"{sample.label_uri} is {label_ids.dtype} {label_ids.shape}, its image is "
-                f"{sample.height}x{sample.width} (height x width): labels are 8-bit, one a pixel"
-            )
-        return train_id_table()[label_ids]
+        """Reads a sample's `labelIds`, an 8-bit PNG, as train ids."""
+        rule = f"label ids are 0 to {LABEL_IDS[-1]}"
+        return train_id_table()[read_label_map(self.data_root, sample, LABEL_IDS, rule)]
 
-    def _listing(self, kind: str, split: str, suffix: str) -> dict[str, tuple[str, int]]:
-        """Maps `city/stem` to `(uri, bytes)`, ordered."""
-        prefix = f"{kind}/{split}/"
-        found = self.data_root.sizes(f"{kind}/{split}")
-        return {
-            uri.removeprefix(prefix).removesuffix(suffix): (uri, size)
-            for uri, size in sorted(found.items())
-            if uri.endswith(suffix)
-        }
+    def _require_layout(self, split: str, images: FoundFiles, labels: FoundFiles) -> None:
+        root = self.data_root.url
+        if not images.uris:
+            there = ", ".join(list_folders(self.data_root, IMAGES))
+            raise DatasetError(
+                f"no images in {root}/{IMAGES}/{split}/*/*{IMAGE_SUFFIX}; check --data_root and "
+                f"--split (there are: {there or 'no splits'}){images.aside}"
+            )
+        stray = next((uri for stem, uri in images.uris.items() if "/" not in stem), None)
+        if stray is not None:
+            raise DatasetError(
+                f"{stray} lies in no city's folder: move it to {IMAGES}/{split}/CITY, and its "
+                f"labels to {LABELS}/{split}/CITY, or take it out"
+            )
+        lacking = [stem for stem in images.uris if stem not in labels.uris]
+        if lacking:
+            raise DatasetError(
+                f"{len(lacking)} of {len(images.uris)} images have no label file, the first is "
+                f"{lacking[0]}; expected {root}/{LABELS}/{split}/{lacking[0]}{LABEL_SUFFIX}"
+                f"{labels.aside}"
+            )

@@ -37,12 +37,18 @@ class RawImages:
         reader: The dataset.
         samples: The samples; row numbers are positions in this list.
         cache_mb: Memory, in MiB, for decoded pictures and labels.
+
+    Raises:
+        DatasetError: A picture has no readable header.
     """
 
     def __init__(self, reader: DatasetReader, samples: Sequence[Sample], *, cache_mb: int) -> None:
         self.reader = reader
         self.annotations = find_task(reader.task).annotations(num_classes=len(reader.class_names))
         self.samples = tuple(samples)
+        for sample in samples:
+            if not sample.has_size:
+                read_picture(reader, sample)  # It says why, before anything is trained.
         self.sizes = [sample.coded_size for sample in samples]
         largest = max((height * width for height, width in self.sizes), default=1)
         self._read = lru_cache(maxsize=(cache_mb << 20) // (4 * largest))(self._read_uncached)

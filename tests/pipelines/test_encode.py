@@ -223,7 +223,7 @@ def test_labels_of_another_size_are_refused(own_root: Path, tmp_path: Path, fail
     label = next((own_root / "gtFine/val/procedural").glob("*_labelIds.png"))
     Image.new("L", (20, 10)).save(label)
     line = fails(encode.main, codec_args(own_root, tmp_path / "s.zarr"), status=1)
-    assert f"uint8 (10, 20), its image is {HEIGHT}x{WIDTH} (height x width)" in line
+    assert f"is 10x20, its image is {HEIGHT}x{WIDTH} (height x width)" in line
 
 
 def test_missing_inputs_are_named(own_root: Path, tmp_path: Path, fails: Fails) -> None:

@@ -150,6 +150,16 @@ REFUSALS = {
 }
 
 
+def test_a_picture_without_a_header_is_named_before_anything_is_trained(
+    tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    folder = write_voc(tmp_path / "devkit")
+    (folder / "JPEGImages/000003.jpg").write_bytes(b"")
+    line = fails(train_teacher.main, arguments(folder.parent, tmp_path / "run", "detection"))
+    assert "cannot read picture VOC2007/JPEGImages/000003.jpg: cannot identify image file" in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusals(data_root: Path, tmp_path: Path, fails: Callable[..., str], case: str) -> None:
     task, more, message = REFUSALS[case]

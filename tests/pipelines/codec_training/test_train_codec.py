@@ -1,5 +1,6 @@
 """The codec's training: what is written loads everywhere, codes at once, and resumes."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -216,8 +217,23 @@ def test_a_folder_of_images_is_read_without_the_small_ones(tmp_path):
     with pytest.raises(DatasetError, match="no image of at least 128x128 pixels among its 2"):
         codec_images.folder_images(tmp_path, 128)
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    with pytest.raises(DatasetError, match=r"broken\.png cannot be read as an image"):
+    with pytest.raises(DatasetError, match=r"cannot read picture broken\.png: cannot identify"):
         codec_images.folder_images(tmp_path, 64)
+
+
+def test_a_folder_of_images_is_read_as_data_sets_are(tmp_path):
+    grey = np.arange(80 * 90, dtype=np.uint16).reshape(80, 90) * 9
+    disk, root = tmp_path / "disk", tmp_path / "root"
+    disk.mkdir()
+    root.mkdir()
+    Image.fromarray(grey).save(disk / "grey.PNG")
+    (disk / "._grey.PNG").write_bytes(b"nothing")
+    (root / "link").symlink_to(disk)
+    (image,) = codec_images.folder_images(root, 64)
+    np.testing.assert_array_equal(image, np.repeat((grey >> 8)[..., None], 3, axis=2))
+    os.mkfifo(root / "pipe.png")
+    with pytest.raises(DatasetError, match=r"pipe\.png is no regular file"):
+        codec_images.folder_images(root, 64)
 
 
 @pytest.mark.parametrize(
