@@ -32,51 +32,18 @@ from pipelines.codec_training.training import (
     write_codec,
 )
 from pipelines.scenes.scene import CODEC_TRAIN_FIRST
+from training.flags import add_flags, read_flags
 
 COMMAND = "train-codec"
 AUX_LIMIT = 1.0  # above it the hyper-latent's tables do not reach its tails
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = CodecTraining()
     parser = make_parser(
         COMMAND, "Train CompressAI's scale hyperprior (N 128, M 192) and write its weights."
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FILE", help="the state dict to write")
-    add(
-        "--data", default=default.data, help="'procedural' (generated scenes) or a folder of images"
-    )
-    add(
-        "--lmbda",
-        type=float,
-        default=default.lmbda,
-        help="weight of 255^2 * MSE against bits per pixel",
-    )
-    add("--steps", type=int, default=default.steps, help="steps on the rate-distortion loss")
-    add("--batch_size", type=int, default=default.batch_size, help="crops a step")
-    add("--crop", type=int, default=default.crop, help="side of a crop in pixels")
-    add("--learning_rate", type=float, default=default.learning_rate, help="of Adam, at the start")
-    add(
-        "--aux_steps",
-        type=int,
-        default=default.aux_steps,
-        help="bisections that bring the auxiliary loss to 0, at the end",
-    )
-    add("--seed", type=int, default=default.seed, help="of initial weights, crops and scenes")
-    add("--num_scenes", type=int, default=default.num_scenes, help="generated scenes to train on")
-    add(
-        "--time_limit_minutes",
-        type=float,
-        default=default.time_limit_minutes,
-        help="stop after so many minutes of steps, even before --steps; 0 = no limit",
-    )
-    add(
-        "--compile",
-        choices=("auto", "on", "off"),
-        default=default.compile,
-        help="compile the transforms (a quarter faster after a minute); auto: from 500 steps on",
-    )
     add(
         "--checkpoint",
         type=Path,
@@ -90,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         help="write the codec from the checkpoint, no more steps",
     )
     add("--overwrite", action="store_true", help="start anew where a checkpoint exists")
+    add_flags(parser, CodecTraining, "training")
     return parser
 
 
@@ -115,12 +83,7 @@ def _train_steps(
 
 
 def _run(args: argparse.Namespace) -> int:
-    known = {
-        name: value
-        for name, value in vars(args).items()
-        if name in CodecTraining.__dataclass_fields__
-    }
-    training = CodecTraining(**known)
+    training = read_flags(args, CodecTraining)
     checkpoint = args.checkpoint or args.output.with_name(args.output.name + ".checkpoint")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     model = new_codec(training.seed)

@@ -19,6 +19,7 @@ from latent_store.console import progress
 from latent_store.errors import CheckpointError, JobFailedError, LatentStoreError
 from latent_store.storage.location import write_atomically
 from pipelines.codec_training.images import RandomCrops
+from training.flags import flag
 
 CHANNELS_N, CHANNELS_M = 128, 192
 TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
@@ -34,17 +35,23 @@ class TrainCodecError(LatentStoreError):
 class CodecTraining:
     """The settings of a codec's training: data, loss and schedule."""
 
-    data: str = "procedural"
-    lmbda: float = 0.0067
-    steps: int = 10_000
-    batch_size: int = 8
-    crop: int = 128
-    learning_rate: float = 4e-4
-    aux_steps: int = 40
-    seed: int = 0
-    num_scenes: int = 400
-    time_limit_minutes: float = 0.0
-    compile: str = "auto"
+    data: str = flag("'procedural' (generated scenes) or a folder of images", default="procedural")
+    lmbda: float = flag("weight of 255^2 * MSE against bits per pixel", default=0.0067)
+    steps: int = flag("steps on the rate-distortion loss", default=10_000)
+    batch_size: int = flag("crops a step", default=8)
+    crop: int = flag("side of a crop in pixels", default=128)
+    learning_rate: float = flag("of Adam, at the start", default=4e-4)
+    aux_steps: int = flag("bisections that bring the auxiliary loss to 0, at the end", default=40)
+    seed: int = flag("of initial weights, crops and scenes", default=0)
+    num_scenes: int = flag("generated scenes to train on", default=400)
+    time_limit_minutes: float = flag(
+        "stop after so many minutes of steps, even before --steps; 0 = no limit", default=0.0
+    )
+    compile: str = flag(
+        "compile the transforms (a quarter faster after a minute); auto: from 500 steps on",
+        default="auto",
+        choices=("auto", "on", "off"),
+    )
 
     def __post_init__(self) -> None:
         positive = ("lmbda", "steps", "batch_size", "learning_rate", "aux_steps", "num_scenes")
