@@ -70,6 +70,26 @@ def make_flags() -> argparse.ArgumentParser:
         help="also store views of every picture, as rows of their own: hflip is mirrored left to "
         "right; they can follow later, and stay once they are there",
     )
+    _add_components(parser)
+    add = parser.add_argument_group("job").add_argument
+    add(
+        "--samples_per_shard",
+        type=int,
+        help=f"rows in one object (default: what the store has, or {DEFAULT_SAMPLES_PER_SHARD})",
+    )
+    add(
+        "--max_failures",
+        type=int,
+        help="failed samples that are tolerated (default: what the store's job tolerated, or 0); "
+        "fewer than it has failed tries those again, as after mending them",
+    )
+    add("--threads", type=int, help="torch threads a worker (default: cores / workers)")
+    add("--dry_run", action="store_true", help="print the plan and write nothing")
+    add("--steal_lease", action="store_true", help="take over from a job that is known dead")
+    return parser
+
+
+def _add_components(parser: argparse.ArgumentParser) -> None:
     add = parser.add_mutually_exclusive_group().add_argument
     add("--codec_checkpoint", type=Path, help="checkpoint file of a bmshj2018-hyperprior")
     add("--quality", type=int, help="weights of CompressAI's zoo, quality 1 to 8")
@@ -90,22 +110,6 @@ def make_flags() -> argparse.ArgumentParser:
         help="auto: int8 if the range of a few pictures leaves room",
     )
     add("--psnr", default="all", choices=list(PSNR_ROWS), help="rows decoded to pixels")
-    add = parser.add_argument_group("job").add_argument
-    add(
-        "--samples_per_shard",
-        type=int,
-        help=f"rows in one object (default: what the store has, or {DEFAULT_SAMPLES_PER_SHARD})",
-    )
-    add(
-        "--max_failures",
-        type=int,
-        help="failed samples that are tolerated (default: what the store's job tolerated, or 0); "
-        "fewer than it has failed tries those again, as after mending them",
-    )
-    add("--threads", type=int, help="torch threads a worker (default: cores / workers)")
-    add("--dry_run", action="store_true", help="print the plan and write nothing")
-    add("--steal_lease", action="store_true", help="take over from a job that is known dead")
-    return parser
 
 
 def _run(argv: Sequence[str] | None) -> int:
