@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latent_store.components import base as component
-from latent_store.console import make_parser, run_command
+from latent_store.console import run_command
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
 from latent_store.views.summary import describe_rows
 from pipelines.datasets.registry import DatasetFlags
-from pipelines.jobs.beam_jobs import RUNNER_HELP, parse_flags
+from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
 from pipelines.jobs.component_job import leased
 from pipelines.jobs.encode_plan import DEFAULT_SAMPLES_PER_SHARD, EncodeRequest
 from pipelines.jobs.encoders import PSNR_ROWS
@@ -43,11 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_flags() -> argparse.ArgumentParser:
     """Returns the command's parser."""
-    parser = make_parser("encode-to-store", DESCRIPTION, EXAMPLES + RUNNER_HELP)
+    parser = make_job_parser("encode-to-store", DESCRIPTION, EXAMPLES)
     add_flags(parser, DatasetFlags, "dataset")
     add = parser.add_argument_group("data").add_argument
     add("--split", required=True, help="split to encode, e.g. train")
-    add("--store", required=True, help="folder or URL of the store")
     add(
         "--dataset_id",
         help="name of the dataset in the store (default: cityscapes; voc2012; voc0712 for two "

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latent_store.catalogue.rankings import METHODS, Ranking, describe_agreement, write_ranking
-from latent_store.console import make_parser, run_command
+from latent_store.console import run_command
 from latent_store.errors import CheckpointError, IdentityError, RankingError
 from latent_store.format.schema import CodecSpec
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from pipelines.jobs.beam_jobs import RUNNER_HELP, parse_flags
+from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
 from pipelines.jobs.counting import CountJob, load_gate, make_ranking
 
 DESCRIPTION = """
@@ -39,9 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_flags() -> argparse.ArgumentParser:
     """Returns the command's parser."""
-    parser = make_parser("channel-frequency", DESCRIPTION, EXAMPLES + RUNNER_HELP)
+    parser = make_job_parser("channel-frequency", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("--store", required=True, help="folder or URL of the store")
     add("--dataset", required=True, help="dataset id in the store")
     add("--split", default="train", help="split to count over")
     add("--codec", help="codec id (default: the only one)")

@@ -10,11 +10,11 @@ import numpy as np
 from latent_store.catalogue.rankings import Ranking
 from latent_store.components import base as component
 from latent_store.components.finalize import covered
-from latent_store.console import make_parser, run_command
+from latent_store.console import run_command
 from latent_store.format import schema
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from pipelines.jobs.beam_jobs import RUNNER_HELP, local_threads, parse_flags
+from pipelines.jobs.beam_jobs import local_threads, make_job_parser, parse_flags
 from pipelines.jobs.component_job import leased
 from pipelines.jobs.reordering import ReorderJob
 
@@ -36,9 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_flags() -> argparse.ArgumentParser:
     """Returns the command's parser."""
-    parser = make_parser("reorder-latents", DESCRIPTION, EXAMPLES + RUNNER_HELP)
+    parser = make_job_parser("reorder-latents", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("--store", required=True, help="folder or URL of the store")
     add("--dataset", required=True, help="dataset id in the store")
     add("--split", required=True, help="split to reorder")
     add("--ranking", required=True, help="ranking that channel-frequency wrote")

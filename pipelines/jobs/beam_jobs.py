@@ -15,18 +15,26 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
+from latent_store.console import make_parser
 from latent_store.errors import LatentStoreError
 
 DEFAULT_RUNNER = "FnApiRunner"
 """Beam's DirectRunner tries Prism first, which downloads a binary; this one is in the process."""
 
-RUNNER_HELP = """
+_RUNNER_HELP = """
 Every Beam option is accepted too. Without --runner the job runs in this process;
   --direct_running_mode multi_processing --direct_num_workers 4   uses processes of this machine,
   --runner DataflowRunner --project P --region R --temp_location gs://... \\
       --sdk_container_image IMAGE --sdk_location container         uses Dataflow,
   --runner PortableRunner --job_endpoint HOST:PORT                 uses a portable job service.
 """
+
+
+def make_job_parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Returns the parser of a job over a store's shards, with the flag that all of them have."""
+    parser = make_parser(command, description, examples + _RUNNER_HELP)
+    parser.add_argument("--store", required=True, help="folder or URL of the store")
+    return parser
 
 
 def parse_flags(
