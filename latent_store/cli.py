@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latent_store.catalogue.rankings import write_ranking
 from latent_store.components import finalize
-from latent_store.console import make_parser, progress, run_command
+from latent_store.console import make_parser, progress, run_command, spell_flags
 from latent_store.errors import JobFailedError, LatentStoreError
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore, Split
@@ -113,7 +113,7 @@ def _finalize(location: Location) -> int:
     for outcome in finalize.finalize_all(location):
         if isinstance(outcome, JobFailedError):
             failed += 1
-            print(outcome)
+            print(spell_flags(str(outcome)))
         else:
             print(f"{outcome.split}/{outcome.component}: complete, {outcome.num_shards} shards")
     return 1 if failed else 0
@@ -150,7 +150,7 @@ def _verify(location: Location, *, deep: bool, repair: bool) -> int:
     with progress(desc="verify", unit="shard") as bar:
         found = list(integrity.verify(location, deep=check, on_shard=lambda _: bar.update()))
     for defect in found:
-        print(defect)
+        print(spell_flags(str(defect)))
     if not found:
         print(f"{location.url}: no defects")
         return 0

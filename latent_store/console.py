@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +14,7 @@ from latent_store.errors import JobFailedError, LatentStoreError
 BAD_USAGE = 2
 JOB_FAILED = 1
 INTERRUPTED = 130
+_ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)=([^`]*)`")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -77,6 +79,14 @@ def describe_os_error(error: OSError) -> str:
     return f"{text}{where}" + (f"; {remedy}" if remedy else "")
 
 
+def spell_flags(message: str) -> str:
+    """Spells the arguments that a message of the library names as flags, which are called alike.
+
+    `codec=` between backticks becomes --codec, `keep=16` becomes --keep 16.
+    """
+    return _ARGUMENT.sub(lambda found: f"--{found[1]} {found[2]}".rstrip(), message)
+
+
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     """Returns a tqdm bar on stderr that stays silent where stderr is not a terminal."""
     from tqdm import tqdm
@@ -88,6 +98,6 @@ def progress(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
 
 
 def _fail(prog: str, message: str, status: int) -> int:
-    line = " ".join(message.split())
+    line = " ".join(spell_flags(message).split())
     print(f"{prog}: error: {line}", file=sys.stderr)
     return status

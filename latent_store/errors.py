@@ -2,25 +2,10 @@
 
 Each message is one line that names the rule, the values and the remedy. Each class is also the
 builtin that a caller would expect, so `except FileNotFoundError` keeps working.
-"""
 
-__all__ = [
-    "CapacityError",
-    "CheckpointError",
-    "DatasetError",
-    "FormatVersionError",
-    "IdentityError",
-    "IncompleteComponentError",
-    "IntegrityError",
-    "JobFailedError",
-    "LatentStoreError",
-    "LeaseHeldError",
-    "MissingComponentError",
-    "MissingExtraError",
-    "PlanMismatchError",
-    "RankingError",
-    "StoreNotFoundError",
-]
+A message names an argument as a call does, between backticks, `codec=` or `keep=16`, and never a
+command's flag: the commands spell it as theirs (`latent_store.console.spell_flags`).
+"""
 
 
 class LatentStoreError(ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,24 +13,18 @@ import pyarrow as pa
 from latent_store.catalogue import codecs, rankings
 from latent_store.catalogue.rankings import Ranking
 from latent_store.components import base as component
-from latent_store.components.finalize import component_keys
-from latent_store.components.readers import (
-    BoxesReader,
-    ComponentReader,
-    FeaturesReader,
-    LabelsReader,
-    LatentsReader,
-    RankedReader,
-)
-from latent_store.errors import (
-    IntegrityError,
-    MissingComponentError,
-    StoreNotFoundError,
-)
+from latent_store.components.boxes import BoxesReader
+from latent_store.components.features import FeaturesReader
+from latent_store.components.labels import LabelsReader
+from latent_store.components.latents import LatentsReader
+from latent_store.components.ranked import RankedReader
+from latent_store.components.reader import ComponentReader, Rows
+from latent_store.components.registry import component_keys, kind_of
+from latent_store.errors import MissingComponentError, StoreNotFoundError
 from latent_store.extras import import_with_extra
 from latent_store.format import schema
 from latent_store.format.ids import ORIGINAL_VIEW, normal_id
-from latent_store.format.plan import Sample, ShardPlan, list_splits, read_plan
+from latent_store.format.plan import ShardPlan, list_splits, read_plan
 from latent_store.format.schema import CodecSpec
 from latent_store.shards import index
 from latent_store.storage import groups
@@ -39,6 +33,8 @@ from latent_store.storage.location import Location
 if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
+
+Reader = TypeVar("Reader", bound=ComponentReader)
 
 
 def open_store(
@@ -144,7 +140,7 @@ class Split:
         """The samples table (see `latent_store.shards.index.SAMPLES`)."""
         table = index.read_samples(self.store.location, self.plan.name)
         ids = table["sample_id"].to_pylist()
-        self.require_samples(table["row"].to_pylist(), ids, "samples.parquet")
+        self.plan.require_samples(table["row"].to_pylist(), ids, "samples.parquet")
         return table
 
     def components(self) -> dict[str, bool]:
@@ -154,10 +150,13 @@ class Split:
         found = {key: component.open_component(location, self.plan.name, key) for key in keys}
         return {key: bool(group.attrs.get("complete")) for key, group in found.items()}
 
+    def component(self, key: str) -> ComponentReader:
+        """Opens any component by its key, one of `components`."""
+        return kind_of(key)(self.store.location, self.plan, key)
+
     def latents(self, codec_id: str | None = None) -> LatentsReader:
         """Opens one codec's latents; without an id those of the only codec."""
-        spec = self.store.codec(codec_id)
-        return LatentsReader(self, spec)
+        return self._open(LatentsReader, self.store.codec(codec_id).codec_id)
 
     def ranked(self, ranking_id: str, codec_id: str | None = None) -> RankedReader:
         """Opens one ranking's copy of one codec's latents.
@@ -167,16 +166,15 @@ class Split:
                 since the copy.
             MissingComponentError: The copy was not made; names `reorder-latents`.
         """
-        spec = self.store.codec(codec_id)
-        return RankedReader(self, spec, self.store.ranking(spec.codec_id, ranking_id))
+        return self._open(RankedReader, self.store.codec(codec_id).codec_id, ranking_id)
 
     def labels(self) -> LabelsReader:
         """Opens the segmentation labels."""
-        return LabelsReader(self)
+        return self._open(LabelsReader)
 
     def boxes(self) -> BoxesReader:
         """Opens the objects of the pictures."""
-        return BoxesReader(self)
+        return self._open(BoxesReader)
 
     def teacher(self, teacher_id: str | None = None) -> FeaturesReader:
         """Opens one teacher's features; without an id those of the only one.
@@ -185,7 +183,8 @@ class Split:
             MissingComponentError: There are none, or several.
         """
         keys = component_keys(self.store.location, self.plan.name)
-        have = [key.removeprefix("teacher/") for key in keys if key.startswith("teacher/")]
+        features = [key for key in keys if kind_of(key) is FeaturesReader]
+        have = [FeaturesReader.ids_of(key)["teacher"] for key in features]
         if teacher_id is None and len(have) == 1:
             teacher_id = have[0]
         if teacher_id not in have:
@@ -194,24 +193,25 @@ class Split:
             )
             names = ", ".join(have) or "none"
             raise MissingComponentError(
-                f"{self.plan.name} needs {asked}, it has: {names}; name one with --teacher, or add "
-                "features with encode-to-store --teacher_checkpoint"
+                f"{self.plan.name} needs {asked}, it has: {names}; name one with `teacher=`, or "
+                "add features with encode-to-store `teacher_checkpoint=`"
             )
-        return FeaturesReader(self, str(teacher_id))
+        return self._open(FeaturesReader, str(teacher_id))
 
     def to_xarray(self, codec: str | None = None, **choice: Any) -> xr.Dataset:
         """Returns a lazy Dataset of the usable rows; see `latent_store.views.lazy.to_xarray`."""
-        return import_with_extra("latent_store.views.lazy", "xarray").to_xarray(
-            self, codec, **choice
-        )
+        lazy = import_with_extra("latent_store.views.lazy", "xarray")
+        dataset: xr.Dataset = lazy.to_xarray(self, codec, **choice)
+        return dataset
 
     def to_dask(self, name: str, codec: str | None = None, **choice: Any) -> da.Array:
         """Returns one variable of `to_xarray`, one chunk a shard."""
-        return self.to_xarray(codec, **choice)[name].data
+        array: da.Array = self.to_xarray(codec, **choice)[name].data
+        return array
 
     def read(
         self,
-        rows: Sequence[int] | np.ndarray,
+        rows: Rows,
         channels: Sequence[int] | None = None,
         codec: str | None = None,
     ) -> np.ndarray:
@@ -223,8 +223,9 @@ class Split:
     ) -> np.ndarray:
         """Returns a row's picture, uint8 RGB `[height, width, 3]`, from all channels of ŷ or from
         those numbered in `channels`; loads torch and the codec."""
-        decoding = import_with_extra("latent_store.tools.decode", "codec")
-        return decoding.decode_row(self, row, channels, codec)
+        decode = import_with_extra("latent_store.tools.decode", "codec")
+        picture_HWC: np.ndarray = decode.decode_row(self, row, channels, codec)
+        return picture_HWC
 
     def common_rows(self, *readers: ComponentReader, views: bool = False) -> np.ndarray:
         """Returns the rows that every reader has, ascending int64; stored views only on request."""
@@ -236,46 +237,30 @@ class Split:
             keep = np.intersect1d(keep, reader.rows)
         return keep
 
-    def require_samples(self, rows: Sequence[int], sample_ids: Sequence[str], what: str) -> None:
-        """Refuses a table whose rows hold other samples than the plan says.
-
-        Raises:
-            IntegrityError: Names the first such row: the plan or the table is another store's or
-                an older one.
-        """
-        for row, sample_id in zip(rows, sample_ids, strict=True):
-            sample = self._samples_by_row.get(row)
-            if sample is None or sample.sample_id != sample_id:
-                planned = "no sample" if sample is None else repr(sample.sample_id)
-                raise IntegrityError(
-                    f"row {row} of {self.plan.name} is {sample_id!r} in {what}, but {planned} in "
-                    "the shard plan: one of them is older or of another store; restore plan.json"
-                )
-
-    def sizes(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    def sizes(self, rows: Rows) -> np.ndarray:
         """Returns original heights and widths, int32 `[n, 2]`."""
-        by_row = self._samples_by_row
+        by_row = self.plan.by_row
         picked = [by_row[int(row)] for row in rows]
         return np.array([[s.height, s.width] for s in picked], dtype=np.int32).reshape(-1, 2)
 
-    def coded_sizes(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    def coded_sizes(self, rows: Rows) -> np.ndarray:
         """Returns the heights and widths, in pixels, at which rows are coded, int32 `[n, 2]`.
 
         Arrays have the canvas's shape, `plan.canvas`: what lies beyond a row's own coded size
         (for ŷ divided by 16, for features by 4) is fill, in labels 255.
         """
-        by_row = self._samples_by_row
+        by_row = self.plan.by_row
         picked = [by_row[int(row)].coded_size for row in rows]
         return np.array(picked, dtype=np.int32).reshape(-1, 2)
 
-    def source_rows(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    def source_rows(self, rows: Rows) -> np.ndarray:
         """Returns the rows of the original pictures, int64 `[n]`; an original is its own."""
-        sources = self._source_rows
+        sources = self.plan.source_rows
         return np.array([sources[int(row)] for row in rows], dtype=np.int64)
 
-    def sample_ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+    def sample_ids(self, rows: Rows) -> list[str]:
         """Returns the ids of rows."""
-        return [self._samples_by_row[int(row)].sample_id for row in rows]
+        return [self.plan.by_row[int(row)].sample_id for row in rows]
 
     def row_of(self, sample_id: str) -> int:
         """Returns the row of a sample; a view of it has an id of its own, e.g. `ID@hflip`.
@@ -284,7 +269,7 @@ class Split:
             StoreNotFoundError: The split has no such sample.
         """
         name = normal_id(sample_id)
-        for row, sample in self._samples_by_row.items():
+        for row, sample in self.plan.by_row.items():
             if sample.sample_id == name:
                 return row
         first = self.plan.samples[0].sample_id
@@ -292,10 +277,5 @@ class Split:
             f"{self.plan.name} has no sample {sample_id!r} (its first is {first!r})"
         )
 
-    @cached_property
-    def _source_rows(self) -> dict[int, int]:
-        return self.plan.source_rows
-
-    @cached_property
-    def _samples_by_row(self) -> dict[int, Sample]:
-        return dict(zip(self.plan.rows, self.plan.samples, strict=True))
+    def _open(self, kind: type[Reader], *ids: str) -> Reader:
+        return kind(self.store.location, self.plan, kind.key_of(*ids))

@@ -10,8 +10,8 @@ import numpy as np
 from latent_store.catalogue.rankings import Ranking
 from latent_store.components import base as component
 from latent_store.components.finalize import covered
+from latent_store.components.ranked import ranked_spec
 from latent_store.console import run_command
-from latent_store.format import schema
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.jobs.beam_jobs import local_threads, make_job_parser, parse_flags
@@ -57,7 +57,7 @@ def _run(argv: Sequence[str] | None) -> int:
     latents = split.latents(codec.codec_id)
     # Where the latents are behind the plan, so is the copy: it follows when they have caught up.
     plan = covered(location, split.plan, latents.key)
-    spec = schema.ranked_spec(
+    spec = ranked_spec(
         codec,
         ranking.ranking_id,
         ranking.order,

@@ -25,7 +25,7 @@ import torch
 
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from pipelines.datasets.base import DatasetReader
 from pipelines.datasets.raw_images import RawImageLoader, RawImages, WholeRawImages
 from pipelines.datasets.registry import DatasetFlags, open_dataset

@@ -98,7 +98,7 @@ def choose_codec(location: Location, codec_id: str | None) -> CodecSpec:
         return next(iter(known.values()))
     names = ", ".join(known) or "none"
     asked = "no codec is named" if codec_id is None else f"there is no codec {codec_id}"
-    raise MissingComponentError(f"{location.url}: {asked}; give --codec with one of: {names}")
+    raise MissingComponentError(f"{location.url}: {asked}; give `codec=` with one of: {names}")
 
 
 def read_codec_tables(location: Location, codec_id: str) -> dict[str, np.ndarray]:
@@ -177,7 +177,7 @@ def read_teacher_checkpoint(location: Location, teacher_id: str) -> bytes:
     if not _is_teacher(teacher_id, data):
         raise IntegrityError(
             f"{location.url}: {teacher_key(teacher_id)} does not have the sha256 that its name "
-            "gives; run encode-to-store with that --teacher_checkpoint again"
+            "gives; run encode-to-store with that `teacher_checkpoint=` again"
         )
     return data
 

@@ -101,7 +101,7 @@ class Ranking:
         """
         if not 1 <= keep <= len(self.order):
             raise RankingError(
-                f"--keep {keep} is out of range: the ranking {self.ranking_id} orders "
+                f"`keep={keep}` is out of range: the ranking {self.ranking_id} orders "
                 f"{len(self.order)} channels; give 1 to {len(self.order)}"
             )
         return self.order[:keep]
@@ -114,10 +114,12 @@ class Ranking:
     def from_json(cls, content: Mapping[str, Any]) -> Ranking:
         """Reads `to_json`, also where JSON made lists of tuples; unknown keys are left."""
         names = {f.name for f in dataclasses.fields(cls)}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        ties = {int(cut): int(count) for cut, count in content["tied_at_cut"].items()}
-        own = {"tied_at_cut": ties, "halves": _read_agreement(content.get("halves"))}
-        return cls(**{k: v for k, v in {**values, **own}.items() if k in names})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
+        }
+        values["tied_at_cut"] = {int(cut): int(n) for cut, n in content["tied_at_cut"].items()}
+        values["halves"] = _read_agreement(content.get("halves"))
+        return cls(**{k: v for k, v in values.items() if k in names})
 
 
 def make_cuts(keep: Sequence[int] | None, channels: int) -> tuple[int, ...]:
@@ -128,7 +130,7 @@ def make_cuts(keep: Sequence[int] | None, channels: int) -> tuple[int, ...]:
     """
     wanted = sorted({int(n) for n in (keep or [n for n in DEFAULT_CUTS if n < channels])})
     if wanted and not (wanted[0] >= 1 and wanted[-1] <= channels):
-        raise RankingError(f"--keep {wanted} is out of range: the codec has {channels} channels")
+        raise RankingError(f"`keep={wanted}` is out of range: the codec has {channels} channels")
     return tuple(dict.fromkeys([*wanted, channels]))
 
 
@@ -143,7 +145,8 @@ def order_channels(score: np.ndarray, *tie_breaks: np.ndarray) -> np.ndarray:
         int64 `[M]` channel numbers.
     """
     keys = [-np.asarray(k, dtype=np.float64) for k in (score, *tie_breaks)]
-    return np.lexsort([np.arange(len(score)), *reversed(keys)])
+    order: np.ndarray = np.lexsort([np.arange(len(score)), *reversed(keys)])
+    return order
 
 
 def ties_at_cuts(score: np.ndarray, order: np.ndarray, cuts: Sequence[int]) -> dict[int, int]:
@@ -169,13 +172,13 @@ def compare_orders(
         second: Those of the other order.
         cuts: The N at which the first N channels are compared.
     """
-    orders = order_channels(*first), order_channels(*second)
+    one, two = order_channels(*first), order_channels(*second)
     ranks = _mean_ranks(first), _mean_ranks(second)
     signs = [np.sign(rank[:, None] - rank[None, :]) for rank in ranks]
     return Agreement(
         spearman=_correlation(*(rank - rank.mean() for rank in ranks)),
         kendall=_correlation(*signs),
-        shared={int(n): len(np.intersect1d(*(order[:n] for order in orders))) for n in cuts},
+        shared={int(n): len(np.intersect1d(one[:n], two[:n])) for n in cuts},
     )
 
 
@@ -223,7 +226,7 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
             return
         raise RankingError(
             f"ranking {ranking.ranking_id!r} of {ranking.codec_id} exists with other contents; "
-            "choose another name, or give --overwrite (copies that reorder-latents made "
+            "choose another name, or give `overwrite=` (copies that reorder-latents made "
             "of it must then be made again)"
         )
     path = rankings_path(ranking.codec_id, ranking.ranking_id)
@@ -251,7 +254,7 @@ def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:
         IntegrityError: It was altered.
     """
     path = rankings_path(codec_id, ranking_id)
-    remedy = f"derive it again with channel-frequency --ranking {ranking_id} --overwrite"
+    remedy = f"derive it again with channel-frequency `ranking={ranking_id}` `overwrite=`"
     attrs = small_groups.read_attrs(location, path, remedy)
     if attrs is None:
         raise RankingError(_unknown(location, codec_id, ranking_id))
@@ -287,7 +290,8 @@ def _mean_ranks(keys: Sequence[np.ndarray]) -> np.ndarray:
     rows = np.stack([np.asarray(key, dtype=np.float64) for key in keys], axis=1)
     _, group, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts - 1) / 2
-    return middle[group.reshape(-1)]  # numpy 2.0 returns the inverse as a column
+    means: np.ndarray = middle[group.reshape(-1)]  # numpy 2.0 returns the inverse as a column
+    return means
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
@@ -303,10 +307,10 @@ def _unknown(location: Location, codec_id: str, ranking_id: str) -> str:
         return (
             f"ranking {ranking_id!r} belongs to codec {others[0]}, not to {codec_id}: the same "
             "channel number means something else there; derive one with channel-frequency "
-            f"--codec {codec_id}"
+            f"`codec={codec_id}`"
         )
     known = ", ".join(list_rankings(location, codec_id)) or "none"
     return (
         f"codec {codec_id} has no ranking {ranking_id!r} (it has: {known}); derive it with "
-        f"channel-frequency --ranking {ranking_id}"
+        f"channel-frequency `ranking={ranking_id}`"
     )

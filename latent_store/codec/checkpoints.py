@@ -66,7 +66,7 @@ def load_codec(
     if len(given) != 1:
         raise CheckpointError(
             f"a codec comes from one source, got {', '.join(given) or 'none'}; give one of "
-            "--codec_checkpoint F, --quality Q, --demo_codec"
+            "`codec_checkpoint=F`, `quality=Q`, `demo_codec=`"
         )
     if quality is not None:
         data, name = _zoo_bytes(quality, metric), f"the zoo's quality {quality}"
@@ -134,7 +134,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise CheckpointError(
-            f"there is no codec checkpoint {path}; check --codec_checkpoint"
+            f"there is no codec checkpoint {path}; check `codec_checkpoint=`"
         ) from error
 
 
@@ -180,8 +180,8 @@ def _download(url: str, target: Path, prefix: str) -> None:
         ) from error
     except (URLError, TimeoutError, ConnectionError) as error:
         raise CheckpointError(
-            f"cannot download {url} ({error}); give a local file with --codec_checkpoint, or "
-            "--demo_codec"
+            f"cannot download {url} ({error}); give a local file with "
+            "`codec_checkpoint=`, or `demo_codec=`"
         ) from error
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from latent_store.errors import IdentityError, IntegrityError, MissingComponentError
 from latent_store.format import layout, schema
 from latent_store.format.plan import ShardPlan
-from latent_store.format.schema import ArraySpec, ComponentSpec
+from latent_store.format.schema import ArraySpec, BytesSpec, ComponentSpec
 from latent_store.shards import index, receipts
 from latent_store.storage import groups, seals
 from latent_store.storage.location import Location
@@ -25,31 +23,13 @@ ARRAYS = "arrays"
 """Attribute of a component: the crc32c of each array's metadata, by its path below the group."""
 TABLES = "tables"
 """Attribute of a finished component: the crc32c of its Parquet files, by name."""
-STREAM_COLUMNS = {"offset": "int64", "length": "int64", "crc32c": "uint32"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredArray:
-    """One array as it lies in the store: where, and how its rows are cut."""
-
-    name: str
-    path: str
-    dtype: str
-    rank: int
-
-    def object_key(self, shard: int) -> str:
-        """Returns the key of the object that holds one shard of samples."""
-        return layout.object_key(self.path, shard, self.rank)
 
 
 def create_store(location: Location) -> None:
     """Makes an empty store, or checks the one that is there."""
-    group = groups.open_group(location, writable=True)
-    if group is None:
-        store = location.zarr_store(read_only=False)
-        group = zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False)
+    group = groups.make_groups(location, "")
     if group.attrs:
-        schema.check_format(dict(group.attrs), location.url)
+        schema.check_format(groups.attrs_of(group), location.url)
         return
     group.attrs.put(
         {
@@ -73,18 +53,18 @@ def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -
     base = f"{plan.name}/{spec.key}"
     group = groups.make_groups(location, base)
     _require_same_spec(group, spec)
-    names = [array.name for array in stored_arrays(plan.name, spec)]
-    for parent in sorted({name.rpartition("/")[0] for name in names} - {""}):
+    for parent in sorted({name.rpartition("/")[0] for name in spec.ranks} - {""}):
         groups.make_groups(location, f"{base}/{parent}")
-    known = group.attrs.get(ARRAYS, {})
-    there = [n for n in names if n in known and groups.read_metadata(location, f"{base}/{n}")]
-    for name in there:
-        groups.open_array(location, f"{base}/{name}", known[name], growing=True)
+    for name, crc32c in groups.attrs_of(group).get(ARRAYS, {}).items():
+        if name in spec.ranks and groups.read_metadata(location, f"{base}/{name}"):
+            groups.open_array(location, f"{base}/{name}", crc32c, growing=True)
     for array in spec.arrays:
         _require_array(group, array, plan)
     for stream in spec.streams:
         _require_stream(group, stream, plan)
-    digests = {name: _metadata_crc32c(location, f"{base}/{name}") for name in names}
+    digests = {
+        name: groups.stored_crc32c(location, f"{base}/{name}", growing=True) for name in spec.ranks
+    }
     lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
     group.attrs.update({**_marks(spec), ARRAYS: digests, "complete": False, **lengths})
 
@@ -109,7 +89,7 @@ def open_component(
     if group is None:
         raise MissingComponentError(f"{location.url} has no {key} for {split}")
     where = f"{split}/{key} in {location.url}"
-    schema.check_format(dict(group.attrs), where, kind=key.split("/")[0])
+    schema.check_format(groups.attrs_of(group), where, kind=key.split("/")[0])
     return group
 
 
@@ -119,7 +99,8 @@ def require_intact(location: Location, group: zarr.Group) -> None:
     Raises:
         IntegrityError: With the remedy.
     """
-    seals.require_sealed(group.attrs, f"{location.url}/{group.path}", groups.repair_hint(location))
+    what = f"{location.url}/{group.path}"
+    seals.require_sealed(groups.attrs_of(group), what, groups.repair_hint(location))
 
 
 def open_array(
@@ -136,11 +117,10 @@ def open_array(
     Raises:
         IntegrityError: The metadata is missing or was altered.
     """
-    path = f"{group.path}/{name}"
-    expected = group.attrs[ARRAYS].get(name)
-    array = groups.open_array(location, path, expected, growing=True, store=store)
-    axis = array.metadata.dimension_names[0]
-    length = group.attrs["num_rows" if axis == "sample" else "num_shards"]
+    path, attrs = f"{group.path}/{name}", groups.attrs_of(group)
+    array = groups.open_array(location, path, attrs[ARRAYS].get(name), growing=True, store=store)
+    axis = groups.dims_of(array)[0]
+    length = attrs["num_rows" if axis == "sample" else "num_shards"]
     if array.shape[0] != length:
         raise IntegrityError(
             f"{location.url}: {path} has {array.shape[0]} on its axis {axis}, its component "
@@ -156,38 +136,19 @@ def read_table(location: Location, group: zarr.Group, split: str, name: str) -> 
         IntegrityError: It is missing, altered, or older or newer than the component.
     """
     # A table that the attributes do not list has no valid crc32c.
-    expected = group.attrs[TABLES].get(name, -1)
+    expected = groups.attrs_of(group)[TABLES].get(name, -1)
     return index.read_table(location, index.index_key(split, name), expected)
 
 
 def array_defects(location: Location, group: zarr.Group) -> dict[str, str]:
     """Returns what is wrong with the metadata of a component's arrays, by their paths below it."""
     found = {}
-    for name in group.attrs.get(ARRAYS, {}):
+    for name in groups.attrs_of(group).get(ARRAYS, {}):
         try:
             open_array(location, group, name)
         except IntegrityError as error:
             found[name] = str(error)
     return found
-
-
-def stored_arrays(split: str, spec: ComponentSpec) -> Iterator[StoredArray]:
-    """Yields every array of a component, the four of each bitstream included."""
-    base = f"{split}/{spec.key}"
-
-    def stored(name: str, dtype: str, rank: int) -> StoredArray:
-        return StoredArray(name=name, path=f"{base}/{name}", dtype=dtype, rank=rank)
-
-    for array in spec.arrays:
-        yield stored(array.name, array.dtype, 1 + len(array.shape))
-    for stream in spec.streams:
-        yield stored(f"{stream.name}_data", "uint8", 2)
-        for column, dtype in STREAM_COLUMNS.items():
-            yield stored(f"{stream.name}_{column}", dtype, 1)
-
-
-def _metadata_crc32c(location: Location, path: str) -> int:
-    return groups.metadata_crc32c(groups.read_metadata(location, path) or {}, growing=True)
 
 
 def _marks(spec: ComponentSpec) -> dict[str, Any]:
@@ -199,7 +160,7 @@ def _marks(spec: ComponentSpec) -> dict[str, Any]:
 
 
 def _require_same_spec(group: zarr.Group, spec: ComponentSpec) -> None:
-    existing = dict(group.attrs)
+    existing = groups.attrs_of(group)
     for name, value in _marks(spec).items():
         if name in existing and not _agrees(name, existing[name], value):
             raise IdentityError(
@@ -210,50 +171,58 @@ def _require_same_spec(group: zarr.Group, spec: ComponentSpec) -> None:
 
 def _agrees(name: str, found: Any, wanted: Any) -> bool:
     if name != "encoding-version":
-        return found == wanted
+        return bool(found == wanted)
     # Minor versions only add: what an older one began, this one may go on with.
     (major, minor), newest = (tuple(map(int, text.split("."))) for text in (found, wanted))
     return major == newest[0] and minor <= newest[1]
 
 
 def _require_array(group: zarr.Group, spec: ArraySpec, plan: ShardPlan) -> None:
-    shape = (plan.num_rows, *spec.shape)
-    if spec.name in group:
-        _widen(group[spec.name], spec.dtype, shape)
-        return
     chunks, shards = layout.chunk_shapes(spec, plan.samples_per_shard)
-    _parent(group, spec.name).create_array(
-        spec.name.rsplit("/", 1)[-1],
-        shape=shape,
+    _require(
+        group,
+        spec.name,
+        shape=(plan.num_rows, *spec.shape),
         dtype=spec.dtype,
         chunks=chunks,
         shards=shards,
         compressors=_compressors(spec),
-        fill_value=0,
         dimension_names=("sample", *spec.dims),
     )
 
 
-def _require_stream(group: zarr.Group, stream: schema.BytesSpec, plan: ShardPlan) -> None:
+def _require_stream(group: zarr.Group, stream: BytesSpec, plan: ShardPlan) -> None:
     capacity = layout.stream_row_bytes(stream, plan.samples_per_shard)
-    shape = (plan.num_shards, capacity)
-    data = f"{stream.name}_data"
-    if data in group:
-        _widen(group[data], "uint8", shape)
-    else:
-        _parent(group, data).create_array(
-            data.rsplit("/", 1)[-1],
-            shape=shape,
-            dtype="uint8",
-            chunks=(1, layout.STREAM_CHUNK),
-            shards=(1, capacity),
-            # Entropy-coded bytes do not compress again, but the rest of their last chunk does.
-            compressors=(ZstdCodec(level=1), Crc32cCodec()),
-            fill_value=0,
-            dimension_names=("shard", f"{stream.name.rsplit('/', 1)[-1]}_byte"),
+    _require(
+        group,
+        stream.data,
+        shape=(plan.num_shards, capacity),
+        dtype="uint8",
+        chunks=(1, layout.STREAM_CHUNK),
+        shards=(1, capacity),
+        # Entropy-coded bytes do not compress again, but the rest of their last chunk does.
+        compressors=(ZstdCodec(level=1), Crc32cCodec()),
+        dimension_names=("shard", f"{stream.name.rpartition('/')[2]}_byte"),
+    )
+    for column in stream.columns:
+        _require_array(group, column, plan)
+
+
+def _require(
+    group: zarr.Group, name: str, *, shape: tuple[int, ...], dtype: str, **how: Any
+) -> None:
+    """Makes an array, or makes its first axis longer if it is there."""
+    if name not in group:
+        group.create_array(name, shape=shape, dtype=dtype, fill_value=0, **how)
+        return
+    array = groups.array_of(group, name)
+    if array.dtype != np.dtype(dtype) or array.shape[1:] != shape[1:]:
+        raise IdentityError(
+            f"{array.path} is {array.dtype}{array.shape[1:]} a row, this job would write "
+            f"{dtype}{shape[1:]}; use the same inputs, or another store"
         )
-    for column, dtype in STREAM_COLUMNS.items():
-        _require_array(group, ArraySpec(name=f"{stream.name}_{column}", dtype=dtype), plan)
+    if shape[0] > array.shape[0]:
+        array.resize(shape)
 
 
 def _compressors(spec: ArraySpec) -> tuple[Any, ...]:
@@ -262,17 +231,3 @@ def _compressors(spec: ArraySpec) -> tuple[Any, ...]:
         # beats a higher level.
         return (BloscCodec(cname="zstd", clevel=9, shuffle="bitshuffle"), Crc32cCodec())
     return (ZstdCodec(level=spec.level), Crc32cCodec())
-
-
-def _parent(group: zarr.Group, name: str) -> zarr.Group:
-    return group.require_group(name.rsplit("/", 1)[0]) if "/" in name else group
-
-
-def _widen(array: zarr.Array, dtype: str, shape: tuple[int, ...]) -> None:
-    if array.dtype != np.dtype(dtype) or array.shape[1:] != shape[1:]:
-        raise IdentityError(
-            f"{array.path} is {array.dtype}{array.shape[1:]} a row, this job would write "
-            f"{dtype}{shape[1:]}; use the same inputs, or another store"
-        )
-    if shape[0] > array.shape[0]:
-        array.resize(shape)

@@ -5,56 +5,45 @@ Idempotent; the launcher of a job calls it, and for a detached job anybody may.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 import zarr
 
 from latent_store.components import base as component
+from latent_store.components.registry import component_keys
 from latent_store.errors import IntegrityError, JobFailedError
 from latent_store.format.plan import ShardPlan, list_splits, read_plan
 from latent_store.shards import index, receipts
-from latent_store.shards.receipts import Receipt
+from latent_store.shards.receipts import Receipt, RowRecord
 from latent_store.storage import groups, seals
 from latent_store.storage.consolidated import consolidate
 from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 
-KEY_DEPTHS = {"labels": 0, "boxes": 0, "teacher": 1, "latents": 1, "ranked": 2}
-"""Further path parts that a component of each kind has."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Closed:
-    """The state of one component when it was closed.
+    """One component, held to its receipts.
 
     Attributes:
+        receipts: Of the shards that are whole, in their order.
         defects: Shard -> why it does not count. Empty for a whole component.
-        failed: Rows in the dead-letter table.
     """
 
     split: str
     component: str
     num_shards: int
+    receipts: tuple[Receipt, ...]
     defects: dict[int, str]
-    failed: tuple[dict[str, object], ...]
 
     @property
-    def complete(self) -> bool:
-        """True if every shard is whole."""
-        return not self.defects
-
-
-def component_keys(location: Location, split: str) -> list[str]:
-    """Lists the components of a split, finished or not."""
-    kinds = location.folders(split)
-    return [
-        key
-        for kind, depth in KEY_DEPTHS.items()
-        if kind in kinds
-        for key in _below(location, split, kind, depth)
-    ]
+    def failed(self) -> list[RowRecord]:
+        """Rows in the dead-letter table."""
+        rows = (record for receipt in self.receipts for record in receipt.rows)
+        return [record for record in rows if record.status == receipts.FAILED]
 
 
 def finalize(
@@ -85,22 +74,23 @@ def finalize(
     plan = covered(location, read_plan(location, *split.split("/")), key)
     group = component.open_component(location, split, key, writable=True)
     _require_metadata(location, group)
-    closed, good = check_shards(location, plan, key, on_shard)
+    closed = check_shards(location, plan, key, on_shard)
     for shard in closed.defects:
         location.delete(receipts.receipt_key(split, key, shard))
     if closed.defects:
         group.attrs.update({"complete": False})
         raise JobFailedError(_defect_message(closed))
-    limit = int(group.attrs.get("max_failures", 0)) if max_failures is None else max_failures
-    tables = write_indexes(location, plan, key, good)
+    recorded = groups.attrs_of(group).get("max_failures", 0)
+    limit = int(recorded) if max_failures is None else max_failures
+    tables = _write_indexes(location, closed)
     if len(closed.failed) > limit:
         group.attrs.update({"complete": False})
         raise JobFailedError(_failure_message(closed, limit))
-    _publish_samples(location, plan, good)
+    _publish_samples(location, plan, closed)
     lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
     closing = {"complete": True, **lengths, component.TABLES: tables}
     group.attrs.put(seals.sealed({**group.attrs, **closing}))
-    publish(location, split, key)
+    _publish(location, split, key)
     return closed
 
 
@@ -121,81 +111,79 @@ def covered(location: Location, plan: ShardPlan, key: str) -> ShardPlan:
     job, is no defect of this one.
     """
     group = groups.open_group(location, f"{plan.name}/{key}")
-    return plan if group is None else plan.up_to(int(group.attrs.get("num_rows", plan.num_rows)))
+    if group is None:
+        return plan
+    return plan.up_to(int(groups.attrs_of(group).get("num_rows", plan.num_rows)))
 
 
 def check_shards(
     location: Location, plan: ShardPlan, key: str, on_shard: Callable[[int], object]
-) -> tuple[Closed, list[Receipt]]:
+) -> Closed:
     """Compares every shard that a component covers with its receipt; changes nothing."""
     plan = covered(location, plan, key)
     defects: dict[int, str] = {}
     good: list[Receipt] = []
     for shard in range(plan.num_shards):
-        planned = plan.in_shard(shard)
+        planned = [(row, sample.sample_id) for row, sample in plan.in_shard(shard)]
         receipt = receipts.read_receipt(location, plan.name, key, shard)
         if receipt is None:
             defects[shard] = _why_unwritten(location, plan.name, key, shard)
-        elif [(r.row, r.sample_id) for r in receipt.rows] != [
-            (row, sample.sample_id) for row, sample in planned
-        ]:
+        elif [(r.row, r.sample_id) for r in receipt.rows] != planned:
             defects[shard] = "its receipt lists other rows or samples than the plan"
         elif (defect := receipt.defect(location)) is not None:
             defects[shard] = defect
         else:
             good.append(receipt)
         on_shard(shard)
-    failed = tuple(index.dead_letters(index.rows_table(good))) if good else ()
-    closed = Closed(
-        split=plan.name, component=key, num_shards=plan.num_shards, defects=defects, failed=failed
+    return Closed(
+        split=plan.name,
+        component=key,
+        num_shards=plan.num_shards,
+        receipts=tuple(good),
+        defects=defects,
     )
-    return closed, good
 
 
-def component_tables(key: str, good: Sequence[Receipt]) -> dict[str, pa.Table]:
+def component_tables(closed: Closed) -> dict[str, pa.Table]:
     """Returns a component's tables by name; that of the failed rows only if there are any."""
-    name = index.part_name(key)
-    rows = index.rows_table(good)
+    name = index.part_name(closed.component)
+    rows = index.rows_table(closed.receipts)
     letters = rows.filter([status == receipts.FAILED for status in rows["status"].to_pylist()])
-    tables = {name: rows, f"{name}.objects": index.objects_table(good)}
+    tables = {name: rows, f"{name}.objects": index.objects_table(closed.receipts)}
     return tables | ({f"{name}.dead_letters": letters} if letters.num_rows else {})
 
 
-def samples_of(location: Location, plan: ShardPlan, good: Sequence[Receipt]) -> pa.Table | None:
+def samples_of(location: Location, plan: ShardPlan, closed: Closed) -> pa.Table | None:
     """Returns the samples table, if the component's rows tell the pictures' digests.
 
     Digests that only another component's rows tell are taken from the table that is there.
     """
     told = {
         record.row: record.stats["image_sha256"]
-        for receipt in good
+        for receipt in closed.receipts
         for record in receipt.rows
         if record.stats.get("image_sha256")
     }
     if not told:
         return None
-    try:
+    known = {}
+    with contextlib.suppress(IntegrityError):
         there = index.read_samples(location, plan.name)
-        known = zip(there["row"].to_pylist(), there["sha256"].to_pylist(), strict=True)
-    except IntegrityError:
-        known = ()
-    return index.samples_table(plan, {**dict(known), **told})
+        known = dict(zip(there["row"].to_pylist(), there["sha256"].to_pylist(), strict=True))
+    return index.samples_table(plan, {**known, **told})
 
 
-def write_indexes(
-    location: Location, plan: ShardPlan, key: str, good: Sequence[Receipt]
-) -> dict[str, int]:
+def _write_indexes(location: Location, closed: Closed) -> dict[str, int]:
     """Writes a component's tables, and returns the crc32c of each by its name."""
-    tables = component_tables(key, good)
-    letters = index.index_key(plan.name, f"{index.part_name(key)}.dead_letters")
-    location.delete(letters)
+    letters = f"{index.part_name(closed.component)}.dead_letters"
+    location.delete(index.index_key(closed.split, letters))
     return {
-        name: index.write_table(location, index.index_key(plan.name, name), table)
-        for name, table in tables.items()
+        name: index.write_table(location, index.index_key(closed.split, name), table)
+        for name, table in component_tables(closed).items()
     }
 
 
-def publish(location: Location, split: str, key: str) -> None:
+def _publish(location: Location, split: str, key: str) -> None:
     """Consolidates the metadata of a finished component, its split and the root.
 
     The root's copy shows foreign readers what is finished, and nothing else; this package never
@@ -220,22 +208,14 @@ def _require_metadata(location: Location, group: zarr.Group) -> None:
     groups.make_groups(location, group.path.rpartition("/")[0])
 
 
-def _publish_samples(location: Location, plan: ShardPlan, good: Sequence[Receipt]) -> None:
+def _publish_samples(location: Location, plan: ShardPlan, closed: Closed) -> None:
     with Lease(location, "root", "metadata", wait_seconds=120):
-        table = samples_of(location, plan, good)
+        table = samples_of(location, plan, closed)
         if table is None:
             return
         group = groups.make_groups(location, plan.name)
         crc32c = index.write_table(location, index.index_key(plan.name, "samples"), table)
         group.attrs.update({index.SAMPLES_CRC32C: crc32c})
-
-
-def _below(location: Location, split: str, key: str, depth: int) -> Iterator[str]:
-    if depth == 0:
-        yield key
-        return
-    for name in location.folders(f"{split}/{key}"):
-        yield from _below(location, split, f"{key}/{name}", depth - 1)
 
 
 def _why_unwritten(location: Location, split: str, key: str, shard: int) -> str:
@@ -260,6 +240,6 @@ def _failure_message(closed: Closed, limit: int) -> str:
     first = closed.failed[0]
     return (
         f"{len(closed.failed)} samples of {closed.split}/{closed.component} failed, more than "
-        f"--max_failures {limit} (first: {first['sample_id']}: {first['reason']}); mend them and "
-        "run the same job again, or raise --max_failures"
+        f"`max_failures={limit}` (first: {first.sample_id}: {first.reason}); mend them and "
+        "run the same job again, or raise `max_failures=`"
     )

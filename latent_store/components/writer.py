@@ -15,9 +15,8 @@ from latent_store.components import base as component
 from latent_store.errors import CapacityError
 from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
-from latent_store.format.schema import ArraySpec, ComponentSpec
+from latent_store.format.schema import ArraySpec, BytesSpec, ComponentSpec
 from latent_store.shards.receipts import (
-    OK,
     Receipt,
     RowRecord,
     StoredObject,
@@ -25,6 +24,7 @@ from latent_store.shards.receipts import (
     failure_key,
     receipt_key,
 )
+from latent_store.storage import groups
 from latent_store.storage.location import Location
 
 Columns = Mapping[str, Mapping[int, np.ndarray]]
@@ -71,7 +71,7 @@ class ShardWriter:
         for spec in self.spec.arrays:
             self._write_rows(spec, shard, columns[spec.name])
         for stream in self.spec.streams:
-            self._write_stream(stream.name, shard, streams[stream.name])
+            self._write_stream(stream, shard, streams[stream.name])
         receipt = self._receipt(shard, records)
         key = receipt_key(self.plan.name, self.spec.key, shard)
         self.location.write(key, receipt.to_json())
@@ -81,8 +81,8 @@ class ShardWriter:
         """Removes a shard's receipt first, then its objects: nothing half-removed counts."""
         self.location.delete(receipt_key(self.plan.name, self.spec.key, shard))
         self.location.delete(failure_key(self.plan.name, self.spec.key, shard))
-        for array in component.stored_arrays(self.plan.name, self.spec):
-            self.location.delete(array.object_key(shard))
+        for key in self._object_keys(shard).values():
+            self.location.delete(key)
 
     def _write_rows(self, spec: ArraySpec, shard: int, values: Mapping[int, np.ndarray]) -> None:
         size = self.plan.samples_per_shard
@@ -92,32 +92,35 @@ class ShardWriter:
             value = _fitting(np.asarray(value), spec, row)
             corner = tuple(slice(side) for side in value.shape)
             block[(row - first, *corner)] = value
-        array = self.group[spec.name]
-        array[first : first + size] = block
+        groups.array_of(self.group, spec.name)[first : first + size] = block
 
-    def _write_stream(self, name: str, shard: int, values: Mapping[int, bytes]) -> None:
+    def _write_stream(self, spec: BytesSpec, shard: int, values: Mapping[int, bytes]) -> None:
         size = self.plan.samples_per_shard
         first = shard * size
         parts = [values.get(row, b"") for row in range(first, first + size)]
-        data = self.group[f"{name}_data"]
+        data = groups.array_of(self.group, spec.data)
         flat, offset, length = layout.pack_bytes(parts, data.shape[1])
         data[shard, : flat.size] = flat
-        rows = slice(first, first + size)
-        self.group[f"{name}_offset"][rows] = offset
-        self.group[f"{name}_length"][rows] = length
-        self.group[f"{name}_crc32c"][rows] = np.array([crc32c(p) for p in parts], dtype=np.uint32)
+        crcs = np.array([crc32c(part) for part in parts], dtype=np.uint32)
+        for column, numbers in zip(spec.columns, (offset, length, crcs), strict=True):
+            groups.array_of(self.group, column.name)[first : first + size] = numbers
+
+    def _object_keys(self, shard: int) -> dict[str, str]:
+        """Returns the key of the object that holds one shard of each array, by its name."""
+        base = f"{self.plan.name}/{self.spec.key}"
+        ranks = self.spec.ranks.items()
+        return {name: layout.object_key(f"{base}/{name}", shard, rank) for name, rank in ranks}
 
     def _receipt(self, shard: int, records: Sequence[RowRecord]) -> Receipt:
         objects: dict[str, StoredObject] = {}
         absent = []
-        for array in component.stored_arrays(self.plan.name, self.spec):
-            key = array.object_key(shard)
+        for name, key in self._object_keys(shard).items():
             try:
                 data = self.location.read(key)
             except FileNotFoundError:
                 absent.append(key)
                 continue
-            there = self.group[array.name]
+            there = groups.array_of(self.group, name)
             inner = math.prod(there.shards) // math.prod(there.chunks) if there.shards else 0
             objects[key] = StoredObject.of(data, inner)
         return Receipt(
@@ -127,11 +130,6 @@ class ShardWriter:
             absent=tuple(absent),
             rows=tuple(records),
         )
-
-
-def ok_rows(records: Sequence[RowRecord]) -> list[int]:
-    """Returns the row numbers of the records that succeeded."""
-    return [record.row for record in records if record.status == OK]
 
 
 def _fitting(value: np.ndarray, spec: ArraySpec, row: int) -> np.ndarray:
@@ -146,7 +144,7 @@ def _fitting(value: np.ndarray, spec: ArraySpec, row: int) -> np.ndarray:
     ):
         raise CapacityError(
             f"{spec.name} of row {row} has shape {value.shape}, a row of the array {spec.shape}; "
-            "encode into a new store with a --canvas that holds it"
+            "encode into a new store with a `canvas=` that holds it"
         )
     target = np.dtype(spec.dtype)
     if target.kind in "iu" and value.dtype.kind in "iu" and value.size:
@@ -155,6 +153,6 @@ def _fitting(value: np.ndarray, spec: ArraySpec, row: int) -> np.ndarray:
         if low < limits.min or high > limits.max:
             raise CapacityError(
                 f"{spec.name} of row {row} spans {low}..{high}, beyond {target}; encode into a new "
-                "store with --y_hat_dtype int16"
+                "store with `y_hat_dtype=int16`"
             )
     return value.astype(target, copy=False)

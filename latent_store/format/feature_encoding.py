@@ -100,7 +100,7 @@ class FeatureEncoding:
         highest = float(np.abs(features_CHW).max())
         if not highest <= np.finfo(np.float16).max:
             raise CapacityError(
-                f"a feature of {highest:.6g} is beyond float16; encode with --teacher_dtype uint8"
+                f"a feature of {highest:.6g} is beyond float16; encode with `teacher_dtype=uint8`"
             )
         return {"features": features_CHW.astype(np.float16)}
 

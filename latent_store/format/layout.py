@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from latent_store.errors import CapacityError
-from latent_store.format.schema import CHANNEL_GROUP, PAD_MULTIPLE, ArraySpec, BytesSpec
+from latent_store.format.schema import PAD_MULTIPLE, ArraySpec, BytesSpec
 
 STREAM_CHUNK = 1 << 16
 """Bytes in an inner chunk of flat bitstreams."""
@@ -70,11 +70,6 @@ def object_key(array_path: str, shard: int, rank: int) -> str:
     return "/".join([array_path, "c", str(shard), *["0"] * (rank - 1)])
 
 
-def num_groups(channels: int) -> int:
-    """Returns how many inner chunks hold the first `channels` ranked channels of a row."""
-    return -(-channels // CHANNEL_GROUP)
-
-
 def present_chunks(index: bytes | np.ndarray) -> np.ndarray:
     """Returns where the inner chunks of a shard lie, from its index.
 
@@ -85,7 +80,7 @@ def present_chunks(index: bytes | np.ndarray) -> np.ndarray:
         int64 `[n, 2]`: start and length of every chunk that is there, by rising start.
     """
     entries = np.frombuffer(bytes(index)[:-INDEX_CRC], dtype="<u8").reshape(-1, 2)
-    there = entries[(entries != np.iinfo(np.uint64).max).any(axis=1)].astype(np.int64)
+    there: np.ndarray = entries[(entries != np.iinfo(np.uint64).max).any(axis=1)].astype(np.int64)
     return there[np.argsort(there[:, 0])]
 
 
@@ -136,7 +131,7 @@ def pack_bytes(parts: Iterable[bytes], capacity: int) -> tuple[np.ndarray, np.nd
     if int(length.sum()) > capacity:
         raise CapacityError(
             f"the streams of one shard take {int(length.sum())} bytes, more than the {capacity} "
-            "planned; encode with fewer --samples_per_shard into a new store"
+            "planned; encode with fewer `samples_per_shard=` into a new store"
         )
     return np.frombuffer(b"".join(parts), dtype=np.uint8), offset, length
 
@@ -152,14 +147,7 @@ def window_or_all(
     if window is None:
         return slice(None), slice(None)
     top, left, rows, columns = window
-    if (
-        top < 0
-        or left < 0
-        or rows < 1
-        or columns < 1
-        or top + rows > height
-        or left + columns > width
-    ):
+    if not (0 <= top < top + rows <= height and 0 <= left < left + columns <= width):
         raise CapacityError(
             f"window (top, left, height, width) = {window} leaves the plane of {height}x{width}"
         )

@@ -7,106 +7,23 @@ refused, because a row that changes its picture silently would poison everything
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from latent_store.errors import DatasetError, IntegrityError, PlanMismatchError, StoreNotFoundError
 from latent_store.format import layout
-from latent_store.format.ids import ORIGINAL_VIEW, safe_id, view_id, view_suffix
+from latent_store.format.ids import ORIGINAL_VIEW
+from latent_store.format.samples import Sample
 from latent_store.format.schema import PAD_MULTIPLE
 from latent_store.storage import seals
 from latent_store.storage.location import CONTROL, Location
 
 _REMEDY = (
     "restore plan.json from a copy of the store, or remove it and run encode-to-store again with "
-    "the same data and --samples_per_shard"
+    "the same data and `samples_per_shard=`"
 )
-
-
-_ANNOTATIONS = {"label_uri": ("label_uri",), "boxes_uri": ("boxes_uri", "num_boxes")}
-"""Fields that the list of one task gives a sample: the one that is empty where the list lacks it,
-and those that come with it."""
-_LATER_FIELDS = ("boxes_uri", "num_boxes")
-"""Fields that plans had not always: without a value they are left out, so that the plan of a
-dataset that does not use them stays the same bytes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One picture of a dataset, as its reader lists it, before anything is decoded.
-
-    Attributes:
-        sample_id: Unique in the split; kept in Unicode form NFC.
-        image_uri: Path of the picture, relative to the data root.
-        label_uri: Path of its labels, relative to the data root; empty if it has none, or if no
-            list of a segmentation task named it yet.
-        height: Pixels, from the file's header; 0 where that cannot be read.
-        width: Pixels, likewise.
-        image_bytes: Length of the picture's file: a cheap sign that it was replaced.
-        view: What is made of the picture before it is padded and coded; see `sample_ids.VIEWS`.
-        boxes_uri: Path of the file that lists its objects, relative to the data root; empty as
-            `label_uri` is, for the lists of detection tasks.
-        num_boxes: Objects in that file.
-
-    Raises:
-        DatasetError: The id cannot be one (`latent_store.format.ids.safe_id`).
-    """
-
-    sample_id: str
-    image_uri: str
-    label_uri: str
-    height: int
-    width: int
-    image_bytes: int
-    view: str = ORIGINAL_VIEW
-    boxes_uri: str = ""
-    num_boxes: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sample_id", safe_id(self.sample_id, self.view))
-
-    @property
-    def source_id(self) -> str:
-        """Id of the original picture's sample."""
-        return self.sample_id.removesuffix(view_suffix(self.view))
-
-    @property
-    def has_size(self) -> bool:
-        """Whether the picture's header could be read; a row without can only fail."""
-        return bool(self.height and self.width)
-
-    @property
-    def coded_size(self) -> tuple[int, int]:
-        """Height and width, in pixels, at which the picture is coded; 0 where nobody knows."""
-        return layout.coded_size(self.height, self.width) if self.has_size else (0, 0)
-
-    @property
-    def annotations(self) -> frozenset[str]:
-        """Which of `label_uri` and `boxes_uri` it has."""
-        return frozenset(name for name in _ANNOTATIONS if getattr(self, name))
-
-    def lacks(self, kind: str) -> bool:
-        """Tells whether there is nothing to write of it for a kind of component."""
-        uris = {"labels": self.label_uri, "boxes": self.boxes_uri}
-        return not uris.get(kind, self.image_uri)
-
-    def joined(self, other: Sample) -> Sample:
-        """Returns this sample with the annotations that only another task's list gives it."""
-        lacking = other.annotations - self.annotations
-        names = [name for key in lacking for name in _ANNOTATIONS[key]]
-        return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
-
-    def to_record(self) -> dict[str, Any]:
-        """Returns the persisted form."""
-        record = dataclasses.asdict(self)
-        unused = [name for name in _LATER_FIELDS if not record[name]]
-        return {name: value for name, value in record.items() if name not in unused}
-
-    def seen_as(self, view: str) -> Sample:
-        """Returns the sample of a view of this picture."""
-        name = view_id(self.source_id, view)
-        return dataclasses.replace(self, sample_id=name, view=view)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +50,16 @@ class ShardPlan:
         """The samples that are no views."""
         return tuple(sample for sample in self.samples if sample.view == ORIGINAL_VIEW)
 
-    @property
+    @cached_property
+    def by_row(self) -> dict[int, Sample]:
+        """The sample of each row that has one, ascending."""
+        return dict(zip(self.rows, self.samples, strict=True))
+
+    @cached_property
     def source_rows(self) -> dict[int, int]:
         """Row of each sample -> row of its original picture; an original is its own."""
-        row_of = dict(zip((s.sample_id for s in self.samples), self.rows, strict=True))
-        pairs = zip(self.rows, self.samples, strict=True)
-        return {row: row_of[sample.source_id] for row, sample in pairs}
+        row_of = {sample.sample_id: row for row, sample in self.by_row.items()}
+        return {row: row_of[sample.source_id] for row, sample in self.by_row.items()}
 
     @property
     def num_shards(self) -> int:
@@ -159,8 +80,23 @@ class ShardPlan:
         """Returns the `(row, sample)` pairs of one shard, ascending."""
         first = shard * self.samples_per_shard
         wanted = range(first, first + self.samples_per_shard)
-        pairs = zip(self.rows, self.samples, strict=True)
-        return [(row, sample) for row, sample in pairs if row in wanted]
+        return [(row, self.by_row[row]) for row in wanted if row in self.by_row]
+
+    def require_samples(self, rows: Sequence[int], sample_ids: Sequence[str], what: str) -> None:
+        """Refuses a table whose rows hold other samples than the plan says.
+
+        Raises:
+            IntegrityError: Names the first such row: the plan or the table is another store's or
+                an older one.
+        """
+        for row, sample_id in zip(rows, sample_ids, strict=True):
+            sample = self.by_row.get(row)
+            if sample is None or sample.sample_id != sample_id:
+                planned = "no sample" if sample is None else repr(sample.sample_id)
+                raise IntegrityError(
+                    f"row {row} of {self.name} is {sample_id!r} in {what}, but {planned} in the "
+                    "shard plan: one of them is older or of another store; restore plan.json"
+                )
 
     def up_to(self, num_rows: int) -> ShardPlan:
         """Returns the plan of the first rows: what a component covers that is behind."""
@@ -217,7 +153,7 @@ class ShardPlan:
         """Returns the plan with those views of every original, from a new shard on if it lacks any.
 
         Args:
-            views: Of `sample_ids.VIEWS`. Views that the plan has stay, named or not.
+            views: Of `ids.VIEWS`. Views that the plan has stay, named or not.
         """
         known = {sample.sample_id for sample in self.samples}
         wanted = (sample.seen_as(view) for view in views for sample in self.originals)
@@ -271,18 +207,21 @@ def make_plan(
         PlanMismatchError: `samples_per_shard` is below 1, or the canvas no multiple of 64.
     """
     if samples_per_shard < 1:
-        raise PlanMismatchError(f"--samples_per_shard must be at least 1, got {samples_per_shard}")
+        raise PlanMismatchError(f"`samples_per_shard=` must be at least 1, got {samples_per_shard}")
     if not manifest:
         raise DatasetError(
-            f"the split {dataset}/{split} has no samples; check --data_root and --split"
+            f"the split {dataset}/{split} has no samples; check `data_root=` and `split=`"
         )
-    if canvas is not None:
-        require_canvas(canvas)
+    if canvas is not None and any(side < 1 or side % PAD_MULTIPLE for side in canvas):
+        raise PlanMismatchError(
+            f"`canvas=` must be a height and a width that are multiples of {PAD_MULTIPLE} pixels, "
+            f"at which pictures are coded; got {canvas[0]} {canvas[1]}"
+        )
     sized = [sample.coded_size for sample in manifest if sample.has_size]
     if not (sized or canvas):
         raise DatasetError(
             f"no picture of the split {dataset}/{split} has a readable header, the first is "
-            f"{manifest[0].image_uri}; restore them, or check --data_root"
+            f"{manifest[0].image_uri}; restore them, or check `data_root=`"
         )
     empty = ShardPlan(
         dataset=dataset,
@@ -294,19 +233,6 @@ def make_plan(
         mixed_sizes=canvas is not None,
     )
     return empty.appended(manifest)
-
-
-def require_canvas(canvas: tuple[int, int]) -> None:
-    """Refuses a canvas on which no picture is coded.
-
-    Raises:
-        PlanMismatchError: A side is no positive multiple of 64.
-    """
-    if any(side < 1 or side % PAD_MULTIPLE for side in canvas):
-        raise PlanMismatchError(
-            f"--canvas must be a height and a width that are multiples of {PAD_MULTIPLE} pixels, "
-            f"at which pictures are coded; got {canvas[0]} {canvas[1]}"
-        )
 
 
 def plan_key(dataset: str, split: str) -> str:
@@ -345,13 +271,9 @@ def list_splits(location: Location) -> list[str]:
 
 
 def _require_unique(samples: Sequence[Sample]) -> None:
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.sample_id in seen:
-            raise DatasetError(
-                f"sample id {sample.sample_id!r} occurs twice; ids must be unique in a split"
-            )
-        seen.add(sample.sample_id)
+    for sample_id, count in Counter(sample.sample_id for sample in samples).items():
+        if count > 1:
+            raise DatasetError(f"sample id {sample_id!r} occurs twice; ids are unique in a split")
 
 
 def _require_sizes(plan: ShardPlan) -> None:
@@ -366,13 +288,13 @@ def _size_message(plan: ShardPlan, sample: Sample) -> str:
     if plan.mixed_sizes:
         rule = f"coded at {_in_words(sample.coded_size)}, larger than the canvas of {canvas}"
     else:
-        rule = f"but the split is coded at {canvas}: without --canvas every picture has one size"
+        rule = f"but the split is coded at {canvas}: without `canvas=` every picture has one size"
     sizes = [plan.canvas, *(s.coded_size for s in plan.samples)]
     height, width = (max(sides) for sides in zip(*sizes, strict=True))
     where = "" if (height, width) == plan.canvas else "into a new store "
     return (
         f"{sample.image_uri} is {_in_words((sample.height, sample.width))} (height x width), "
-        f"{rule}; encode {where}with --canvas {height} {width}, which holds all"
+        f"{rule}; encode {where}with `canvas={height} {width}`, which holds all"
     )
 
 

@@ -1,4 +1,4 @@
-"""The schema of a store: the identity of latents, and the arrays of each kind of component.
+"""A component on paper, the identity of latents, and the numbers that the format fixes.
 
 A component is one job's own: labels, one teacher's features, one codec's latents,
 or one ranking's copy of them. Its arrays share the split's sample axis; `layout` says how that
@@ -8,12 +8,11 @@ axis is cut into shards.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from latent_store.errors import FormatVersionError, IdentityError
-from latent_store.format.feature_encoding import FeatureEncoding
 
 FORMAT_NAME = "latent-store"
 FORMAT_VERSION = "1.1"
@@ -29,12 +28,6 @@ IGNORE_LABEL = 255
 CHANNEL_GROUP = 16
 """Channels in one inner chunk of latents: the unit that a reader fetches."""
 SEGMENTATION, DETECTION = "segmentation", "detection"
-TASK_COMPONENTS = {SEGMENTATION: "labels", DETECTION: "boxes"}
-"""The annotations that each task learns from."""
-BOX_EDGES = ("x1", "y1", "x2", "y2")
-"""The last axis of stored boxes: half-open pixel edges of the original picture, from 0."""
-BOX_MULTIPLE = 8
-"""Room for boxes comes in such steps: a dataset may gain a few without a wider array."""
 DEFAULT_CUTS = (16, 32, 64, 128)
 
 PAD_RULE = "right-bottom-edge-64"
@@ -132,166 +125,40 @@ class BytesSpec:
     capacity: int
     """The most bytes that one row may need; unwritten chunks cost nothing."""
 
+    @property
+    def data(self) -> str:
+        """Name of the array of bytes."""
+        return f"{self.name}_data"
+
+    @property
+    def columns(self) -> tuple[ArraySpec, ...]:
+        """The arrays that say where each row's bytes lie, and their checksum."""
+        dtypes = {"offset": "int64", "length": "int64", "crc32c": "uint32"}
+        return tuple(ArraySpec(name=f"{self.name}_{n}", dtype=d) for n, d in dtypes.items())
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentSpec:
     """One job's component: its place in the split's group, its arrays and their meaning."""
 
-    kind: str
-    """`labels`, `boxes`, `teacher`, `latents` or `ranked`."""
     key: str
-    """Path below the split's group, e.g. `latents/bmshj2018-hyperprior-6d87be32`."""
+    """Path below the split's group: its kind, then ids, e.g. `ranked/CODEC/RANKING`."""
     arrays: tuple[ArraySpec, ...]
     streams: tuple[BytesSpec, ...] = ()
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def kind(self) -> str:
+        """First part of the key; see `latent_store.components.registry`."""
+        return self.key.partition("/")[0]
 
-def labels_spec(
-    height: int,
-    width: int,
-    class_names: Sequence[str] = (),
-    label_ids: str = "cityscapes-train-ids",
-) -> ComponentSpec:
-    """Segmentation labels, uint8 class ids at the coded size, 255 = ignore.
-
-    Args:
-        height: Of the canvas, in pixels.
-        width: Of the canvas, in pixels.
-        class_names: By class id; empty where they are not known.
-        label_ids: Names the numbering.
-    """
-    segmentation = ArraySpec(
-        name="segmentation",
-        dtype="uint8",
-        shape=(height, width),
-        dims=("height", "width"),
-        inner=(min(height, 256), min(width, 256)),
-        level=9,
-    )
-    return ComponentSpec(
-        kind="labels",
-        key="labels",
-        arrays=(segmentation,),
-        attrs={"ignore_label": IGNORE_LABEL, "label_ids": label_ids, **_named(class_names)},
-    )
-
-
-def boxes_spec(max_boxes: int, class_names: Sequence[str]) -> ComponentSpec:
-    """The objects of each picture, float32 edges and uint8 class ids, padded with 0.
-
-    Args:
-        max_boxes: Objects that a row has room for.
-        class_names: By class id; 0 is the background, which no object has.
-    """
-    flag = {"dtype": "uint8", "shape": (max_boxes,), "dims": ("box",)}
-    arrays = (
-        ArraySpec(name="boxes", dtype="float32", shape=(max_boxes, 4), dims=("box", "edge")),
-        ArraySpec(name="box_label", **flag),
-        ArraySpec(name="box_difficult", **flag),
-        ArraySpec(name="box_truncated", **flag),
-        ArraySpec(name="box_count", dtype="int32"),
-    )
-    attrs = {"edges": list(BOX_EDGES), **_named(class_names)}
-    return ComponentSpec(kind="boxes", key="boxes", arrays=arrays, attrs=attrs)
-
-
-def teacher_spec(
-    teacher_id: str,
-    height: int,
-    width: int,
-    channels: int,
-    encoding: FeatureEncoding | None = None,
-) -> ComponentSpec:
-    """A teacher's stem features at a quarter of the coded size.
-
-    Without an `encoding` they are `uint8`. Chunks hold 256×256 pixels, so that a crop reads a
-    crop.
-    """
-    encoding = encoding or FeatureEncoding()
-    rows, columns = height // FEATURE_STRIDE, width // FEATURE_STRIDE
-    arrays = [
-        ArraySpec(
-            name="features",
-            dtype=encoding.dtype,
-            shape=(channels, rows, columns),
-            dims=("feature", "feature_y", "feature_x"),
-            inner=(channels, min(rows, 64), min(columns, 64)),
-        )
-    ]
-    if encoding.dtype == "uint8":
-        scale = ArraySpec(
-            name="feature_scale", dtype="float32", shape=(channels,), dims=("feature",)
-        )
-        arrays.append(scale)
-    return ComponentSpec(
-        kind="teacher",
-        key=f"teacher/{teacher_id}",
-        arrays=tuple(arrays),
-        attrs={
-            "teacher_id": teacher_id,
-            "feature_stride": FEATURE_STRIDE,
-            **encoding.to_attrs(),
-        },
-    )
-
-
-def latents_spec(codec: CodecSpec, height: int, width: int, dtype: str = "int16") -> ComponentSpec:
-    """One codec's latents: ŷ, the ledger of bits, the gate's pooled inputs, both bitstreams."""
-    rows, columns = height // LATENT_STRIDE, width // LATENT_STRIDE
-    channel = {"dtype": "float32", "shape": (codec.channels,), "dims": ("channel",)}
-    arrays = (
-        _latent_array("y_hat", "channel", codec.channels, rows, columns, dtype),
-        ArraySpec(name="channel_bits", **channel),
-        ArraySpec(name="channel_mean", **channel),
-        ArraySpec(name="channel_rms", **channel),
-        ArraySpec(name="hyper_bits", dtype="float32"),
-        ArraySpec(name="overhead_bits", dtype="float32"),
-    )
-    hyper = codec.hyper_channels * (height // HYPER_STRIDE) * (width // HYPER_STRIDE)
-    streams = (
-        BytesSpec(name="bitstream/y", capacity=_stream_capacity(codec.channels * rows * columns)),
-        BytesSpec(name="bitstream/z", capacity=_stream_capacity(hyper)),
-    )
-    return ComponentSpec(
-        kind="latents",
-        key=f"latents/{codec.codec_id}",
-        arrays=arrays,
-        streams=streams,
-        attrs={"codec": codec.to_attrs(), "latent_stride": LATENT_STRIDE},
-    )
-
-
-def ranked_spec(
-    codec: CodecSpec,
-    ranking_id: str,
-    order: tuple[int, ...],
-    cuts: tuple[int, ...],
-    size: tuple[int, int],
-    dtype: str,
-) -> ComponentSpec:
-    """One ranking's copy: ŷ in importance order, and the scalable bitstream with its cuts."""
-    rows, columns = size[0] // LATENT_STRIDE, size[1] // LATENT_STRIDE
-    cut = {"shape": (len(cuts),), "dims": ("cut",)}
-    arrays = (
-        _latent_array("y_hat", "rank", codec.channels, rows, columns, dtype),
-        ArraySpec(name="bitstream/cut_bytes", dtype="int64", **cut),
-        ArraySpec(name="bitstream/cut_symbols_crc32c", dtype="uint32", **cut),
-        ArraySpec(name="bitstream/cut_indexes_crc32c", dtype="uint32", **cut),
-        ArraySpec(name="bitstream/cut_bytes_crc32c", dtype="uint32", **cut),
-    )
-    capacity = _stream_capacity(codec.channels * rows * columns)
-    return ComponentSpec(
-        kind="ranked",
-        key=f"ranked/{codec.codec_id}/{ranking_id}",
-        arrays=arrays,
-        streams=(BytesSpec(name="bitstream/scalable", capacity=capacity),),
-        attrs={
-            "codec": codec.to_attrs(),
-            "ranking_id": ranking_id,
-            "order": list(order),
-            "cuts": list(cuts),
-        },
-    )
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Number of axes of every array, by its name; the four of each stream included."""
+        ranks = {array.name: 1 + len(array.shape) for array in self.arrays}
+        for stream in self.streams:
+            ranks |= {stream.data: 2, **{column.name: 1 for column in stream.columns}}
+        return ranks
 
 
 def check_format(attrs: Mapping[str, Any], where: str, kind: str | None = None) -> None:
@@ -319,28 +186,3 @@ def check_format(attrs: Mapping[str, Any], where: str, kind: str | None = None) 
             f"{where} has format version {version}, this library reads {FORMAT_VERSION}; install a "
             "release of latent-store that reads it"
         )
-
-
-def _named(class_names: Sequence[str]) -> dict[str, Any]:
-    return {"class_names": list(class_names)} if class_names else {}
-
-
-def _latent_array(
-    name: str, axis: str, channels: int, rows: int, columns: int, dtype: str
-) -> ArraySpec:
-    # High levels of zstd pay here: latents are written once and read for ever, and what a
-    # reader decompresses costs the same at every level.
-    return ArraySpec(
-        name=name,
-        dtype=dtype,
-        shape=(channels, rows, columns),
-        dims=(axis, "latent_y", "latent_x"),
-        inner=(CHANNEL_GROUP, rows, columns),
-        level=19,
-    )
-
-
-def _stream_capacity(symbols: int) -> int:
-    # An escaped symbol costs at most 16 bits for the escape, and 4-bit nibbles for a count and
-    # the digits of an int16: under 6 bytes. The flush costs at most 8.
-    return 6 * symbols + 64

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from latent_store.errors import IntegrityError
 from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
-from latent_store.shards.receipts import FAILED, Receipt, StoredObject, crc32c
+from latent_store.shards.receipts import Receipt, StoredObject, crc32c
 from latent_store.storage import groups
 from latent_store.storage.location import CONTROL, Location
 
@@ -38,6 +38,13 @@ SAMPLES = pa.schema(
         ("source_row", pa.int64()),
     ]
 )
+ROWS = [
+    ("row", pa.int64()),
+    ("sample_id", pa.string()),
+    ("status", pa.string()),
+    ("reason", pa.string()),
+]
+"""Columns that every component's part begins with; its statistics follow."""
 OBJECTS = pa.schema(
     [
         ("shard", pa.int32()),
@@ -72,26 +79,17 @@ def samples_table(plan: ShardPlan, sha256: Mapping[int, str]) -> pa.Table:
         sha256: Row number -> sha256 of the picture's file, where it is known.
     """
     rows = []
-    sources = plan.source_rows
-    for row, sample in zip(plan.rows, plan.samples, strict=True):
+    for row, sample in plan.by_row.items():
         coded_height, coded_width = sample.coded_size
-        rows.append(
-            {
-                "sample_id": sample.sample_id,
-                "image_uri": sample.image_uri,
-                "label_uri": sample.label_uri,
-                "boxes_uri": sample.boxes_uri,
-                "sha256": sha256.get(row, ""),
-                "height": sample.height,
-                "width": sample.width,
-                "coded_height": coded_height,
-                "coded_width": coded_width,
-                "shard": layout.shard_of(row, plan.samples_per_shard),
-                "row": row,
-                "view": sample.view,
-                "source_row": sources[row],
-            }
-        )
+        place = {
+            "sha256": sha256.get(row, ""),
+            "coded_height": coded_height,
+            "coded_width": coded_width,
+            "shard": layout.shard_of(row, plan.samples_per_shard),
+            "row": row,
+            "source_row": plan.source_rows[row],
+        }
+        rows.append({**vars(sample), **place})
     return pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
@@ -99,24 +97,9 @@ def rows_table(receipts: Iterable[Receipt]) -> pa.Table:
     """Builds a component's part: row, status, reason and the statistics of each row, ascending."""
     records = sorted((r for receipt in receipts for r in receipt.rows), key=lambda r: r.row)
     columns = sorted({name for record in records for name in record.stats})
-    rows = [
-        {
-            "row": record.row,
-            "sample_id": record.sample_id,
-            "status": record.status,
-            "reason": record.reason,
-            **{name: record.stats.get(name) for name in columns},
-        }
-        for record in records
-    ]
-    fixed = [
-        ("row", pa.int64()),
-        ("sample_id", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-    ]
+    rows = [{**record.stats, **vars(record)} for record in records]
     extra = [(name, _type_of(rows, name)) for name in columns]
-    return pa.Table.from_pylist(rows, schema=pa.schema(fixed + extra))
+    return pa.Table.from_pylist(rows, schema=pa.schema([*ROWS, *extra]))
 
 
 def objects_table(receipts: Iterable[Receipt]) -> pa.Table:
@@ -137,13 +120,9 @@ def read_samples(location: Location, split: str) -> pa.Table:
         IntegrityError: It is missing, altered or older; names the remedy.
     """
     group = groups.open_group(location, split)
-    expected = None if group is None else group.attrs.get(SAMPLES_CRC32C)
-    return read_table(location, index_key(split, "samples"), -1 if expected is None else expected)
-
-
-def dead_letters(table: pa.Table) -> list[dict[str, Any]]:
-    """Returns the failed rows of a component's part."""
-    return [row for row in table.to_pylist() if row["status"] == FAILED]
+    expected = {} if group is None else groups.attrs_of(group)
+    # A split that records none has no valid crc32c.
+    return read_table(location, index_key(split, "samples"), expected.get(SAMPLES_CRC32C, -1))
 
 
 def write_table(location: Location, key: str, table: pa.Table) -> int:
@@ -185,7 +164,7 @@ def read_table(location: Location, key: str, expected_crc32c: int | None = None)
 
 
 def _type_of(rows: Sequence[Mapping[str, Any]], name: str) -> pa.DataType:
-    values = [row[name] for row in rows if row[name] is not None]
+    values = [row[name] for row in rows if row.get(name) is not None]
     if any(isinstance(value, str) for value in values):
         return pa.string()
     if any(isinstance(value, float) for value in values):

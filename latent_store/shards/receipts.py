@@ -155,7 +155,7 @@ def _stored_object(record: Mapping[str, Any]) -> StoredObject:
 
 def crc32c(data: bytes) -> int:
     """Returns the CRC-32C (Castagnoli) of `data` as an unsigned integer."""
-    return google_crc32c.value(bytes(data))
+    return int(google_crc32c.value(bytes(data)))
 
 
 def receipt_prefix(split: str, component: str) -> str:

@@ -67,6 +67,33 @@ def metadata_crc32c(record: dict[str, Any], *, growing: bool = False) -> int:
     return json_crc32c(kept)
 
 
+def stored_crc32c(location: Location, path: str, *, growing: bool = False) -> int:
+    """Returns the `metadata_crc32c` of the array at `path` as it lies there."""
+    return metadata_crc32c(read_metadata(location, path) or {}, growing=growing)
+
+
+def attrs_of(group: zarr.Group) -> dict[str, Any]:
+    """Returns a group's attributes, which are whatever was written: Zarr's type says less."""
+    return dict(group.attrs)
+
+
+def array_of(group: zarr.Group, name: str) -> zarr.Array:
+    """Returns the array at a path below a group.
+
+    Raises:
+        IntegrityError: A group lies there.
+    """
+    node = group[name]
+    if not isinstance(node, zarr.Array):
+        raise IntegrityError(f"{node.path} is a group, not an array; write it anew")
+    return node
+
+
+def dims_of(array: zarr.Array) -> tuple[str, ...]:
+    """Returns the names of an array's dimensions; version 3 of Zarr alone has any."""
+    return tuple(getattr(array.metadata, "dimension_names", None) or ())
+
+
 def open_group(location: Location, path: str = "", *, writable: bool = False) -> zarr.Group | None:
     """Opens a group, or returns None where there is none.
 
@@ -134,22 +161,19 @@ def reading(location: Location, what: str) -> Iterator[None]:
 
 def repair_hint(location: Location) -> str:
     """Returns what to do about damage that a job can mend."""
-    return f"run `latent-store verify --repair {location.url}`, then its job again"
+    return f"run `latent-store verify {location.url}` with `repair=`, then its job again"
 
 
 def make_groups(location: Location, path: str) -> zarr.Group:
     """Opens a group, making every group on the way, so that a tree reader finds them all."""
-    parts = path.split("/")
-    for depth in range(1, len(parts) + 1):
-        part = "/".join(parts[:depth])
-        group = open_group(location, part, writable=True)
-        if group is None:
-            store = location.zarr_store(read_only=False)
-            # "a", not "w": another job may be making the same group.
-            group = zarr.open_group(
-                store, path=part, mode="a", zarr_format=3, use_consolidated=False
-            )
-    return group
+    if "/" in path:
+        make_groups(location, path.rpartition("/")[0])
+    group = open_group(location, path, writable=True)
+    if group is not None:
+        return group
+    store = location.zarr_store(read_only=False)
+    # "a", not "w": another job may be making the same group.
+    return zarr.open_group(store, path=path, mode="a", zarr_format=3, use_consolidated=False)
 
 
 def child_names(location: Location, path: str) -> list[str]:

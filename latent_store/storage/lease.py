@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
@@ -36,7 +35,7 @@ class Lease:
 
     Raises:
         LeaseHeldError: On entering, if another job holds it; names the holder and
-            `--steal_lease`.
+            the way to take it over.
     """
 
     def __init__(
@@ -72,12 +71,7 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -88,15 +82,14 @@ class Lease:
             self._lock = None
 
     def _take(self) -> None:
-        if self.location.local_path is not None:
-            self._take_local(self.location.local_path)
-        else:
+        if self.location.local_path is None:
             self._take_object()
+        else:
+            self._take_local(self.location.local_path / f"{self.key}.lock")
 
-    def _take_local(self, root: Path) -> None:
+    def _take_local(self, path: Path) -> None:
         import fcntl
 
-        path = root / f"{self.key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -116,8 +109,7 @@ class Lease:
         except FileNotFoundError:
             stale = True
         if not (stale or self.steal):
-            remedy = "wait for it, or give --steal_lease if you know that it is dead"
-            raise self._refusal(remedy)
+            raise self._refusal("wait for it, or give `steal_lease=` if you know that it is dead")
         self.location.write(self.key, self._record())
         # Two jobs may find the same stale lease; the one whose record stays wins.
         time.sleep(1.0)
@@ -126,11 +118,10 @@ class Lease:
 
     def _refusal(self, remedy: str) -> LeaseHeldError:
         holder = self._holder()
-        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-        message = (
-            f"{self.what} is being written by {who} (since {holder.get('since', '?')}); {remedy}"
+        pid, host, since = (holder.get(name, "?") for name in ("pid", "host", "since"))
+        return LeaseHeldError(
+            f"{self.what} is being written by process {pid} on {host} (since {since}); {remedy}"
         )
-        return LeaseHeldError(message)
 
     def _record(self) -> bytes:
         record = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from uuid import uuid4
 import fsspec
 import zarr
 from fsspec.implementations.local import LocalFileSystem
+from zarr.abc.store import Store
 
 from latent_store.errors import StoreNotFoundError
 
@@ -60,7 +60,7 @@ class Location:
         """The folder on this machine, or None for an object store."""
         return Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
 
-    def zarr_store(self, *, read_only: bool) -> zarr.abc.store.Store:
+    def zarr_store(self, *, read_only: bool) -> Store:
         """Returns the Zarr store at this address."""
         if self.local_path is not None:
             return zarr.storage.LocalStore(self.local_path, read_only=read_only)
@@ -76,7 +76,7 @@ class Location:
 
     def exists(self, key: str) -> bool:
         """Tells whether an object is there."""
-        return self.fs.exists(self.path(key))
+        return bool(self.fs.exists(self.path(key)))
 
     def read(self, key: str) -> bytes:
         """Returns an object's bytes.
@@ -84,7 +84,7 @@ class Location:
         Raises:
             FileNotFoundError: There is no such object.
         """
-        return self.fs.cat_file(self.path(key))
+        return bytes(self.fs.cat_file(self.path(key)))
 
     def write(self, key: str, data: bytes) -> None:
         """Replaces an object whole."""
@@ -97,20 +97,14 @@ class Location:
 
     def create(self, key: str, data: bytes) -> bool:
         """Writes an object unless it is there; tells whether it was written."""
-        if self.local_path is None:
-            return self._create_remote(key, data)
-        target = self.local_path / key
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with target.open("xb") as file:
-                file.write(data)
-        except FileExistsError:
-            return False
-        return True
-
-    def _create_remote(self, key: str, data: bytes) -> bool:
-        try:
-            self.fs.pipe_file(self.path(key), data, mode="create")
+            if self.local_path is None:
+                self.fs.pipe_file(self.path(key), data, mode="create")
+            else:
+                target = self.local_path / key
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    file.write(data)
         except FileExistsError:
             return False
         return True
@@ -158,7 +152,7 @@ class Location:
             now = self.fs.modified(self.path(probe))
         finally:
             self.delete(probe)
-        return (now - written).total_seconds()
+        return float((now - written).total_seconds())
 
     def require(self) -> None:
         """Refuses an address at which nothing lies.
@@ -168,24 +162,22 @@ class Location:
         """
         if not self.exists("zarr.json"):
             raise StoreNotFoundError(
-                f"no latent store at {self.url}: make one with encode-to-store --store {self.url}"
+                f"no latent store at {self.url}: make one with encode-to-store `store={self.url}`"
             )
 
 
 def write_atomically(target: Path, data: bytes) -> None:
     """Writes a local file whole: to a neighbour first, flushed to disk, then renamed over it."""
-    handle, neighbour = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    # Without the target's suffix: what a killed process leaves is taken for nothing of its kind.
+    neighbour = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with neighbour.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; a store is as readable as its folder's umask says.
-        Path(neighbour).chmod(0o666 & ~_umask())
-        Path(neighbour).replace(target)
-    except BaseException:
-        Path(neighbour).unlink(missing_ok=True)
-        raise
+        neighbour.replace(target)
+    finally:
+        neighbour.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -203,10 +195,3 @@ def atomic_path(target: Path) -> Iterator[Path]:
         neighbour.replace(target)
     finally:
         neighbour.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    # The only portable way to read it is to set it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -26,7 +26,7 @@ def json_crc32c(value: Any) -> int:
     It is taken over the form with sorted keys, no blanks and escaped non-ASCII characters.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return google_crc32c.value(text.encode())
+    return int(google_crc32c.value(text.encode()))
 
 
 def seal_record(record: Mapping[str, Any]) -> bytes:
@@ -43,7 +43,7 @@ def read_record(data: bytes, what: str, remedy: str) -> dict[str, Any]:
         IntegrityError: It is no JSON object, or does not have its crc32c.
     """
     try:
-        record = json.loads(data)
+        record: dict[str, Any] = json.loads(data)
         expected = record.pop(CRC32C)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(
@@ -74,8 +74,8 @@ def require_sealed(attrs: Mapping[str, Any], what: str, remedy: str) -> None:
     Raises:
         IntegrityError: With the remedy.
     """
-    seal = attrs.get(SEAL)
     try:
+        seal = attrs[SEAL]
         named = {name: attrs[name] for name in seal["names"]}
         intact = json_crc32c(named) == seal[CRC32C]
     except (KeyError, TypeError):

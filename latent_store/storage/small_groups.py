@@ -42,7 +42,7 @@ def write(
         )
         array[...] = values
     digests = {name: _values_crc32c(values) for name, values in arrays.items()}
-    metadata = {name: _metadata_crc32c(location, f"{path}/{name}") for name in arrays}
+    metadata = {name: groups.stored_crc32c(location, f"{path}/{name}") for name in arrays}
     closing = {"complete": True, "values": digests, "arrays": metadata}
     group.attrs.put(sealed({**attrs, **closing}))
 
@@ -56,8 +56,9 @@ def read_attrs(location: Location, path: str, remedy: str) -> dict[str, Any] | N
     group = groups.open_group(location, path)
     if group is None or not group.attrs.get("complete"):
         return None
-    require_sealed(group.attrs, f"{location.url}/{path}", remedy)
-    return dict(group.attrs)
+    attrs = groups.attrs_of(group)
+    require_sealed(attrs, f"{location.url}/{path}", remedy)
+    return attrs
 
 
 def read_arrays(
@@ -72,7 +73,7 @@ def read_arrays(
     for name, expected in attrs["values"].items():
         array = groups.open_array(location, f"{path}/{name}", attrs["arrays"][name])
         with groups.reading(location, f"{path}/{name}"):
-            found[name] = array[...]
+            found[name] = np.asarray(array[...])
         if _values_crc32c(found[name]) != expected:
             raise IntegrityError(
                 f"{location.url}: the values of {path}/{name} were altered; {remedy}"
@@ -80,10 +81,6 @@ def read_arrays(
     return found
 
 
-def _metadata_crc32c(location: Location, path: str) -> int:
-    return groups.metadata_crc32c(groups.read_metadata(location, path) or {})
-
-
 def _values_crc32c(values: np.ndarray) -> int:
     little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
-    return google_crc32c.value(little.tobytes())
+    return int(google_crc32c.value(little.tobytes()))

@@ -18,7 +18,7 @@ from latent_store.codec.packing import unpack_stream
 from latent_store.codec.pictures import psnr, tensor_to_image
 from latent_store.codec.stream_file import StreamFile
 from latent_store.codec.streams import decode_z
-from latent_store.components.readers import LatentsReader
+from latent_store.components.latents import LatentsReader
 from latent_store.format.schema import HYPER_STRIDE, LATENT_STRIDE
 from latent_store.store import Split
 from latent_store.views.panels import strip
@@ -130,7 +130,7 @@ def reconstruct_image(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: i
 
 def decode_indexes(codec: Codec, latents: LatentsReader, row: int) -> np.ndarray:
     """Returns the scale indexes of one row at its coded size, uint8 `[M, h, w]`, from its z."""
-    ((height, width),) = latents.split.coded_sizes([row]).tolist()
+    height, width = latents.plan.by_row[row].coded_size
     z_string = latents.z_string(row)
     z_NHW = decode_z(codec.tables, z_string, height // HYPER_STRIDE, width // HYPER_STRIDE)
     return codec.indexes(torch.from_numpy(z_NHW)[None])[0].cpu().numpy()

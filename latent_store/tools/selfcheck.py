@@ -22,6 +22,9 @@ from latent_store.codec.hyperprior import Codec, scale_indexes
 from latent_store.codec.numerics import exact_float32, torch_threads
 from latent_store.codec.streams import decode_z
 from latent_store.codec.symbols import indexes_crc32c
+from latent_store.components.latents import LatentsReader
+from latent_store.components.ranked import RankedReader
+from latent_store.components.registry import ids_of
 from latent_store.errors import LatentStoreError, MissingComponentError
 from latent_store.format.schema import HYPER_STRIDE
 from latent_store.store import LatentStore, Split
@@ -149,9 +152,9 @@ def check_store(
         LatentStoreError: There is no such device.
     """
     if device != "cpu" and not torch.cuda.is_available():
-        raise LatentStoreError(f"--device {device}: there is no CUDA device here; use --device cpu")
+        raise LatentStoreError(f"`device={device}`: there is no CUDA device here; use `device=cpu`")
     codec = codec_from_store(store, codec_id)
-    key = f"latents/{codec.spec.codec_id}"
+    key = LatentsReader.key_of(codec.spec.codec_id)
     splits = [store[name] for name in counts or store.splits()]
     splits = [split for split in splits if split.components().get(key)]
     if not splits:
@@ -228,11 +231,12 @@ def _indexes(codec: Codec, h_s: nn.Module, z_BNHW: Tensor, execution: Execution)
 def _compare_stored(
     found: SelfCheck, codec: Codec, split: Split, rows: Sequence[int], indexes: list[np.ndarray]
 ) -> None:
-    prefix = f"ranked/{codec.spec.codec_id}/"
     for key, complete in split.components().items():
-        if not (key.startswith(prefix) and complete):
+        if not complete or ids_of(key).get("codec") != codec.spec.codec_id:
             continue
-        ranked = split.ranked(key.removeprefix(prefix), codec.spec.codec_id)
+        ranked = split.component(key)
+        if not isinstance(ranked, RankedReader):
+            continue
         order = list(ranked.ranking.order)
         for row, indexes_CHW in zip(rows, indexes, strict=True):
             stored = ranked.cut_checksums(row)["indexes"]

@@ -13,7 +13,7 @@ import numpy as np
 from latent_store.codec.checkpoints import codec_from_store
 from latent_store.codec.stream_file import StreamFile
 from latent_store.codec.symbols import indexes_crc32c, symbols_crc32c
-from latent_store.components.readers import RankedReader
+from latent_store.components.ranked import RankedReader
 from latent_store.errors import MissingComponentError
 from latent_store.store import Split
 from latent_store.tools.decode import decode_indexes
@@ -54,7 +54,7 @@ class StoredSample:
         known = self.split.store.rankings(codec_id)
         if self.ranking_id is None and len(known) != 1:
             names = ", ".join(known) or "none; derive one with channel-frequency"
-            raise MissingComponentError(f"name a ranking with --ranking; {codec_id} has: {names}")
+            raise MissingComponentError(f"name a ranking with `ranking=`; {codec_id} has: {names}")
         return self.split.ranked(self.ranking_id or known[0], codec_id)
 
     def stream(self, keep: int | None = None) -> StreamFile:

@@ -7,6 +7,7 @@ named, one line each.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +16,10 @@ import zarr
 
 from latent_store.catalogue import codecs, rankings
 from latent_store.components import base as component
-from latent_store.components.finalize import (
-    check_shards,
-    component_keys,
-    component_tables,
-    samples_of,
-)
+from latent_store.components.features import FeaturesReader
+from latent_store.components.finalize import Closed, check_shards, component_tables, samples_of
+from latent_store.components.latents import LatentsReader
+from latent_store.components.registry import component_keys, ids_of
 from latent_store.errors import LatentStoreError
 from latent_store.format.plan import ShardPlan, list_splits, read_plan
 from latent_store.shards import index, receipts
@@ -106,35 +105,32 @@ def repair(location: Location, defects: list[Defect]) -> int:
 
 def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
     """Checks codecs, rankings and teachers: those that are there, and those that are used."""
-    used = {key for split in splits for key in _keys(location, split)}
-    in_use = {tuple(key.split("/")[:2]) for key in used if "/" in key}
-    codec_ids = {name for kind, name in in_use if kind in ("latents", "ranked")}
+    used = [ids_of(key).items() for split in splits for key in _keys(location, split)]
+    in_use = set(itertools.chain.from_iterable(used))
+    codec_ids = {name for part, name in in_use if part == "codec"}
     for codec_id in sorted({*location.folders("codecs"), *codec_ids}):
         try:
             spec = codecs.choose_codec(location, codec_id)
             codecs.read_codec_tables(location, codec_id)
             codecs.read_codec_checkpoint(location, spec)
         except LatentStoreError as error:
-            yield _of_a_user(location, splits, "latents", codec_id, error)
+            yield _of_a_user(location, splits, LatentsReader.key_of(codec_id), error)
         for ranking_id in location.folders(rankings.rankings_path(codec_id)):
             try:
                 rankings.read_ranking(location, codec_id, ranking_id)
             except LatentStoreError as error:
                 where = rankings.rankings_path(codec_id, ranking_id)
                 yield Defect(where=where, what=str(error))
-    teacher_ids = {name for kind, name in in_use if kind == "teacher"}
+    teacher_ids = {name for part, name in in_use if part == "teacher"}
     for teacher_id in sorted({*codecs.list_teachers(location), *teacher_ids}):
         try:
             codecs.read_teacher_checkpoint(location, teacher_id)
         except LatentStoreError as error:
-            yield _of_a_user(location, splits, "teacher", teacher_id, error)
+            yield _of_a_user(location, splits, FeaturesReader.key_of(teacher_id), error)
 
 
-def _of_a_user(
-    location: Location, splits: list[str], kind: str, name: str, error: LatentStoreError
-) -> Defect:
-    """Returns a defect of a codec or teacher; the job of one split that uses it brings it back."""
-    key = f"{kind}/{name}"
+def _of_a_user(location: Location, splits: list[str], key: str, error: LatentStoreError) -> Defect:
+    """Returns a defect of a codec or teacher; the job of the component that it is for mends it."""
     split = next((split for split in splits if key in _keys(location, split)), None)
     where = key if split is None else f"{split}/{key}"
     return Defect(where=where, what=str(error), split=split, component=split and key)
@@ -149,7 +145,7 @@ def _component_defects(
     location: Location, plan: ShardPlan, key: str, on_shard: Callable[[int], object]
 ) -> Iterator[Defect]:
     where = f"{plan.name}/{key}"
-    closed, good = check_shards(location, plan, key, on_shard)
+    closed = check_shards(location, plan, key, on_shard)
     for shard, what in closed.defects.items():
         place = f"{where} shard {shard}"
         yield Defect(where=place, what=what, split=plan.name, component=key, shard=shard)
@@ -163,12 +159,12 @@ def _component_defects(
     for name, what in component.array_defects(location, group).items():
         path = f"{where}/{name}"
         yield Defect(where=path, what=what, split=plan.name, component=key, metadata=path)
-    if not closed.complete:
+    if closed.defects:
         return
     if not group.attrs.get("complete"):
         yield Defect(where=where, what="every shard is whole, but it was not finalized")
         return
-    yield from _index_defects(location, plan, key, group, good)
+    yield from _index_defects(location, plan, group, closed)
 
 
 def _deep_defects(
@@ -182,17 +178,13 @@ def _deep_defects(
 
 
 def _index_defects(
-    location: Location,
-    plan: ShardPlan,
-    key: str,
-    group: zarr.Group,
-    good: list[receipts.Receipt],
+    location: Location, plan: ShardPlan, group: zarr.Group, closed: Closed
 ) -> Iterator[Defect]:
     read = {
         name: (table, partial(component.read_table, location, group, plan.name, name))
-        for name, table in component_tables(key, good).items()
+        for name, table in component_tables(closed).items()
     }
-    samples = samples_of(location, plan, good)
+    samples = samples_of(location, plan, closed)
     if samples is not None:
         read["samples"] = (samples, partial(index.read_samples, location, plan.name))
     for name, (expected, stored) in read.items():
@@ -205,7 +197,7 @@ def _index_defects(
         except LatentStoreError as error:
             same, what = False, str(error)
         if not same:
-            yield Defect(where=f"{plan.name}/{key}", what=what)
+            yield Defect(where=group.path, what=what)
 
 
 def _consolidated_defects(location: Location, splits: list[str]) -> Iterator[Defect]:

@@ -9,7 +9,9 @@ import numpy as np
 from latent_store.codec.checkpoints import codec_from_store
 from latent_store.codec.hyperprior import Codec
 from latent_store.codec.streams import decode_scalable, decode_y
-from latent_store.components.readers import LatentsReader, RankedReader
+from latent_store.components.latents import LatentsReader
+from latent_store.components.ranked import RankedReader
+from latent_store.components.registry import ids_of
 from latent_store.errors import LatentStoreError
 from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
@@ -27,16 +29,17 @@ def check_streams(location: Location, plan: ShardPlan, key: str) -> Iterator[Def
         plan: The split's plan.
         key: The component; those without streams have nothing to check.
     """
-    kind, _, rest = key.partition("/")
-    if kind not in ("latents", "ranked"):
+    if "codec" not in ids_of(key):
         return
     store = LatentStore(location)
     split = store[plan.name]
-    codec_id, _, ranking_id = rest.partition("/")
-    codec = codec_from_store(store, codec_id)
-    latents = split.latents(codec_id)
-    ranked = split.ranked(ranking_id, codec_id) if kind == "ranked" else None
-    for row in (ranked or latents).rows.tolist():
+    reader = split.component(key)
+    if not isinstance(reader, LatentsReader | RankedReader):
+        return
+    codec = codec_from_store(store, reader.spec.codec_id)
+    latents = split.latents(reader.spec.codec_id)
+    ranked = reader if isinstance(reader, RankedReader) else None
+    for row in reader.rows.tolist():
         what = _row_defect(codec, latents, ranked, row)
         if what:
             yield Defect(

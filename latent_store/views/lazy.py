@@ -5,25 +5,27 @@ exactly one shard, so chunks may be shorter than `samples_per_shard` and of diff
 and a shard without a usable row has no chunk. The other axes are whole; slicing them before
 computing makes Dask fetch only what was sliced (16 ranked channels: one inner chunk of twelve).
 
+What is read is checked as the readers check it, on a worker too.
+
 It loads xarray and Dask; `import latent_store` does not load it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from numbers import Integral
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-import zarr
+from dask.base import tokenize
 
-from latent_store.components.readers import ComponentReader, RankedReader
-from latent_store.errors import MissingComponentError
-from latent_store.format import layout, schema
-from latent_store.shards import index, receipts
+from latent_store.components.reader import ComponentReader, OpenComponent, Variable
+from latent_store.components.registry import task_kinds
+from latent_store.errors import IntegrityError, MissingComponentError
+from latent_store.format import layout
+from latent_store.storage import groups
 from latent_store.storage.location import Location
 from latent_store.store import Split
 
@@ -76,12 +78,10 @@ def to_xarray(
         readers.append(split.ranked(ranking, latents.spec.codec_id))
     rows = split.common_rows(*readers, views=views)
     variables: Variables = {}
-    coords: Variables = {"channel": (("channel",), np.arange(latents.channels))}
+    coords: Variables = {}
     for reader in readers:
         variables |= _variables(reader, rows)
-        if isinstance(reader, RankedReader):
-            coords["ranked_channel"] = (("rank",), np.array(reader.ranking.order))
-            coords["cut"] = (("cut",), np.array(reader.cuts))
+        coords |= {name: ((dim,), array) for name, (dim, array) in reader.coordinates().items()}
     quality = latents.quality(rows)
     variables |= {name: ((SAMPLE,), values) for name, values in quality.items()}
     attrs = {"store": split.store.url, "split": split.plan.name, "codec": latents.spec.codec_id}
@@ -91,106 +91,87 @@ def to_xarray(
 class UsableRows:
     """One stored array without its unusable rows; each axis indexed as Dask does, by position.
 
-    It holds an address, not an open file: a Dask worker that receives it opens the array itself,
-    once a process.
+    It holds an address, not an open file: a Dask worker that receives it opens the component
+    itself, once a process, and checks it and every read of it as a reader does.
 
     Args:
-        location: The store.
-        path: The array's path.
+        reader: The component.
+        variable: The array, and what dequantises it.
         rows: Row numbers, ascending: position `i` is row `rows[i]`.
-        scale_path: Path of the float32 factors `[row, feature]` that dequantise the array.
-        content: Changes whenever the array was written anew.
     """
 
-    def __init__(
-        self, location: Location, path: str, rows: np.ndarray, scale_path: str | None, content: str
-    ):
-        self.location = location
-        self.path = path
+    def __init__(self, reader: ComponentReader, variable: Variable, rows: np.ndarray):
+        self.address = (reader.location, reader.plan.name, reader.key, reader.content)
+        self.variable = variable
         self.rows = rows
-        self.scale_path = scale_path
-        self.content = content
-        stored = self._open(path)
+        stored = reader.array(variable.array)
         self.shape = (len(rows), *stored.shape[1:])
-        self.dtype = np.dtype(stored.dtype if scale_path is None else np.float32)
+        self.dtype = np.dtype(stored.dtype if variable.scale is None else np.float32)
         self.ndim = len(self.shape)
 
     def __getitem__(self, key: tuple[Key | int, ...]) -> np.ndarray:
         # Integers become slices of one first, so that axes keep their places while reading.
-        first, *rest = (slice(k, k + 1) if isinstance(k, Integral) else k for k in key)
+        first, *rest = (slice(k, k + 1) if isinstance(k, int | np.integer) else k for k in key)
         rows = self.rows[first]
-        values = _read_rows(self._open(self.path), rows, tuple(rest))
-        if self.scale_path is not None:
-            scale_NF = _read_rows(self._open(self.scale_path), rows, tuple(rest[:1]))
+        values = self._read(self.variable.array, rows, rest)
+        if self.variable.scale is not None:
+            scale_NF = self._read(self.variable.scale, rows, rest[:1])
             values = values.astype(np.float32) * scale_NF[:, :, None, None]
-        return values[tuple(0 if isinstance(k, Integral) else slice(None) for k in key)]
+        return values[tuple(0 if isinstance(k, int | np.integer) else slice(None) for k in key)]
 
-    def _open(self, path: str) -> zarr.Array:
-        return _open_array(self.location, path, self.content)
+    def _read(self, name: str, rows: np.ndarray, rest: Sequence[Key]) -> np.ndarray:
+        component = _open(*self.address)
+        array = component.array(name)
+        # Slices alone are the faster path.
+        source: Any = array if all(isinstance(k, slice) for k in rest) else array.oindex
+        runs = layout.runs(rows) or [(0, 0)]
+        with groups.reading(component.location, array.path):
+            return np.concatenate([source[(slice(start, stop), *rest)] for start, stop in runs])
 
 
 @lru_cache(maxsize=64)
-def _open_array(location: Location, path: str, _content: str) -> zarr.Array:
+def _open(location: Location, split: str, key: str, content: int) -> OpenComponent:
     # Keyed by content as well, so that a long-lived worker sees what was written anew.
-    return zarr.open_array(location.zarr_store(read_only=True), path=path, mode="r")
-
-
-def _read_rows(array: zarr.Array, rows: np.ndarray, rest: tuple[Key, ...]) -> np.ndarray:
-    # Slices alone are the faster path.
-    source = array if all(isinstance(k, slice) for k in rest) else array.oindex
-    runs = layout.runs(rows) or [(0, 0)]
-    return np.concatenate([source[(slice(start, stop), *rest)] for start, stop in runs])
+    component = OpenComponent(location, split, key)
+    if component.content != content:
+        raise IntegrityError(
+            f"{split}/{key} of {location.url} was written anew since this view of it was made; "
+            "make the view again"
+        )
+    return component
 
 
 def _annotations(split: Split, task: str | None) -> list[ComponentReader]:
-    tasks = schema.TASK_COMPONENTS
+    kinds = task_kinds()
     if task is None:
         there = split.components()
-        task = next((name for name, key in tasks.items() if key in there), None)
-    elif task not in tasks:
-        raise MissingComponentError(f"there is no task {task!r}; choose one of: {', '.join(tasks)}")
-    return [getattr(split, tasks[task])()] if task else []
+        task = next((name for name, kind in kinds.items() if kind.key_of() in there), None)
+    elif task not in kinds:
+        raise MissingComponentError(f"there is no task {task!r}; choose one of: {', '.join(kinds)}")
+    return [split.component(kinds[task].key_of())] if task else []
 
 
 def _variables(reader: ComponentReader, rows: np.ndarray) -> Variables:
     """Returns the arrays of a component by name, each with its dimensions."""
-    content = _content_of(reader)
-    found = dict(_arrays(reader))
-    scale = found.pop("feature_scale", None)
-    suffix = {"y_hat": "_ranked"} if isinstance(reader, RankedReader) else {}
     variables: Variables = {}
-    for name, array in found.items():
-        scale_path = scale.path if scale is not None and name == "features" else None
-        source = UsableRows(reader.split.store.location, array.path, rows, scale_path, content)
-        lazy = _by_shard(source, reader.split.plan.samples_per_shard)
-        variables[name + suffix.get(name, "")] = (tuple(array.metadata.dimension_names), lazy)
+    for name, variable in reader.variables().items():
+        lazy = _by_shard(UsableRows(reader, variable, rows), reader.plan.samples_per_shard)
+        variables[name] = (groups.dims_of(reader.array(variable.array)), lazy)
     return variables
-
-
-def _arrays(reader: ComponentReader) -> Iterator[tuple[str, zarr.Array]]:
-    yield from sorted(reader.group.arrays())
-    if isinstance(reader, RankedReader):
-        yield "cut_bytes", reader.array("bitstream/cut_bytes")
-
-
-def _content_of(reader: ComponentReader) -> str:
-    """Names what a component holds now: its table of objects lists every checksum."""
-    name = f"{index.part_name(reader.key)}.objects"
-    location = reader.split.store.location
-    table = location.read(index.index_key(reader.split.plan.name, name))
-    return f"{receipts.crc32c(table):08x}"
 
 
 def _by_shard(source: UsableRows, samples_per_shard: int) -> da.Array:
     shards = source.rows // samples_per_shard
     lengths = tuple(int(n) for n in np.unique(shards, return_counts=True)[1]) or (0,)
-    key = (source.location.url, source.path, source.content, source.rows.tobytes())
-    return da.from_array(
+    location, *address = source.address
+    key = (location.url, *address, source.variable, source.rows.tobytes())
+    array: da.Array = da.from_array(
         source,
         chunks=(lengths, *((n,) for n in source.shape[1:])),
-        name=f"{source.path.rsplit('/', 1)[-1]}-{da.core.tokenize(key)}",
+        name=f"{source.variable.array.rsplit('/', 1)[-1]}-{tokenize(key)}",
         meta=np.empty((0,) * source.ndim, dtype=source.dtype),
     )
+    return array
 
 
 def _sample_coords(split: Split, rows: np.ndarray) -> Mapping[str, tuple[tuple[str, ...], Any]]:

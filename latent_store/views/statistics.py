@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
-import dask
 import numpy as np
 import xarray as xr
-from dask.delayed import Delayed
+from dask.delayed import Delayed, delayed
 
 from latent_store.format.schema import LATENT_STRIDE
 
@@ -84,11 +83,12 @@ def channel_sums(dataset: xr.Dataset) -> Delayed:
     blocks = zip(
         y_hat.to_delayed().ravel(), bits.to_delayed().ravel(), np.split(grids_N2, ends), strict=True
     )
-    parts = [dask.delayed(sum_shard)(*block) for block in blocks]
+    parts = [delayed(sum_shard)(*block) for block in blocks]
     while len(parts) > 1:
         groups = range(0, len(parts), _ADDED_AT_ONCE)
-        parts = [dask.delayed(_add_up)(parts[g : g + _ADDED_AT_ONCE]) for g in groups]
-    return parts[0]
+        parts = [delayed(_add_up)(parts[g : g + _ADDED_AT_ONCE]) for g in groups]
+    total: Delayed = parts[0]
+    return total
 
 
 def sum_shard(y_hat_BCHW: np.ndarray, bits_BC: np.ndarray, grids_B2: np.ndarray) -> ChannelSums:

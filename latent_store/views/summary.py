@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 
 from latent_store.catalogue.rankings import compare_rankings, describe_agreement
-from latent_store.components import base as component
+from latent_store.components.reader import OpenComponent
 from latent_store.format.plan import ShardPlan
-from latent_store.shards import index, receipts
+from latent_store.shards import receipts
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore, Split
 
@@ -46,9 +46,9 @@ def _describe_split(store: LatentStore, split: Split) -> list[str]:
     place = f"on a canvas of {size}" if plan.mixed_sizes else f"coded at {size}"
     lines = [f"split {plan.name}: {plan.describe_samples()} in {rows}, {place}"]
     for key, complete in split.components().items():
-        size = sum(store.location.sizes(f"{plan.name}/{key}").values())
+        stored = sum(store.location.sizes(f"{plan.name}/{key}").values())
         state = "complete" if complete else "INCOMPLETE"
-        line = f"  {key:<56} {state:<10} {size / 2**20:9.2f} MiB"
+        line = f"  {key:<56} {state:<10} {stored / 2**20:9.2f} MiB"
         if complete:
             line += f"  {describe_rows(store.location, plan, key)}"
         lines.append(line)
@@ -66,11 +66,8 @@ def describe_rows(location: Location, plan: ShardPlan, key: str, where: str = ""
         key: The component.
         where: Words to put after the number of samples.
     """
-    group = component.open_component(location, plan.name, key)
-    component.require_intact(location, group)
-    table = component.read_table(location, group, plan.name, index.part_name(key))
-    sources = plan.source_rows
-    original = [sources[row] == row for row in table["row"].to_pylist()]
+    table = OpenComponent(location, plan.name, key).index
+    original = [plan.source_rows[row] == row for row in table["row"].to_pylist()]
     statuses = table["status"].to_pylist()
     good = [status == receipts.OK for status in statuses]
     count = sum(fine for fine, first in zip(good, original, strict=True) if first)

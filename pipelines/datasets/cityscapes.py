@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from latent_store.errors import DatasetError
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from latent_store.format.schema import IGNORE_LABEL
 from pipelines.datasets.base import DatasetReader
 from pipelines.datasets.files import picture_sizes, read_label_map

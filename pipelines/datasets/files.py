@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from latent_store.errors import DatasetError
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 
 FILES_AT_ONCE = 16

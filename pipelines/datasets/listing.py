@@ -9,7 +9,7 @@ from pathlib import Path
 
 from latent_store.errors import DatasetError
 from latent_store.format.ids import is_one_line, normal_id
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 from pipelines.datasets.files import read_file
 

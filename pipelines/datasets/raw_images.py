@@ -13,7 +13,7 @@ import numpy as np
 from latent_store.codec import pad_image
 from latent_store.errors import LatentStoreError
 from latent_store.format.boxes import Boxes
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from latent_store.format.schema import IGNORE_LABEL
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from training.data.loader import EpochLoader, LoaderConfig, TensorBatch, to_tensors

@@ -15,7 +15,7 @@ import numpy as np
 from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.ids import normal_id
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
 from latent_store.storage.location import Location
 from pipelines.datasets.annotations import read_annotation

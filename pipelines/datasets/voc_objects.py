@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from training.tasks.classes import VOC_CLASSES
 
 BEYOND = 1

@@ -23,7 +23,8 @@ from latent_store.components.finalize import Closed, finalize
 from latent_store.components.writer import ShardWriter
 from latent_store.console import progress
 from latent_store.errors import LatentStoreError
-from latent_store.format.plan import Sample, ShardPlan, read_plan
+from latent_store.format.plan import ShardPlan, read_plan
+from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards import receipts
 from latent_store.shards.receipts import OK, Receipt, RowRecord

@@ -27,7 +27,7 @@ from latent_store.catalogue.rankings import (
     order_channels,
     ties_at_cuts,
 )
-from latent_store.components.readers import LatentsReader
+from latent_store.components.latents import LatentsReader
 from latent_store.errors import CheckpointError, RankingError
 from latent_store.storage.location import CONTROL, Location
 from latent_store.store import LatentStore

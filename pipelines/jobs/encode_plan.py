@@ -16,6 +16,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from latent_store.catalogue import codecs
 from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
 from latent_store.components import base as component
+from latent_store.components.boxes import BOX_MULTIPLE, BoxesReader, boxes_spec
+from latent_store.components.features import FeaturesReader, teacher_spec
+from latent_store.components.labels import LabelsReader, labels_spec
+from latent_store.components.latents import LatentsReader, latents_spec
 from latent_store.errors import (
     DatasetError,
     IdentityError,
@@ -23,7 +27,7 @@ from latent_store.errors import (
     MissingComponentError,
     PlanMismatchError,
 )
-from latent_store.format import layout, schema
+from latent_store.format import layout
 from latent_store.format.feature_encoding import UINT8, FeatureEncoding
 from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan
 from latent_store.shards import receipts
@@ -106,7 +110,7 @@ class EncodeRequest:
         encoders = [_ANNOTATIONS[task.annotations.component](self)]
         if self.codec is not None:
             codec = self.codec.spec
-            spec = schema.latents_spec(codec, *self.plan.canvas, self._latent_dtype(self.codec))
+            spec = latents_spec(codec, *self.plan.canvas, self._latent_dtype(self.codec))
             make = partial(
                 encode_picture, self.location, codec.codec_id, PSNR_ROWS[self.flags.psnr]
             )
@@ -115,7 +119,7 @@ class EncodeRequest:
             teacher_id = self.teacher.teacher_id
             encoding = self._feature_encoding(teacher_id)
             channels = self.teacher.config.feature_channels
-            spec = schema.teacher_spec(teacher_id, *self.plan.canvas, channels, encoding)
+            spec = teacher_spec(teacher_id, *self.plan.canvas, channels, encoding)
             make = partial(encode_features, self.location, teacher_id, encoding)
             encoders.append(Encoder(spec=spec, make=make))
         return encoders
@@ -214,7 +218,7 @@ class EncodeRequest:
 
     def _latent_dtype(self, codec: Codec) -> str:
         with contextlib.suppress(LatentStoreError, KeyError):
-            return str(self._open(f"latents/{codec.spec.codec_id}")["y_hat"].dtype)
+            return str(self._open(LatentsReader.key_of(codec.spec.codec_id))["y_hat"].dtype)
         if self.flags.y_hat_dtype != "auto":
             return str(self.flags.y_hat_dtype)
         return "int16" if self.flags.dry_run else self._calibrated_dtype(codec)
@@ -234,7 +238,7 @@ class EncodeRequest:
 
     def _feature_encoding(self, teacher_id: str) -> FeatureEncoding:
         """Returns the encoding that is asked for, or else the stored one; they must not differ."""
-        key, asked = f"teacher/{teacher_id}", self.flags.teacher_dtype
+        key, asked = FeaturesReader.key_of(teacher_id), self.flags.teacher_dtype
         try:
             group = self._open(key)
             stored = FeatureEncoding.from_attrs(group.attrs, str(group["features"].dtype))
@@ -256,7 +260,7 @@ class EncodeRequest:
 
 def _labels_encoder(request: EncodeRequest) -> Encoder:
     reader, canvas = request.reader, request.plan.canvas
-    spec = schema.labels_spec(*canvas, reader.class_names, reader.label_ids)
+    spec = labels_spec(*canvas, reader.class_names, reader.label_ids)
     return Encoder(spec=spec, make=partial(encode_labels, reader, canvas), annotation=True)
 
 
@@ -264,16 +268,16 @@ def _boxes_encoder(request: EncodeRequest) -> Encoder:
     # Of the whole manifest: with --max_samples, the rest can follow later.
     samples = (*request.plan.samples, *request.manifest)
     most = max((sample.num_boxes for sample in samples), default=0)
-    room = layout.round_up(max(most, 1), schema.BOX_MULTIPLE)
+    room = layout.round_up(max(most, 1), BOX_MULTIPLE)
     with contextlib.suppress(LatentStoreError, KeyError):
-        stored = component.open_component(request.location, request.plan.name, "boxes")
+        stored = component.open_component(request.location, request.plan.name, BoxesReader.key_of())
         room = max(room, stored["boxes"].shape[1])
     make = partial(encode_boxes, request.reader, room)
-    spec = schema.boxes_spec(room, request.reader.class_names)
+    spec = boxes_spec(room, request.reader.class_names)
     return Encoder(spec=spec, make=make, annotation=True)
 
 
-_ANNOTATIONS = {"labels": _labels_encoder, "boxes": _boxes_encoder}
+_ANNOTATIONS = {LabelsReader.kind: _labels_encoder, BoxesReader.kind: _boxes_encoder}
 
 
 def _outgrown(group: zarr.Group, encoder: Encoder) -> bool:

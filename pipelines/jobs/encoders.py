@@ -28,7 +28,7 @@ from latent_store.codec import (
 from latent_store.errors import IntegrityError
 from latent_store.format import schema
 from latent_store.format.feature_encoding import FeatureEncoding
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from latent_store.components.registry import kind_of
 from latent_store.errors import DatasetError, IntegrityError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ComponentSpec
@@ -40,7 +41,7 @@ class EncodeJob(ComponentJob):
         """Encodes; a picture that cannot be used becomes a failed row."""
         encoders = {encoder.spec.key: encoder for encoder in self.encoders}
         for row, sample in plan.in_shard(shard):
-            wanted = [key for key in rows if not sample.lacks(rows[key].spec.kind)]
+            wanted = [key for key in rows if kind_of(key).lists(sample)]
             for key in rows.keys() - wanted:
                 reason = f"not in the dataset's list for {key}"
                 rows[key].leave(row, sample, NOT_LISTED, reason)
@@ -68,5 +69,5 @@ class EncodeJob(ComponentJob):
 def newly_listed(plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
     """Returns whether a row was left since a task's list had not its sample, and has it now."""
     pairs = zip(plan.rows, plan.samples, strict=True)
-    listed = {row for row, sample in pairs if not sample.lacks(spec.kind)}
+    listed = {row for row, sample in pairs if kind_of(spec.key).lists(sample)}
     return lambda record: record.status == NOT_LISTED and record.row in listed

@@ -12,7 +12,7 @@ import numpy as np
 
 from latent_store.catalogue.rankings import Ranking
 from latent_store.codec import Codec, decode_scalable, encode_scalable
-from latent_store.components.readers import LatentsReader
+from latent_store.components.latents import LatentsReader
 from latent_store.errors import IntegrityError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ComponentSpec

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from latent_store.codec import Codec, codec_from_store, decode_z
-from latent_store.components.readers import LatentsReader
+from latent_store.components.latents import LatentsReader
 from latent_store.console import progress
 from latent_store.format.schema import HYPER_STRIDE
 from latent_store.store import LatentStore
@@ -62,8 +62,9 @@ class Bench:
     def latents(self, codec_id: str) -> Iterator[tuple[LatentsReader, list[int]]]:
         """Yields one codec's latents in each split, and the rows to measure."""
         for name, count in self.splits.items():
-            reader = self.store[name].latents(codec_id)
-            yield reader, reader.split.common_rows(reader)[:count].tolist()
+            split = self.store[name]
+            reader = split.latents(codec_id)
+            yield reader, split.common_rows(reader)[:count].tolist()
 
     def images(self, what: str) -> Iterator[tuple[Codec, LatentsReader, int]]:
         """Yields every image of every codec, with a progress bar called `what`."""
@@ -79,7 +80,7 @@ class Bench:
 
 def hyper_symbols(codec: Codec, latents: LatentsReader, row: int) -> torch.Tensor:
     """Returns the symbols of one image's ẑ, int32 `[N, h, w]`."""
-    ((height, width),) = latents.split.coded_sizes([row]).tolist()
+    height, width = latents.plan.by_row[row].coded_size
     size = height // HYPER_STRIDE, width // HYPER_STRIDE
     return torch.from_numpy(decode_z(codec.tables, latents.z_string(row), *size))
 

@@ -126,7 +126,9 @@ def _block(bench: Bench, codec_id: str, images: int, *, ranked: bool) -> tuple[n
     """Returns ŷ `[n, M, h, w]` of one codec, and the bytes of its bitstreams."""
     latents, rows = next(bench.latents(codec_id))
     rows = rows[:images]
-    reader = latents.split.ranked(bench.ranking_id, codec_id) if ranked else latents
+    reader = (
+        bench.store[latents.plan.name].ranked(bench.ranking_id, codec_id) if ranked else latents
+    )
     streams = sum(int(part.sum()) for part in latents.stream_bytes(rows).values())
     return reader.read(rows), streams
 

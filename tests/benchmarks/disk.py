@@ -15,7 +15,7 @@ def measure(bench: Bench) -> list[Line]:
 def _line(bench: Bench, codec_id: str) -> Line:
     stored = streams = 0
     for latents, _ in bench.latents(codec_id):
-        path = f"{latents.split.plan.name}/{latents.key}/y_hat/c"
+        path = f"{latents.plan.name}/{latents.key}/y_hat/c"
         stored += sum(bench.store.location.sizes(path).values())
         streams += int(sum(part.sum() for part in latents.stream_bytes(latents.rows).values()))
         dtype = latents.array("y_hat").dtype

@@ -23,7 +23,7 @@ def measure(bench: Bench) -> list[Line]:
             streams = latents.stream_bytes(rows)
             excess["y"].append(8 * streams["y"] - bits.sum(axis=1))
             excess["z"].append(8 * streams["z"] - latents.column("hyper_bits", rows))
-            ranked = latents.split.ranked(bench.ranking_id, codec_id)
+            ranked = bench.store[latents.plan.name].ranked(bench.ranking_id, codec_id)
             ordered = bits[:, list(ranked.ranking.order)].cumsum(axis=1)
             upto = ordered[:, np.array(ranked.cuts) - 1]
             excess["prefix"].append((8 * ranked.cut_bytes(rows) - upto).ravel())

@@ -16,7 +16,7 @@ def measure(bench: Bench) -> list[Line]:
     rng = np.random.default_rng(bench.seed)
     extra, lost, changed = [], 0, 0
     for codec, latents, row in bench.images("prefixes"):
-        ranked = latents.split.ranked(bench.ranking_id, codec.spec.codec_id)
+        ranked = bench.store[latents.plan.name].ranked(bench.ranking_id, codec.spec.codec_id)
         order = list(ranked.ranking.order)
         keep = int(rng.integers(1, len(order)))
         y_hat_CHW = latents.read([row])[0].astype(np.int32)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from latent_store.components.readers import ComponentReader, FeaturesReader
+from latent_store.components.features import FeaturesReader
+from latent_store.components.reader import ComponentReader
 from latent_store.console import progress
 from tests.benchmarks.bench import Bench, Line
 
@@ -119,4 +120,4 @@ def _arrays(
 def _folder(bench: Bench, reader: ComponentReader) -> Path:
     folder = bench.store.location.local_path
     assert folder is not None, "other readers are compared on a local store"
-    return folder / reader.split.plan.name / reader.key
+    return folder / reader.plan.name / reader.key

@@ -25,7 +25,7 @@ from PIL import Image
 import latent_store
 from latent_store.codec import codec_from_store, image_to_tensor, pad_image
 from latent_store.codec.stock import ScaleHyperprior
-from latent_store.components.readers import LatentsReader
+from latent_store.components.latents import LatentsReader
 from latent_store.console import progress
 from latent_store.format.schema import HYPER_STRIDE
 from tests.benchmarks.bench import Bench, Line
@@ -81,10 +81,9 @@ def compare_with_stock(
     store: latent_store.LatentStore, split_name: str, data_root: Path, codec_id: str | None = None
 ) -> StockReport:
     """Compares every image of a split, pictures included."""
-    latents = store[split_name].latents(codec_id)
-    return compare_rows(
-        latents, latents.split.common_rows(latents).tolist(), data_root, pictures_every=1
-    )
+    split = store[split_name]
+    latents = split.latents(codec_id)
+    return compare_rows(latents, split.common_rows(latents).tolist(), data_root, pictures_every=1)
 
 
 def compare_rows(
@@ -106,13 +105,12 @@ class StockModels:
 
     def __init__(self, latents: LatentsReader):
         self.latents = latents
-        split = latents.split
-        self.codec = codec_from_store(split.store, latents.spec.codec_id)
+        store = latent_store.LatentStore(latents.location)
+        self.codec = codec_from_store(store, latents.spec.codec_id)
         state = torch.load(io.BytesIO(self.codec.checkpoint_bytes), weights_only=True)
         self.single = ScaleHyperprior.from_state_dict(state).eval()
         self.double = ScaleHyperprior.from_state_dict(state).double().eval()
-        pairs = zip(split.plan.rows, split.plan.samples, strict=True)
-        self.uris = {row: sample.image_uri for row, sample in pairs}
+        self.uris = {row: sample.image_uri for row, sample in latents.plan.by_row.items()}
 
     def compare_strings(self, row: int) -> StockReport:
         """Decodes one image's strings to ŷ with both models."""
@@ -139,7 +137,7 @@ class StockModels:
         return [[self.latents.y_string(row)], [self.latents.z_string(row)]]
 
     def _shape(self, row: int) -> tuple[int, int]:
-        ((height, width),) = self.latents.split.coded_sizes([row]).tolist()
+        height, width = self.latents.plan.by_row[row].coded_size
         return height // HYPER_STRIDE, width // HYPER_STRIDE
 
     def _y_hat(self, row: int) -> torch.Tensor:

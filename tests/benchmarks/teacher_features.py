@@ -22,11 +22,13 @@ import torch
 from latent_store.catalogue import codecs
 from latent_store.codec import image_to_tensor, pad_image
 from latent_store.components import base as component
+from latent_store.components.features import teacher_spec
 from latent_store.components.finalize import finalize
 from latent_store.console import make_parser, progress, run_command
 from latent_store.format import schema
 from latent_store.format.feature_encoding import BITROUND, FLOAT16, FeatureEncoding
-from latent_store.format.plan import Sample, make_plan, plan_key
+from latent_store.format.plan import make_plan, plan_key
+from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.datasets.base import DatasetReader, read_picture
@@ -95,7 +97,7 @@ def _encode(
     loaded = load_network(teacher, kind="teacher")
     teacher_id, channels = loaded.teacher_id, loaded.config.feature_channels
     plan = make_plan("cityscapes", split, samples, SAMPLES_PER_SHARD)
-    spec = schema.teacher_spec(teacher_id, *plan.canvas, channels, encoding)
+    spec = teacher_spec(teacher_id, *plan.canvas, channels, encoding)
     component.create_store(location)
     location.write(plan_key(plan.dataset, plan.split), plan.to_json())
     codecs.register_teacher(location, teacher_id, teacher)

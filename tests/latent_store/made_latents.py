@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import numpy as np
 from latent_store.catalogue import codecs
 from latent_store.components import base as component
 from latent_store.components import finalize
+from latent_store.components.latents import latents_spec
 from latent_store.components.writer import ShardWriter
-from latent_store.format import schema
 from latent_store.format.plan import ShardPlan, make_plan, plan_key
 from latent_store.format.schema import CodecSpec
 from latent_store.shards.receipts import FAILED, RowRecord
@@ -49,7 +50,7 @@ def write_latents(
     codec = CodecSpec(
         codec_id="made",
         architecture="made",
-        weights_sha256="0" * 64,
+        weights_sha256=hashlib.sha256(b"").hexdigest(),
         cdf_sha256="0" * 64,
         channels=channels,
         hyper_channels=1,
@@ -57,7 +58,7 @@ def write_latents(
     codecs.register_codec(location, codec, {}, b"")
     plan = _plan(counts, samples_per_shard, size)
     location.write(plan_key("cityscapes", "train"), plan.to_json())
-    spec = schema.latents_spec(codec, *plan.canvas, dtype)
+    spec = latents_spec(codec, *plan.canvas, dtype)
     component.create_component(location, plan, spec)
     writer = ShardWriter(location, plan, spec)
     for shard in range(plan.num_shards):

@@ -28,10 +28,15 @@ from latent_store.codec import (
     write_stream_file,
 )
 from latent_store.components import base as component
+from latent_store.components.features import teacher_spec
 from latent_store.components.finalize import finalize
+from latent_store.components.labels import labels_spec
+from latent_store.components.latents import latents_spec
+from latent_store.components.ranked import ranked_spec
 from latent_store.components.writer import ShardWriter
 from latent_store.format import schema
-from latent_store.format.plan import Sample, ShardPlan, make_plan, plan_key
+from latent_store.format.plan import ShardPlan, make_plan, plan_key
+from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.storage.location import Location
@@ -134,17 +139,17 @@ def _write_split(
     def whole(make: Rows) -> Rows:
         return lambda row, sample: None if row in bad else make(row, sample)
 
-    labels = schema.labels_spec(*CANVAS)
+    labels = labels_spec(*CANVAS)
     _write(location, plan, labels, whole(lambda _, s: _labels(s, seed(s))))
     checkpoint = f"teacher {first_seed}".encode() * 50
     teacher_id = f"made-{hashlib.sha256(checkpoint).hexdigest()[:8]}"
     codecs.register_teacher(location, teacher_id, checkpoint)
-    teacher = schema.teacher_spec(teacher_id, *CANVAS, FEATURES)
+    teacher = teacher_spec(teacher_id, *CANVAS, FEATURES)
     _write(location, plan, teacher, whole(lambda _, s: _features(seed(s))))
     for codec in made:
         tables = codec.tables.to_arrays()
         codecs.register_codec(location, codec.spec, tables, codec.checkpoint_bytes)
-        latents = schema.latents_spec(codec.spec, *CANVAS, "int16")
+        latents = latents_spec(codec.spec, *CANVAS, "int16")
 
         def encode(_: int, sample: Sample, codec: Codec = codec) -> Encoded:
             picture = made_picture(seed(sample), sample.height, sample.width)
@@ -170,9 +175,7 @@ def _write_ranked(location: Location, plan: ShardPlan, codec: Codec, seed: int) 
         seed=seed,
     )
     write_ranking(location, ranking, overwrite=True)
-    spec = schema.ranked_spec(
-        codec.spec, RANKING, ranking.order, ranking.cuts, CANVAS, dtype="int16"
-    )
+    spec = ranked_spec(codec.spec, RANKING, ranking.order, ranking.cuts, CANVAS, dtype="int16")
     location.delete_tree(f"{plan.name}/{spec.key}")
     latents = latent_store.open(location.url)[plan.name].latents(codec.spec.codec_id)
     usable = set(latents.rows.tolist())

@@ -20,7 +20,8 @@ from latent_store.codec import (
     read_stream_file,
     unpack_stream,
 )
-from latent_store.components.finalize import component_keys
+from latent_store.components.reader import ComponentReader
+from latent_store.components.registry import component_keys
 from latent_store.format.schema import CodecSpec
 from latent_store.shards.index import part_name
 from latent_store.tools.decode import decode_indexes
@@ -70,11 +71,11 @@ def read_component(split: Split, key: str) -> Iterator[tuple[str, Any]]:
     kind, _, rest = key.partition("/")
     if kind == "labels":
         labels = split.labels()
-        yield from _common(labels)
+        yield from _common(split, labels)
         yield "segmentation", labels.read(labels.rows)
     elif kind == "teacher":
         features = split.teacher(rest)
-        yield from _common(features)
+        yield from _common(split, features)
         yield "features", features.read(features.rows)
         yield "checkpoint", split.store.teacher_checkpoint(rest)
     elif kind == "latents":
@@ -96,8 +97,7 @@ def _touches(first: str, key: str) -> bool:
     return key in first or part_name(key) in first
 
 
-def _common(reader: Any) -> Iterator[tuple[str, Any]]:
-    split: Split = reader.split
+def _common(split: Split, reader: ComponentReader) -> Iterator[tuple[str, Any]]:
     rows = split.common_rows(reader)
     yield "rows", reader.rows
     yield "common rows", rows
@@ -109,7 +109,7 @@ def _common(reader: Any) -> Iterator[tuple[str, Any]]:
 def _read_latents(split: Split, codec_id: str) -> Iterator[tuple[str, Any]]:
     latents = split.latents(codec_id)
     rows = latents.rows
-    yield from _common(latents)
+    yield from _common(split, latents)
     yield "spec", latents.spec
     yield "y_hat", latents.read(rows)
     yield "two channels", latents.read(rows[::-1], [7, 2])
@@ -127,7 +127,7 @@ def _read_latents(split: Split, codec_id: str) -> Iterator[tuple[str, Any]]:
 def _read_ranked(split: Split, codec_id: str, ranking_id: str) -> Iterator[tuple[str, Any]]:
     ranked = split.ranked(ranking_id, codec_id)
     rows = ranked.rows
-    yield from _common(ranked)
+    yield from _common(split, ranked)
     yield "ranking", ranked.ranking
     yield "y_hat", ranked.read(rows)
     yield "8 channels", ranked.read(rows[::-1], 8)

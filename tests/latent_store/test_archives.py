@@ -17,6 +17,7 @@ import zarr
 import latent_store
 from latent_store import cli
 from latent_store.components import base as component
+from latent_store.components.labels import labels_spec
 from latent_store.errors import FormatVersionError, IdentityError
 from latent_store.format import schema
 from latent_store.format.plan import read_plan
@@ -66,7 +67,7 @@ def test_a_newer_major_version_is_refused(archived: Path, fails: Callable[..., s
 def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -> None:
     location = Location(archived)
     plan = read_plan(location, "made", "train")
-    spec = schema.labels_spec(*plan.canvas)
+    spec = labels_spec(*plan.canvas)
     component.create_component(location, plan, spec)
     group = component.open_component(location, plan.name, spec.key)
     assert group.attrs["encoding-version"] == schema.FORMAT_VERSION == "1.1"

@@ -125,7 +125,7 @@ def test_a_stale_lease_of_an_object_store_is_taken_over(memory: Location) -> Non
     lease = Lease(memory, SPLIT, "labels")
     memory.write(lease.key, json.dumps({"token": "dead", "pid": 7, "host": "gone"}).encode())
     with pytest.raises(
-        LeaseHeldError, match=r"labels is being written by process 7 on gone .*--st"
+        LeaseHeldError, match=r"labels is being written by process 7 on gone .*`steal_lease=`"
     ):
         lease.__enter__()
     written = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=STALE_SECONDS + 5)

@@ -18,7 +18,7 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.storage import LocalStore, WrapperStore
 
 import latent_store
-from latent_store.components.readers import RankedReader
+from latent_store.components.ranked import RankedReader
 from latent_store.errors import (
     FormatVersionError,
     IncompleteComponentError,
@@ -28,6 +28,7 @@ from latent_store.errors import (
     StoreNotFoundError,
 )
 from latent_store.format import layout
+from latent_store.format.schema import CHANNEL_GROUP
 from latent_store.shards.index import index_key
 from latent_store.storage.location import Location
 from tests.conftest import HEIGHT, RANKING, TRAIN, VAL, WIDTH, TinyStore
@@ -40,11 +41,21 @@ def open_train(store: TinyStore) -> latent_store.Split:
     return latent_store.open(store.url)["cityscapes/train"]
 
 
-def test_importing_the_package_loads_neither_torch_nor_beam() -> None:
-    code = (
-        "import sys, latent_store, latent_store.cli\n"
-        "print([m for m in ('torch', 'apache_beam', 'compressai') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        (
+            "latent_store",
+            ("torch", "apache_beam", "compressai", "xarray", "dask", "latent_store.storage.lease",
+             "latent_store.components.finalize", "latent_store.components.writer"),
+        ),
+        ("latent_store.cli", ("torch", "apache_beam", "compressai", "xarray", "dask")),
+    ],
+)  # fmt: skip
+def test_importing_the_package_loads_what_reading_needs(
+    module: str, unwanted: tuple[str, ...]
+) -> None:
+    code = f"import sys, {module}; print([name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -161,16 +172,15 @@ def test_ranked_channels_fetch_only_their_chunks(
     shards = {layout.shard_of(row, 2) for row in rows}
     assert sum(kind == "index" for _, kind, _ in counting.reads) == len(shards)
     chunks = [length for _, kind, length in counting.reads if kind == "chunk"]
-    stored = [stored_chunk_bytes(ranked, row)[: layout.num_groups(keep)] for row in rows]
+    stored = [stored_chunk_bytes(ranked, row)[: -(-keep // CHANNEL_GROUP)] for row in rows]
     present = [length for lengths in stored for length in lengths if length]
     assert sorted(chunks) == sorted(present)
 
 
 def stored_chunk_bytes(ranked: RankedReader, row: int) -> list[int]:
     """Returns the stored length of each of a row's chunks, from its shard's index; 0 = fill."""
-    location = Location(ranked.split.store.url)
-    shard = location.read(f"{ranked.group.path}/y_hat/c/{row // 2}/0/0/0")
-    groups = 192 // 16
+    shard = ranked.location.read(f"{ranked.group.path}/y_hat/c/{row // 2}/0/0/0")
+    groups = 192 // CHANNEL_GROUP
     index = shard[-(2 * groups * INDEX_ENTRY_BYTES + CRC_BYTES) : -CRC_BYTES]
     entries = np.frombuffer(index, dtype="<u8").reshape(2, groups, 2)
     empty = entries[row % 2, :, 0] == np.iinfo(np.uint64).max
@@ -182,7 +192,7 @@ def test_unknown_things_are_refused_by_name(tiny_store: TinyStore) -> None:
     split = store["cityscapes/train"]
     with pytest.raises(StoreNotFoundError, match="it has: cityscapes/train, cityscapes/val"):
         store["cityscapes/test"]
-    with pytest.raises(MissingComponentError, match="there is no codec nosuch; give --codec"):
+    with pytest.raises(MissingComponentError, match="there is no codec nosuch; give `codec=`"):
         split.latents("nosuch")
     with pytest.raises(RankingError, match=r"no ranking 'gate' \(it has: variance\)"):
         split.ranked("gate")
@@ -190,7 +200,7 @@ def test_unknown_things_are_refused_by_name(tiny_store: TinyStore) -> None:
         split.teacher("x")
     with pytest.raises(MissingComponentError, match="row 77 of cityscapes/train is not usable"):
         split.latents().read([77])
-    with pytest.raises(RankingError, match=r"--keep 500 is out of range: .* orders 192 channels"):
+    with pytest.raises(RankingError, match=r"`keep=500` is out of range: .* orders 192 channels"):
         split.ranked(RANKING).read([0], 500)
     with pytest.raises(RankingError, match=r"cuts at \[16, 32, 64, 192\], not at 20"):
         split.ranked(RANKING).scalable_string(0, 20)

@@ -135,7 +135,7 @@ def test_a_network_continues_another_one(tiny_store: TinyStore, tmp_path: Path) 
 def test_a_static_network_reads_only_its_chunks(
     tiny_store: TinyStore, tmp_path: Path, monkeypatch
 ) -> None:
-    from latent_store.components.readers import LatentsReader
+    from latent_store.components.latents import LatentsReader
 
     def refuse(*_: object) -> None:
         raise AssertionError("a static network must not read the natural-order latents")

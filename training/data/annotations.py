@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from latent_store.components.readers import ComponentReader, Window
+from latent_store.components.reader import ComponentReader, Window
 from latent_store.store import Split
 
 

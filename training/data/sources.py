@@ -16,13 +16,10 @@ import torch
 import latent_store
 from latent_store.codec import codec_from_store
 from latent_store.codec.pictures import tensor_to_image
-from latent_store.components.readers import (
-    ComponentReader,
-    FeaturesReader,
-    LatentsReader,
-    RankedReader,
-    Window,
-)
+from latent_store.components.features import FeaturesReader
+from latent_store.components.latents import LatentsReader
+from latent_store.components.ranked import RankedReader
+from latent_store.components.reader import ComponentReader, Window
 from latent_store.errors import DatasetError
 from latent_store.format.schema import FEATURE_STRIDE, LATENT_STRIDE
 from latent_store.store import Split

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from latent_store.codec import Codec, codec_from_store
-from latent_store.components.readers import ComponentReader
+from latent_store.components.reader import ComponentReader
 from latent_store.errors import DatasetError
 from latent_store.format.layout import coded_size
 from latent_store.store import Split

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from latent_store.components.readers import ComponentReader
+from latent_store.components.reader import ComponentReader
 from latent_store.errors import DatasetError
 from latent_store.format.layout import coded_size, shard_of
 from latent_store.format.schema import LATENT_STRIDE
-from latent_store.shards import index
 from training.evaluation.candidates import Candidate
 from training.evaluation.complexity import Macs, count_macs, network_macs
 from training.evaluation.evaluation_split import Bench
@@ -131,10 +130,7 @@ def _scores(bench: Bench, metric: Metric, images: int) -> dict[str, Any]:
 
 
 def _objects(reader: ComponentReader, shards: set[int]) -> list[list[object]]:
-    split = reader.split
-    name = f"{index.part_name(reader.key)}.objects"
-    table = index.read_table(split.store.location, index.index_key(split.plan.name, name))
-    rows = table.to_pylist()
+    rows = reader.objects.to_pylist()
     return [[r["key"], r["length"], r["trailers"].hex()] for r in rows if r["shard"] in shards]
 
 

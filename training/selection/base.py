@@ -13,7 +13,7 @@ from torch import nn
 
 from latent_store import LatentStore
 from latent_store.codec import DecodedStream, StreamFile
-from latent_store.components.readers import LatentsReader
+from latent_store.components.latents import LatentsReader
 from latent_store.errors import LatentStoreError
 from latent_store.format.schema import CodecSpec
 from training.data.stored_channels import StoredChannels

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from latent_store.codec import StreamFile, decode_y, encode_y
-from latent_store.components.readers import LatentsReader
+from latent_store.components.latents import LatentsReader
 from training.data.stored_channels import StoredChannels
 from training.selection.base import Batch, Numbers, Packing, Selection, SelectionFlags, Tensors
 from training.selection.gate import ChannelGate, gumbel_noise, pool_latents

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from latent_store.codec import Codec, decode_z
-from latent_store.components.readers import LatentsReader, RankedReader
+from latent_store.components.latents import LatentsReader
+from latent_store.components.ranked import RankedReader
 from latent_store.errors import IntegrityError
 from latent_store.format.schema import HYPER_STRIDE, LATENT_STRIDE
 

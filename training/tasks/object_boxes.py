@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latent_store.components.readers import BoxesReader, Window
+from latent_store.components.boxes import BoxesReader
+from latent_store.components.reader import Window
 from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.schema import PAD_MULTIPLE
@@ -44,8 +45,8 @@ class ObjectBoxes(Annotations):
         wrong_N = (boxes.labels_N < 1) | (boxes.labels_N >= self.num_classes)
         if wrong_N.any():
             raise DatasetError(
-                f"an object of {reader.split.sample_ids([row])[0]} has class "
-                f"{int(boxes.labels_N[wrong_N][0])}, but {reader.split.dataset} has classes 1 to "
+                f"an object of {reader.plan.by_row[row].sample_id} has class "
+                f"{int(boxes.labels_N[wrong_N][0])}, but {reader.plan.dataset} has classes 1 to "
                 f"{self.num_classes - 1}: encode the split again with that dataset's reader"
             )
         return boxes if window is None else self.cut(boxes, window)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latent_store.components.readers import LabelsReader, Window
+from latent_store.components.labels import LabelsReader
+from latent_store.components.reader import Window
 from latent_store.errors import DatasetError
 from latent_store.format.schema import IGNORE_LABEL
 from latent_store.store import Split
@@ -30,8 +31,8 @@ class PixelLabels(Annotations):
         classes = labels_HW[labels_HW != IGNORE_LABEL]
         if classes.size and classes.max() >= self.num_classes:
             raise DatasetError(
-                f"the labels of {reader.split.sample_ids([row])[0]} contain train id "
-                f"{int(classes.max())}, but {reader.split.dataset} has {self.num_classes} classes "
+                f"the labels of {reader.plan.by_row[row].sample_id} contain train id "
+                f"{int(classes.max())}, but {reader.plan.dataset} has {self.num_classes} classes "
                 f"(0 to {self.num_classes - 1}, {IGNORE_LABEL} = ignore): encode the split again "
                 "with that dataset's reader"
             )

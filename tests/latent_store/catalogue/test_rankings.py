@@ -155,5 +155,5 @@ def test_a_tie_is_counted_where_a_cut_runs_through_it(counts: list[int], data: A
 def test_cuts_end_with_all_channels() -> None:
     assert make_cuts([32, 16, 16], 192) == (16, 32, 192)
     assert make_cuts(None, 64) == (16, 32, 64)
-    with pytest.raises(latent_store.LatentStoreError, match=r"\[500\] is out of range"):
+    with pytest.raises(latent_store.LatentStoreError, match=r"\[500\]` is out of range"):
         make_cuts([500], 192)

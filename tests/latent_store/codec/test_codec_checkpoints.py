@@ -233,7 +233,7 @@ def test_a_name_with_a_hash_is_held_to_it(tmp_path: Path, small_checkpoint: byte
 def test_one_source_and_no_more(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a codec comes from one source, got none; give one"):
         load_codec()
-    with pytest.raises(CheckpointError, match="got checkpoint, quality; give one of --codec_check"):
+    with pytest.raises(CheckpointError, match="got checkpoint, quality; give one of `codec_check"):
         load_codec(checkpoint=tmp_path / "a", quality=1)
 
 
@@ -313,7 +313,7 @@ def test_the_zoo_is_downloaded_once_and_verified(zoo: Path, tmp_path: Path) -> N
 
 
 def test_what_the_zoo_cannot_give(zoo: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot download .*; give a local file with --cod"):
+    with pytest.raises(CheckpointError, match=r"cannot download .*; give a local file with `cod"):
         load_codec(quality=2)
     with pytest.raises(CheckpointError, match="has bmshj2018-hyperprior in qualities 1 to 8 for"):
         load_codec(quality=9)

@@ -68,7 +68,7 @@ def test_a_feature_beyond_float16_is_refused(encoding: str, value: float) -> Non
     features = made_features(0)
     features[0, 0, 0] = value
     wide = FeatureEncoding.named(encoding)
-    with pytest.raises(CapacityError, match="is beyond float16; encode with --teacher_dtype uint8"):
+    with pytest.raises(CapacityError, match="is beyond float16; encode with `teacher_dtype=uint8`"):
         wide.encode(features)
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latent_store.errors import DatasetError, PlanMismatchError
-from latent_store.format.plan import Sample, ShardPlan, make_plan
+from latent_store.format.plan import ShardPlan, make_plan
+from latent_store.format.samples import Sample
 
 SIDES = st.integers(1, 700)
 
@@ -99,7 +100,7 @@ def test_a_canvas_holds_what_fits_and_refuses_the_first_that_does_not(
     with pytest.raises(DatasetError, match=f"^{outside[0].image_uri} is ") as caught:
         make_plan("voc", "train", manifest, 2, canvas)
     # The canvas that the message names holds them all, and one 64 pixels smaller does not.
-    height, width = map(int, str(caught.value).split("--canvas ")[1].split(",")[0].split())
+    height, width = map(int, str(caught.value).split("`canvas=")[1].split("`")[0].split())
     assert make_plan("voc", "train", manifest, 2, (height, width)).mixed_sizes
     assert "into a new store" in str(caught.value)
 
@@ -111,7 +112,7 @@ def test_without_a_canvas_a_split_has_one_coded_size(sizes: list[tuple[int, int]
         plan = make_plan("voc", "train", manifest, 2)
         assert plan.canvas == manifest[0].coded_size
         return
-    with pytest.raises(DatasetError, match=r"without --canvas every picture has one size; .*holds"):
+    with pytest.raises(DatasetError, match=r"without `canvas=` every picture has one .*holds"):
         make_plan("voc", "train", manifest, 2)
 
 

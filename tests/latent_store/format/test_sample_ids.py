@@ -17,7 +17,8 @@ import latent_store
 from latent_store import cli
 from latent_store.errors import DatasetError
 from latent_store.format.ids import safe_id
-from latent_store.format.plan import Sample, make_plan
+from latent_store.format.plan import make_plan
+from latent_store.format.samples import Sample
 from pipelines import encode
 
 Fails = Callable[..., str]

@@ -9,14 +9,16 @@ import sys
 from pathlib import Path
 
 import dask
+import distributed
 import numpy as np
 import pytest
 
 import latent_store
-from latent_store.errors import MissingComponentError
+from latent_store.errors import IntegrityError, MissingComponentError
 from latent_store.storage.location import Location
 from latent_store.tools.decode import decode_stream
 from latent_store.tools.stored_sample import StoredSample
+from latent_store.views import lazy
 from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from tests.latent_store.counted import Fetched
@@ -167,6 +169,62 @@ def test_what_was_written_anew_is_another_array(tmp_path: Path) -> None:
     after = latent_store.open(url)[SPLIT].to_dask("y_hat")
     assert before.name == again.name != after.name
     assert after[0].compute().max() == 1
+
+
+def swap_shards(url: Path) -> None:
+    """Exchanges two shards of ŷ, which are as long and end in their own checksums."""
+    base = url / SPLIT / "latents/made/y_hat/c"
+    one, two = (base / f"{shard}/0/0/0" for shard in (1, 2))
+    assert one.stat().st_size == two.stat().st_size
+    data = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(data)
+
+
+def test_swapped_objects_are_refused_as_the_readers_refuse_them(tmp_path: Path) -> None:
+    url = tmp_path / "made.zarr"
+    write_numbered(url, counts=(6,))
+    opened_before = latent_store.open(url)[SPLIT].to_dask("y_hat")
+    swap_shards(url)
+    split = latent_store.open(url)[SPLIT]
+    views = {
+        "before": opened_before,
+        "dask": split.to_dask("y_hat"),
+        "xarray": split.to_xarray()["y_hat"],
+    }
+    for view in views.values():
+        np.testing.assert_array_equal(view[1].compute(), numbered(1))
+        for row in (2, 5):
+            with pytest.raises(IntegrityError, match="is another object than its receipt lists"):
+                view[row].compute()
+
+
+def test_a_worker_of_a_cluster_refuses_them_too(tmp_path: Path) -> None:
+    url = tmp_path / "made.zarr"
+    write_numbered(url, counts=(6,))
+    split = latent_store.open(url)[SPLIT]
+    y_hat = split.to_xarray()["y_hat"]
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as one,
+        distributed.Client(one),
+    ):
+        np.testing.assert_array_equal(y_hat[3].compute(), numbered(3))
+        swap_shards(url)
+        assert y_hat[1].compute().max() == 1
+        with pytest.raises(IntegrityError, match="is another object than its receipt lists"):
+            y_hat[2].compute()
+
+
+def test_a_view_of_what_was_written_anew_since_says_so(tmp_path: Path) -> None:
+    url = tmp_path / "made.zarr"
+    write_numbered(url)
+    stale = pickle.dumps(latent_store.open(url)[SPLIT].to_dask("y_hat"))
+    shutil.rmtree(url)
+    write_numbered(url, failed=(1,))
+    # Another process has nothing open yet.
+    lazy._open.cache_clear()
+    with pytest.raises(IntegrityError, match=r"was written anew since .*; make the view again"):
+        pickle.loads(stale)[0].compute()
 
 
 def test_pictures_decode_from_all_channels_or_some(tiny_store: TinyStore) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from latent_store.errors import DatasetError
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 from pipelines.datasets.files import UNREAD, picture_sizes, read_label_map, read_pixels
 from pipelines.datasets.voc import LABELS

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import latent_store
-from latent_store.format.plan import Sample
+from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 from pipelines import encode
 from pipelines.datasets import registry

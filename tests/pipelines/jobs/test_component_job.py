@@ -12,9 +12,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 import latent_store
 from latent_store.components import base as component
+from latent_store.components.labels import labels_spec
 from latent_store.errors import JobFailedError, LatentStoreError, LeaseHeldError
-from latent_store.format.plan import Sample, ShardPlan, make_plan, plan_key
-from latent_store.format.schema import ComponentSpec, labels_spec
+from latent_store.format.plan import ShardPlan, make_plan, plan_key
+from latent_store.format.samples import Sample
+from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
 from latent_store.storage.location import Location
 from pipelines.jobs.component_job import (

@@ -9,7 +9,7 @@ import torch
 
 import latent_store
 from latent_store.codec import codec_from_store, tensor_to_image
-from latent_store.components.readers import FeaturesReader
+from latent_store.components.features import FeaturesReader
 from latent_store.errors import DatasetError, LatentStoreError, MissingComponentError
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore
 from training.data.loader import LoaderConfig, StoreLoader, WholeImages
@@ -265,7 +265,7 @@ def test_bad_settings(changed, message) -> None:
 
 
 def test_a_missing_component_names_its_remedy(tiny_store: TinyStore) -> None:
-    with pytest.raises(MissingComponentError, match="encode-to-store --teacher_checkpoint"):
+    with pytest.raises(MissingComponentError, match="encode-to-store `teacher_checkpoint=`"):
         make_loader(make_spec(tiny_store, teacher_id="deeplabv3-resnet18-00000000"))
 
 

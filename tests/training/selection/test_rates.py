@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latent_store.codec import decode_y, decode_z, pack_stream
-from latent_store.components.readers import LatentsReader, RankedReader
+from latent_store.components.latents import LatentsReader
+from latent_store.components.ranked import RankedReader
 from latent_store.errors import IntegrityError, RankingError
 from latent_store.store import Split
 from tests.conftest import HEIGHT, RANKING, WIDTH

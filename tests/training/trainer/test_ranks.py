@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import latent_store
-from latent_store.components.readers import LatentsReader
+from latent_store.components.latents import LatentsReader
 from latent_store.errors import LatentStoreError
 from tests.conftest import TinyStore
 from tests.training.two_ranks import any_arguments

@@ -1,0 +1,246 @@
+"""Reads a component: what the readers of every kind share.
+
+Opening a component checks, with one table and one listing, that every object is there with the
+length its receipt gave, because a missing object would read as zeros in every Zarr reader. Tables
+and metadata are compared with the digests in the component's sealed attributes, and what is read
+of an object with its receipt (`latent_store.shards.checked_store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import zarr
+
+from latent_store.components import base as component
+from latent_store.errors import IncompleteComponentError, IntegrityError, MissingComponentError
+from latent_store.format import layout
+from latent_store.format.plan import ShardPlan
+from latent_store.format.samples import Sample
+from latent_store.shards import index
+from latent_store.shards.checked_store import CheckedStore
+from latent_store.shards.receipts import OK, crc32c
+from latent_store.storage import groups
+from latent_store.storage.location import Location
+
+Rows = Sequence[int] | np.ndarray
+"""Row numbers, in any order."""
+Window = tuple[int, int, int, int]
+"""`(top, left, height, width)`."""
+Coordinate = tuple[str, np.ndarray]
+"""Dimension, and its values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """One array as lazy views show it.
+
+    Attributes:
+        array: Its path below the component's group.
+        scale: Path of the float32 factors `[sample, feature]` that dequantise it; None where it is
+            shown as it is stored.
+    """
+
+    array: str
+    scale: str | None = None
+
+
+class OpenComponent:
+    """A finished component: its sealed attributes, its tables, and arrays whose reads are checked.
+
+    Args:
+        location: The store.
+        split: `dataset/split`.
+        key: The component's key.
+        remedy: The way to make it, or to make it again.
+
+    Raises:
+        MissingComponentError: The component does not exist.
+        IncompleteComponentError: Its job has not finished.
+        IntegrityError: Its metadata was altered.
+    """
+
+    def __init__(self, location: Location, split: str, key: str, remedy: str = "run its job again"):
+        self.location = location
+        self.key = key
+        self._split = split
+        self._remedy = remedy
+        self._arrays: dict[str, zarr.Array] = {}
+        try:
+            self.group = component.open_component(location, split, key)
+        except MissingComponentError as error:
+            raise MissingComponentError(f"{error}; {remedy}") from None
+        self.attrs = groups.attrs_of(self.group)
+        if not self.attrs.get("complete"):
+            raise IncompleteComponentError(
+                f"{split}/{key} in {location.url} is incomplete; {remedy} (finished shards are "
+                "kept), or `latent-store finalize` if its job ran detached"
+            )
+        component.require_intact(location, self.group)
+
+    @property
+    def content(self) -> int:
+        """A number that changes whenever the component is written anew.
+
+        It is the crc32c of the table of objects, which lists every checksum.
+        """
+        return int(self.attrs[component.TABLES][f"{index.part_name(self.key)}.objects"])
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """One row a sample: its status, why it failed, and its statistics."""
+        return self._table(index.part_name(self.key))
+
+    @cached_property
+    def objects(self) -> pa.Table:
+        """One row an object: its key, length and checksums."""
+        return self._table(f"{index.part_name(self.key)}.objects")
+
+    def array(self, name: str) -> zarr.Array:
+        """Returns one array of the component, whose reads are checked against its receipts.
+
+        Raises:
+            IntegrityError: Its metadata is missing or was altered.
+        """
+        if name not in self._arrays:
+            opened = component.open_array(self.location, self.group, name, self._checked)
+            self._arrays[name] = opened
+        return self._arrays[name]
+
+    @cached_property
+    def _checked(self) -> CheckedStore:
+        store = self.location.zarr_store(read_only=True)
+        return CheckedStore(store, self.objects, groups.repair_hint(self.location))
+
+    def _table(self, name: str) -> pa.Table:
+        return component.read_table(self.location, self.group, self._split, name)
+
+
+class ComponentReader(OpenComponent):
+    """A kind of component, and the reader of one; it knows which rows are usable.
+
+    A kind is a subclass in a file of its own, beside the spec of its arrays, and
+    `latent_store.components.registry` finds it.
+
+    Attributes:
+        kind: First part of its keys, and last of its groups' `encoding-type`.
+        parts: What the further parts of its keys are ids of: `codec`, `ranking`, `teacher`.
+        remedy: The way to make one; may name `{split}` and each of `parts`.
+        task: The task that learns from it; empty where it is no task's own.
+        source: The field of `Sample` that is empty where there is nothing to write of a sample.
+        rows: Int64, the usable rows, ascending.
+
+    Raises:
+        MissingComponentError: The component does not exist.
+        IncompleteComponentError: Its job has not finished.
+        IntegrityError: An object is missing or has another length than its receipt says.
+    """
+
+    kind: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ()
+    remedy: ClassVar[str]
+    task: ClassVar[str] = ""
+    source: ClassVar[str] = "image_uri"
+
+    def __init__(self, location: Location, plan: ShardPlan, key: str):
+        self.plan = plan
+        self.ids = self.ids_of(key)
+        super().__init__(location, plan.name, key, self.remedy.format(split=plan.name, **self.ids))
+        self._check_presence()
+        rows, samples = (self.index[name].to_pylist() for name in ("row", "sample_id"))
+        plan.require_samples(rows, samples, key)
+        usable = [status == OK for status in self.index["status"].to_pylist()]
+        self.rows = np.asarray(rows, dtype=np.int64)[usable]
+        self._columns: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def key_of(cls, *ids: str) -> str:
+        """Returns the key of the component of those ids, one for each of `parts`."""
+        return "/".join([cls.kind, *ids])
+
+    @classmethod
+    def ids_of(cls, key: str) -> dict[str, str]:
+        """Returns the ids in a key, by what they are ids of."""
+        return dict(zip(cls.parts, key.split("/")[1:], strict=False))
+
+    @classmethod
+    def lists(cls, sample: Sample) -> bool:
+        """Tells whether there is something to write of a sample."""
+        return bool(getattr(sample, cls.source))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of labels or boxes, by class id; empty in stores that were written without them."""
+        return tuple(self.attrs.get("class_names", ()))
+
+    def variables(self) -> dict[str, Variable]:
+        """Returns the arrays that lazy views show, by the names that they show them by."""
+        names = sorted(self.attrs[component.ARRAYS])
+        return {name: Variable(array=name) for name in names if "/" not in name}
+
+    def coordinates(self) -> dict[str, Coordinate]:
+        """Returns what labels the component's own dimensions in lazy views."""
+        return {}
+
+    def _check_presence(self) -> None:
+        found = self.location.sizes(self.group.path)
+        lengths = self.objects["length"].to_pylist()
+        for key, length in zip(self.objects["key"].to_pylist(), lengths, strict=True):
+            size = found.get(key, index.ABSENT)
+            if size != length:
+                what = "is missing" if size < 0 else f"has {size} bytes, its receipt says {length}"
+                url = self.location.url
+                raise IntegrityError(
+                    f"{url}: {key} {what}; see `latent-store verify {url}`, then run its job again"
+                )
+
+    def _gather(self, rows: Rows, read: Callable[[slice], Any]) -> np.ndarray:
+        self._require_rows(rows)
+        with groups.reading(self.location, self.key):
+            parts = [read(slice(start, stop)) for start, stop in layout.runs(rows) or [(0, 0)]]
+            return np.concatenate(parts)
+
+    def _require_rows(self, rows: Rows) -> None:
+        missing = np.setdiff1d(np.asarray(rows, dtype=np.int64), self.rows)
+        if missing.size:
+            raise MissingComponentError(
+                f"row {int(missing[0])} of {self.plan.name} is not usable in {self.key} "
+                "(void, failed or absent); take rows from .rows or common_rows()"
+            )
+
+    def _column(self, name: str, rows: Rows) -> np.ndarray:
+        # Columns hold a few numbers a row: one read of the whole column beats many small ones.
+        self._require_rows(rows)
+        if name not in self._columns:
+            with groups.reading(self.location, f"{self.key}/{name}"):
+                self._columns[name] = np.asarray(self.array(name)[...])
+        return self._columns[name][np.asarray(rows, dtype=np.int64)]
+
+    def _stream(self, name: str, row: int, end: int | None = None) -> bytes:
+        """Reads a row's byte string, or its first `end` bytes; only the whole has a checksum."""
+        offset = int(self._column(f"{name}_offset", [row])[0])
+        length = int(self._column(f"{name}_length", [row])[0])
+        stop = length if end is None else min(end, length)
+        shard = layout.shard_of(row, self.plan.samples_per_shard)
+        with groups.reading(self.location, f"{self.key}/{name}_data"):
+            data = np.asarray(self.array(f"{name}_data")[shard, offset : offset + stop]).tobytes()
+        if stop == length:
+            self._check_crc(data, int(self._column(f"{name}_crc32c", [row])[0]), name, row)
+        return data
+
+    def _check_crc(self, data: bytes, expected: int, name: str, row: int) -> None:
+        if crc32c(data) != expected:
+            raise IntegrityError(
+                f"the stream {name} of row {row} in {self.key} does not have its crc32c: the bytes "
+                "were altered; see `latent-store verify`, then run its job again"
+            )
+
+
+def name_classes(class_names: Sequence[str]) -> dict[str, Any]:
+    """Returns the attributes that `ComponentReader.class_names` reads; none where none is known."""
+    return {"class_names": list(class_names)} if class_names else {}

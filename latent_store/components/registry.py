@@ -1,0 +1,65 @@
+"""The kinds of components that there are, each an object in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from latent_store.components.boxes import BoxesReader
+from latent_store.components.features import FeaturesReader
+from latent_store.components.labels import LabelsReader
+from latent_store.components.latents import LatentsReader
+from latent_store.components.ranked import RankedReader
+from latent_store.components.reader import ComponentReader
+from latent_store.errors import MissingComponentError
+from latent_store.storage.location import Location
+
+Kind = type[ComponentReader]
+
+KINDS: dict[str, Kind] = {
+    kind.kind: kind
+    for kind in (LabelsReader, BoxesReader, FeaturesReader, LatentsReader, RankedReader)
+}
+"""By name, in the order in which components are listed and closed."""
+
+
+def kind_of(key: str) -> Kind:
+    """Returns the kind of the component of that key.
+
+    Raises:
+        MissingComponentError: No component has such a key; lists what keys look like.
+    """
+    name, *ids = key.split("/")
+    if name not in KINDS or len(ids) != len(KINDS[name].parts):
+        known = ", ".join(kind.key_of(*map(str.upper, kind.parts)) for kind in KINDS.values())
+        raise MissingComponentError(f"{key!r} is no component's key; they are: {known}")
+    return KINDS[name]
+
+
+def ids_of(key: str) -> dict[str, str]:
+    """Returns what the parts of a component's key are ids of; nothing for an unknown kind."""
+    kind = KINDS.get(key.partition("/")[0])
+    return {} if kind is None else kind.ids_of(key)
+
+
+def task_kinds() -> dict[str, Kind]:
+    """Returns, for each task, the kind of the annotations that it learns from."""
+    return {kind.task: kind for kind in KINDS.values() if kind.task}
+
+
+def component_keys(location: Location, split: str) -> list[str]:
+    """Lists the components of a split, finished or not."""
+    there = location.folders(split)
+    return [
+        key
+        for name, kind in KINDS.items()
+        if name in there
+        for key in _below(location, split, name, len(kind.parts))
+    ]
+
+
+def _below(location: Location, split: str, key: str, depth: int) -> Iterator[str]:
+    if depth == 0:
+        yield key
+        return
+    for name in location.folders(f"{split}/{key}"):
+        yield from _below(location, split, f"{key}/{name}", depth - 1)
