@@ -32,6 +32,7 @@ from pipelines.datasets.registry import READERS
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.sources import SourceSpec, StoreSource
+from training.data.stored_channels import StoredChannels
 from training.selection.all_channels import WholeStreams
 from training.selection.gated import ChosenStreams
 from training.selection.ranked import ScalableStreams
@@ -205,7 +206,7 @@ def source(url: Path, **changed: Any) -> StoreSource:
         "domain": "latent",
         "codec_id": store.codec().codec_id,
         "teacher_id": store.teachers()[0],
-        "gate_pool": "rms",
+        "stored": StoredChannels(pooled="rms"),
     }
     return StoreSource(SourceSpec(**(values | changed)))
 
@@ -213,7 +214,11 @@ def source(url: Path, **changed: Any) -> StoreSource:
 @pytest.mark.parametrize("cache_mb", [0, 64])
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"ranking_id": RANKING, "keep": 16}, {"domain": "pixel", "teacher_id": None}],
+    [
+        {},
+        {"stored": StoredChannels(ranking_id=RANKING, keep=16, pooled="rms")},
+        {"domain": "pixel", "teacher_id": None},
+    ],
     ids=["natural", "ranked", "pixel"],
 )
 def test_a_networks_input_is_the_same_for_any_canvas(

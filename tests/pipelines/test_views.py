@@ -26,6 +26,7 @@ from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from training import train
 from training.data.loader import LoaderConfig, StoreLoader
 from training.data.sources import SourceSpec, StoreSource
+from training.data.stored_channels import StoredChannels
 from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.pixel_labels import PixelLabels
@@ -306,8 +307,7 @@ def make_source(store: TinyStore, **changed: Any) -> StoreSource:
         "annotations": PixelLabels(),
         "domain": "latent",
         "codec_id": opened.codec().codec_id,
-        "ranking_id": RANKING,
-        "keep": 16,
+        "stored": StoredChannels(ranking_id=RANKING, keep=16),
         "teacher_id": opened.teachers()[0],
         "views": True,
     }

@@ -191,7 +191,10 @@ def test_sigterm_saves_and_exits_with_one(tiny_store: TinyStore, tmp_path: Path)
 REFUSALS = {
     "static alone": (["--selection", "static"], "goes with --mask RANKING and --keep N"),
     "mask alone": (["--mask", RANKING, "--keep", "3"], "other selections with neither"),
-    "rate": (["--rate_weight", "1"], "it goes with --selection dynamic, got --selection none"),
+    "rate": (
+        ["--rate_weight", "1"],
+        "weight goes with --selection dynamic, got --selection none",
+    ),
     "temperature": (["--temperature", "0"], "--temperature > 0"),
     "bias": (["--selection", "dynamic", "--gate_bias", "x"], "neutral, dctnet or a number"),
     "batch of one": (["--batch_size", "1"], "--batch_size 1 cannot train batch norm behind ASPP"),

@@ -18,6 +18,7 @@ from tests.training.trainer.test_ranks import torchrun
 from training import train
 from training.data.loader import WholeImages
 from training.data.sources import SourceSpec, StoreSource
+from training.data.stored_channels import StoredChannels
 from training.tasks.build import build_network
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection import DETECTION, DetectionLoss
@@ -121,7 +122,7 @@ def test_interrupted_and_resumed_it_ends_as_if_undisturbed(
 def source(url: Path, **more: object) -> StoreSource:
     codec_id = latent_store.open(url).codec().codec_id
     spec = {"split": "voc2007/trainval", "annotations": ObjectBoxes(num_classes=21)}
-    spec |= {"domain": "latent", "codec_id": codec_id, "gate_pool": "mean"}
+    spec |= {"domain": "latent", "codec_id": codec_id, "stored": StoredChannels(pooled="mean")}
     return StoreSource(SourceSpec(url=str(url), **(spec | more)))
 
 

@@ -6,7 +6,7 @@ sent to another process.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,7 @@ from latent_store.format.schema import FEATURE_STRIDE, LATENT_STRIDE
 from latent_store.store import Split
 from training.data.annotations import Annotations
 from training.data.sampling import Batch, crop_origin, group_by_size
+from training.data.stored_channels import StoredChannels
 from training.trainer.ranks import ALONE, Ranks
 
 Arrays = dict[str, Any]
@@ -41,10 +42,8 @@ class SourceSpec:
         annotations: What is learned of each image.
         domain: "latent", or "pixel" for decoded images.
         codec_id: Whose latents.
-        ranking_id: Read the ranked copy; None for natural channel order.
-        keep: How many ranked channels.
+        stored: Which of their channels.
         teacher_id: Whose features; None for none.
-        gate_pool: "mean" or "rms", the pooled input; None where there is no gate.
         views: Whether stored views (flips) count as samples.
         max_samples: Only the first so many pictures, and with `views` theirs; 0 for all.
         cache_mb: Memory for images that need not be read or decoded twice, in each worker process.
@@ -55,10 +54,8 @@ class SourceSpec:
     annotations: Annotations
     domain: str
     codec_id: str
-    ranking_id: str | None = None
-    keep: int | None = None
+    stored: StoredChannels = field(default_factory=StoredChannels)
     teacher_id: str | None = None
-    gate_pool: str | None = None
     views: bool = False
     max_samples: int = 0
     cache_mb: int = 1024
@@ -105,10 +102,9 @@ class StoreSource:
 
     @cached_property
     def ranked(self) -> RankedReader | None:
-        """The ranked copy, for a static network."""
-        if self.spec.ranking_id is None:
-            return None
-        return self.split.ranked(self.spec.ranking_id, self.spec.codec_id)
+        """The ranked copy, for networks that read it."""
+        ranking_id = self.spec.stored.ranking_id
+        return None if ranking_id is None else self.split.ranked(ranking_id, self.spec.codec_id)
 
     @cached_property
     def teacher(self) -> FeaturesReader | None:
@@ -233,8 +229,8 @@ class StoreSource:
             "rows_B": np.asarray(batch, np.int64),
             "sample_ids": self.split.sample_ids(batch),
         }
-        if self.spec.gate_pool is not None:
-            arrays["pooled_BC"] = self.latents.column(f"channel_{self.spec.gate_pool}", batch)
+        if self.spec.stored.pooled is not None:
+            arrays["pooled_BC"] = self.latents.column(f"channel_{self.spec.stored.pooled}", batch)
         return arrays
 
     def _inputs(self, rows: np.ndarray) -> dict[int, np.ndarray]:
@@ -254,9 +250,9 @@ class StoreSource:
         return found
 
     def _read_latents(self, rows: np.ndarray) -> np.ndarray | list[np.ndarray]:
-        if self.ranked is not None:
-            return self.ranked.read(rows, self.spec.keep)
-        return self.latents.read(rows)
+        if self.ranked is None:
+            return self.latents.read(rows, self.spec.stored.channels)
+        return self.ranked.read(rows, self.spec.stored.keep)
 
     def _decode(self, y_hat_CHW: np.ndarray, row: int) -> np.ndarray:
         """Decodes one image whole, then rounds it: a decoded crop of ŷ would lack its borders."""
@@ -305,7 +301,8 @@ class StoreSource:
         Decoded images are kept up to the budget even where not all fit, because they are dear.
         """
         height, width = self.split.plan.canvas
-        channels = self.spec.keep or self.latents.channels
+        stored = self.spec.stored
+        channels = stored.keep or len(stored.channels or range(self.latents.channels))
         a_cell = channels * self.latents.array("y_hat").dtype.itemsize
         one = 3 if self.spec.domain == "pixel" else a_cell / LATENT_STRIDE**2
         one += self.spec.annotations.pixel_bytes

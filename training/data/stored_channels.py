@@ -1,4 +1,4 @@
-"""The channels of a codec's stored latents that a network reads."""
+"""The channels of a codec's stored latents that are read."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class StoredChannels:
-    """Channels of the store, in the order in which a network takes them.
+    """Channels of one of the store's two copies.
 
     Attributes:
-        ranking_id: The ranked copy is read, up to the last of `channels`; None for the copy in
-            natural order.
-        channels: Their numbers; None for all.
+        ranking_id: The ranked copy is read; None for the one in natural channel order.
+        keep: How many channels of the ranked copy; None for all.
+        channels: Numbers of the channels of the natural copy; None for all.
         pooled: "mean" or "rms" where a gate sees these of every channel; None without a gate.
     """
 
     ranking_id: str | None = None
+    keep: int | None = None
     channels: tuple[int, ...] | None = None
     pooled: str | None = None

@@ -7,7 +7,6 @@ the other checkpoints belong to.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,8 @@ class Candidate:
         sha256: Of the checkpoint.
         label: Its name in tables.
         config: The network's shape.
-        ranking_id: The ranking of the channels of a static network, or one for any N.
-        keep: How many ranked channels it gets; None for all in natural order.
+        ranking_id: The ranking that its channels come from, if any.
+        keep: How many channels it gets, one of its selection's `keeps`.
         spec: The codec.
         seed: Of the training run, where the checkpoint says it.
     """
@@ -76,7 +75,7 @@ def find_candidates(
     found: list[Candidate] = []
     for path, network in loaded.items():
         specs = [own[path]] if path in own else (for_teachers or [store.codec()])
-        found += [c for spec in specs for c in _at_cuts(_candidate(path, network, spec))]
+        found += [c for spec in specs for c in _candidates(path, network, spec)]
     return found
 
 
@@ -120,28 +119,22 @@ def _short(candidate: Candidate, paths: set[Path]) -> str:
     return stem if stems.count(stem) < 2 else f"{candidate.path.parent.name}/{stem}"
 
 
-def _candidate(path: Path, network: LoadedNetwork, spec: CodecSpec) -> Candidate:
+def _candidates(path: Path, network: LoadedNetwork, spec: CodecSpec) -> list[Candidate]:
     teacher = network.meta["kind"] == "teacher"
-    return Candidate(
-        path=path,
-        sha256=network.sha256,
-        label=PIXEL_RAW if teacher else (network.meta["label"] or path.stem),
-        config=network.config,
-        ranking_id=network.meta["ranking_id"],
-        keep=None if network.config.channels is None else len(network.config.channels),
-        spec=spec,
-        seed=network.meta["train"].get("seed"),
-    )
-
-
-def _at_cuts(candidate: Candidate) -> list[Candidate]:
-    """Returns the candidate at each cut, "any (gate)" as "any-16 (gate)"; itself without cuts."""
-    if candidate.config.cuts is None:
-        return [candidate]
-    name, bracket, rest = candidate.label.partition(" (")
+    label = PIXEL_RAW if teacher else (network.meta["label"] or path.stem)
+    selection = network.config.channel_selection
     return [
-        dataclasses.replace(candidate, keep=keep, label=f"{name}-{keep}{bracket}{rest}")
-        for keep in candidate.config.cuts
+        Candidate(
+            path=path,
+            sha256=network.sha256,
+            label=selection.label_at(label, keep),
+            config=network.config,
+            ranking_id=network.meta["ranking_id"],
+            keep=keep,
+            spec=spec,
+            seed=network.meta["train"].get("seed"),
+        )
+        for keep in selection.keeps
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -26,26 +26,8 @@ Batch = Mapping[str, Any]
 Tensors = dict[str, torch.Tensor]
 """A network's inputs or outputs by name."""
 Numbers = tuple[int, ...]
-
-
-class SelectionFlags(Protocol):
-    """The flags of `train-from-store` that say which channels are chosen."""
-
-    @property
-    def mask(self) -> str | None:
-        """A ranking's id."""
-
-    @property
-    def keep(self) -> int | None:
-        """The number of kept channels."""
-
-    @property
-    def cuts(self) -> Numbers | None:
-        """The numbers of channels that one network works with."""
-
-    @property
-    def rate_weight(self) -> float:
-        """The weight of the kept channels' bits in the loss."""
+Gate = ChannelGate | None
+Selected = tuple[torch.Tensor, Tensors]
 
 
 class Packing(NamedTuple):
@@ -108,29 +90,36 @@ class Selection(ABC):
                     f"{field}; got selection {self.name!r} with {field} {value}"
                 )
 
-    # -- flags and store -----------------------------------------------------------------------
-
     @classmethod
-    def find_channels(
-        cls, flags: SelectionFlags, store: LatentStore, spec: CodecSpec
-    ) -> tuple[Numbers | None, Numbers | None]:
-        """Returns `channels` and `cuts` of a network that is to be trained on a codec's latents.
+    def find(cls, flags: Any, store: LatentStore, spec: CodecSpec) -> Self:
+        """Returns the selection of a network that is to be trained on a codec's latents.
+
+        Args:
+            flags: Those of `train-from-store`, see `ModelConfig`.
+            store: Has the latents.
+            spec: The codec.
 
         Raises:
             RankingError: The store has no such channels.
         """
-        return None, None
+        gate = {"gate_pool": flags.gate_pool, "gate_bias": flags.gate_bias}
+        return cls(latent_channels=spec.channels, **cls.find_channels(flags, store, spec), **gate)
+
+    @classmethod
+    def find_channels(
+        cls, flags: Any, store: LatentStore, spec: CodecSpec
+    ) -> dict[str, Numbers | None]:
+        """Returns `channels` and `cuts`, see `find`."""
+        return {}
 
     @classmethod
     @abstractmethod
-    def label(cls, flags: SelectionFlags) -> str:
-        """Returns the name in tables that a new network gets."""
+    def label(cls, flags: Any) -> str:
+        """Returns a new network's name in tables, from the flags of `train-from-store`."""
 
     def stored(self, ranking_id: str | None) -> StoredChannels:
         """Returns what a network is trained on of a store; `ranking_id` is that of the flags."""
         return StoredChannels(channels=self.channels)
-
-    # -- the network ---------------------------------------------------------------------------
 
     @property
     def numbers(self) -> Numbers:
@@ -147,21 +136,20 @@ class Selection(ABC):
         """The numbers of kept channels that a network is measured at, one by one; None for all."""
         return (None,)
 
-    def make_gate(self) -> ChannelGate | None:
+    def make_gate(self) -> Gate:
         """Returns the gate that a new network has."""
         return None
 
     def adapt(self, network: nn.Module) -> None:  # noqa: B027 - most ways do nothing here
         """Changes a new network's layers."""
 
-    def select(
-        self,
-        network: nn.Module,
-        y_hat_BCHW: torch.Tensor,
-        pooled_BC: torch.Tensor | None,
-        noise_BC2: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, Tensors]:
+    def select(self, network: nn.Module, y_hat_BCHW: torch.Tensor, *gate_inputs: Any) -> Selected:
         """Returns what the transform gets of scaled latents, and outputs of the network.
+
+        Args:
+            network: With its gate, if that is not at the camera.
+            y_hat_BCHW: The scaled latents that came in.
+            gate_inputs: `pooled_BC` and `noise_BC2`, or None, see `ChannelGate.forward`.
 
         Raises:
             ValueError: A gate needs `pooled_BC`.
@@ -190,8 +178,6 @@ class Selection(ABC):
         """Returns the shapes of the network's inputs for one image of a latent size."""
         return [(1, len(self.numbers), *grid)]
 
-    # -- training ------------------------------------------------------------------------------
-
     def draw(self, batch: Batch, seed: int, epoch: int) -> tuple[Batch, Tensors]:
         """Returns a batch as it is trained on, and further inputs of the network.
 
@@ -209,12 +195,8 @@ class Selection(ABC):
     def anneal(self, network: nn.Module, temperature: float) -> None:  # noqa: B027 - most ways do nothing here
         """Sets the temperature that decisions are drawn at."""
 
-    # -- sending -------------------------------------------------------------------------------
-
     @abstractmethod
-    def receiver(
-        self, streams: StoredStreams, keep: int | None, gate: ChannelGate | None
-    ) -> StreamReceiver:
+    def receiver(self, streams: StoredStreams, keep: int | None, gate: Gate) -> StreamReceiver:
         """Returns what receives a store's streams.
 
         Args:
@@ -227,9 +209,7 @@ class Selection(ABC):
         """
 
     @abstractmethod
-    def packing(
-        self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: ChannelGate | None
-    ) -> Packing:
+    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
         """Returns what a camera sends of one picture's latents.
 
         Args:
@@ -250,8 +230,6 @@ class Selection(ABC):
     def network_input(self, decoded: DecodedStream) -> np.ndarray:
         """Returns the network's input, integers [K, h, w]."""
         return decoded.full()
-
-    # -- words ---------------------------------------------------------------------------------
 
     def __str__(self) -> str:
         return f"selection {self.name}"

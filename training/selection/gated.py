@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from torch import nn
 from latent_store.codec import StreamFile, decode_y, encode_y
 from latent_store.components.latents import LatentsReader
 from training.data.stored_channels import StoredChannels
-from training.selection.base import Batch, Numbers, Packing, Selection, SelectionFlags, Tensors
+from training.selection.base import Batch, Gate, Numbers, Packing, Selected, Selection, Tensors
 from training.selection.gate import ChannelGate, gumbel_noise, pool_latents
-from training.selection.rates import Decode, StoredStreams, StreamReceiver
+from training.selection.rates import Sent, Size, StoredStreams, StreamReceiver
 
 ChooseChannels = Callable[[np.ndarray], np.ndarray]
 """Row numbers -> bool [n, M]: which channels a gate keeps of each."""
@@ -35,31 +36,22 @@ class Gated(Selection):
     optional = ("rate_weight",)
 
     @classmethod
-    def label(cls, flags: SelectionFlags) -> str:
-        """See `Selection`."""
+    def label(cls, flags: Any) -> str:
         return cls.name + (" (rate-aware)" if flags.rate_weight else "")
 
     def stored(self, ranking_id: str | None) -> StoredChannels:
-        """See `Selection`."""
         return StoredChannels(pooled=self.gate_pool)
 
-    def make_gate(self) -> ChannelGate | None:
-        """See `Selection`."""
+    def make_gate(self) -> Gate:
         return ChannelGate(self.latent_channels, bias=self.gate_bias)
 
-    def select(
-        self,
-        network: nn.Module,
-        y_hat_BCHW: torch.Tensor,
-        pooled_BC: torch.Tensor | None,
-        noise_BC2: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, Tensors]:
+    def select(self, network: nn.Module, y_hat_BCHW: torch.Tensor, *gate_inputs: Any) -> Selected:
         """Drops channels; behind `split_gate` they come without those that were dropped."""
         if network.gate is None:
             return y_hat_BCHW, {}
-        if pooled_BC is None:
+        if gate_inputs[0] is None:
             raise ValueError("a dynamic network needs pooled_BC, see training.selection.gate")
-        gate_BC, probability_BC = network.gate(pooled_BC, noise_BC2)
+        gate_BC, probability_BC = network.gate(*gate_inputs)
         outputs = {"gate_probability": probability_BC, "gate": gate_BC}
         return y_hat_BCHW * gate_BC[:, :, None, None], outputs
 
@@ -71,7 +63,6 @@ class Gated(Selection):
         )
 
     def input_shapes(self, grid: tuple[int, int]) -> list[Numbers]:
-        """See `Selection`."""
         return [*super().input_shapes(grid), (1, self.latent_channels)]
 
     def draw(self, batch: Batch, seed: int, epoch: int) -> tuple[Batch, Tensors]:
@@ -80,20 +71,15 @@ class Gated(Selection):
         return batch, {"noise_BC2": noise_BC2.to(batch["y_hat_BCHW"].device)}
 
     def kept(self, batch: Batch, outputs: Tensors) -> Tensors:
-        """See `Selection`."""
         return {
             "kept": outputs["gate"].detach().sum(1),
             "decisions": (outputs["gate_probability"].detach() > 0.5).sum(0),
         }
 
     def anneal(self, network: nn.Module, temperature: float) -> None:
-        """See `Selection`."""
         network.gate.temperature.fill_(temperature)
 
-    def receiver(
-        self, streams: StoredStreams, keep: int | None, gate: ChannelGate | None
-    ) -> StreamReceiver:
-        """See `Selection`."""
+    def receiver(self, streams: StoredStreams, keep: int | None, gate: Gate) -> StreamReceiver:
 
         def choose(rows: np.ndarray) -> np.ndarray:
             pooled_BC = streams.latents.column(f"channel_{self.gate_pool}", rows)
@@ -101,15 +87,11 @@ class Gated(Selection):
 
         return ChosenStreams(streams, choose)
 
-    def packing(
-        self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: ChannelGate | None
-    ) -> Packing:
-        """See `Selection`."""
+    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
         mask_C = choose_channels(gate, pool_latents(y_hat_BCHW, self.gate_pool))[0]
         return Packing("dynamic", tuple(np.flatnonzero(mask_C).tolist()))
 
     def accepted(self, stream: StreamFile, keep: int | None = None) -> int | None:
-        """See `Selection`."""
         return len(stream.channels) if stream.selection == "dynamic" else None
 
 
@@ -129,14 +111,11 @@ class ChosenStreams(StreamReceiver):
         self.choose = choose
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `StreamReceiver`."""
         masks_BC = self.choose(rows)
         y_hat_BCHW = self.streams.latents.read(rows)
         return y_hat_BCHW * masks_BC[:, :, None, None].astype(y_hat_BCHW.dtype), masks_BC
 
-    def send(
-        self, row: int, size: tuple[int, int], y_hat_KHW: np.ndarray, mask_C: np.ndarray
-    ) -> tuple[int, Decode]:
+    def send(self, row: int, size: Size, y_hat_KHW: np.ndarray, mask_C: np.ndarray) -> Sent:
         """Encodes the chosen channels; they are decoded from string and mask alone."""
         indexes_CHW = self.streams.indexes(row, size)
         string = encode_y(self.tables, y_hat_KHW, indexes_CHW, np.flatnonzero(mask_C))
@@ -150,7 +129,6 @@ class ChosenStreams(StreamReceiver):
         return len(string), decode
 
     def mask_bytes(self, mask_C: np.ndarray) -> int:
-        """See `StreamReceiver`."""
         return len(pack_mask(mask_C))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +23,16 @@ from training.data.sampling import draw_cut
 from training.data.stored_channels import StoredChannels
 from training.selection.base import (
     Batch,
+    Gate,
     Numbers,
     Packing,
+    Selected,
     Selection,
-    SelectionFlags,
     Tensors,
     cut_batch,
 )
 from training.selection.cut_norm import keep_statistics_per_cut
-from training.selection.gate import ChannelGate
-from training.selection.rates import Decode, StoredStreams, StreamReceiver
+from training.selection.rates import Sent, Size, StoredStreams, StreamReceiver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,53 +47,40 @@ class Ranked(Selection):
 
     @classmethod
     def find_channels(
-        cls, flags: SelectionFlags, store: LatentStore, spec: CodecSpec
-    ) -> tuple[Numbers | None, Numbers | None]:
-        """See `Selection`."""
-        return find_ranking(flags, store, spec).channels(flags.keep), None
+        cls, flags: Any, store: LatentStore, spec: CodecSpec
+    ) -> dict[str, Numbers | None]:
+        return {"channels": find_ranking(flags, store, spec).channels(flags.keep)}
 
     @classmethod
-    def label(cls, flags: SelectionFlags) -> str:
-        """See `Selection`."""
+    def label(cls, flags: Any) -> str:
         return f"{cls.name}-{flags.keep} ({flags.mask})"
 
     def stored(self, ranking_id: str | None) -> StoredChannels:
-        """See `Selection`."""
-        return StoredChannels(ranking_id=ranking_id, channels=self.channels)
+        return StoredChannels(ranking_id=ranking_id, keep=len(self.numbers))
 
     @property
     def keeps(self) -> tuple[int | None, ...]:
-        """See `Selection`."""
         return self.accepts
 
-    def receiver(
-        self, streams: StoredStreams, keep: int | None, gate: ChannelGate | None
-    ) -> StreamReceiver:
-        """See `Selection`."""
+    def receiver(self, streams: StoredStreams, keep: int | None, gate: Gate) -> StreamReceiver:
         return ScalableStreams(streams, self.numbers[:keep])
 
-    def packing(
-        self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: ChannelGate | None
-    ) -> Packing:
-        """See `Selection`."""
+    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
         return Packing("static", self.numbers[:keep])
 
     def accepted(self, stream: StreamFile, keep: int | None = None) -> int | None:
-        """See `Selection`."""
         for cut in reversed(self.accepts if keep is None else (keep,)):
             if stream.channels[:cut] == self.numbers[:cut] and cut in stream.cuts:
                 return cut
         return None
 
     def network_input(self, decoded: DecodedStream) -> np.ndarray:
-        """See `Selection`."""
         return decoded.y_hat_KHW
 
     def __str__(self) -> str:
         return f"selection {self.name}, {len(self.numbers)} channels"
 
     def kind(self, keep: int | None) -> str:
-        """See `Selection`."""
         return f"{self.name}, {keep or len(self.numbers)} channels"
 
 
@@ -121,8 +109,8 @@ class AnyN(Ranked):
 
     @classmethod
     def find_channels(
-        cls, flags: SelectionFlags, store: LatentStore, spec: CodecSpec
-    ) -> tuple[Numbers | None, Numbers | None]:
+        cls, flags: Any, store: LatentStore, spec: CodecSpec
+    ) -> dict[str, Numbers | None]:
         """Returns the channels up to the largest cut, and the flags' cuts or the ranking's.
 
         Raises:
@@ -136,24 +124,17 @@ class AnyN(Ranked):
                 f"be cut at {', '.join(map(str, ranking.cuts))}: choose among them, or derive the "
                 "ranking with channel-frequency --keep and reorder-latents --overwrite"
             )
-        return ranking.channels(cuts[-1]), cuts
+        return {"channels": ranking.channels(cuts[-1]), "cuts": cuts}
 
     @classmethod
-    def label(cls, flags: SelectionFlags) -> str:
-        """See `Selection`."""
+    def label(cls, flags: Any) -> str:
         return f"{cls.name} ({flags.mask})"
 
     def adapt(self, network: nn.Module) -> None:
         """Gives every batch norm statistics for each cut, and the network what switches them."""
         network.switch = keep_statistics_per_cut(network, len(self.accepts))
 
-    def select(
-        self,
-        network: nn.Module,
-        y_hat_BCHW: torch.Tensor,
-        pooled_BC: torch.Tensor | None,
-        noise_BC2: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, Tensors]:
+    def select(self, network: nn.Module, y_hat_BCHW: torch.Tensor, *gate_inputs: Any) -> Selected:
         """Switches to the cut that comes in, and adds zeros for the rest."""
         came = y_hat_BCHW.shape[1]
         network.switch.index = self.accepts.index(came)
@@ -164,14 +145,11 @@ class AnyN(Ranked):
         return cut_batch(batch, draw_cut(seed, epoch, batch["batch_rows"], self.accepts)), {}
 
     def kept(self, batch: Batch, outputs: Tensors) -> Tensors:
-        """See `Selection`."""
         y_hat_BCHW = batch["y_hat_BCHW"]
         images, keep = y_hat_BCHW.shape[:2]
         return {"kept": torch.full((images,), float(keep), device=y_hat_BCHW.device)}
 
-    def packing(
-        self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: ChannelGate | None
-    ) -> Packing:
+    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
         """Returns a stream that can be cut behind the camera too, or with `keep` one that can't.
 
         The latter is coded sooner.
@@ -227,13 +205,9 @@ class ScalableStreams(StreamReceiver):
         self.mask_C = np.isin(np.arange(len(self.order)), list(channels))
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `StreamReceiver`."""
         return self.ranked.read(rows, self.keep), np.tile(self.mask_C, (len(rows), 1))
 
-    def send(
-        self, row: int, size: tuple[int, int], y_hat_KHW: np.ndarray, mask_C: np.ndarray
-    ) -> tuple[int, Decode]:
-        """See `StreamReceiver`."""
+    def send(self, row: int, size: Size, y_hat_KHW: np.ndarray, mask_C: np.ndarray) -> Sent:
 
         def decode() -> np.ndarray:
             indexes_CHW = self.streams.indexes(row, size)
@@ -247,7 +221,7 @@ class ScalableStreams(StreamReceiver):
         return int(cut_bytes[self.ranked.cuts.index(self.keep)]), decode
 
 
-def find_ranking(flags: SelectionFlags, store: LatentStore, spec: CodecSpec) -> Ranking:
+def find_ranking(flags: Any, store: LatentStore, spec: CodecSpec) -> Ranking:
     """Returns the ranking that the flags name.
 
     Raises:

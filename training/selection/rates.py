@@ -23,8 +23,9 @@ DECODE_MODES = ("all", "sample", "none")
 SAMPLE_STEP = 16
 """With `--decode sample`, every how many-th row of the store is decoded."""
 
-Decode = Callable[[], np.ndarray]
-"""Decodes a y string that was sent, to integers [K, h, w]."""
+Size = tuple[int, int]
+Sent = tuple[int, Callable[[], np.ndarray]]
+"""The length of a y string, and what decodes it to integers [K, h, w]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ class StoredStreams:
         """Returns whether the streams of a row are decoded."""
         return self.decode == "all" or (self.decode == "sample" and row % SAMPLE_STEP == 0)
 
-    def indexes(self, row: int, size: tuple[int, int]) -> np.ndarray:
+    def indexes(self, row: int, size: Size) -> np.ndarray:
         """Returns the scale indexes that y is read with, uint8 [M, h, w], from the z string."""
         height, width = size[0] // HYPER_STRIDE, size[1] // HYPER_STRIDE
         z_symbols_NHW = decode_z(self.codec.tables, self.latents.z_string(row), height, width)
@@ -123,7 +124,7 @@ class StreamReceiver(ABC):
         self.streams = streams
         self.tables = streams.codec.tables
 
-    def receive(self, rows: Sequence[int], size: tuple[int, int]) -> Received:
+    def receive(self, rows: Sequence[int], size: Size) -> Received:
         """Returns latents and rates of rows whose coded size, in pixels, is `size`.
 
         Raises:
@@ -145,10 +146,8 @@ class StreamReceiver(ABC):
         """Returns ŷ as the network gets it, [B, K, ...], and the kept channels, bool [B, M]."""
 
     @abstractmethod
-    def send(
-        self, row: int, size: tuple[int, int], y_hat_KHW: np.ndarray, mask_C: np.ndarray
-    ) -> tuple[int, Decode]:
-        """Returns the length of the y string that carries the kept channels, and its decoder."""
+    def send(self, row: int, size: Size, y_hat_KHW: np.ndarray, mask_C: np.ndarray) -> Sent:
+        """Returns the y string that carries a row's kept channels."""
 
     def mask_bytes(self, mask_C: np.ndarray) -> int:
         """Returns what it costs to say which channels come: nothing where that is a constant."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from latent_store.errors import LatentStoreError
 from training.selection.all_channels import AllChannels
 from training.selection.base import Selection
@@ -11,6 +13,8 @@ from training.selection.ranked import AnyN, Ranked
 SELECTIONS: dict[str, type[Selection]] = {
     kind.name: kind for kind in (AllChannels, Gated, Ranked, AnyN)
 }
+
+_VALUES = {"mask": "--mask RANKING", "keep": "--keep N"}
 
 
 def find_selection(name: str) -> type[Selection]:
@@ -22,3 +26,29 @@ def find_selection(name: str) -> type[Selection]:
     if name not in SELECTIONS:
         raise LatentStoreError(f"selection must be one of {', '.join(SELECTIONS)}, got {name!r}")
     return SELECTIONS[name]
+
+
+def check_flags(flags: Any) -> None:
+    """Refuses flags of `train-from-store` that do not go with their `selection`.
+
+    Raises:
+        LatentStoreError: One is missing, or another selection's.
+    """
+    chosen, kinds = find_selection(flags.selection), SELECTIONS.values()
+    given = [name for name in _VALUES if getattr(flags, name) is not None]
+    if given != list(chosen.required):
+        rules = [
+            f"--selection {kind.name} goes with {' and '.join(_VALUES[n] for n in kind.required)}"
+            for kind in kinds
+            if kind.required
+        ]
+        raise LatentStoreError(
+            f"{', '.join(rules)}, other selections with neither; got --selection {chosen.name}, "
+            f"--mask {flags.mask}, --keep {flags.keep}"
+        )
+    for kind in kinds:
+        for name in set(kind.optional) - set(chosen.optional):
+            if getattr(flags, name):
+                raise LatentStoreError(
+                    f"--{name} goes with --selection {kind.name}, got --selection {chosen.name}"
+                )

@@ -9,6 +9,7 @@ from latent_store.errors import LatentStoreError, StoreNotFoundError
 from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.sources import SourceSpec, StoreSource
 from training.networks.networks import LatentNetwork, NetworkConfig
+from training.selection.registry import find_selection
 from training.tasks.base import Task
 from training.tasks.build import build_network
 from training.tasks.objective import Objective
@@ -87,7 +88,6 @@ def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
     if job.model.init_from is not None:
         start = load_network(job.model.init_from).config
     model = job.model
-    keep = inputs.keep
     return NetworkConfig(
         domain=model.domain,
         task=model.task,
@@ -101,8 +101,8 @@ def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
         auxiliary_head=model.auxiliary_head,
         selection=model.selection,
         latent_channels=inputs.spec.channels,
-        channels=None if keep is None else inputs.ranking.channels(keep),
-        cuts=inputs.cuts,
+        channels=inputs.selection.channels,
+        cuts=inputs.selection.cuts,
         transform=model.transform,
         transform_activation=model.transform_activation,
         gate_pool=model.gate_pool,
@@ -121,10 +121,8 @@ def source_spec(job: Job, inputs: Inputs, split: str) -> SourceSpec:
         annotations=find_task(model.task).annotations(num_classes=len(inputs.classes)),
         domain=model.domain,
         codec_id=inputs.spec.codec_id,
-        ranking_id=model.mask,
-        keep=inputs.keep,
+        stored=inputs.selection.stored(model.mask),
         teacher_id=inputs.teacher_id if distils else None,
-        gate_pool=model.gate_pool if model.selection == "dynamic" else None,
         views=training and job.loader.views,
         max_samples=job.loader.max_samples if training else job.data.val_max_samples,
         cache_mb=job.loader.cache_mb,
@@ -182,7 +180,7 @@ def make_meta(job: Job, inputs: Inputs, config: NetworkConfig) -> dict[str, Any]
         "codec_id": inputs.spec.codec_id,
         "codec_identity": inputs.spec.identity,
         "ranking_id": job.model.mask,
-        "channels": None if config.channels is None else list(config.channels),
+        "channels": config.to_dict()["channels"],
         "teacher_id": inputs.teacher_id,
         "class_names": list(inputs.classes),
         "label": job.model.label or _default_label(job.model),
@@ -192,11 +190,6 @@ def make_meta(job: Job, inputs: Inputs, config: NetworkConfig) -> dict[str, Any]
 def _default_label(model: ModelConfig) -> str:
     if model.domain == "pixel":
         return "pixel (trained on decoded)"
-    name = {
-        "none": "no gate",
-        "dynamic": "dynamic" + (" (rate-aware)" if model.rate_weight else ""),
-        "static": f"static-{model.keep} ({model.mask})",
-        "any": f"any ({model.mask})",
-    }[model.selection]
+    name = find_selection(model.selection).label(model)
     name += " res" if model.transform == "res" else ""
     return name + (" fine-tuned" if model.init_from is not None else "")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import latent_store
-from latent_store import LatentStore, Ranking
-from latent_store.errors import MissingComponentError, RankingError, StoreNotFoundError
+from latent_store import LatentStore
+from latent_store.errors import MissingComponentError, StoreNotFoundError
 from latent_store.format.schema import CodecSpec
 from latent_store.store import Split
+from training.selection.base import Selection
+from training.selection.registry import find_selection
 from training.tasks.classes import class_names
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, load_network
@@ -20,17 +22,13 @@ class Inputs:
     """The parts of a store that a job needs, checked before anything is built.
 
     Attributes:
-        ranking: That the channels come from; None for all of them.
-        cuts: Of a network for any N.
-        keep: How many ranked channels are read; None for all in natural order.
+        selection: The channels of the network.
         teacher: That the weights start from.
     """
 
     store: LatentStore
     spec: CodecSpec
-    ranking: Ranking | None
-    cuts: tuple[int, ...] | None
-    keep: int | None
+    selection: Selection
     teacher_id: str | None
     teacher: LoadedNetwork | None
     classes: tuple[str, ...]
@@ -50,8 +48,7 @@ def find_inputs(job: Job) -> Inputs:
             "give another --dataset or --split, or encode it with encode-to-store"
         )
     spec = store.codec(job.data.codec)
-    ranking = None if job.model.mask is None else _ranking(job, store, spec)
-    cuts = _cuts(job, ranking) if job.model.selection == "any" else None
+    selection = find_selection(job.model.selection).find(job.model, store, spec)
     teacher_id = _teacher_id(job, store, name)
     teacher = None
     if job.model.init == "teacher" and job.model.init_from is None:
@@ -59,9 +56,7 @@ def find_inputs(job: Job) -> Inputs:
     return Inputs(
         store=store,
         spec=spec,
-        ranking=ranking,
-        cuts=cuts,
-        keep=cuts[-1] if cuts else job.model.keep,
+        selection=selection,
         teacher_id=teacher_id,
         teacher=teacher,
         classes=_class_names(job, store[name]),
@@ -76,39 +71,6 @@ def _class_names(job: Job, split: Split) -> tuple[str, ...]:
     """
     annotations = find_task(job.model.task).annotations().open(split)
     return annotations.class_names or class_names(job.data.dataset)
-
-
-def _ranking(job: Job, store: LatentStore, spec: CodecSpec) -> Ranking:
-    """Returns the ranking that the mask comes from.
-
-    Raises:
-        RankingError: If the codec has none of that name, or it does not fit.
-    """
-    ranking = store.ranking(spec.codec_id, str(job.model.mask))
-    if job.model.keep is not None:
-        ranking.channels(job.model.keep)
-    if len(ranking.order) != spec.channels:
-        raise RankingError(
-            f"ranking {ranking.ranking_id} orders {len(ranking.order)} channels, codec "
-            f"{spec.codec_id} has {spec.channels}: derive one with channel-frequency"
-        )
-    return ranking
-
-
-def _cuts(job: Job, ranking: Ranking) -> tuple[int, ...]:
-    """Returns the cuts of a network for any N, rising: those asked for, or the ranking's.
-
-    Raises:
-        RankingError: If the scalable stream cannot be cut there.
-    """
-    cuts = tuple(sorted(set(job.model.cuts or ranking.cuts)))
-    if unknown := [n for n in cuts if n not in ranking.cuts]:
-        raise RankingError(
-            f"--cuts {unknown[0]} is no cut of ranking {ranking.ranking_id}, whose streams can be "
-            f"cut at {', '.join(map(str, ranking.cuts))}: choose among them, or derive the ranking "
-            "with channel-frequency --keep and reorder-latents --overwrite"
-        )
-    return cuts
 
 
 def _teacher_id(job: Job, store: LatentStore, split: str) -> str | None:

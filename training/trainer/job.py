@@ -11,7 +11,7 @@ from training.flags import flag, free_fields
 from training.networks.backbones import BACKBONES
 from training.networks.network_config import DOMAINS
 from training.networks.transforms import ACTIVATIONS, TRANSFORMS
-from training.selection.registry import SELECTIONS
+from training.selection.registry import SELECTIONS, check_flags
 from training.tasks.registry import TASKS, find_task, require_own_fields
 from training.trainer.trainer_config import TrainerConfig
 
@@ -112,33 +112,15 @@ class ModelConfig:
     label: str | None = flag("name in tables (default: made from the selection)", default=None)
 
     def __post_init__(self) -> None:
-        self._check_channels()
+        check_flags(self)
         require_own_fields(self, self.task)
         if min(self.lambda_kd, self.rate_weight, self.dropout) < 0 or self.temperature <= 0:
             raise LatentStoreError(
                 "--lambda_kd, --rate_weight and --dropout must be 0 or more and --temperature > 0; "
                 f"got {self.lambda_kd}, {self.rate_weight}, {self.dropout}, {self.temperature}"
             )
-        if self.rate_weight and self.selection != "dynamic":
-            raise LatentStoreError(
-                f"--rate_weight weighs what the gate keeps: it goes with --selection dynamic, got "
-                f"--selection {self.selection}"
-            )
         if self.pretrained != NONE and self.init != "scratch":
             raise LatentStoreError("--pretrained goes with --init scratch")
-
-    def _check_channels(self) -> None:
-        ranked, static = self.selection in ("static", "any"), self.selection == "static"
-        if ranked != (self.mask is not None) or static != (self.keep is not None):
-            raise LatentStoreError(
-                "--selection static goes with --mask RANKING and --keep N, --selection any with "
-                "--mask RANKING, other selections with neither; got --selection "
-                f"{self.selection}, --mask {self.mask}, --keep {self.keep}"
-            )
-        if self.cuts is not None and self.selection != "any":
-            raise LatentStoreError(
-                f"--cuts goes with --selection any, got --selection {self.selection}"
-            )
 
 
 CONFIGS = (DataConfig, ModelConfig, LoaderConfig, TrainerConfig)

@@ -16,6 +16,7 @@ from training.data.loader import LoaderConfig, StoreLoader, WholeImages
 from training.data.prefetch import Prefetcher
 from training.data.sampling import crop_origin
 from training.data.sources import SourceSpec, StoreSource
+from training.data.stored_channels import StoredChannels
 from training.tasks.pixel_labels import PixelLabels
 from training.trainer.initialise import feature_statistics
 
@@ -31,7 +32,7 @@ def make_spec(store: TinyStore, **changed) -> SourceSpec:
         "domain": "latent",
         "codec_id": opened.codec().codec_id,
         "teacher_id": opened.teachers()[0],
-        "gate_pool": "mean",
+        "stored": StoredChannels(pooled="mean"),
     }
     return SourceSpec(**(values | changed))
 
@@ -97,7 +98,7 @@ def test_features_that_are_not_finite_name_their_sample(
 def test_pooled_values_and_bits_are_the_whole_images(tiny_store: TinyStore) -> None:
     reader = latent_store.open(tiny_store.url)["cityscapes/train"].latents()
     for kind in ("mean", "rms"):
-        batch = next(iter(make_loader(make_spec(tiny_store, gate_pool=kind))))
+        batch = next(iter(make_loader(make_spec(tiny_store, stored=StoredChannels(pooled=kind)))))
         rows = batch["rows_B"].numpy()
         assert np.array_equal(batch["pooled_BC"].numpy(), reader.column(f"channel_{kind}", rows))
         bits = reader.column("channel_bits", rows)
@@ -116,7 +117,8 @@ def test_the_cache_changes_nothing(tiny_store: TinyStore, cache_mb: int) -> None
 
 def test_a_static_network_gets_its_channels_in_ranked_order(tiny_store: TinyStore) -> None:
     store = latent_store.open(tiny_store.url)
-    spec = make_spec(tiny_store, ranking_id=RANKING, keep=5, teacher_id=None, gate_pool=None)
+    stored = StoredChannels(ranking_id=RANKING, keep=5)
+    spec = make_spec(tiny_store, stored=stored, teacher_id=None)
     order = store.ranking(spec.codec_id, RANKING).channels(5)
     whole = epochs(make_loader(make_spec(tiny_store, teacher_id=None)))
     for mine, theirs in zip(epochs(make_loader(spec)), whole, strict=True):

@@ -391,7 +391,10 @@ def test_the_cuts_default_to_the_rankings(tiny_store: TinyStore, tmp_path: Path,
     ("more", "message"),
     [
         (["--cuts", "16", "20"], "--cuts 20 is no cut of ranking variance, whose streams can be"),
-        (["--keep", "16"], "--selection any with --mask RANKING, other selections with neither"),
+        (
+            ["--keep", "16"],
+            "any goes with --mask RANKING, other selections with neither",
+        ),
         (["--selection", "none"], "other selections with neither; got --selection none"),
         (
             ["--selection", "static", "--keep", "16", "--cuts", "16"],
