@@ -133,8 +133,8 @@ class Selection(ABC):
 
     @property
     def keeps(self) -> tuple[int | None, ...]:
-        """The numbers of kept channels that a network is measured at, one by one; None for all."""
-        return (None,)
+        """The numbers of kept channels that a network is measured at; None if it names none."""
+        return self.accepts if self.names_channels else (None,)
 
     def make_gate(self) -> Gate:
         """Returns the gate that a new network has."""
@@ -229,14 +229,15 @@ class Selection(ABC):
 
     def network_input(self, decoded: DecodedStream) -> np.ndarray:
         """Returns the network's input, integers [K, h, w]."""
-        return decoded.full()
+        return decoded.y_hat_KHW if self.names_channels else decoded.full()
 
     def __str__(self) -> str:
-        return f"selection {self.name}"
+        many = f", {len(self.numbers)} channels" if self.names_channels else ""
+        return f"selection {self.name}{many}"
 
     def kind(self, keep: int | None) -> str:
         """Returns the network's row in the paper's table of times, or the like of it."""
-        return self.name
+        return f"{self.name}, {keep or len(self.numbers)} channels" if self.channels else self.name
 
     def label_at(self, label: str, keep: int | None) -> str:
         """Returns a network's name in tables where it gets `keep` channels, one of `keeps`."""

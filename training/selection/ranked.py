@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from latent_store import LatentStore, Ranking
-from latent_store.codec import DecodedStream, StreamFile, decode_scalable
+from latent_store.codec import StreamFile, decode_scalable
 from latent_store.errors import LatentStoreError, RankingError
 from latent_store.format.schema import CodecSpec
 from training.data.sampling import draw_cut
@@ -58,10 +58,6 @@ class Ranked(Selection):
     def stored(self, ranking_id: str | None) -> StoredChannels:
         return StoredChannels(ranking_id=ranking_id, keep=len(self.numbers))
 
-    @property
-    def keeps(self) -> tuple[int | None, ...]:
-        return self.accepts
-
     def receiver(self, streams: StoredStreams, keep: int | None, gate: Gate) -> StreamReceiver:
         return ScalableStreams(streams, self.numbers[:keep])
 
@@ -73,15 +69,6 @@ class Ranked(Selection):
             if stream.channels[:cut] == self.numbers[:cut] and cut in stream.cuts:
                 return cut
         return None
-
-    def network_input(self, decoded: DecodedStream) -> np.ndarray:
-        return decoded.y_hat_KHW
-
-    def __str__(self) -> str:
-        return f"selection {self.name}, {len(self.numbers)} channels"
-
-    def kind(self, keep: int | None) -> str:
-        return f"{self.name}, {keep or len(self.numbers)} channels"
 
 
 @dataclass(frozen=True, kw_only=True)
