@@ -25,6 +25,7 @@ from latent_store.extras import import_with_extra
 from latent_store.format import schema
 from latent_store.format.ids import ORIGINAL_VIEW, normal_id
 from latent_store.format.plan import ShardPlan, list_splits, read_plan
+from latent_store.format.samples import Sample
 from latent_store.format.schema import CodecSpec
 from latent_store.shards import index
 from latent_store.storage import groups
@@ -239,9 +240,8 @@ class Split:
 
     def sizes(self, rows: Rows) -> np.ndarray:
         """Returns original heights and widths, int32 `[n, 2]`."""
-        by_row = self.plan.by_row
-        picked = [by_row[int(row)] for row in rows]
-        return np.array([[s.height, s.width] for s in picked], dtype=np.int32).reshape(-1, 2)
+        sizes = [(sample.height, sample.width) for sample in self._samples(rows)]
+        return np.array(sizes, dtype=np.int32).reshape(-1, 2)
 
     def coded_sizes(self, rows: Rows) -> np.ndarray:
         """Returns the heights and widths, in pixels, at which rows are coded, int32 `[n, 2]`.
@@ -249,9 +249,8 @@ class Split:
         Arrays have the canvas's shape, `plan.canvas`: what lies beyond a row's own coded size
         (for ŷ divided by 16, for features by 4) is fill, in labels 255.
         """
-        by_row = self.plan.by_row
-        picked = [by_row[int(row)].coded_size for row in rows]
-        return np.array(picked, dtype=np.int32).reshape(-1, 2)
+        sizes = [sample.coded_size for sample in self._samples(rows)]
+        return np.array(sizes, dtype=np.int32).reshape(-1, 2)
 
     def source_rows(self, rows: Rows) -> np.ndarray:
         """Returns the rows of the original pictures, int64 `[n]`; an original is its own."""
@@ -260,7 +259,7 @@ class Split:
 
     def sample_ids(self, rows: Rows) -> list[str]:
         """Returns the ids of rows."""
-        return [self.plan.by_row[int(row)].sample_id for row in rows]
+        return [sample.sample_id for sample in self._samples(rows)]
 
     def row_of(self, sample_id: str) -> int:
         """Returns the row of a sample; a view of it has an id of its own, e.g. `ID@hflip`.
@@ -276,6 +275,9 @@ class Split:
         raise StoreNotFoundError(
             f"{self.plan.name} has no sample {sample_id!r} (its first is {first!r})"
         )
+
+    def _samples(self, rows: Rows) -> list[Sample]:
+        return [self.plan.by_row[int(row)] for row in rows]
 
     def _open(self, kind: type[Reader], *ids: str) -> Reader:
         return kind(self.store.location, self.plan, kind.key_of(*ids))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from latent_store.components.boxes import BoxesReader
 from latent_store.components.features import FeaturesReader
 from latent_store.components.labels import LabelsReader
@@ -49,17 +47,10 @@ def task_kinds() -> dict[str, Kind]:
 def component_keys(location: Location, split: str) -> list[str]:
     """Lists the components of a split, finished or not."""
     there = location.folders(split)
-    return [
-        key
-        for name, kind in KINDS.items()
-        if name in there
-        for key in _below(location, split, name, len(kind.parts))
-    ]
-
-
-def _below(location: Location, split: str, key: str, depth: int) -> Iterator[str]:
-    if depth == 0:
-        yield key
-        return
-    for name in location.folders(f"{split}/{key}"):
-        yield from _below(location, split, f"{key}/{name}", depth - 1)
+    found: list[str] = []
+    for name, kind in KINDS.items():
+        keys = [name] if name in there else []
+        for _ in kind.parts:
+            keys = [f"{key}/{part}" for key in keys for part in location.folders(f"{split}/{key}")]
+        found += keys
+    return found

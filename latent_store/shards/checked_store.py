@@ -8,8 +8,6 @@ that belongs there. Nothing is fetched for this that would not be fetched anyway
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -34,7 +32,10 @@ class CheckedStore(WrapperStore[Store]):
     def __init__(self, store: Store, objects: pa.Table, remedy: str) -> None:
         super().__init__(store)
         self._remedy = remedy
-        self._listed = dict(_stored_objects(objects))
+        rows = objects.drop_columns(["shard"]).to_pylist()
+        self._listed = {
+            row.pop("key"): StoredObject(**row) for row in rows if row["length"] != ABSENT
+        }
         self._starts: dict[str, np.ndarray] = {}
 
     async def get(
@@ -74,12 +75,3 @@ class CheckedStore(WrapperStore[Store]):
 
     def _refusal(self, key: str, what: str) -> IntegrityError:
         return IntegrityError(f"{key} {what}: it was deleted, swapped or altered; {self._remedy}")
-
-
-def _stored_objects(table: pa.Table) -> Iterator[tuple[str, StoredObject]]:
-    names = ("length", "crc32c", "inner_chunks", "trailers")
-    columns = [table[name].to_pylist() for name in names]
-    for key, *values in zip(table["key"].to_pylist(), *columns, strict=True):
-        stored = StoredObject(**dict(zip(names, values, strict=True)))
-        if stored.length != ABSENT:
-            yield key, stored
