@@ -170,22 +170,18 @@ def find_savings(pairs: Sequence[tuple[Method, Method]], images: Images | None) 
 
 def find_differences(anchor: Method, test: Method, images: Images | None) -> list[Difference]:
     """Returns the difference in score at each codec that both methods have."""
-    found = []
-    for codec_id, mine in test.by_codec.items():
-        theirs = anchor.by_codec.get(codec_id)
-        if theirs is None:
-            continue
-        found.append(
-            Difference(
-                anchor=anchor.name,
-                test=test.name,
-                point=mine[0],
-                score=_mean_score(mine) - _mean_score(theirs),
-                interval=None if images is None else _drawn_difference(mine, theirs, images),
-                rate=_mean_bpp(mine) / _mean_bpp(theirs),
-            )
+    return [
+        Difference(
+            anchor=anchor.name,
+            test=test.name,
+            point=mine[0],
+            score=_mean_score(mine) - _mean_score(theirs),
+            interval=None if images is None else _drawn_difference(mine, theirs, images),
+            rate=_mean_bpp(mine) / _mean_bpp(theirs),
         )
-    return found
+        for codec_id, mine in test.by_codec.items()
+        if (theirs := anchor.by_codec.get(codec_id))
+    ]
 
 
 def find_spreads(method: Method) -> list[SeedSpread]:

@@ -1,4 +1,4 @@
-"""From points to methods: which points are one method, its curve, its seeds, its sweep over N.
+"""Methods: points that belong together, their curve, their seeds, their sweep over N.
 
 A method is one label at one N. Its points at several codecs are a curve of rate and score; its
 points of several seeds at one codec are repetitions, whose mean is what the curve shows. The
@@ -8,6 +8,7 @@ points of one family (a label but for its N) at one codec are a sweep over N.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,13 @@ def make_methods(points: Sequence[Point]) -> list[Method]:
         DatasetError: Two points are one method, codec and seed; or see `require_comparable`.
     """
     require_comparable(points)
-    _require_distinct(points)
+    together = Counter((p.label, p.codec_id, p.seed, p.keep) for p in points)
+    for (label, codec_id, seed, _), number in together.items():
+        if number > 1:
+            raise DatasetError(
+                f"two points are {label!r} at codec {codec_id} with seed {seed}: on one curve the "
+                "better would hide the other; give them different labels"
+            )
     keeps: dict[str, set[int | None]] = {}
     grouped: dict[tuple[str, int | None], list[Point]] = {}
     for point in points:
@@ -111,13 +118,12 @@ def make_methods(points: Sequence[Point]) -> list[Method]:
 
 def point_names(points: Sequence[Point]) -> list[str]:
     """Returns each point's name: its method's, and its seed where the method has several."""
-    named = {}
+    names = {}
     for method in make_methods(points):
         for point in method.points:
-            several = len(method.seeds) > 1
-            seed = f", seed {'unknown' if point.seed is None else point.seed}" if several else ""
-            named[id(point)] = method.name + seed
-    return [named[id(point)] for point in points]
+            seed = "unknown" if point.seed is None else point.seed
+            names[id(point)] = method.name + (f", seed {seed}" if len(method.seeds) > 1 else "")
+    return [names[id(point)] for point in points]
 
 
 def make_sweeps(points: Sequence[Point]) -> list[Sweep]:
@@ -179,18 +185,6 @@ def require_comparable(points: Sequence[Point]) -> None:
                 f"{task.nothing.format(images=images)}: it has no {task.metric_name}; measure it "
                 f"on a split with {task.wanted}"
             )
-
-
-def _require_distinct(points: Sequence[Point]) -> None:
-    seen = set()
-    for point in points:
-        key = (point.label, point.keep, point.codec_id, point.seed)
-        if key in seen:
-            raise DatasetError(
-                f"two points are {point.label!r} at codec {point.codec_id} with seed {point.seed}: "
-                "on one curve the better would hide the other; give them different labels"
-            )
-        seen.add(key)
 
 
 def codec_name(point: Point) -> str:

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from training.evaluation.comparisons import Analysis
-from training.evaluation.curves import Curve
 from training.evaluation.methods import Method, Sweep, codec_name, make_methods, make_sweeps
 from training.evaluation.points import Point
 from training.evaluation.resampling import Images, drawn_mean, drawn_score, interval
@@ -92,25 +91,23 @@ def plot_channels(points: Sequence[Point], images: Images | None, path: Path) ->
 
 
 def _draw_method(axes: Axes, method: Method, images: Images | None, style: Style) -> None:
+    _draw_points(axes, method, images, style)
     curve = method.curve
-    _draw_points(axes, method, curve, images, style)
     rates, scores = curve.front
-    marker = {"marker": style["marker"], "markersize": 6}
-    line = {"color": style["color"], "linestyle": style["linestyle"]}
-    axes.plot(rates, scores, label=method.name, **line, **marker)
+    axes.plot(rates, scores, label=method.name, **style)
     beaten = [q for q in range(len(curve.rates)) if curve.rates[q] not in rates]
-    hollow = {"linestyle": "", "color": style["color"], "markerfacecolor": "white", **marker}
+    hollow = style | {"linestyle": "", "markerfacecolor": "white"}
     axes.plot([curve.rates[q] for q in beaten], [curve.scores[q] for q in beaten], **hollow)
 
 
 def _draw_sweep(
     axes: Axes, sweep: Sweep, images: Images | None, style: Style, *, above: bool
 ) -> None:
+    for method in sweep.methods:
+        _draw_points(axes, method, images, style)
     curves = [method.curve for method in sweep.methods]
-    for method, curve in zip(sweep.methods, curves, strict=True):
-        _draw_points(axes, method, curve, images, style)
     rates, scores = [c.rates[0] for c in curves], [c.scores[0] for c in curves]
-    axes.plot(rates, scores, label=sweep.name, markersize=6, **style)
+    axes.plot(rates, scores, label=sweep.name, **style)
     for keep, rate, score in zip(sweep.keeps, rates, scores, strict=True):
         axes.annotate(
             str(keep),
@@ -123,11 +120,9 @@ def _draw_sweep(
         )
 
 
-def _draw_points(
-    axes: Axes, method: Method, curve: Curve, images: Images | None, style: dict
-) -> None:
+def _draw_points(axes: Axes, method: Method, images: Images | None, style: Style) -> None:
     """Draws the error bars of a curve's points, and each point's seeds if there are several."""
-    groups = list(method.by_codec.values())
+    groups, curve = method.by_codec.values(), method.curve
     for group, rate, score in zip(groups, curve.rates, curve.scores, strict=True):
         if images is not None:
             found = interval(drawn_mean(drawn_score, group, images))
@@ -137,15 +132,15 @@ def _draw_points(
                 axes.errorbar([rate], [score], yerr=ends, ecolor=style["color"], **look)
         if len(group) > 1:
             dots = [p.bpp for p in group], [p.score for p in group]
-            axes.plot(
-                *dots, linestyle="", marker=".", markersize=4, color=style["color"], alpha=0.6
-            )
+            look = Style(linestyle="", marker=".", markersize=4, alpha=0.6)
+            axes.plot(*dots, color=style["color"], **look)
 
 
 def _style(index: int, method: Method) -> Style:
     return {
         "color": f"C{index % _COLOURS}",
         "marker": _MARKERS[index % len(_MARKERS)],
+        "markersize": 6,
         "linestyle": "--" if method.points[0].domain == "pixel" else "-",
     }
 

@@ -189,16 +189,10 @@ def _rows(analysis: Analysis) -> list[tuple[str, ...]]:
 
 
 def _row(point: Point, name: str, found: Interval | None) -> tuple[str, ...]:
+    rates = (point.bpp, point.hyper_bpp, point.y_bpp, point.mask_bpp, point.flush_bpp)
     return (
-        name,
-        codec_name(point),
-        _channels(point),
-        f"{point.bpp:.4f}",
-        f"{point.hyper_bpp:.4f}",
-        f"{point.y_bpp:.4f}",
-        f"{point.mask_bpp:.4f}",
-        f"{point.flush_bpp:.4f}",
-        f"{point.score:.4f}",
+        *(name, codec_name(point), _channels(point)),
+        *(f"{value:.4f}" for value in (*rates, point.score)),
         "-" if found is None else f"{found.low:.4f}-{found.high:.4f}",
         *(f"{score:.4f}" for score in point.more_scores.values()),
         "-" if point.permuted_score is None else f"{point.permuted_score:.4f}",
