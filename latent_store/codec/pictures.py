@@ -75,7 +75,8 @@ def opened_picture(data: bytes) -> Iterator[Image.Image]:
         reason = f"is damaged, or none of {kinds}" if data else "has no bytes"
         raise DatasetError(f"cannot identify image file: it {reason}") from error
     except Exception as error:  # A decoder raises anything, a MemoryError among it.
-        raise DatasetError(" ".join(str(error).split()) or type(error).__name__) from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DatasetError(reason or type(error).__name__) from error
 
 
 def pad_image(image_HWC: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from xml.etree import ElementTree as ET
 
@@ -16,7 +17,8 @@ devkit scores them as they are written, so they are stored as they are written."
 
 _LABEL_IDS = {name: label for label, name in enumerate(VOC_CLASSES) if label}
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
-_NUMBER = re.compile(r"[+-]?(\d{1,9}(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""Python's own reader takes more for a number: `1_1`, `nan`, the digits of every script."""
 _OBJECT, _BOX = "object", "bndbox"
 
 
@@ -51,7 +53,9 @@ def _read_object(
     element: ET.Element, sample: Sample
 ) -> tuple[tuple[float, float, float, float], int, bool, bool]:
     """Returns half-open edges from 0, class id, difficult, truncated."""
-    name = _text(element, "name", "object")
+    name = _text(element, "name", "an object")
+    if not name:
+        raise DatasetError("an object has no name")
     if name not in _LABEL_IDS:
         raise DatasetError(
             f"an object is a {name!r}, which is none of VOC's classes: {', '.join(_LABEL_IDS)}"
@@ -81,23 +85,24 @@ def _read_object(
     return (x1, y1, x2, y2), _LABEL_IDS[name], difficult, truncated
 
 
-def _text(element: ET.Element, tag: str, name: str) -> str:
+def _text(element: ET.Element, tag: str, owner: str) -> str:
     found = element.findall(tag)
     if len(found) > 1:
-        raise DatasetError(f"the {name} has {tag} {len(found)} times")
+        raise DatasetError(f"{owner} has {tag} {len(found)} times")
     return (found[0].text or "").strip() if found else ""
 
 
 def _number(box: ET.Element, edge: str, name: str) -> float:
-    text = _text(box, edge, name)
-    if not _NUMBER.fullmatch(text):
+    text = _text(box, edge, f"the box of the {name}")
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(value):
         raise DatasetError(f"the box of the {name} has {edge} {text!r}, which is no number")
-    return float(text)
+    return value
 
 
 def _flag(element: ET.Element, tag: str, name: str) -> bool:
     # As the devkit has it: what is not marked is not so.
-    text = _text(element, tag, name) or "0"
+    text = _text(element, tag, f"the {name}") or "0"
     if text not in ("0", "1"):
         raise DatasetError(f"the {name} has {tag} {text!r}, which is neither 0 nor 1")
     return text == "1"

@@ -178,12 +178,17 @@ class EncodeRequest:
     def describe(self) -> str:
         """Returns what a call would do: rows, shards, components and raw sizes. Writes nothing."""
         plan = self.plan
-        sizes = sorted({(sample.height, sample.width) for sample in plan.samples})
+        sizes = sorted({(s.height, s.width) for s in plan.samples if s.has_size})
         size = f"{sizes[0][0]}x{sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
         place = "on a canvas of" if plan.mixed_sizes else "coded at"
         size += f", {place} {plan.canvas[0]}x{plan.canvas[1]}"
         shards = f"{plan.num_shards} shards of {plan.samples_per_shard}"
         lines = [f"{plan.name}: {plan.describe_samples()} of {size}, in {shards}"]
+        unread = sum(not sample.has_size for sample in plan.originals)
+        if unread:
+            lines.append(
+                f"  {unread} of the pictures have no readable header: their rows will fail"
+            )
         for encoder in self.ask_encoders():
             spec = encoder.spec
             raw = sum(np.dtype(a.dtype).itemsize * math.prod(a.shape) for a in spec.arrays)
