@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from latent_store.codec.pictures import opened_picture
 from latent_store.errors import DatasetError
 
 
@@ -55,10 +55,10 @@ def read_labels(path: Path) -> np.ndarray:
         DatasetError: The file is no single-channel 8-bit PNG.
     """
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            if picture.mode != "L":
-                raise DatasetError(f"{path} has mode {picture.mode}, a label map has L; delete it")
-            return np.asarray(picture)
-    except (SyntaxError, OSError) as error:
+        with opened_picture(path.read_bytes()) as picture:
+            mode, labels_HW = picture.mode, np.array(picture)
+    except (OSError, DatasetError) as error:
         raise DatasetError(f"{path} cannot be read as a label map ({error}); delete it") from error
+    if mode != "L":
+        raise DatasetError(f"{path} has mode {mode}, a label map has L; delete it")
+    return labels_HW
