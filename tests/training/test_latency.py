@@ -12,10 +12,11 @@ import latent_store
 from latent_store.codec import codec_from_store
 from tests.conftest import RANKING, TinyStore
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
-from training import latency
-from training.latency import main, time_links
+from training.latency import main
 from training.networks.networks import NetworkConfig
-from training.transmission.link import open_link
+from training.transmission import latency
+from training.transmission.camera_server import open_transmission
+from training.transmission.latency import time_all
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +54,17 @@ def test_every_kind_of_network_is_timed(tiny_store, checkpoints, tmp_path, capsy
 
 
 def test_times_are_quantiles_of_sums_of_stages(checkpoints, monkeypatch):
-    link = open_link(checkpoints["static"])
+    ends = open_transmission(checkpoints["static"])
     scales = iter([9.0, 1.0, 2.0, 3.0])
 
-    def run_once(link, image_HWC):
+    def run_once(ends, image_HWC):
         scale = next(scales)
         camera = {"g_a": 3 * scale, "entropy coding": scale}
-        return latency._Run(camera=camera, server={"network": 2 * scale}, channels=KEEP)
+        return latency._TimedRun(camera=camera, server={"network": 2 * scale}, channels=KEEP)
 
     monkeypatch.setattr(latency, "_run_once", run_once)
     picture_HWC = np.zeros((64, 64, 3), dtype=np.uint8)
-    (found,) = time_links([link], [picture_HWC], repeats=3, warm_up=1)
+    (found,) = time_all([ends], [picture_HWC], repeats=3, warm_up=1)
     assert (found.encode.median, found.decode.median, found.total.median) == (8, 4, 12)
     assert (found.total.p10, found.total.p90) == pytest.approx((7.2, 16.8))
     assert found.stages["g_a"].median == 6

@@ -27,7 +27,7 @@ from training.evaluation.pipeline import Pipeline
 from training.segment import main
 from training.tasks.pictures import read_labels
 from training.tasks.segmentation import SEGMENTATION
-from training.transmission.link import Stopwatch, open_link, receive, send
+from training.transmission.camera_server import Stopwatch, open_transmission
 
 CODED = (128, 192)
 KINDS = ("pixel", "none", "dynamic", "static")
@@ -114,8 +114,8 @@ def test_a_scalable_stream_serves_static_networks_and_those_of_all_channels(
     split, codec, checkpoints, images
 ):
     image_HWC = read_image(images[1])
-    whole = open_link(checkpoints["none"])
-    sent = send(whole, image_HWC, Stopwatch(torch.device("cpu")))
+    whole = open_transmission(checkpoints["none"])
+    sent = whole.send(image_HWC, Stopwatch(torch.device("cpu")))
     y_hat_CHW = split.latents().read([1])[0]
     z_NHW, indexes_CHW = _decoded(codec, sent)
     scalable = pack_stream(
@@ -129,10 +129,10 @@ def test_a_scalable_stream_serves_static_networks_and_those_of_all_channels(
         cuts=(KEEP, 64),
     )
     for kind in ("none", "static"):
-        link = open_link(checkpoints[kind])
-        own = send(link, image_HWC, Stopwatch(link.device))
-        expected_HW, _ = receive(link, own, Stopwatch(link.device))
-        map_HW, _ = receive(link, scalable, Stopwatch(link.device))
+        ends = open_transmission(checkpoints[kind])
+        own = ends.send(image_HWC, Stopwatch(ends.device))
+        expected_HW, _ = ends.receive(own, Stopwatch(ends.device))
+        map_HW, _ = ends.receive(scalable, Stopwatch(ends.device))
         np.testing.assert_array_equal(map_HW, expected_HW)
 
 

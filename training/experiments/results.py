@@ -30,8 +30,8 @@ from training.evaluation.points import Point
 from training.evaluation.resampling import Images
 from training.experiments.grid import Claim, Grid
 from training.experiments.records import Record, Timings
-from training.latency import PAPER, PIXEL
 from training.tables import section
+from training.transmission.latency import PAPER, PIXEL
 
 PAPER_TABLE_1 = {
     "bpp": (0.084, 0.111, 0.154, 0.216),

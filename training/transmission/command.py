@@ -22,16 +22,7 @@ from training.tables import align
 from training.tasks.base import Task
 from training.tasks.registry import find_task
 from training.trainer.trainer_config import choose_device
-from training.transmission.link import (
-    Link,
-    Stopwatch,
-    decoded_picture,
-    open_link,
-    read_picture,
-    receive,
-    require_channels,
-    send,
-)
+from training.transmission.camera_server import Stopwatch, Transmission, open_transmission
 
 STREAM_SUFFIX = ".stream"
 
@@ -127,18 +118,18 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = str(choose_device(args.device))
-    link = open_link(args.checkpoint, device, args.codec_checkpoint, args.keep)
-    found = find_task(link.config.task)
+    ends = open_transmission(args.checkpoint, device, args.codec_checkpoint, args.keep)
+    found = find_task(ends.config.task)
     if found is not task:
         raise CheckpointError(
             f"{args.checkpoint} is a network for {found.name}; use `{found.command}`, or a "
             f"checkpoint for {task.name}"
         )
     write = functools.partial(task.write, **options)
-    sent = [_transmit_one(link, path, args, write) for path in inputs]
+    sent = [_transmit_one(ends, path, args, write) for path in inputs]
     sys.stdout.write(f"{table(sent)}\n\nwritten to {args.output}\n")
     if args.json is not None:
-        content = {"checkpoint": str(args.checkpoint), "codec_id": link.codec.spec.codec_id}
+        content = {"checkpoint": str(args.checkpoint), "codec_id": ends.codec.spec.codec_id}
         content["pictures"] = [picture.to_json() for picture in sent]
         write_text(args.json, json.dumps(content, indent=1) + "\n")
     return 0
@@ -168,10 +159,12 @@ def table(sent: Sequence[SentPicture]) -> str:
     return "\n\n".join(tables)
 
 
-def _encode(link: Link, image: Path, stream_file: Path) -> Stopwatch:
+def _encode(ends: Transmission, image: Path, stream_file: Path) -> Stopwatch:
     """Runs the camera's side: a picture to a stream file."""
-    watch = Stopwatch(link.device)
-    stream = send(link, read_picture(image, watch), watch)
+    watch = Stopwatch(ends.device)
+    image_HWC = read_image(image)
+    watch.lap("read")
+    stream = ends.send(image_HWC, watch)
     stream_file.parent.mkdir(parents=True, exist_ok=True)
     write_stream_file(stream_file, stream)
     watch.lap("write")
@@ -179,35 +172,37 @@ def _encode(link: Link, image: Path, stream_file: Path) -> Stopwatch:
 
 
 def _decode(
-    link: Link, stream_file: Path, image: Path | None, base: Path, write: Write
+    ends: Transmission, stream_file: Path, image: Path | None, base: Path, write: Write
 ) -> Stopwatch:
     """Runs the server's side: a stream file to the files of the task.
 
     They are drawn on the picture where the camera's is at hand, else on what the received channels
     decode to.
     """
-    watch = Stopwatch(link.device)
+    watch = Stopwatch(ends.device)
     stream = read_stream_file(stream_file)
-    require_channels(link, stream)
+    ends.require_channels(stream)
     watch.lap("read")
-    prediction, y_hat_CHW = receive(link, stream, watch)
+    prediction, y_hat_CHW = ends.receive(stream, watch)
     if image is not None:
         picture_HWC = read_image(image)
     else:
-        picture_HWC = decoded_picture(link, y_hat_CHW, (stream.height, stream.width))
-    write(base, prediction, picture_HWC, link.class_names)
+        picture_HWC = ends.decoded_picture(y_hat_CHW, (stream.height, stream.width))
+    write(base, prediction, picture_HWC, ends.class_names)
     return watch
 
 
-def _transmit_one(link: Link, path: Path, args: argparse.Namespace, write: Write) -> SentPicture:
+def _transmit_one(
+    ends: Transmission, path: Path, args: argparse.Namespace, write: Write
+) -> SentPicture:
     camera, server = {}, {}
     image, stream_file = (path, None) if args.image else (None, path)
     if image is not None:
         stream_file = args.output / f"{path.stem}{STREAM_SUFFIX}"
-        camera = _encode(link, image, stream_file).milliseconds
+        camera = _encode(ends, image, stream_file).milliseconds
     if not args.encode_only:
         base = args.output / path.stem
-        server = _decode(link, stream_file, image, base, write).milliseconds
+        server = _decode(ends, stream_file, image, base, write).milliseconds
     return SentPicture(
         name=path.stem,
         stream=read_stream_file(stream_file),

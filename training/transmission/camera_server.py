@@ -25,7 +25,6 @@ from latent_store.codec import (
     load_codec,
     pack_stream,
     pad_image,
-    read_image,
     tensor_to_image,
     unpack_stream,
 )
@@ -67,17 +66,17 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Link:
-    """Both ends: one checkpoint and its codec.
+class Transmission:
+    """Camera and server of one checkpoint, with its codec.
 
     Attributes:
         name: The checkpoint's file, for messages.
         config: The network's shape.
         class_names: Of the network's classes; their numbers where the file does not say.
-        ranking_id: Of the channels of a static network, or one for any N.
-        keep: The N that a network for any N is asked to send, or to use; None for what there is.
+        ranking_id: Of the ranking that the channels come from, if any.
+        keep: The number of channels that is to be sent or used; None for the network's.
         codec: The frozen codec, on the device.
-        gate: Runs at the camera; None unless selection is dynamic.
+        gate: Runs at the camera; None for networks without one.
         network: Runs at the server, without the gate.
         device: Where they are.
     """
@@ -92,20 +91,110 @@ class Link:
     network: torch.nn.Module
     device: torch.device
 
+    def send(self, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
+        """Turns a picture into streams, at the camera; see `Selection.packing` for what is sent.
 
-def open_link(
+        Args:
+            image_HWC: Uint8 RGB of any size.
+            watch: Gets the stages "pad", "g_a", "h_a", "h_s", "gate" and "entropy coding".
+        """
+        watch.restart()
+        x_BCHW = image_to_tensor(pad_image(image_HWC))
+        watch.lap("pad")
+        hook = self.codec.model.g_a.register_forward_hook(lambda *_: watch.lap("g_a"))
+        try:
+            latents = self.codec.encode(x_BCHW)
+        finally:
+            hook.remove()
+        watch.lap("h_a")
+        indexes_BCHW = self.codec.indexes(latents.z_symbols_BNHW)
+        watch.lap("h_s")
+        selection = self.config.channel_selection
+        packing = selection.packing(latents.y_hat_BCHW, self.keep, self.gate)
+        watch.lap("gate")
+        stream = pack_stream(
+            self.codec,
+            latents.y_hat_BCHW[0].cpu().numpy(),
+            latents.z_symbols_BNHW[0].cpu().numpy(),
+            indexes_BCHW[0].cpu().numpy(),
+            size=(image_HWC.shape[0], image_HWC.shape[1]),
+            ranking_id=self.ranking_id,
+            **packing._asdict(),
+        )
+        if packing.cuts is not None:
+            stream = cut_stream(stream, packing.cuts[-1])
+        watch.lap("entropy coding")
+        return stream
+
+    def receive(self, stream: StreamFile, watch: Stopwatch) -> tuple[Any, np.ndarray]:
+        """Turns a picture's streams into the task's prediction, at the server.
+
+        Args:
+            stream: The streams.
+            watch: Gets the stages "entropy decoding" and "network" (for pixels with g_s).
+
+        Returns:
+            The prediction at the picture's original size, and the decoded ŷ, int32 [M, h, w], with
+            zeros where nothing was sent.
+
+        Raises:
+            IdentityError: The stream is another codec's.
+            RankingError: It does not carry the channels that the network takes.
+        """
+        keep = self.require_channels(stream)
+        watch.restart()
+        decoded = unpack_stream(self.codec, stream, keep)
+        y_hat_CHW = decoded.full()
+        y_hat_KHW = self.config.channel_selection.network_input(decoded)
+        watch.lap("entropy decoding")
+        (prediction,) = predict(
+            find_task(self.config.task),
+            self.network,
+            torch.from_numpy(y_hat_KHW)[None],
+            [(stream.height, stream.width)],
+            self.codec if self.config.domain == "pixel" else None,
+            self.device,
+            name=self.name,
+        )
+        watch.lap("network")
+        return prediction, y_hat_CHW
+
+    def require_channels(self, stream: StreamFile) -> int:
+        """Returns how many of a stream's channels the network takes.
+
+        Raises:
+            IdentityError: The stream is another codec's.
+            RankingError: The network takes other channels.
+        """
+        self.codec.spec.require_identity(stream.codec.identity, "the stream file")
+        keep = self.config.channel_selection.accepted(stream, self.keep)
+        if keep is None:
+            raise RankingError(
+                f"{self.name} ({_describe(self.config)}) cannot use this stream, which carries "
+                f"{len(stream.channels)} channels by selection {stream.selection!r}; encode the "
+                "picture with this checkpoint, or decode with the one that encoded it"
+            )
+        return keep
+
+    def decoded_picture(self, y_hat_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Returns the picture that received channels give, uint8 [H, W, 3] at original size."""
+        x_hat_BCHW = self.codec.reconstruct(torch.from_numpy(y_hat_CHW)[None])
+        return tensor_to_image(x_hat_BCHW)[0, : size[0], : size[1]]
+
+
+def open_transmission(
     checkpoint: Path,
     device: str = "cpu",
     codec_checkpoint: Path | bytes | None = None,
     keep: int | None = None,
-) -> Link:
+) -> Transmission:
     """Loads a checkpoint and the codec that it carries.
 
     Args:
         checkpoint: A file of train-from-store, or of train-teacher with `codec_checkpoint`.
         device: Where both run.
         codec_checkpoint: For a teacher, which was trained without a codec: its file, or the bytes.
-        keep: See `Link`.
+        keep: One of the cuts of a network for any N; see `Transmission`.
 
     Raises:
         CheckpointError: A file is none of ours, or carries no codec and none is given.
@@ -133,7 +222,7 @@ def open_link(
     require_finite_weights(loaded.network, str(checkpoint))
     if loaded.meta["codec_identity"] is not None:
         codec.spec.require_identity(loaded.meta["codec_identity"], str(checkpoint))
-    return Link(
+    return Transmission(
         name=str(checkpoint),
         config=loaded.config,
         class_names=tuple(loaded.meta["class_names"] or map(str, range(loaded.config.num_classes))),
@@ -144,111 +233,6 @@ def open_link(
         network=loaded.network,
         device=torch.device(device),
     )
-
-
-def read_picture(path: Path, watch: Stopwatch) -> np.ndarray:
-    """Reads a picture, uint8 [H, W, 3]; stage "read"."""
-    watch.restart()
-    image_HWC = read_image(path)
-    watch.lap("read")
-    return image_HWC
-
-
-def send(link: Link, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
-    """Turns a picture into streams, at the camera.
-
-    See the `packing` of each selection for what is sent.
-
-    Args:
-        link: Codec and gate.
-        image_HWC: Uint8 RGB of any size.
-        watch: Gets the stages "pad", "g_a", "h_a", "h_s", "gate" and "entropy coding".
-    """
-    watch.restart()
-    x_BCHW = image_to_tensor(pad_image(image_HWC))
-    watch.lap("pad")
-    hook = link.codec.model.g_a.register_forward_hook(lambda *_: watch.lap("g_a"))
-    try:
-        latents = link.codec.encode(x_BCHW)
-    finally:
-        hook.remove()
-    watch.lap("h_a")
-    indexes_BCHW = link.codec.indexes(latents.z_symbols_BNHW)
-    watch.lap("h_s")
-    packing = link.config.channel_selection.packing(latents.y_hat_BCHW, link.keep, link.gate)
-    watch.lap("gate")
-    stream = pack_stream(
-        link.codec,
-        latents.y_hat_BCHW[0].cpu().numpy(),
-        latents.z_symbols_BNHW[0].cpu().numpy(),
-        indexes_BCHW[0].cpu().numpy(),
-        size=(image_HWC.shape[0], image_HWC.shape[1]),
-        ranking_id=link.ranking_id,
-        **packing._asdict(),
-    )
-    if packing.cuts is not None:
-        stream = cut_stream(stream, packing.cuts[-1])
-    watch.lap("entropy coding")
-    return stream
-
-
-def receive(link: Link, stream: StreamFile, watch: Stopwatch) -> tuple[Any, np.ndarray]:
-    """Turns streams into the task's prediction, at the server.
-
-    Args:
-        link: Codec and network.
-        stream: A picture's streams.
-        watch: Gets the stages "entropy decoding" and "network" (for pixels with g_s).
-
-    Returns:
-        The prediction at the picture's original size, and the decoded ŷ, int32 [M, h, w], with
-        zeros where nothing was sent.
-
-    Raises:
-        IdentityError: The stream is another codec's.
-        RankingError: It does not carry the channels that the network takes.
-    """
-    keep = require_channels(link, stream)
-    watch.restart()
-    decoded = unpack_stream(link.codec, stream, keep)
-    y_hat_CHW = decoded.full()
-    network_input = torch.from_numpy(link.config.channel_selection.network_input(decoded))[None]
-    watch.lap("entropy decoding")
-    (prediction,) = predict(
-        find_task(link.config.task),
-        link.network,
-        network_input,
-        [(stream.height, stream.width)],
-        link.codec if link.config.domain == "pixel" else None,
-        link.device,
-        name=link.name,
-    )
-    watch.lap("network")
-    return prediction, y_hat_CHW
-
-
-def require_channels(link: Link, stream: StreamFile) -> int:
-    """Returns how many of a stream's channels the network takes.
-
-    Raises:
-        IdentityError: The stream is another codec's.
-        RankingError: The network takes other channels.
-    """
-    link.codec.spec.require_identity(stream.codec.identity, "the stream file")
-    keep = link.config.channel_selection.accepted(stream, link.keep)
-    if keep is None:
-        raise RankingError(
-            f"{link.name} ({_describe(link.config)}) cannot use this stream, which carries "
-            f"{len(stream.channels)} channels by selection {stream.selection!r}; encode the "
-            "picture with this checkpoint, or decode with the one that encoded it"
-        )
-    return keep
-
-
-def decoded_picture(link: Link, y_hat_CHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the picture that received channels give, uint8 [H, W, 3] at original size."""
-    x_hat_BCHW = link.codec.reconstruct(torch.from_numpy(y_hat_CHW)[None])
-    return tensor_to_image(x_hat_BCHW)[0, : size[0], : size[1]]
 
 
 def _describe(config: NetworkConfig) -> str:

@@ -1,0 +1,205 @@
+"""The time that each side takes, stage by stage, beside the paper's table 3.
+
+    encode          pad ─ g_a ─ h_a ─ h_s ─ gate (dynamic) ─ entropy coding of what is sent
+    decode + task   entropy decoding (with h_s) ─ g_s (pixels) ─ network ─ prediction
+
+The stages are those of `segment`. They alternate between CPU and GPU, so time is that of a clock
+between synchronisations, what a camera waits for; events on the GPU would leave the CPU's part out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latent_store.console import progress
+from training.networks.networks import NetworkConfig
+from training.selection.gated import Gated
+from training.tables import align, markdown_table
+from training.transmission.camera_server import Stopwatch, Transmission, open_transmission
+
+PIXEL = "pixel"
+PAPER = {
+    PIXEL: (0.142, 0.320),
+    Gated.name: (0.090, 0.217),
+    "static, 16 channels": (0.060, 0.195),
+    "static, 32 channels": (0.067, 0.198),
+    "static, 64 channels": (0.082, 0.208),
+    "static, 128 channels": (0.111, 0.226),
+    "no gate": (0.139, 0.247),
+}
+"""Seconds of encoding, and of decoding and task, in table 3 (GeForce RTX 3090)."""
+_COLUMNS = (
+    "network", "file", "encode (ms)", "decode + task (ms)", "total (ms)", "of pixel's",
+    "paper: encode (s)", "decode + task (s)", "of pixel's",
+)  # fmt: skip
+_TEXT_COLUMNS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Milliseconds over runs: the median, and what a tenth of the runs lies below and above."""
+
+    median: float
+    p10: float
+    p90: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.1f} ({self.p10:.1f}-{self.p90:.1f})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """One network's times.
+
+    Attributes:
+        kind: As the rows of the paper's table are called.
+        checkpoint: File name, with its folder's.
+        codec_id: The codec.
+        channels: Sent channels, mean over the runs.
+        encode, decode: Of each side's sum.
+        total: Of both sides' sum.
+        stages: Of each stage of the camera, then of the server.
+    """
+
+    kind: str
+    checkpoint: str
+    codec_id: str
+    channels: float
+    encode: Spread
+    decode: Spread
+    total: Spread
+    stages: dict[str, Spread]
+
+
+def time_all(
+    transmissions: Sequence[Transmission],
+    pictures: Sequence[np.ndarray],
+    repeats: int,
+    warm_up: int = 3,
+) -> list[Latency]:
+    """Times networks on pictures in turn.
+
+    Every run has each network once: what else the machine does, and how warm it is, changes over
+    minutes, and would otherwise be taken for a difference between networks.
+
+    Args:
+        transmissions: Those of the networks.
+        pictures: Uint8 [H, W, 3] each, at least one.
+        repeats: Timed runs.
+        warm_up: Runs before them, which are not counted.
+    """
+    runs: list[list[_TimedRun]] = [[] for _ in transmissions]
+    for number in progress(range(-warm_up, repeats), desc="latency", unit="run"):
+        for ends, found in zip(transmissions, runs, strict=True):
+            run = _run_once(ends, pictures[number % len(pictures)])
+            if number >= 0:
+                found.append(run)
+    return [_latency(*pair) for pair in zip(transmissions, runs, strict=True)]
+
+
+def open_all(checkpoint: Path, device: str, codec: bytes) -> list[Transmission]:
+    """Opens a checkpoint once, with the codec for a teacher, for each number of kept channels."""
+    ends = open_transmission(checkpoint, device, codec)
+    return [dataclasses.replace(ends, keep=k) for k in ends.config.channel_selection.keeps]
+
+
+def kind_of(config: NetworkConfig, keep: int | None = None) -> str:
+    """Returns a network's row in the paper's table, or the like of it; at `keep` for any N."""
+    return PIXEL if config.domain == "pixel" else config.channel_selection.kind(keep)
+
+
+def latency_markdown(found: Sequence[Latency], setting: dict[str, Any]) -> str:
+    """Returns `latency.md`: both sides beside the paper's numbers, then every stage."""
+    names = list(dict.fromkeys(name for latency in found for name in latency.stages))
+    stages = [
+        (x.kind, x.checkpoint, *(str(x.stages[n]) if n in x.stages else "-" for n in names))
+        for x in found
+    ]
+    what = (
+        f"Milliseconds on {setting['device']} ({setting['threads']} CPU threads): medians of "
+        f"{setting['repeats']} runs with one picture each, in brackets the 10 % and 90 % "
+        f"quantiles, after {setting['warm_up']} runs to warm up. Pictures: "
+        f"{', '.join(setting['pictures'])}. Reading and writing files is not counted."
+    )
+    note = (
+        "The paper's seconds are of another machine (GeForce RTX 3090) and coder: compare the "
+        "ratios to the pixel domain, not the times."
+    )
+    parts = ["# Latency", what, table(found, markdown=True), note]
+    header = ("network", "file", *(f"{name} (ms)" for name in names))
+    parts += ["## Stages", markdown_table(header, stages, _TEXT_COLUMNS)]
+    return "\n\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TimedRun:
+    """One picture: milliseconds of each side's stages, and how many channels were sent."""
+
+    camera: dict[str, float]
+    server: dict[str, float]
+    channels: int
+
+
+def _run_once(ends: Transmission, image_HWC: np.ndarray) -> _TimedRun:
+    camera, server = Stopwatch(ends.device), Stopwatch(ends.device)
+    stream = ends.send(image_HWC, camera)
+    hook = ends.codec.model.g_s.register_forward_hook(lambda *_: server.lap("g_s"))
+    try:
+        ends.receive(stream, server)
+    finally:
+        hook.remove()
+    return _TimedRun(
+        camera=camera.milliseconds, server=server.milliseconds, channels=len(stream.channels)
+    )
+
+
+def _latency(ends: Transmission, runs: Sequence[_TimedRun]) -> Latency:
+    sums = np.array([[sum(run.camera.values()), sum(run.server.values())] for run in runs])
+    stages = [run.camera | run.server for run in runs]
+    path = Path(ends.name)
+    return Latency(
+        kind=kind_of(ends.config, ends.keep),
+        checkpoint=f"{path.parent.name}/{path.name}",
+        codec_id=ends.codec.spec.codec_id,
+        channels=float(np.mean([run.channels for run in runs])),
+        encode=_spread(sums[:, 0]),
+        decode=_spread(sums[:, 1]),
+        total=_spread(sums.sum(axis=1)),
+        stages={name: _spread(np.array([run[name] for run in stages])) for name in stages[0]},
+    )
+
+
+def _spread(values: np.ndarray) -> Spread:
+    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+    return Spread(median=float(middle), p10=float(low), p90=float(high))
+
+
+def table(found: Sequence[Latency], *, markdown: bool) -> str:
+    pixel = next((x.total.median for x in found if x.kind == PIXEL), None)
+    rows = [_row(latency, pixel) for latency in found]
+    if markdown:
+        return markdown_table(_COLUMNS, rows, _TEXT_COLUMNS)
+    return align([_COLUMNS, *rows], _TEXT_COLUMNS)
+
+
+def _row(latency: Latency, pixel: float | None) -> tuple[str, ...]:
+    paper = PAPER.get(latency.kind)
+    theirs = ("-", "-", "-")
+    if paper is not None:
+        ratio = sum(paper) / sum(PAPER[PIXEL])
+        theirs = (f"{paper[0]:.3f}", f"{paper[1]:.3f}", f"{100 * ratio:.1f} %")
+    return (
+        latency.kind,
+        latency.checkpoint,
+        str(latency.encode),
+        str(latency.decode),
+        str(latency.total),
+        "-" if pixel is None else f"{100 * latency.total.median / pixel:.1f} %",
+        *theirs,
+    )
