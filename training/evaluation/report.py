@@ -120,7 +120,7 @@ def constant_line(points: Sequence[Point]) -> str:
     always = {
         (p.class_names[p.constant_class], p.metric, p.constant_score)
         for p in points
-        if p.constant_score is not None
+        if p.constant_class is not None and p.constant_score is not None
     }
     lines = [
         f"Always predicting {name!r}, the most frequent class, gives {metric} {score:.4f}."

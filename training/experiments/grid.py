@@ -165,14 +165,10 @@ class Grid:
                 f"the grid {self.name} has no method {unknown[0]}; it has {list(self.methods)}"
             )
         runs = {run.name: run for run in self.runs()}
-        chosen: set[str] = set()
-        pending = [name for name, run in runs.items() if run.method.name in methods]
-        while pending:
-            name = pending.pop()
-            if name not in chosen:
-                chosen.add(name)
-                pending += runs[name].needs
-        return [run for name, run in runs.items() if name in chosen]
+        names = [name for name, run in runs.items() if run.method.name in methods]
+        for name in names:  # grows: a need may have needs
+            names += [need for need in runs[name].needs if need not in names]
+        return [run for name, run in runs.items() if name in names]
 
     def shortened(self, max_steps: int) -> Grid:
         """Returns the grid with so many steps for every network, whatever a method has."""
