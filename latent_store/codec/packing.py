@@ -1,4 +1,4 @@
-"""From latents to a stream file and back, with every check on the way."""
+"""The way from latents to a stream file and back, with every check on it."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Sample:
 
     @property
     def has_size(self) -> bool:
-        """Whether the picture's header could be read; a row without can only fail."""
+        """True if the picture's header could be read; a row without can only fail."""
         return bool(self.height and self.width)
 
     @property
@@ -68,7 +68,7 @@ class Sample:
 
     @property
     def annotations(self) -> frozenset[str]:
-        """Which of `label_uri` and `boxes_uri` it has."""
+        """Those of `label_uri` and `boxes_uri` that it has."""
         return frozenset(name for name in _ANNOTATIONS if getattr(self, name))
 
     def joined(self, other: Sample) -> Sample:

@@ -1,4 +1,4 @@
-"""Which rows form which batches, where each is cropped, how much is kept: pure functions.
+"""Sampling: the rows of each batch, their crops, how much is kept; pure functions.
 
 Chunked shuffle: rows are cut into runs of `chunk_rows` consecutive ones, the runs are shuffled,
 `preload_rows` rows at a time are loaded with few contiguous reads and shuffled in memory. Random

@@ -1,4 +1,4 @@
-"""From received latents to predictions, the same for a store's streams and for a camera's.
+"""Predictions from received latents, the same for a store's streams and for a camera's.
 
 The gate runs at the camera: it is taken out of the network.
 """
