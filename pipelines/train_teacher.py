@@ -27,9 +27,9 @@ from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.format.samples import Sample
 from pipelines.datasets.base import DatasetReader
-from pipelines.datasets.raw_images import RawImageLoader, RawImages, WholeRawImages
+from pipelines.datasets.raw_images import RawImages
 from pipelines.datasets.registry import DatasetFlags, open_dataset
-from training.data.loader import LoaderConfig
+from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.flags import add_flags, flag, free_fields, read_flags
 from training.networks.backbones import BACKBONES
 from training.networks.network_config import NetworkConfig
@@ -127,7 +127,7 @@ def train_teacher(
     network = build_network(config)
     if teacher.pretrained != NONE:
         start_from_pretrained(network, teacher.pretrained)
-    loader = RawImageLoader(images, loader_config, seed=trainer_config.seed, ranks=ranks)
+    loader = CropLoader(images, loader_config, seed=trainer_config.seed, share=ranks)
     loss = task.make_loss(lambda_kd=0, rate_weight=0)
     objective = Objective(task, network, loss, seed=trainer_config.seed)
     folder = RunFolder(
@@ -142,6 +142,8 @@ def train_teacher(
         return trainer.fit(resume=resume)
     finally:
         loader.close()
+        if validate is not None:
+            validate.batches.close()
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -193,7 +195,7 @@ def _validator(
         return None
     samples = _first(reader.manifest(teacher.val_split), teacher.val_max_samples)
     images = RawImages(reader, samples, cache_mb=loader.cache_mb)
-    whole = WholeRawImages(images, batch_size=1, ranks=ranks)
+    whole = WholeImages(images, share=ranks)
     return Validator(find_task(reader.task), whole, reader.class_names, ranks=ranks)
 
 

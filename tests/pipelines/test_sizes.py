@@ -30,8 +30,8 @@ from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.registry import READERS
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
-from training.data.loader import LoaderConfig, StoreLoader, WholeImages
-from training.data.sources import SourceSpec, StoreSource
+from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.store_source import SourceSpec, StoreSource
 from training.data.stored_channels import StoredChannels
 from training.selection.all_channels import WholeStreams
 from training.selection.gated import ChosenStreams
@@ -242,7 +242,7 @@ def test_a_networks_input_is_the_same_for_any_canvas(
 
 def test_batches_hold_one_coded_size_and_crops_stay_inside(sized_stores: dict[str, Path]) -> None:
     config = LoaderConfig(batch_size=2, crop=96, workers=0)
-    batches = list(StoreLoader(source(sized_stores["both"]), config, seed=1))
+    batches = list(CropLoader(source(sized_stores["both"]), config, seed=1))
     shapes = sorted(tuple(batch["labels_BHW"].shape[1:]) for batch in batches)
     assert shapes == [(64, 96), (96, 64)]
     for batch in batches:

@@ -13,11 +13,11 @@ import torch
 
 import latent_store
 from pipelines import encode, train_teacher
-from pipelines.datasets.raw_images import RawImageLoader, RawImages, WholeRawImages
+from pipelines.datasets.raw_images import RawImages
 from pipelines.datasets.registry import DatasetFlags, open_dataset
 from tests.pipelines.made_voc import write_voc
-from training.data.loader import LoaderConfig, StoreLoader
-from training.data.sources import SourceSpec, StoreSource
+from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.store_source import SourceSpec, StoreSource
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.object_boxes import ObjectBoxes
 from training.trainer.checkpoints import load_network
@@ -60,12 +60,12 @@ def test_a_teacher_of_either_task_learns_from_mixed_sizes(
     assert train_teacher.main([*args, "--resume"]) == 0
 
 
-def raw_loader(data_root: Path, task: str, config: LoaderConfig) -> RawImageLoader:
+def raw_loader(data_root: Path, task: str, config: LoaderConfig) -> CropLoader:
     reader = open_dataset(
         DatasetFlags(dataset="voc", data_root=str(data_root), voc_task=task, year=(2007,))
     )
     images = RawImages(reader, reader.manifest("trainval"), cache_mb=1)
-    return RawImageLoader(images, config, seed=3)
+    return CropLoader(images, config, seed=3)
 
 
 def test_pictures_and_latents_are_cropped_alike(data_root: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_pictures_and_latents_are_cropped_alike(data_root: Path, tmp_path: Path)
     )
     loaders = (
         raw_loader(data_root, "detection", config),
-        StoreLoader(StoreSource(spec), config, seed=3),
+        CropLoader(StoreSource(spec), config, seed=3),
     )
     objects, extents = 0, set()
     for _ in range(6):
@@ -129,7 +129,7 @@ def test_flipped_views_mirror_pictures_masks_and_objects(data_root: Path) -> Non
         )
         (sample, *_) = reader.manifest("trainval")
         images = RawImages(reader, [sample, sample.seen_as("hflip")], cache_mb=1)
-        plain, flipped = WholeRawImages(images, batch_size=1)
+        plain, flipped = WholeImages(images)
         height, width = sample.height, sample.width
         pixels = [one["x_BCHW"][0, :, :height, :width].numpy() for one in (plain, flipped)]
         np.testing.assert_array_equal(pixels[1], pixels[0][..., ::-1])

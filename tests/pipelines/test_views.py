@@ -24,8 +24,8 @@ from latent_store.tools.verify_streams import check_streams
 from pipelines import encode, frequency, reorder
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from training import train
-from training.data.loader import LoaderConfig, StoreLoader
-from training.data.sources import SourceSpec, StoreSource
+from training.data.loader import CropLoader, LoaderConfig
+from training.data.store_source import SourceSpec, StoreSource
 from training.data.stored_channels import StoredChannels
 from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
@@ -316,7 +316,7 @@ def make_source(store: TinyStore, **changed: Any) -> StoreSource:
 
 def test_training_takes_views_as_samples_of_their_own(viewed_store: TinyStore) -> None:
     source = make_source(viewed_store)
-    loader = StoreLoader(source, LoaderConfig(batch_size=4, crop=0, workers=0), seed=2)
+    loader = CropLoader(source, LoaderConfig(batch_size=4, crop=0, workers=0), seed=2)
     batches = list(loader)
     rows = np.concatenate([batch["rows_B"] for batch in batches])
     assert sorted(rows.tolist()) == list(range(2 * TRAIN))

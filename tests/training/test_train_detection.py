@@ -17,7 +17,7 @@ from tests.training.made_detectors import KEEP, BoxStore, box_encode_args, make_
 from tests.training.trainer.test_ranks import torchrun
 from training import train
 from training.data.loader import WholeImages
-from training.data.sources import SourceSpec, StoreSource
+from training.data.store_source import SourceSpec, StoreSource
 from training.data.stored_channels import StoredChannels
 from training.tasks.build import build_network
 from training.tasks.classes import VOC_CLASSES

@@ -1,4 +1,4 @@
-"""Loaders: endless, resumable streams of equal batches, and the one that reads a store."""
+"""Loaders: endless, resumable streams of equal batches, and whole images for validation."""
 
 import dataclasses
 import hashlib
@@ -16,9 +16,9 @@ from latent_store.format.schema import LATENT_STRIDE
 from training.data.annotations import Annotations
 from training.data.prefetch import KINDS, Prefetcher
 from training.data.sampling import Batch, batches_an_epoch, plan_epoch, plan_in_order
-from training.data.sources import Arrays, CropRule, StoreSource
+from training.data.shares import WHOLE, Share
+from training.data.source import Arrays, CropRule, Source
 from training.flags import flag
-from training.trainer.ranks import ALONE, Ranks
 
 TensorBatch = dict[str, Any]
 """Tensors by name, "sample_ids", a list of str, and for boxes "targets", a list of dicts."""
@@ -139,15 +139,15 @@ class EpochLoader(ABC):
         self._stream = None
 
 
-class StoreLoader(EpochLoader):
-    """Random crops of a store's split, in a chunked shuffle, read ahead.
+class CropLoader(EpochLoader):
+    """Random crops of a source's images, in a chunked shuffle, read ahead.
 
     Args:
         source: What is read.
         config: How batches are made.
         seed: Order and crops depend on it, the epoch and the row, on nothing else.
         pin_memory: Whether tensors are put into page-locked memory, for a GPU.
-        ranks: Those that train together; only this one's part of each batch is read.
+        share: What is read of each batch.
 
     Raises:
         LatentStoreError: If a batch is larger than the split, or cannot be shared equally.
@@ -155,24 +155,24 @@ class StoreLoader(EpochLoader):
 
     def __init__(
         self,
-        source: StoreSource,
+        source: Source,
         config: LoaderConfig,
         *,
         seed: int,
         pin_memory: bool = False,
-        ranks: Ranks = ALONE,
+        share: Share = WHOLE,
     ) -> None:
         super().__init__()
-        ranks.require_equal_shares(config.batch_size)
-        config = config.for_annotations(source.spec.annotations)
+        share.require_equal(config.batch_size)
+        config = config.for_annotations(source.annotations)
         self.source = source
         self.config = config
         self.rule = CropRule(seed=seed, crop=config.crop)
         self.groups = source.groups(self.rule)
-        self._pin_memory, self._ranks = pin_memory, ranks
+        self._pin_memory, self._share = pin_memory, share
         if config.batch_size > len(source.rows):
             raise LatentStoreError(
-                f"--batch_size {config.batch_size} is larger than {source.spec.split}, which has "
+                f"--batch_size {config.batch_size} is larger than {source.name}, which has "
                 f"{len(source.rows)} samples: use a smaller batch, or --accumulate"
             )
         self._prefetcher = Prefetcher(source.load, workers=config.workers, kind=config.worker_kind)
@@ -188,7 +188,7 @@ class StoreLoader(EpochLoader):
 
     def settings(self) -> dict[str, Any]:
         """Returns what a resumed run must have too: seed, sizes, and which samples."""
-        ids = "\n".join(self.source.split.sample_ids(self.source.rows))
+        ids = "\n".join(self.source.sample_ids(self.source.rows))
         return {
             "seed": self.rule.seed,
             "crop": self.config.crop,
@@ -206,7 +206,7 @@ class StoreLoader(EpochLoader):
 
     def _loads(
         self, epoch: int, position: int
-    ) -> Iterator[tuple[list[Batch], CropRule, int, Ranks]]:
+    ) -> Iterator[tuple[list[Batch], CropRule, int, Share]]:
         for current in itertools.count(epoch):
             loads = plan_epoch(
                 self.groups,
@@ -217,34 +217,36 @@ class StoreLoader(EpochLoader):
                 epoch=current,
             )
             skip = position if current == epoch else 0
+            if not self.source.in_runs:
+                loads = [[batch] for load in loads for batch in load]
             for load in loads:
                 if skip < len(load):
-                    yield load[skip:], self.rule, current, self._ranks
+                    yield load[skip:], self.rule, current, self._share
                 skip = max(skip - len(load), 0)
 
 
 class WholeImages:
-    """A split's whole images in row order, for validation: every row once, on one of the ranks.
+    """A source's whole images in row order, for validation: every row once, in one of the shares.
 
     Args:
         source: What is read.
         batch_size: Images in a batch, at most; they have one coded size.
         workers: Background threads that read ahead, within one pass.
-        ranks: Those that validate together, each its own batches.
+        share: Of the batches.
     """
 
     def __init__(
         self,
-        source: StoreSource,
+        source: Source,
         *,
         batch_size: int = 1,
         workers: int = 1,
-        ranks: Ranks = ALONE,
+        share: Share = WHOLE,
     ) -> None:
         self.source = source
         self.rule = CropRule(seed=0, crop=0)
         loads = plan_in_order(source.groups(self.rule), batch_size=batch_size)
-        self.loads = loads[ranks.rank :: ranks.world]
+        self.loads = loads[share.rank :: share.world]
         self._prefetcher = Prefetcher(source.load, workers=workers)
 
     def __len__(self) -> int:

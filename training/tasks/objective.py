@@ -67,7 +67,7 @@ class Objective(nn.Module):
         """Returns "loss", its parts, and what `Selection.kept` adds.
 
         Args:
-            batch: As `StoreLoader` yields it, on the network's device; "x_BCHW" for pixels is
+            batch: As `CropLoader` yields it, on the network's device; "x_BCHW" for pixels is
                 uint8, or float in [0, 1].
             counts: Of the whole step.
             epoch: Keys what is drawn, with the seed and the row.

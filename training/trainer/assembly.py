@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from latent_store.errors import LatentStoreError, StoreNotFoundError
-from training.data.loader import LoaderConfig, StoreLoader, WholeImages
-from training.data.sources import SourceSpec, StoreSource
+from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.store_source import SourceSpec, StoreSource
 from training.networks.networks import LatentNetwork, NetworkConfig
 from training.selection.registry import find_selection
 from training.tasks.base import Task
@@ -41,12 +41,12 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
     torch.manual_seed(config.seed)
     network = build_network(network_config(job, inputs))
     source = StoreSource(source_spec(job, inputs, job.data.split))
-    loader = StoreLoader(
+    loader = CropLoader(
         source,
         job.loader,
         seed=config.seed,
         pin_memory=ranks.device(config.device).type == "cuda",
-        ranks=ranks,
+        share=ranks,
     )
     initialise_network(network, job, inputs, source)
     validator = make_validator(job, inputs, ranks)
@@ -168,7 +168,7 @@ def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> Validator 
             "give another --val_split, or --val_split none"
         )
     source = StoreSource(source_spec(job, inputs, split))
-    whole = WholeImages(source, ranks=ranks)
+    whole = WholeImages(source, share=ranks)
     return Validator(find_task(job.model.task), whole, inputs.classes, ranks=ranks)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from latent_store.errors import CheckpointError
-from training.data.sources import StoreSource
+from training.data.store_source import StoreSource
 from training.networks.backbones import find_backbone, load_pretrained
 from training.networks.networks import LatentNetwork, PixelNetwork
 from training.tasks.registry import find_task

@@ -17,23 +17,22 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import distributed, nn
 
 from latent_store.errors import JobFailedError, LatentStoreError
+from training.data.shares import Share, Value
 from training.selection.cut_norm import CutBatchNorm2d
 from training.trainer.trainer_config import choose_device
-
-Value = TypeVar("Value")
 
 # Validation is shared, so that no rank works alone for long: who is waited for longer hangs.
 PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Ranks(Share):
     """This process among those that train together. Every method that exchanges is called by all.
 
     Attributes:
@@ -42,8 +41,6 @@ class Ranks:
         local_rank: Its number on its machine, which is its GPU's.
     """
 
-    rank: int = 0
-    world: int = 1
     local_rank: int = 0
 
     @property
@@ -69,25 +66,6 @@ class Ranks:
         device = torch.device("cuda", self.local_rank)
         torch.cuda.set_device(device)
         return device
-
-    # -- who does what ----------------------------------------------------------------------
-
-    def require_equal_shares(self, batch_size: int) -> None:
-        """Checks that a batch can be shared out.
-
-        Raises:
-            LatentStoreError: If not equally.
-        """
-        if batch_size % self.world:
-            raise LatentStoreError(
-                f"--batch_size {batch_size} counts the images of all ranks together and cannot be "
-                f"shared equally by {self.world}: give a multiple of {self.world}"
-            )
-
-    def share(self, batch: Sequence[Value]) -> Sequence[Value]:
-        """Returns this rank's part of a batch's rows: consecutive ones, rank 0 has the first."""
-        size = len(batch) // self.world
-        return batch[self.rank * size : (self.rank + 1) * size]
 
     def prepare(self, network: nn.Module, device: torch.device, *, frozen: bool) -> None:
         """Makes batch norms in training see the whole batch, and all ranks start equal.

@@ -12,10 +12,10 @@ from latent_store.codec import codec_from_store, tensor_to_image
 from latent_store.components.features import FeaturesReader
 from latent_store.errors import DatasetError, LatentStoreError, MissingComponentError
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore
-from training.data.loader import LoaderConfig, StoreLoader, WholeImages
+from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.prefetch import Prefetcher
 from training.data.sampling import crop_origin
-from training.data.sources import SourceSpec, StoreSource
+from training.data.store_source import SourceSpec, StoreSource
 from training.data.stored_channels import StoredChannels
 from training.tasks.pixel_labels import PixelLabels
 from training.trainer.initialise import feature_statistics
@@ -37,12 +37,12 @@ def make_spec(store: TinyStore, **changed) -> SourceSpec:
     return SourceSpec(**(values | changed))
 
 
-def make_loader(spec: SourceSpec, seed: int = 0, **changed) -> StoreLoader:
+def make_loader(spec: SourceSpec, seed: int = 0, **changed) -> CropLoader:
     values = {"batch_size": 2, "crop": 64, "workers": 0}
-    return StoreLoader(StoreSource(spec), LoaderConfig(**(values | changed)), seed=seed)
+    return CropLoader(StoreSource(spec), LoaderConfig(**(values | changed)), seed=seed)
 
 
-def epochs(loader: StoreLoader, count: int = 1) -> list[dict]:
+def epochs(loader: CropLoader, count: int = 1) -> list[dict]:
     return [batch for _ in range(count) for batch in loader]
 
 
@@ -193,7 +193,7 @@ def test_it_continues_anywhere(tiny_store: TinyStore, done: int) -> None:
     spec = make_spec(tiny_store)
     plain = epochs(make_loader(spec), 4)
 
-    def endless(loader: StoreLoader) -> Iterator[dict]:
+    def endless(loader: CropLoader) -> Iterator[dict]:
         while True:
             yield from loader
 

@@ -10,7 +10,7 @@ from torchvision import models
 import latent_store
 from latent_store.errors import CheckpointError
 from tests.conftest import HEIGHT, WIDTH, TinyStore
-from training.data.sources import SourceSpec, StoreSource
+from training.data.store_source import SourceSpec, StoreSource
 from training.networks.networks import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.pixel_labels import PixelLabels

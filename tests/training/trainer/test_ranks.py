@@ -16,8 +16,8 @@ from latent_store.errors import LatentStoreError
 from tests.conftest import TinyStore
 from tests.training.two_ranks import any_arguments
 from training import train
-from training.data.loader import LoaderConfig, StoreLoader, WholeImages
-from training.data.sources import SourceSpec, StoreSource
+from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.store_source import SourceSpec, StoreSource
 from training.selection.cut_norm import keep_statistics_per_cut
 from training.tasks.pixel_labels import PixelLabels
 from training.trainer.checkpoints import load_network
@@ -135,7 +135,7 @@ def test_without_torchrun_there_is_no_group(monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
 
-def make_loader(store: TinyStore, ranks: Ranks, **changed: int) -> StoreLoader:
+def make_loader(store: TinyStore, ranks: Ranks, **changed: int) -> CropLoader:
     codec_id = latent_store.open(store.url).codec().codec_id
     spec = SourceSpec(
         url=str(store.url),
@@ -145,10 +145,10 @@ def make_loader(store: TinyStore, ranks: Ranks, **changed: int) -> StoreLoader:
         codec_id=codec_id,
     )
     config = LoaderConfig(**({"batch_size": 4, "crop": 64, "workers": 0} | changed))
-    return StoreLoader(StoreSource(spec), config, seed=0, ranks=ranks)
+    return CropLoader(StoreSource(spec), config, seed=0, share=ranks)
 
 
-def rows_of(loader: StoreLoader) -> list[list[int]]:
+def rows_of(loader: CropLoader) -> list[list[int]]:
     return [batch["rows_B"].tolist() for batch in loader]
 
 
@@ -182,6 +182,6 @@ def test_a_rank_reads_its_own_rows_only(
 
 def test_ranks_share_the_validation(tiny_store: TinyStore) -> None:
     source = make_loader(tiny_store, ALONE).source
-    shares = [WholeImages(source, batch_size=4, ranks=ranks) for ranks in TWO]
+    shares = [WholeImages(source, batch_size=4, share=ranks) for ranks in TWO]
     seen = [[b["rows_B"].tolist() for b in images] for images in shares]
     assert seen == [[[0, 1, 2, 3]], [[4, 5]]]

@@ -1,11 +1,11 @@
-"""Sources: all that a network of one kind needs of each image, read from a store and cropped.
+"""The source that reads a store: all that a network of one kind needs of each image.
 
 A source is described by plain values and opens the store when it is first used, so that it can be
 sent to another process.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,12 +24,9 @@ from latent_store.errors import DatasetError
 from latent_store.format.schema import FEATURE_STRIDE, LATENT_STRIDE
 from latent_store.store import Split
 from training.data.annotations import Annotations
-from training.data.sampling import Batch, crop_origin, group_by_size
+from training.data.sampling import Batch
+from training.data.source import Arrays, Source
 from training.data.stored_channels import StoredChannels
-from training.trainer.ranks import ALONE, Ranks
-
-Arrays = dict[str, Any]
-"""A batch before it is tensors: NumPy arrays, and "sample_ids", a list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,28 +58,14 @@ class SourceSpec:
     cache_mb: int = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class CropRule:
-    """The rule by which images are cropped.
+class StoreSource(Source):
+    """A split of a store: latents, or the images that they decode to."""
 
-    Attributes:
-        seed: Of the run.
-        crop: Side in pixels, a multiple of 16; 0 for whole images.
-    """
-
-    seed: int
-    crop: int
-
-    def size(self, coded: tuple[int, int]) -> tuple[int, int]:
-        """Returns the size of what is cut from an image of a coded size."""
-        return (min(self.crop, coded[0]), min(self.crop, coded[1])) if self.crop else coded
-
-
-class StoreSource:
-    """Reads batches of one split."""
+    in_runs = True
 
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec
+        self.name, self.annotations = spec.split, spec.annotations
         self._lock = threading.Lock()
         self._cache: dict[tuple[str, int], np.ndarray] = {}
         self._cached_bytes = 0
@@ -112,9 +95,9 @@ class StoreSource:
         return None if self.spec.teacher_id is None else self.split.teacher(self.spec.teacher_id)
 
     @cached_property
-    def annotations(self) -> ComponentReader:
-        """The reader of the annotations that are learned."""
-        return self.spec.annotations.open(self.split)
+    def learned(self) -> ComponentReader:
+        """The reader of the annotations."""
+        return self.annotations.open(self.split)
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -123,7 +106,7 @@ class StoreSource:
         Raises:
             DatasetError: If there is none.
         """
-        wanted = (self.annotations, self.latents, self.ranked, self.teacher)
+        wanted = (self.learned, self.latents, self.ranked, self.teacher)
         readers: list[ComponentReader] = [reader for reader in wanted if reader is not None]
         rows = self.split.common_rows(*readers, views=self.spec.views)
         keys = ", ".join(reader.key for reader in readers)
@@ -142,36 +125,17 @@ class StoreSource:
         first = np.unique(sources)[: self.spec.max_samples or None]
         return rows[np.isin(sources, first)]
 
+    def sample_ids(self, rows: Sequence[int]) -> list[str]:
+        """Returns the ids of rows."""
+        return self.split.sample_ids(rows)
+
+    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+        """Returns the original height and width of rows in pixels, integers [n, 2]."""
+        return self.split.sizes(rows)
+
     def coded_sizes(self, rows: Sequence[int]) -> list[tuple[int, int]]:
         """Returns the coded height and width of each row, in pixels."""
         return [(height, width) for height, width in self.split.coded_sizes(rows).tolist()]
-
-    def groups(self, rule: CropRule) -> list[list[int]]:
-        """Returns the rows grouped by the size of what the rule cuts from them."""
-        sizes = [rule.size(coded) for coded in self.coded_sizes(self.rows)]
-        return group_by_size(self.rows.tolist(), sizes)
-
-    def load(
-        self, batches: Sequence[Batch], rule: CropRule, epoch: int, ranks: Ranks = ALONE
-    ) -> list[Arrays]:
-        """Reads and crops batches, or this rank's part of them, that are handed out together.
-
-        Returns:
-            For each batch: "y_hat_BCHW" (integers) or "x_BHWC" (uint8), what its annotations give,
-            "features_BCHW" (float32, if there is a teacher), "pooled_BC" (if there is a gate),
-            "channel_bits_BC", "pixels_B" (original pixels), "valid_B2" (height and width of the
-            crop that are original image), "rows_B", "sample_ids", and "batch_rows", the row numbers
-            of the whole batch.
-        """
-        parts = [ranks.share(batch) for batch in batches]
-        rows = np.unique(np.concatenate([np.asarray(part, np.int64) for part in parts]))
-        sizes = self.coded_sizes(rows)
-        wholes = dict(zip(rows.tolist(), sizes, strict=True))
-        inputs = self._inputs(rows)
-        return [
-            self._crop(part, inputs, wholes, rule, epoch) | {"batch_rows": batch}
-            for part, batch in zip(parts, batches, strict=True)
-        ]
 
     def read_features(self, row: int, window: Window | None = None) -> np.ndarray:
         """Returns the teacher's features of one image, float32 [D, h, w].
@@ -192,48 +156,35 @@ class StoreSource:
             )
         return features_CHW
 
-    def _crop(
-        self,
-        batch: Batch,
-        inputs: dict[int, np.ndarray],
-        wholes: dict[int, tuple[int, int]],
-        rule: CropRule,
-        epoch: int,
+    def cut(
+        self, batch: Batch, wholes: Mapping[int, np.ndarray], windows: Sequence[Window]
     ) -> Arrays:
-        windows = []
-        for row in batch:
-            size = rule.size(wholes[row])
-            origin = crop_origin(rule.seed, epoch, row, size=wholes[row], crop=size)
-            windows.append((*origin, *size))
+        """Returns what a network needs of a batch's windows.
+
+        Returns:
+            "y_hat_BCHW" (integers) or "x_BHWC" (uint8), what its annotations give, "features_BCHW"
+            (float32, if there is a teacher), "pooled_BC" (if there is a gate), "channel_bits_BC"
+            and "pixels_B" (original pixels).
+        """
         unit = 1 if self.spec.domain == "pixel" else LATENT_STRIDE
         cut = [
-            _cut(inputs[row], tuple(n // unit for n in w), channels_last=unit == 1)
+            _cut(wholes[row], tuple(n // unit for n in w), channels_last=unit == 1)
             for row, w in zip(batch, windows, strict=True)
         ]
         arrays: Arrays = {"x_BHWC" if unit == 1 else "y_hat_BCHW": np.stack(cut)}
         learned = [self._annotation(row, w) for row, w in zip(batch, windows, strict=True)]
-        arrays |= self.spec.annotations.entries(learned)
+        arrays |= self.annotations.entries(learned)
         if self.teacher is not None:
             arrays["features_BCHW"] = np.stack(
                 [self._features(row, w) for row, w in zip(batch, windows, strict=True)]
             )
-        return arrays | self._numbers(batch, windows)
-
-    def _numbers(self, batch: Batch, windows: Sequence[tuple[int, ...]]) -> Arrays:
-        originals = self.split.sizes(batch).astype(np.int64)
-        tops, heights = np.array([w[:2] for w in windows]), np.array([w[2:] for w in windows])
-        arrays: Arrays = {
-            "channel_bits_BC": self.latents.column("channel_bits", batch),
-            "pixels_B": originals.prod(1).astype(np.float32),
-            "valid_B2": np.clip(originals - tops, 0, heights),
-            "rows_B": np.asarray(batch, np.int64),
-            "sample_ids": self.split.sample_ids(batch),
-        }
+        arrays["channel_bits_BC"] = self.latents.column("channel_bits", batch)
+        arrays["pixels_B"] = self.sizes(batch).astype(np.int64).prod(1).astype(np.float32)
         if self.spec.stored.pooled is not None:
             arrays["pooled_BC"] = self.latents.column(f"channel_{self.spec.stored.pooled}", batch)
         return arrays
 
-    def _inputs(self, rows: np.ndarray) -> dict[int, np.ndarray]:
+    def read(self, rows: Sequence[int]) -> dict[int, np.ndarray]:
         """Returns each row's whole input: integers [C, h, w], or decoded uint8 [H, W, 3].
 
         Integers come on the split's canvas; windows lie in the image's own coded extent.
@@ -268,11 +219,10 @@ class StoreSource:
         return codec_from_store(self.split.store, self.spec.codec_id)
 
     def _annotation(self, row: int, window: tuple[int, ...]) -> Any:
-        annotations = self.spec.annotations
-        whole = self._whole("annotations", row) if annotations.pixel_bytes else None
+        whole = self._whole("annotations", row) if self.annotations.pixel_bytes else None
         if whole is None:
-            return annotations.read(self.annotations, row, window)
-        return annotations.cut(whole, window)
+            return self.annotations.read(self.learned, row, window)
+        return self.annotations.cut(whole, window)
 
     def _features(self, row: int, window: tuple[int, ...]) -> np.ndarray:
         window = tuple(n // FEATURE_STRIDE for n in window)
@@ -291,7 +241,7 @@ class StoreSource:
         if name == "features":
             value = self.read_features(row)
         else:
-            value = self.spec.annotations.read(self.annotations, row)
+            value = self.annotations.read(self.learned, row)
         return self._remember(name, row, value)
 
     @cached_property
@@ -305,7 +255,7 @@ class StoreSource:
         channels = stored.keep or len(stored.channels or range(self.latents.channels))
         a_cell = channels * self.latents.array("y_hat").dtype.itemsize
         one = 3 if self.spec.domain == "pixel" else a_cell / LATENT_STRIDE**2
-        one += self.spec.annotations.pixel_bytes
+        one += self.annotations.pixel_bytes
         if self.teacher is not None:
             one += 4 * self.teacher.channels / FEATURE_STRIDE**2
         return one * height * width * len(self.rows) <= self.spec.cache_mb * 2**20

@@ -1,0 +1,108 @@
+"""The source of a loader's batches: whole images, wherever they lie, and crops of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from latent_store.components.reader import Window
+from training.data.annotations import Annotations
+from training.data.sampling import Batch, crop_origin, group_by_size
+from training.data.shares import WHOLE, Share
+
+Arrays = dict[str, Any]
+"""A batch before it is tensors: NumPy arrays, and "sample_ids", a list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropRule:
+    """The rule by which images are cropped.
+
+    Attributes:
+        seed: Of the run.
+        crop: Side in pixels, a multiple of 16; 0 for whole images.
+    """
+
+    seed: int
+    crop: int
+
+    def size(self, coded: tuple[int, int]) -> tuple[int, int]:
+        """Returns the size of what is cut from an image of a coded size."""
+        return (min(self.crop, coded[0]), min(self.crop, coded[1])) if self.crop else coded
+
+    def window(self, row: int, coded: tuple[int, int], epoch: int) -> Window:
+        """Returns what is cut from a row's image in an epoch: top, left, height, width."""
+        size = self.size(coded)
+        return (*crop_origin(self.seed, epoch, row, size=coded, crop=size), *size)
+
+
+class Source(ABC):
+    """A split's images and what is learned of each. It is sent to workers: it pickles.
+
+    Attributes:
+        name: Of the split, in errors.
+        annotations: What is learned.
+        rows: Numbers of the images, ascending.
+        in_runs: Whether rows that lie together are read together at less cost.
+    """
+
+    name: str
+    annotations: Annotations
+    rows: np.ndarray
+    in_runs: ClassVar[bool]
+
+    @abstractmethod
+    def sample_ids(self, rows: Sequence[int]) -> list[str]:
+        """Returns the ids of rows."""
+
+    @abstractmethod
+    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+        """Returns the original height and width of rows in pixels, integers [n, 2]."""
+
+    @abstractmethod
+    def coded_sizes(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Returns the height and width that rows have where they are cropped, in pixels."""
+
+    @abstractmethod
+    def read(self, rows: Sequence[int]) -> Mapping[int, Any]:
+        """Reads whole images, by row."""
+
+    @abstractmethod
+    def cut(self, batch: Batch, wholes: Mapping[int, Any], windows: Sequence[Window]) -> Arrays:
+        """Returns what is the source's own of a batch: windows of images and annotations."""
+
+    def groups(self, rule: CropRule) -> list[list[int]]:
+        """Returns the rows grouped by the size of what the rule cuts from them."""
+        sizes = [rule.size(coded) for coded in self.coded_sizes(self.rows)]
+        return group_by_size(self.rows.tolist(), sizes)
+
+    def load(
+        self, batches: Sequence[Batch], rule: CropRule, epoch: int, share: Share = WHOLE
+    ) -> list[Arrays]:
+        """Reads and crops batches, or one share of each, that are handed out together.
+
+        Returns:
+            For each batch: what `cut` gives, "valid_B2" (height and width of the crop that are
+            original image), "rows_B", "sample_ids", and "batch_rows", the row numbers of the whole
+            batch.
+        """
+        parts = [share.part(batch) for batch in batches]
+        rows = np.unique(np.concatenate([np.asarray(part, np.int64) for part in parts]))
+        coded = dict(zip(rows.tolist(), self.coded_sizes(rows), strict=True))
+        wholes = self.read(rows)
+        loaded = []
+        for part, batch in zip(parts, batches, strict=True):
+            windows = [rule.window(row, coded[row], epoch) for row in part]
+            tops, heights = np.array([w[:2] for w in windows]), np.array([w[2:] for w in windows])
+            loaded.append(
+                self.cut(part, wholes, windows)
+                | {
+                    "valid_B2": np.clip(self.sizes(part).astype(np.int64) - tops, 0, heights),
+                    "rows_B": np.asarray(part, np.int64),
+                    "sample_ids": self.sample_ids(part),
+                    "batch_rows": batch,
+                }
+            )
+        return loaded
