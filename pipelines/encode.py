@@ -14,7 +14,7 @@ from latent_store.views.summary import describe_rows
 from pipelines.datasets.registry import DatasetFlags
 from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
 from pipelines.jobs.component_job import leased
-from pipelines.jobs.encode_plan import DEFAULT_SAMPLES_PER_SHARD, EncodeRequest
+from pipelines.jobs.encode_request import DEFAULT_SAMPLES_PER_SHARD, EncodeRequest
 from pipelines.jobs.encoders import PSNR_ROWS
 from training.flags import add_flags
 

@@ -67,7 +67,7 @@ ARROWS = {
     },
     "pipelines": {
         "commands": ("jobs", "codec_training"),
-        "jobs": ("scenes",),
+        "jobs": ("datasets",),
         "codec_training": ("scenes",),
         "scenes": ("datasets",),
     },

@@ -49,7 +49,6 @@ class Encoded:
 class ShardRows:
     """The rows of one component's shard, gathered sample by sample."""
 
-    spec: ComponentSpec
     columns: dict[str, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
     streams: dict[str, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     records: list[RowRecord] = field(default_factory=list)
@@ -146,7 +145,7 @@ class ComponentJob(ABC):
         if not lacking:
             return 0
         try:
-            gathered = {spec.key: ShardRows(spec=spec) for spec in lacking}
+            gathered = {spec.key: ShardRows() for spec in lacking}
             with torch_threads(self.threads):
                 self.fill(plan, shard, gathered)
             for spec in lacking:

@@ -133,7 +133,7 @@ def test_failed_rows_are_tolerated_as_told_and_made_again(job: MarkJob, plan: Sh
 
 
 def test_rows_keep_the_reason_why_they_are_left(plan: ShardPlan) -> None:
-    rows = ShardRows(spec=labels_spec(64, 64))
+    rows = ShardRows()
     rows.leave(0, plan.samples[0], NOT_LISTED, "not today")
     (record,) = rows.records
     assert (record.status, record.reason, record.sample_id) == (NOT_LISTED, "not today", "s0")

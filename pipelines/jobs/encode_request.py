@@ -1,4 +1,4 @@
-"""The plan of an encoding call, held against the store: shards, components, estimate."""
+"""A call of `encode-to-store` held against the store: its plan, the components that it lacks."""
 
 from __future__ import annotations
 
