@@ -128,7 +128,7 @@ def train_teacher(
     if teacher.pretrained != NONE:
         start_from_pretrained(network, teacher.pretrained)
     loader = CropLoader(images, loader_config, seed=trainer_config.seed, share=ranks)
-    loss = task.make_loss(lambda_kd=0, rate_weight=0)
+    loss = task.loss(lambda_kd=0, rate_weight=0)
     objective = Objective(task, network, loss, seed=trainer_config.seed)
     folder = RunFolder(
         output,

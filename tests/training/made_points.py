@@ -9,7 +9,7 @@ import numpy as np
 from training.evaluation.points import Point, SampleResult
 from training.selection.rates import ImageRate
 from training.tasks.average_precision import BoxesResult, mean_ap, voc_ap
-from training.tasks.mean_iou import MaskResult
+from training.tasks.mean_iou import MapResult
 
 CLASSES = ("road", "building", "car")
 
@@ -24,7 +24,7 @@ def make_sample(sample_id: str = "aachen_0", pixels: int = 1600, **changes: obje
         "channels": 16,
         "decoded": True,
     }
-    part = MaskResult(hits=(700, 300, 0), labelled=(1000, 600, 0), predicted=(900, 500, 200))
+    part = MapResult(hits=(700, 300, 0), labelled=(1000, 600, 0), predicted=(900, 500, 200))
     return SampleResult(
         sample_id=sample_id, pixels=pixels, rate=ImageRate(**(rate | changes)), part=part
     )

@@ -24,7 +24,7 @@ from training import evaluate as command
 from training.evaluation import evaluation_pictures
 from training.evaluation.candidates import distinct_labels, find_candidates
 from training.evaluation.evaluation_split import Bench, Options
-from training.evaluation.measure import measure, permuted, point_key
+from training.evaluation.measure import measure, permuted_rows, point_key
 from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW
 from training.tasks.classes import CITYSCAPES_CLASSES
@@ -82,13 +82,14 @@ def _candidates(split: Split, *paths: Path):
 
 
 def _direct_miou(split: Split, logits_of) -> float:
-    metric = MeanIou(CITYSCAPES_CLASSES)
+    results = []
     labels = split.labels()
     for row in labels.rows.tolist():
         with torch.inference_mode():
             map_HW = logits_of(row)[0].argmax(0)[:HEIGHT, :WIDTH]
-        metric.add(row, labels.read([row])[0, :HEIGHT, :WIDTH], map_HW)
-    return metric.main()
+        truth_HW = labels.read([row])[0, :HEIGHT, :WIDTH]
+        results.append(MeanIou().compare(truth_HW, map_HW, len(CITYSCAPES_CLASSES)))
+    return MeanIou().summary(results, CITYSCAPES_CLASSES)["miou"]
 
 
 def test_every_kind_of_network_is_a_point_of_one_table(points):
@@ -275,10 +276,10 @@ def test_keys_follow_what_numbers_depend_on(split, checkpoints, copied_store):
 @pytest.mark.parametrize("count", [2, 3, 10, 101])
 def test_permuting_moves_every_sample(count):
     rows = np.arange(100, 100 + count)
-    moved = permuted(rows)
+    moved = permuted_rows(rows)
     assert sorted(moved) == rows.tolist()
     assert not np.any(moved == rows)
-    np.testing.assert_array_equal(moved, permuted(rows))
+    np.testing.assert_array_equal(moved, permuted_rows(rows))
 
 
 def test_a_network_that_is_always_right_falls_when_latents_are_permuted(

@@ -1,7 +1,7 @@
 """The annotations that are learned from: what a loader must know of them, whatever the task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -46,3 +46,11 @@ class Annotations(ABC):
     @abstractmethod
     def entries(self, cut: Sequence[Any]) -> dict[str, Any]:
         """Returns a batch's entries, made of what `cut` or `read` returned for each image."""
+
+    @abstractmethod
+    def truths(self, batch: Mapping[str, Any]) -> list[Any]:
+        """Returns the annotations of each whole image of a batch, as `read` has them."""
+
+    @abstractmethod
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Returns how much there is to get right in a batch."""

@@ -20,7 +20,7 @@ from training.evaluation.evaluation_split import Bench
 from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import POINT_VERSION, Point, SampleResult
 from training.selection.rates import ImageRate
-from training.tasks.base import ImageResult, Metric
+from training.tasks.metric import ImageResult
 
 _KEY_DIGITS = 24
 _PERMUTATION_SEED = 0
@@ -45,20 +45,21 @@ def measure(
         IntegrityError: A stream does not decode to the store's ŷ.
     """
     pipeline = Pipeline(bench, candidate)
-    total, mixed = (bench.task.metric(bench.class_names) for _ in range(2))
+    metric, classes = bench.task.metric, len(bench.class_names)
     others = _others(bench, rows)
     samples: list[SampleResult] = []
+    mixed: list[ImageResult] = []
     for batch, size in bench.batches(rows):
         predictions, rates = pipeline.outputs(batch, size)
         for row, prediction, rate in zip(batch, predictions, rates, strict=True):
-            part = total.add(row, bench.read_truth(row), prediction)
+            part = metric.compare(bench.read_truth(row), prediction, classes)
             if row in others:
-                mixed.add(row, bench.read_truth(others[row]), prediction)
+                mixed.append(metric.compare(bench.read_truth(others[row]), prediction, classes))
             samples.append(_sample(bench, row, rate, part))
             on_output(row, prediction)
-    scores = _scores(bench, total, len(rows))
-    permuted_score = mixed.main() if others else None
-    return _point(bench, candidate, rows, samples, scores | {"permuted_score": permuted_score})
+    scores = _scores(bench, [sample.part for sample in samples])
+    permuted = metric.summary(mixed, bench.class_names)[metric.score] if mixed else None
+    return _point(bench, candidate, rows, samples, scores | {"permuted_score": permuted})
 
 
 def point_key(bench: Bench, candidate: Candidate, rows: np.ndarray) -> str:
@@ -84,7 +85,7 @@ def point_key(bench: Bench, candidate: Candidate, rows: np.ndarray) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
 
 
-def permuted(rows: np.ndarray) -> np.ndarray:
+def permuted_rows(rows: np.ndarray) -> np.ndarray:
     """Returns `rows` so shuffled that none stays where it was (but a single one).
 
     One cycle through a random order: neighbours of a video sequence look too much alike for a
@@ -100,7 +101,7 @@ def _others(bench: Bench, rows: np.ndarray) -> dict[int, int]:
     """Returns whose truth each row is also compared with; empty where that is not asked for."""
     if not bench.options.permute or len(rows) < 2:
         return {}
-    return dict(zip(rows.tolist(), permuted(rows).tolist(), strict=True))
+    return dict(zip(rows.tolist(), permuted_rows(rows).tolist(), strict=True))
 
 
 def _sample(bench: Bench, row: int, rate: ImageRate, part: ImageResult) -> SampleResult:
@@ -109,23 +110,23 @@ def _sample(bench: Bench, row: int, rate: ImageRate, part: ImageResult) -> Sampl
     return SampleResult(sample_id=sample_id, pixels=height * width, rate=rate, part=part)
 
 
-def _scores(bench: Bench, metric: Metric, images: int) -> dict[str, Any]:
+def _scores(bench: Bench, parts: Sequence[ImageResult]) -> dict[str, Any]:
     """Returns the fields of a point that say how well the whole split went."""
-    task = bench.task
-    if not metric.counted:
-        nothing = task.nothing.format(images=f"the {images} images of {bench.split.plan.name}")
+    task, metric = bench.task, bench.task.metric
+    if not any(part.counted for part in parts):
+        nothing = task.nothing.format(images=f"the {len(parts)} images of {bench.split.plan.name}")
         raise DatasetError(
             f"{nothing}: there is nothing to compare with; encode a split with {task.wanted}"
         )
-    summary = metric.summary()
-    of_class = f"{task.class_score.lower()}/"
+    summary = metric.summary(parts, bench.class_names)
+    of_class = f"{metric.class_title.lower()}/"
     each = [summary.get(of_class + name, math.nan) for name in bench.class_names]
     return {
-        "score": summary[task.score],
+        "score": summary[metric.score],
         "class_scores": tuple(None if math.isnan(value) else value for value in each),
-        "constant_class": metric.constant_class,
-        "constant_score": summary.get(f"constant_{task.score}"),
-        "more_scores": {title: summary[name] for name, title in task.more_scores.items()},
+        "constant_class": metric.constant_class(parts),
+        "constant_score": summary.get(f"constant_{metric.score}"),
+        "more_scores": {title: summary[name] for name, title in metric.more_scores.items()},
     }
 
 

@@ -182,7 +182,7 @@ def require_comparable(points: Sequence[Point]) -> None:
             task = find_task(point.task)
             images = f"the {len(point.samples)} images of {point.label}"
             raise DatasetError(
-                f"{task.nothing.format(images=images)}: it has no {task.metric_name}; measure it "
+                f"{task.nothing.format(images=images)}: it has no {task.metric.title}; measure it "
                 f"on a split with {task.wanted}"
             )
 

@@ -16,7 +16,7 @@ from typing import Any
 from latent_store.errors import IntegrityError
 from latent_store.storage.location import write_text
 from training.selection.rates import ImageRate
-from training.tasks.base import ImageResult
+from training.tasks.metric import ImageResult
 from training.tasks.registry import find_task
 
 POINT_VERSION = 1
@@ -50,8 +50,12 @@ class SampleResult:
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready dict that `from_json` reads; the part's fields are beside ours."""
-        values = dataclasses.asdict(self)
-        return values | values.pop("part")
+        return {
+            "sample_id": self.sample_id,
+            "pixels": self.pixels,
+            "rate": dataclasses.asdict(self.rate),
+            **self.part.to_json(),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], kind: type[ImageResult]) -> SampleResult:
@@ -131,7 +135,7 @@ class Point:
     @property
     def metric(self) -> str:
         """The name of `score`."""
-        return find_task(self.task).metric_name
+        return find_task(self.task).metric.title
 
     @property
     def bpp(self) -> float:
@@ -199,7 +203,7 @@ class Point:
         fields = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         for name in ("class_names", "class_scores"):
             fields[name] = tuple(fields[name])
-        kind = find_task(fields.get("task", cls.task)).result
+        kind = find_task(fields.get("task", cls.task)).metric.result
         fields["samples"] = tuple(SampleResult.from_json(s, kind) for s in fields["samples"])
         return cls(**fields)
 

@@ -242,7 +242,7 @@ def _per_class(analysis: Analysis) -> str:
         for point, name, _ in _named(analysis)
     ]
     header = ("network", "codec", *(names[i] for i in present))
-    title = f"## {find_task(points[0].task).class_score} by class\n\n"
+    title = f"## {find_task(points[0].task).metric.class_title} by class\n\n"
     return title + markdown_table(header, rows, _TEXT_COLUMNS)
 
 
@@ -263,7 +263,7 @@ def _notes(points: Sequence[Point], setting: ReportSetting) -> str:
         lines.append(_TIES_NOTE)
     if any(p.permuted_score is not None for p in points):
         lines.append(
-            f"permuted is {task.metric_name} with each image's ŷ given to another image's "
+            f"permuted is {task.metric.title} with each image's ŷ given to another image's "
             f"{task.truth_word}."
         )
     return "## What is counted\n\n" + "\n".join(f"- {line}" for line in lines)

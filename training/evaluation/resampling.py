@@ -105,7 +105,7 @@ def drawn_score(point: Point, images: Images) -> np.ndarray:
     if id(point) not in images.scores:
         # The point is kept too, or another one could get its id.
         parts = [sample.part for sample in point.samples]
-        scores_D = find_task(point.task).drawn_scores(parts, images.times_DS)
+        scores_D = find_task(point.task).metric.drawn(parts, images.times_DS)
         images.scores[id(point)] = (point, scores_D)
     return images.scores[id(point)][1]
 

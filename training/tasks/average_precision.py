@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from latent_store.format.boxes import Boxes
-from training.tasks.base import ImageResult, Metric
 from training.tasks.coco_ap import coco_ap
 from training.tasks.detections import Detections
 from training.tasks.mean_iou import mean_over
+from training.tasks.metric import ImageResult, Metric
 
 MIN_OVERLAP = 0.5
 """Of VOC; an overlap that reaches it counts, as in the devkit (in some ports it must exceed it)."""
@@ -44,62 +46,19 @@ class BoxesResult(ImageResult):
         scores: Of each, a float32 in its shortest decimal form.
         hits: 1 for each that is true, 0 for each that is false.
         objects: [K] objects of each class that count: those that are not difficult.
+        pair: Objects and detections as they are, for COCO's AP.
     """
 
     labels: tuple[int, ...]
     scores: tuple[float, ...]
     hits: tuple[int, ...]
     objects: tuple[int, ...]
+    pair: tuple[Boxes, Detections] | None = field(default=None, compare=False, repr=False)
 
     @property
     def counted(self) -> int:
         """Objects that count."""
         return sum(self.objects)
-
-
-class AveragePrecision(Metric):
-    """AP50 as VOC counts it since 2010, beside it as in 2007, and COCO's AP."""
-
-    def __init__(self, class_names: Sequence[str]) -> None:
-        super().__init__(class_names)
-        self._images: list[tuple[int, BoxesResult, Boxes, Detections]] = []
-
-    def add(self, row: int, truth: Boxes, prediction: Detections) -> BoxesResult:
-        """Adds one image's detections, in pixels of the original picture."""
-        result = match(truth, prediction, len(self.class_names))
-        self._images.append((row, result, truth, prediction))
-        return result
-
-    def merge(self, other: Self) -> None:
-        """Adds another one's images."""
-        self._images += other._images
-
-    @property
-    def counted(self) -> int:
-        """Objects that count."""
-        return sum(result.counted for _, result, _, _ in self._images)
-
-    def main(self) -> float:
-        """Returns AP50."""
-        return mean_ap(voc_ap([image[1] for image in self._by_row], use_07_metric=False))
-
-    def summary(self) -> dict[str, float]:
-        """Returns "ap50", "ap50_07", "coco_ap", and "ap50/<class>" of all but the background."""
-        if not self._images:
-            return {"ap50": math.nan, "ap50_07": math.nan, "coco_ap": math.nan}
-        _, results, truths, found = zip(*self._by_row, strict=True)
-        ap_K = voc_ap(results, use_07_metric=False)
-        by_class = zip(self.class_names[1:], ap_K.tolist()[1:], strict=True)
-        return {
-            "ap50": mean_ap(ap_K),
-            "ap50_07": mean_ap(voc_ap(results, use_07_metric=True)),
-            "coco_ap": coco_ap(truths, found),
-        } | {f"ap50/{name}": value for name, value in by_class}
-
-    @property
-    def _by_row(self) -> list[tuple[int, BoxesResult, Boxes, Detections]]:
-        """The images by row: equal scores rank in their order, whoever measured them."""
-        return sorted(self._images, key=lambda image: image[0])
 
 
 def match(truth: Boxes, found: Detections, num_classes: int) -> BoxesResult:
@@ -140,19 +99,14 @@ def match(truth: Boxes, found: Detections, num_classes: int) -> BoxesResult:
         scores=tuple(float(str(score)) for score in found.scores_N[kept_N]),
         hits=tuple(hits_N[kept_N].tolist()),
         objects=tuple(objects_K.tolist()),
+        pair=(truth, found),
     )
 
 
 def overlaps(boxes_N4: np.ndarray, others_M4: np.ndarray) -> np.ndarray:
     """Returns intersection over union of each pair, float64 [N, M]; 0 where they do not meet."""
-    a_N14, b_M4 = boxes_N4.astype(np.float64)[:, None], others_M4.astype(np.float64)
-    sides_NM2 = np.minimum(a_N14[..., 2:], b_M4[..., 2:]) - np.maximum(
-        a_N14[..., :2], b_M4[..., :2]
-    )
-    shared_NM = np.where((sides_NM2 > 0).all(-1), sides_NM2.prod(-1), 0)
-    area_N1 = (a_N14[..., 2:] - a_N14[..., :2]).prod(-1)
-    union_NM = area_N1 + (b_M4[:, 2:] - b_M4[:, :2]).prod(-1) - shared_NM
-    return np.divide(shared_NM, union_NM, out=np.zeros_like(union_NM), where=shared_NM > 0)
+    pair = (torch.tensor(boxes, dtype=torch.float64) for boxes in (boxes_N4, others_M4))
+    return box_iou(*pair).nan_to_num().numpy()
 
 
 def voc_ap(pictures: Sequence[BoxesResult], *, use_07_metric: bool) -> np.ndarray:
@@ -170,9 +124,9 @@ def voc_ap(pictures: Sequence[BoxesResult], *, use_07_metric: bool) -> np.ndarra
     """
     objects_K = np.sum([p.objects for p in pictures], axis=0)
     ap_K = np.where(objects_K > 0, 0.0, np.nan)
-    for label, ranked in ranked_hits(pictures):
+    for label, hits_N, _ in ranked_hits(pictures):
         if objects_K[label]:
-            true_N = np.cumsum(ranked.hits_N)
+            true_N = np.cumsum(hits_N)
             recall_N = true_N / objects_K[label]
             precision_N = true_N / np.arange(1, len(true_N) + 1)
             average = _eleven_points if use_07_metric else _area
@@ -186,20 +140,14 @@ def mean_ap(ap_K: np.ndarray) -> float:
     return float(present.mean()) if present.size else math.nan
 
 
-class RankedHits(NamedTuple):
-    """The detections of one class in all pictures, surest first.
+def ranked_hits(
+    pictures: Sequence[BoxesResult],
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields each class that was detected at all, with its detections, surest first.
 
-    Attributes:
-        hits_N: 1 or 0.
-        pictures_N: Int64, the number of the picture of each.
+    Yields:
+        The class; 1 or 0 for each of its detections; the number of the picture of each.
     """
-
-    hits_N: np.ndarray
-    pictures_N: np.ndarray
-
-
-def ranked_hits(pictures: Sequence[BoxesResult]) -> Iterator[tuple[int, RankedHits]]:
-    """Yields each class that was detected at all, with its detections."""
     labels_N, scores_N, hits_N = (
         np.concatenate([np.array(getattr(p, name), dtype) for p in pictures])
         for name, dtype in (("labels", np.int64), ("scores", np.float32), ("hits", np.int64))
@@ -210,7 +158,7 @@ def ranked_hits(pictures: Sequence[BoxesResult]) -> Iterator[tuple[int, RankedHi
     classes, counts = np.unique(labels_N, return_counts=True)
     for label, count, end in zip(classes, counts, np.cumsum(counts), strict=True):
         mine = order[end - count : end]
-        yield int(label), RankedHits(hits_N[mine], pictures_N[mine])
+        yield int(label), hits_N[mine], pictures_N[mine]
 
 
 def drawn_ap50(pictures: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndarray:
@@ -225,12 +173,12 @@ def drawn_ap50(pictures: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndar
     """
     objects_DK = times_DS @ np.array([p.objects for p in pictures], dtype=np.float64)
     areas_DK = np.zeros_like(objects_DK)
-    for label, ranked in ranked_hits(pictures):
-        true_T = np.flatnonzero(ranked.hits_N)
+    for label, hits_N, pictures_N in ranked_hits(pictures):
+        true_T = np.flatnonzero(hits_N)
         if not true_T.size:
             continue
         # Recall rises, and precision peaks, at the true ones alone.
-        pictures_N = ranked.pictures_N[: true_T[-1] + 1]
+        pictures_N = pictures_N[: true_T[-1] + 1]
         starts_T = np.concatenate([[0], true_T[:-1] + 1])
         step = max(1, _MOST_WEIGHTS // len(pictures_N))
         for first in range(0, len(times_DS), step):
@@ -251,3 +199,27 @@ def _area(recall_N: np.ndarray, precision_N: np.ndarray) -> float:
 
 def _eleven_points(recall_N: np.ndarray, precision_N: np.ndarray) -> float:
     return float(np.mean([precision_N[recall_N >= r].max(initial=0) for r in _LEVELS]))
+
+
+class AveragePrecision(Metric):
+    """AP50 as VOC counts it since 2010, beside it as in 2007, and COCO's AP."""
+
+    score = "ap50"
+    title = class_title = "AP50"
+    more_scores: ClassVar = {"ap50_07": "AP50-07", "coco_ap": "COCO AP"}
+    result = BoxesResult
+    compare = staticmethod(match)
+    drawn = staticmethod(drawn_ap50)
+
+    def summary(
+        self, results: Sequence[BoxesResult], class_names: Sequence[str]
+    ) -> dict[str, float]:
+        """Returns "ap50", "ap50_07", "coco_ap", and "ap50/<class>" of all but the background."""
+        ap_K = voc_ap(results, use_07_metric=False)
+        truths, found = zip(*(result.pair for result in results), strict=True)
+        by_class = zip(class_names[1:], ap_K.tolist()[1:], strict=True)
+        return {
+            "ap50": mean_ap(ap_K),
+            "ap50_07": mean_ap(voc_ap(results, use_07_metric=True)),
+            "coco_ap": coco_ap(truths, found),
+        } | {f"ap50/{name}": value for name, value in by_class}

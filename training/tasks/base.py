@@ -9,9 +9,8 @@ what is there are opaque to everybody else; both are here called
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,64 +20,10 @@ from training.data.annotations import Annotations
 from training.networks.backbones import Stem
 from training.networks.network_config import NetworkConfig
 from training.tasks.losses import TaskLoss
+from training.tasks.metric import Metric
 
 Panel = tuple[str, np.ndarray]
 """Title and picture, uint8 RGB [H, W, 3]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageResult(ABC):
-    """One image's part of the score of a whole split; tuples of plain numbers, kept in files."""
-
-    @property
-    @abstractmethod
-    def counted(self) -> int:
-        """The number of things that there were to get right."""
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Reads the fields from a dict that may hold others too.
-
-        Raises:
-            KeyError, TypeError: It is of another shape.
-        """
-        return cls(**{field.name: tuple(data[field.name]) for field in fields(cls)})
-
-
-class Metric(ABC):
-    """The scores of a whole split, from one image after the other; picklable.
-
-    Args:
-        class_names: By class id.
-    """
-
-    constant_class: int | None = None
-    """The class that is predicted where nothing was learned; None without such a baseline."""
-
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self.class_names = tuple(class_names)
-
-    @property
-    @abstractmethod
-    def counted(self) -> int:
-        """The number of things that there were to get right so far."""
-
-    @abstractmethod
-    def add(self, row: int, truth: Any, prediction: Any) -> ImageResult:
-        """Adds one image, and returns its part."""
-
-    @abstractmethod
-    def merge(self, other: Self) -> None:
-        """Adds the images of another metric."""
-
-    @abstractmethod
-    def main(self) -> float:
-        """Returns the main score alone, which may be quicker than all."""
-
-    @abstractmethod
-    def summary(self) -> dict[str, float]:
-        """Returns the scores by name: the task's `score` and `more_scores`, "constant_<score>"
-        where there is a constant class, and "<class_score>/<class>" in lower case."""
 
 
 class Task(ABC):
@@ -95,10 +40,8 @@ class Task(ABC):
             and the classes.
         why_not_one_image: Why batch norm cannot be trained on one image a batch; None if it can.
         annotations: What is read of a split, and how it is cropped.
-        score: The name of the score that decides which network is the best, the higher the better.
-        metric_name, class_score: What tables call it, and that of one class.
-        more_scores: Other scores of `Metric.summary`, and what tables call them.
-        result: The class of `Metric.add`'s results.
+        loss: Its class; both arguments of `TaskLoss` are given.
+        metric: Its scores.
         nothing, wanted: What it means that nothing counts in {images}; what a split must have.
         truth_word: What another image's truth is called in the report.
         score_note, pictures_note: How the report explains score and pictures.
@@ -116,12 +59,8 @@ class Task(ABC):
     tail_fields: tuple[str, ...] = ()
     why_not_one_image: str | None = None
     annotations: type[Annotations]
-    score: str
-    metric_name: str
-    class_score: str
-    more_scores: ClassVar[dict[str, str]] = {}
-    metric: type[Metric]
-    result: type[ImageResult]
+    loss: type[TaskLoss]
+    metric: Metric
     nothing: str
     wanted: str
     truth_word: str
@@ -151,36 +90,11 @@ class Task(ABC):
         """Returns what the tail needs besides features in training."""
         return {}
 
-    # -- learning ----------------------------------------------------------------------------
-
-    @abstractmethod
-    def make_loss(self, *, lambda_kd: float, rate_weight: float) -> TaskLoss:
-        """Returns the loss; see `TaskLoss`."""
-
-    @abstractmethod
-    def count_labels(self, batch: Mapping[str, Any]) -> int:
-        """Returns how much there is to get right in a batch."""
-
-    # -- results -----------------------------------------------------------------------------
-
     @abstractmethod
     def predictions(
         self, outputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
     ) -> list[Any]:
         """Returns what a network in evaluation says of each image, at original height and width."""
-
-    @abstractmethod
-    def truths(self, batch: Mapping[str, Any]) -> list[Any]:
-        """Returns what is there in each whole image of a batch."""
-
-    @abstractmethod
-    def drawn_scores(self, results: Sequence[Any], times_DS: np.ndarray) -> np.ndarray:
-        """Returns the score of draws of images, float64 [D]; nan where nothing counts.
-
-        Args:
-            results: S images' parts.
-            times_DS: How often each draw has each image.
-        """
 
     # -- pictures and files ------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ see. They are not ignored either: an anchor or proposal on one counts as backgro
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from latent_store.views.panels import save_png
 from training.networks.backbones import Stem, find_backbone
 from training.networks.detection_network import DetectionLayers, DetectionTail
 from training.networks.network_config import NetworkConfig
-from training.tasks.average_precision import AveragePrecision, BoxesResult, drawn_ap50
+from training.tasks.average_precision import AveragePrecision
 from training.tasks.base import Panel, Task
 from training.tasks.box_pictures import SHOWN_SCORE, draw_detections, draw_objects
 from training.tasks.classes import class_colours
@@ -66,11 +66,8 @@ class Detection(Task):
     teacher_prefix = "fasterrcnn"
     fields = tail_fields = ("fpn_width", "box_head_width", "anchor_size")
     annotations = ObjectBoxes
-    score = "ap50"
-    metric_name = class_score = "AP50"
-    more_scores: ClassVar = {"ap50_07": "AP50-07", "coco_ap": "COCO AP"}
-    metric = AveragePrecision
-    result = BoxesResult
+    loss = DetectionLoss
+    metric = AveragePrecision()
     nothing = "no object of {images} counts (there is none, or all are difficult)"
     wanted = "objects that are not difficult"
     truth_word = "boxes"
@@ -123,27 +120,11 @@ class Detection(Task):
             "sample_keys": [(seed, epoch, row) for row in batch["rows_B"].tolist()],
         }
 
-    def make_loss(self, *, lambda_kd: float, rate_weight: float) -> DetectionLoss:
-        """See `DetectionLoss`."""
-        return DetectionLoss(lambda_kd=lambda_kd, rate_weight=rate_weight)
-
-    def count_labels(self, batch: Mapping[str, Any]) -> int:
-        """Returns the objects that are learned."""
-        return sum(int((~target["difficult"]).sum()) for target in batch["targets"])
-
     def predictions(
         self, outputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
         """Returns the boxes, which lie in the original picture already."""
         return [Detections.from_output(found) for found in outputs["detections"]]
-
-    def truths(self, batch: Mapping[str, Any]) -> list[Boxes]:
-        """Returns the objects."""
-        return [_truth(target) for target in batch["targets"]]
-
-    def drawn_scores(self, results: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndarray:
-        """Returns AP50s, each from one ranking of all its images' detections."""
-        return drawn_ap50(results, times_DS)
 
     def truth_panels(
         self, truth: Boxes, picture_HWC: np.ndarray, class_names: Sequence[str]
@@ -201,16 +182,6 @@ class Detection(Task):
             return Detections.from_json(json.loads(path.read_text()))
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{path} holds no detections ({error}); delete it") from error
-
-
-def _truth(target: Mapping[str, torch.Tensor]) -> Boxes:
-    labels_N, difficult_N = target["labels"].cpu().numpy(), target["difficult"].cpu().numpy()
-    return Boxes(
-        boxes_N4=target["boxes"].cpu().numpy(),
-        labels_N=labels_N,
-        difficult_N=difficult_N,
-        truncated_N=difficult_N & False,  # no score asks for it
-    )
 
 
 def _learned(target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,17 +7,16 @@ diagonal and the margins of one confusion matrix over all images.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
 
 from latent_store.format.schema import IGNORE_LABEL
-from training.tasks.base import ImageResult, Metric
+from training.tasks.metric import ImageResult, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskResult(ImageResult):
+class MapResult(ImageResult):
     """One image's part of mIoU.
 
     Attributes:
@@ -36,25 +35,22 @@ class MaskResult(ImageResult):
 
 
 class MeanIou(Metric):
-    """mIoU over every labelled pixel seen so far.
+    """mIoU over the classes that labels have; pixels labelled 255 count nowhere."""
 
-    Attributes:
-        counts_3K: Int64: pixels of each class that were right, are labelled so, are predicted so.
-    """
+    score = "miou"
+    title = "mIoU"
+    class_title = "IoU"
+    result = MapResult
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        super().__init__(class_names)
-        self.counts_3K = np.zeros((3, len(self.class_names)), dtype=np.int64)
-
-    def add(
-        self, row: int, truth: torch.Tensor | np.ndarray, prediction: torch.Tensor
-    ) -> MaskResult:
-        """Adds one map; where the label is 255 the prediction does not count.
+    def compare(
+        self, truth: torch.Tensor | np.ndarray, prediction: torch.Tensor, num_classes: int
+    ) -> MapResult:
+        """Returns the result of one map.
 
         Args:
-            row: Of the image.
             truth: Integer train ids [H, W] at least; what lies beyond the prediction is padding.
             prediction: Integer [h, w], values in [0, K).
+            num_classes: K.
 
         Raises:
             ValueError: If a label is neither a class nor 255, or is missing.
@@ -68,68 +64,43 @@ class MeanIou(Metric):
             )
         valid = labels != IGNORE_LABEL
         true, predicted = labels[valid].long(), prediction[valid].long()
-        classes = len(self.class_names)
-        if true.numel() and not 0 <= int(true.min()) <= int(true.max()) < classes:
+        if true.numel() and not 0 <= int(true.min()) <= int(true.max()) < num_classes:
             raise ValueError(
-                f"labels must lie in [0, {classes}) or be {IGNORE_LABEL}, got "
+                f"labels must lie in [0, {num_classes}) or be {IGNORE_LABEL}, got "
                 f"{int(true.min())} to {int(true.max())}"
             )
         parts = (true[true == predicted], true, predicted)
-        counts = torch.stack([torch.bincount(part, minlength=classes) for part in parts]).cpu()
-        self.counts_3K += counts.numpy()
+        counts = torch.stack([torch.bincount(part, minlength=num_classes) for part in parts])
         hits, labelled, said = (tuple(part) for part in counts.tolist())
-        return MaskResult(hits=hits, labelled=labelled, predicted=said)
+        return MapResult(hits=hits, labelled=labelled, predicted=said)
 
-    def merge(self, other: Self) -> None:
-        """Adds another one's pixels."""
-        self.counts_3K += other.counts_3K
-
-    @property
-    def counted(self) -> int:
-        """Labelled pixels."""
-        return int(self.counts_3K[1].sum())
-
-    @property
-    def constant_class(self) -> int:
-        """The most frequent class."""
-        return int(self.counts_3K[1].argmax())
-
-    def iou(self) -> np.ndarray:
-        """Returns each class's IoU in [0, 1], float64 [K]; nan where no label has the class."""
-        hits_K, labelled_K, predicted_K = self.counts_3K
-        union_K = np.where(labelled_K > 0, labelled_K + predicted_K - hits_K, 1)
-        return np.where(labelled_K > 0, hits_K / union_K, np.nan)
-
-    def main(self) -> float:
-        """Returns the mean IoU over the classes that occur (nan if none does)."""
-        present = [value for value in self.iou().tolist() if not math.isnan(value)]
-        return sum(present) / len(present) if present else math.nan
-
-    def summary(self) -> dict[str, float]:
+    def summary(self, results: Sequence[MapResult], class_names: Sequence[str]) -> dict[str, float]:
         """Returns "miou", "accuracy", "constant_miou" and the IoU of each class.
 
         "constant_miou" is that of always predicting the most frequent class, max(f) / (number of
-        classes that occur) with class frequencies f. All are nan without a labelled pixel.
+        classes that occur) with class frequencies f.
         """
-        (hits_K, labelled_K, _), pixels = self.counts_3K, self.counted
-        present = int((labelled_K > 0).sum())
-        iou = zip(self.class_names, self.iou().tolist(), strict=True)
+        hits_K, labelled_K, predicted_K = (part.sum(axis=0) for part in _parts(results))
+        present_K, pixels = labelled_K > 0, int(labelled_K.sum())
+        union_K = np.where(present_K, labelled_K + predicted_K - hits_K, 1)
+        iou = np.where(present_K, hits_K / union_K, np.nan).tolist()
+        present = [value for value in iou if not math.isnan(value)]
         return {
-            "miou": self.main(),
-            "accuracy": float(hits_K.sum()) / pixels if pixels else math.nan,
-            "constant_miou": float(labelled_K.max()) / pixels / present if pixels else math.nan,
-        } | {f"iou/{name}": value for name, value in iou}
+            "miou": sum(present) / len(present),
+            "accuracy": float(hits_K.sum()) / pixels,
+            "constant_miou": float(labelled_K.max()) / pixels / len(present),
+        } | {f"iou/{name}": value for name, value in zip(class_names, iou, strict=True)}
 
+    def drawn(self, results: Sequence[MapResult], times_DS: np.ndarray) -> np.ndarray:
+        """Returns mIoUs, each from the sum of its images."""
+        hits_DK, labelled_DK, predicted_DK = (times_DS @ part for part in _parts(results))
+        present_DK = labelled_DK > 0
+        union_DK = np.where(present_DK, labelled_DK + predicted_DK - hits_DK, 1)
+        return mean_over(hits_DK / union_DK, present_DK)
 
-def drawn_miou(results: Sequence[MaskResult], times_DS: np.ndarray) -> np.ndarray:
-    """Returns the mIoU of draws of images, float64 [D]; nan where no pixel is labelled."""
-    hits_DK, labelled_DK, predicted_DK = (
-        times_DS @ np.array([getattr(result, name) for result in results], dtype=np.float64)
-        for name in ("hits", "labelled", "predicted")
-    )
-    present_DK = labelled_DK > 0
-    union_DK = np.where(present_DK, labelled_DK + predicted_DK - hits_DK, 1)
-    return mean_over(hits_DK / union_DK, present_DK)
+    def constant_class(self, results: Sequence[MapResult]) -> int:
+        """Returns the most frequent class."""
+        return int(_parts(results)[1].sum(axis=0).argmax())
 
 
 def mean_over(values_DK: np.ndarray, present_DK: np.ndarray) -> np.ndarray:
@@ -137,3 +108,9 @@ def mean_over(values_DK: np.ndarray, present_DK: np.ndarray) -> np.ndarray:
     present_D = present_DK.sum(axis=1)
     total_D = np.where(present_DK, values_DK, 0).sum(axis=1)
     return np.divide(total_D, present_D, out=np.full(len(total_D), np.nan), where=present_D > 0)
+
+
+def _parts(results: Sequence[MapResult]) -> tuple[np.ndarray, ...]:
+    """Returns hits, labelled and predicted pixels, int64 [S, K] each."""
+    names = MapResult.kept_fields()
+    return tuple(np.array([getattr(r, name) for r in results], np.int64) for name in names)

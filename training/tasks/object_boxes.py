@@ -1,9 +1,11 @@
 """The objects of pictures: the annotations of detection, and what a crop leaves of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from latent_store.components.boxes import BoxesReader
 from latent_store.components.reader import Window
@@ -71,6 +73,24 @@ class ObjectBoxes(Annotations):
         """Returns "targets"."""
         return {"targets": list(cut)}
 
+    def truths(self, batch: Mapping[str, Any]) -> list[Boxes]:
+        """Returns the objects."""
+        return [_boxes(target) for target in batch["targets"]]
+
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Returns the objects that are not difficult."""
+        return sum(int((~target["difficult"]).sum()) for target in batch["targets"])
+
 
 def _area(boxes_N4: np.ndarray) -> np.ndarray:
     return (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(1)
+
+
+def _boxes(target: Mapping[str, torch.Tensor]) -> Boxes:
+    labels_N, difficult_N = target["labels"].cpu().numpy(), target["difficult"].cpu().numpy()
+    return Boxes(
+        boxes_N4=target["boxes"].cpu().numpy(),
+        labels_N=labels_N,
+        difficult_N=difficult_N,
+        truncated_N=difficult_N & False,  # no score asks for it
+    )

@@ -41,9 +41,10 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.task, self.network, self.loss = task, network, loss
+        self.annotations = task.annotations(num_classes=network.config.num_classes)
         self.selection = network.config.channel_selection
         self.seed, self.temperature = seed, temperature
-        self.score = task.score
+        self.score = task.metric.score
         self.unlabelled = (
             f"{task.nothing.format(images='the images of this epoch')}: train on a split with "
             f"{task.wanted}"
@@ -58,7 +59,7 @@ class Objective(nn.Module):
     def count(self, batch: Mapping[str, Any]) -> Counts:
         """Returns what a step's sums are divided by; add those of its batches."""
         cells = int(cell_mask(batch).sum()) if "features_BCHW" in batch else 0
-        labels = self.task.count_labels(batch)
+        labels = self.annotations.count(batch)
         return Counts(labels=labels, cells=cells, samples=len(batch["rows_B"]))
 
     def forward(

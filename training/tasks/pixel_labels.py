@@ -1,9 +1,11 @@
 """A class for every pixel: the annotations of segmentation, and of all that labels can teach."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from latent_store.components.labels import LabelsReader
 from latent_store.components.reader import Window
@@ -46,3 +48,11 @@ class PixelLabels(Annotations):
     def entries(self, cut: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Returns "labels_BHW"."""
         return {"labels_BHW": np.stack(cut)}
+
+    def truths(self, batch: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Returns the maps."""
+        return list(batch["labels_BHW"])
+
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Returns the labelled pixels."""
+        return int((batch["labels_BHW"] != IGNORE_LABEL).sum())

@@ -25,8 +25,8 @@ def find_task(name: str) -> Task:
 
 def headline(scores: Mapping[str, float]) -> str:
     """Returns a validation's main score with its name, e.g. "mIoU 0.7512"; "" without one."""
-    named = (f"{t.metric_name} {scores[t.score]:.4f}" for t in TASKS.values() if t.score in scores)
-    return next(named, "")
+    metrics = (task.metric for task in TASKS.values())
+    return next((f"{m.title} {scores[m.score]:.4f}" for m in metrics if m.score in scores), "")
 
 
 def require_own_fields(config: Any, name: str) -> None:

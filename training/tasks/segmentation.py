@@ -17,7 +17,7 @@ from training.networks.segmentation_network import SegmentationTail
 from training.tasks.base import Panel, Task
 from training.tasks.classes import class_colours
 from training.tasks.losses import Counts, TaskLoss
-from training.tasks.mean_iou import MaskResult, MeanIou, drawn_miou
+from training.tasks.mean_iou import MeanIou
 from training.tasks.pictures import colourise, overlay, read_labels
 from training.tasks.pixel_labels import PixelLabels
 
@@ -74,11 +74,8 @@ class Segmentation(Task):
         "value a channel"
     )
     annotations = PixelLabels
-    score = "miou"
-    metric_name = "mIoU"
-    class_score = "IoU"
-    metric = MeanIou
-    result = MaskResult
+    loss = SegmentationLoss
+    metric = MeanIou()
     nothing = "every pixel of {images} is labelled 255 (ignore)"
     wanted = "labels"
     truth_word = "label"
@@ -94,28 +91,12 @@ class Segmentation(Task):
         stem, stages = find_backbone(config.backbone).build(dilated=True)
         return stem, SegmentationTail(stages, config)
 
-    def make_loss(self, *, lambda_kd: float, rate_weight: float) -> SegmentationLoss:
-        """See `SegmentationLoss`."""
-        return SegmentationLoss(lambda_kd=lambda_kd, rate_weight=rate_weight)
-
-    def count_labels(self, batch: Mapping[str, Any]) -> int:
-        """Returns the labelled pixels."""
-        return int((batch["labels_BHW"] != IGNORE_LABEL).sum())
-
     def predictions(
         self, outputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
     ) -> list[torch.Tensor]:
         """Returns the likeliest class of every pixel."""
         maps_BHW = outputs["logits"].argmax(1).to(torch.uint8)
         return [map_HW[:h, :w] for map_HW, (h, w) in zip(maps_BHW, sizes, strict=True)]
-
-    def truths(self, batch: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Returns the labels."""
-        return list(batch["labels_BHW"])
-
-    def drawn_scores(self, results: Sequence[MaskResult], times_DS: np.ndarray) -> np.ndarray:
-        """Returns mIoUs, each from the sum of its images."""
-        return drawn_miou(results, times_DS)
 
     def truth_panels(
         self, truth: np.ndarray, picture_HWC: np.ndarray, class_names: Sequence[str]

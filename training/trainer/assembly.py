@@ -51,7 +51,7 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
     initialise_network(network, job, inputs, source)
     validator = make_validator(job, inputs, ranks)
     end = job.model.temperature if job.model.temperature_end is None else job.model.temperature_end
-    loss = task.make_loss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
+    loss = task.loss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
     temperature = (job.model.temperature, end)
     objective = Objective(task, network, loss, seed=config.seed, temperature=temperature)
     folder = RunFolder(

@@ -99,14 +99,15 @@ def _input(config: NetworkConfig) -> str:
 def _scores(task: Task, scores: Mapping[str, float]) -> str:
     if not scores:
         return "Not measured in the run."
+    metric = task.metric
     lines = [f"{headline(scores)} on the validation split, at the last step.", ""]
-    cuts = {n: v for n, v in scores.items() if n.startswith(f"{task.score}_at/")}
+    cuts = {n: v for n, v in scores.items() if n.startswith(f"{metric.score}_at/")}
     if cuts:
-        lines[0] += f" This and {task.class_score}s are means over the numbers of channels."
-        lines += [f"| channels | {task.metric_name} |", "|---|---|"]
+        lines[0] += f" This and {metric.class_title}s are means over the numbers of channels."
+        lines += [f"| channels | {metric.title} |", "|---|---|"]
         lines += [f"| {n.split('/')[1]} | {v:.4f} |" for n, v in cuts.items()] + [""]
-    lines += [f"| class | {task.class_score} |", "|---|---|"]
-    prefix = f"{task.class_score.lower()}/"
+    lines += [f"| class | {metric.class_title} |", "|---|---|"]
+    prefix = f"{metric.class_title.lower()}/"
     for name, value in scores.items():
         if name.startswith(prefix) and value == value:
             lines.append(f"| {name.removeprefix(prefix)} | {value:.4f} |")

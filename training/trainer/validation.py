@@ -9,9 +9,13 @@ from torch import nn
 
 from latent_store.errors import DatasetError
 from training.selection.base import cut_batch
-from training.tasks.base import Metric, Task
+from training.tasks.base import Task
+from training.tasks.metric import ImageResult
 from training.tasks.objective import network_inputs, to_device
 from training.trainer.ranks import ALONE, Ranks
+
+Result = tuple[int, ImageResult]
+"""Of one image: row, and its part of the scores."""
 
 
 class Validator:
@@ -34,6 +38,7 @@ class Validator:
     ) -> None:
         self.task, self.batches, self.ranks = task, batches, ranks
         self.class_names = tuple(class_names)
+        self.annotations = task.annotations(num_classes=len(self.class_names))
 
     @torch.no_grad()
     def __call__(self, network: nn.Module, device: torch.device) -> dict[str, float]:
@@ -49,39 +54,41 @@ class Validator:
         was_training = network.training
         network.eval()
         task, selection = self.task, network.config.channel_selection
-        metrics = {keep: task.metric(self.class_names) for keep in selection.keeps}
+        measured: dict[int | None, list[Result]] = {keep: [] for keep in selection.keeps}
         gates: list[torch.Tensor] = []
         for batch in self.batches:
             on_device = to_device(batch, device)
-            truths, sizes = task.truths(on_device), batch["valid_B2"].tolist()
-            for keep, metric in metrics.items():
+            truths, sizes = self.annotations.truths(on_device), batch["valid_B2"].tolist()
+            for keep, results in measured.items():
                 # Networks for any N alone get fewer channels than the loader reads.
                 part = cut_batch(on_device, keep) if selection.for_any_n else on_device
                 outputs = network(*network_inputs(network, part), **task.tail_inputs(batch))
-                found = task.predictions(outputs, sizes)
-                for image in zip(batch["rows_B"].tolist(), truths, found, strict=True):
-                    metric.add(*image)
+                predictions = task.predictions(outputs, sizes)
+                for image in zip(batch["rows_B"].tolist(), truths, predictions, strict=True):
+                    row, *pair = image
+                    results.append((row, task.metric.compare(*pair, len(self.class_names))))
                 if "gate" in outputs:
                     gates.append(outputs["gate"].cpu())
         network.train(was_training)
-        each = {keep: self._summary(self.ranks.gather(part)) for keep, part in metrics.items()}
+        each = {keep: self._summary(results) for keep, results in measured.items()}
         names = each[selection.keeps[0]]
         scores = {name: math.fsum(s[name] for s in each.values()) / len(each) for name in names}
         if selection.for_any_n:
-            scores |= {f"{task.score}_at/{keep}": s[task.score] for keep, s in each.items()}
+            main = task.metric.score
+            scores |= {f"{main}_at/{keep}": found[main] for keep, found in each.items()}
         gates = [gate for part in self.ranks.gather(gates) for gate in part]
         return scores | (gate_statistics(torch.cat(gates)) if gates else {})
 
-    def _summary(self, parts: Sequence[Metric]) -> dict[str, float]:
-        total = self.task.metric(self.class_names)
-        for part in parts:
-            total.merge(part)
-        if not total.counted:
+    def _summary(self, own: list[Result]) -> dict[str, float]:
+        # By row: scores do not depend on which rank an image was measured by.
+        everyone = (result for part in self.ranks.gather(own) for result in part)
+        results = [result for _, result in sorted(everyone, key=lambda result: result[0])]
+        if not any(result.counted for result in results):
             raise DatasetError(
                 f"{self.task.nothing.format(images='the validation images')}: "
-                f"{self.task.metric_name} is undefined; give another --val_split, or none"
+                f"{self.task.metric.title} is undefined; give another --val_split, or none"
             )
-        return total.summary()
+        return self.task.metric.summary(results, self.class_names)
 
 
 def gate_statistics(gates_NC: torch.Tensor) -> dict[str, float]:

@@ -6,15 +6,14 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from latent_store.codec import StreamFile, read_image, read_stream_file, write_stream_file
+from latent_store.codec import read_image, read_stream_file, write_stream_file
 from latent_store.console import make_parser
 from latent_store.errors import CheckpointError, LatentStoreError
 from latent_store.storage.location import write_text
@@ -28,44 +27,6 @@ STREAM_SUFFIX = ".stream"
 
 Write = Callable[[Path, Any, np.ndarray, Sequence[str]], None]
 """A task's `write`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SentPicture:
-    """One picture: its stream's bytes and the time of each stage.
-
-    Attributes:
-        name: File name without suffix.
-        stream: Its streams.
-        file_bytes: Size of the stream file.
-        camera, server: Milliseconds of each stage; empty where that side did not run.
-    """
-
-    name: str
-    stream: StreamFile
-    file_bytes: int
-    camera: dict[str, float]
-    server: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the numbers, JSON-ready."""
-        parts = self.stream.part_bytes
-        return {
-            "name": self.name,
-            "height": self.stream.height,
-            "width": self.stream.width,
-            "selection": self.stream.selection,
-            "channels": len(self.stream.channels),
-            "bytes": {
-                "hyper": parts["z"],
-                "y": parts["y"],
-                "mask": parts["mask"],
-                "header": self.file_bytes - sum(parts.values()),
-                "file": self.file_bytes,
-            },
-            "bpp": self.stream.bpp,
-            "milliseconds": {"camera": self.camera, "server": self.server},
-        }
 
 
 def transmission_parser(task: Task, description: str, example: str) -> argparse.ArgumentParser:
@@ -130,32 +91,34 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
     sys.stdout.write(f"{table(sent)}\n\nwritten to {args.output}\n")
     if args.json is not None:
         content = {"checkpoint": str(args.checkpoint), "codec_id": ends.codec.spec.codec_id}
-        content["pictures"] = [picture.to_json() for picture in sent]
-        write_text(args.json, json.dumps(content, indent=1) + "\n")
+        text = json.dumps(content | {"pictures": sent}, indent=1) + "\n"
+        write_text(args.json, text)
     return 0
 
 
-def table(sent: Sequence[SentPicture]) -> str:
-    """Returns bytes and milliseconds as two tables for a terminal."""
+def table(sent: Sequence[Mapping[str, Any]]) -> str:
+    """Returns bytes and milliseconds as tables for a terminal."""
     header = ("picture", "size", "channels", "hyper", "y", "mask", "header", "file", "bpp")
-    rows = []
-    for picture in sent:
-        numbers = picture.to_json()
-        rows.append(
-            (
-                picture.name,
-                f"{numbers['width']}x{numbers['height']}",
-                str(numbers["channels"]),
-                *(str(numbers["bytes"][part]) for part in header[3:8]),
-                f"{numbers['bpp']:.4f}",
-            )
+    rows = [
+        (
+            numbers["name"],
+            f"{numbers['width']}x{numbers['height']}",
+            str(numbers["channels"]),
+            *(str(numbers["bytes"][part]) for part in header[3:8]),
+            f"{numbers['bpp']:.4f}",
         )
+        for numbers in sent
+    ]
     tables = [f"bytes (bpp = hyper + y + mask)\n{align([header, *rows], 2)}"]
     for side in ("camera", "server"):
-        stages = list(dict.fromkeys(s for o in sent for s in getattr(o, side)))
+        times = {numbers["name"]: numbers["milliseconds"][side] for numbers in sent}
+        stages = list(dict.fromkeys(stage for found in times.values() for stage in found))
         if stages:
-            times = [_times(picture.name, getattr(picture, side), stages) for picture in sent]
-            tables.append(f"{side}, milliseconds\n{align([['picture', *stages], *times], 1)}")
+            rows = [
+                (name, *(f"{found[s]:.1f}" if s in found else "-" for s in stages))
+                for name, found in times.items()
+            ]
+            tables.append(f"{side}, milliseconds\n{align([('picture', *stages), *rows], 1)}")
     return "\n\n".join(tables)
 
 
@@ -194,22 +157,32 @@ def _decode(
 
 def _transmit_one(
     ends: Transmission, path: Path, args: argparse.Namespace, write: Write
-) -> SentPicture:
-    camera, server = {}, {}
-    image, stream_file = (path, None) if args.image else (None, path)
-    if image is not None:
-        stream_file = args.output / f"{path.stem}{STREAM_SUFFIX}"
-        camera = _encode(ends, image, stream_file).milliseconds
+) -> dict[str, Any]:
+    """Returns one picture's bytes, and the milliseconds of each stage on each side; JSON-ready."""
+    image = path if args.image else None
+    stream_file = path if image is None else args.output / f"{path.stem}{STREAM_SUFFIX}"
+    camera = {} if image is None else _encode(ends, image, stream_file).milliseconds
+    server: dict[str, float] = {}
     if not args.encode_only:
-        base = args.output / path.stem
-        server = _decode(ends, stream_file, image, base, write).milliseconds
-    return SentPicture(
-        name=path.stem,
-        stream=read_stream_file(stream_file),
-        file_bytes=stream_file.stat().st_size,
-        camera=camera,
-        server=server,
-    )
+        server = _decode(ends, stream_file, image, args.output / path.stem, write).milliseconds
+    stream, file_bytes = read_stream_file(stream_file), stream_file.stat().st_size
+    parts = stream.part_bytes
+    return {
+        "name": path.stem,
+        "height": stream.height,
+        "width": stream.width,
+        "selection": stream.selection,
+        "channels": len(stream.channels),
+        "bytes": {
+            "hyper": parts["z"],
+            "y": parts["y"],
+            "mask": parts["mask"],
+            "header": file_bytes - sum(parts.values()),
+            "file": file_bytes,
+        },
+        "bpp": stream.bpp,
+        "milliseconds": {"camera": camera, "server": server},
+    }
 
 
 def _check(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
@@ -224,7 +197,3 @@ def _check(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
             f"two inputs are named {twice[0]}: their outputs would overwrite each other; run them "
             "with different --output folders"
         )
-
-
-def _times(name: str, times: dict[str, float], stages: Sequence[str]) -> list[str]:
-    return [name, *(f"{times[stage]:.1f}" if stage in times else "-" for stage in stages)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 
@@ -15,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from latent_store.format.boxes import Boxes
 from tests.training.devkit import devkit_ap
-from training.tasks.average_precision import AveragePrecision, match, mean_ap, voc_ap
+from training.tasks.average_precision import AveragePrecision, BoxesResult, match, mean_ap, voc_ap
 from training.tasks.coco_ap import coco_ap
 from training.tasks.detections import Detections
 
@@ -190,17 +191,19 @@ def test_boxes_without_an_area_match_nothing() -> None:
 
 
 def test_the_summary_has_every_score_and_names_classes() -> None:
-    metric = AveragePrecision(("background", "aeroplane", "bicycle", "bird"))
+    metric = AveragePrecision()
     truth = make_truth((0, 0, 10, 10, 1, False), (20, 20, 40, 40, 3, False))
     output = {
         "boxes": torch.tensor([[0.0, 0.0, 10.0, 10.0]], requires_grad=True),
         "labels": torch.tensor([1]),
         "scores": torch.tensor([0.9], dtype=torch.bfloat16),
     }
-    metric.add(0, truth, Detections.from_output(output))
-    metric.add(1, make_truth(), make_found())
-    summary = metric.summary()
-    assert metric.counted == 2
+    results = [
+        metric.compare(truth, Detections.from_output(output), CLASSES),
+        metric.compare(make_truth(), make_found(), CLASSES),
+    ]
+    summary = metric.summary(results, ("background", "aeroplane", "bicycle", "bird"))
+    assert [result.counted for result in results] == [2, 0]
     assert list(summary) == [
         *("ap50", "ap50_07", "coco_ap"),
         *("ap50/aeroplane", "ap50/bicycle", "ap50/bird"),
@@ -208,18 +211,16 @@ def test_the_summary_has_every_score_and_names_classes() -> None:
     assert (summary["ap50"], summary["ap50/aeroplane"], summary["ap50/bird"]) == (0.5, 1, 0)
     assert summary["coco_ap"] == pytest.approx(summary["ap50_07"]) == 0.5
     assert math.isnan(summary["ap50/bicycle"])
-    assert metric.main() == summary["ap50"]
-    assert math.isnan(AveragePrecision(["background"]).summary()["ap50"])
+    (again,) = metric.drawn(results, np.ones((1, 2)))
+    assert again == summary["ap50"]
 
 
-def test_images_that_others_measured_are_scored_in_the_order_of_their_rows() -> None:
-    truths = [make_truth((0, 0, 10, 10, 1, False)), make_truth()]
-    same = make_found((0, 0, 10, 10, 1, 0.5))
-    mine, theirs = AveragePrecision("ab"), AveragePrecision("ab")
-    mine.add(1, truths[1], same)
-    theirs.add(0, truths[0], same)
-    mine.merge(theirs)
-    assert mine.main() == 1
+def test_a_files_result_is_the_same_but_for_the_boxes() -> None:
+    truth, found = make_truth((0, 0, 10, 10, 1, False)), make_found((0, 0, 10, 9, 1, 0.7))
+    result = match(truth, found, CLASSES)
+    read = BoxesResult.from_json(json.loads(json.dumps(result.to_json())))
+    assert read == result
+    assert (read.pair, result.pair) == (None, (truth, found))
 
 
 def test_bad_detections_are_refused() -> None:

@@ -5,13 +5,14 @@ import torch
 from torch.nn import functional as F
 
 from training.tasks.losses import Counts, cell_mask
-from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
+from training.tasks.pixel_labels import PixelLabels
+from training.tasks.segmentation import SegmentationLoss
 
 
 def count(batch: dict) -> Counts:
     """What a batch's sums are divided by."""
     cells = int(cell_mask(batch).sum()) if "features_BCHW" in batch else 0
-    labels = SEGMENTATION.count_labels(batch)
+    labels = PixelLabels().count(batch)
     return Counts(labels=labels, cells=cells, samples=len(batch["labels_BHW"]))
 
 

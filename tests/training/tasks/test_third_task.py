@@ -22,8 +22,9 @@ from tests.conftest import VAL, TinyStore
 from training import evaluate, segment, train
 from training.networks.backbones import Stages, Stem, find_backbone
 from training.networks.network_config import NetworkConfig
-from training.tasks.base import ImageResult, Metric, Panel, Task
+from training.tasks.base import Panel, Task
 from training.tasks.losses import Counts, TaskLoss
+from training.tasks.metric import ImageResult, Metric
 from training.tasks.pixel_labels import PixelLabels
 from training.tasks.registry import TASKS
 from training.trainer.checkpoints import load_network
@@ -78,29 +79,25 @@ class PresenceResult(ImageResult):
 class PresenceAccuracy(Metric):
     """The share of right answers."""
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        super().__init__(class_names)
-        self.rights: dict[int, tuple[int, ...]] = {}
+    score = "presence"
+    title = "Presence"
+    class_title = "Right"
+    result = PresenceResult
 
-    @property
-    def counted(self) -> int:
-        return len(self.rights) * len(self.class_names)
+    def compare(self, truth: Any, prediction: torch.Tensor, num_classes: int) -> PresenceResult:
+        is_there_K = there(torch.as_tensor(truth), num_classes).bool()
+        return PresenceResult(right=tuple((is_there_K == prediction).int().tolist()))
 
-    def add(self, row: int, truth: Any, prediction: torch.Tensor) -> PresenceResult:
-        is_there_K = there(torch.as_tensor(truth), len(prediction)).bool()
-        self.rights[row] = tuple((is_there_K == prediction).int().tolist())
-        return PresenceResult(right=self.rights[row])
+    def summary(
+        self, results: Sequence[PresenceResult], class_names: Sequence[str]
+    ) -> dict[str, float]:
+        right_SK = np.array([result.right for result in results])
+        by_class = zip(class_names, right_SK.mean(axis=0).tolist(), strict=True)
+        return {"presence": float(right_SK.mean())} | {f"right/{k}": v for k, v in by_class}
 
-    def merge(self, other: PresenceAccuracy) -> None:
-        self.rights |= other.rights
-
-    def main(self) -> float:
-        return float(np.mean(list(self.rights.values())))
-
-    def summary(self) -> dict[str, float]:
-        each = np.mean(list(self.rights.values()), axis=0).tolist()
-        by_class = {f"right/{name}": v for name, v in zip(self.class_names, each, strict=True)}
-        return {"presence": self.main()} | by_class
+    def drawn(self, results: Sequence[PresenceResult], times_DS: np.ndarray) -> np.ndarray:
+        right_S = np.array([np.mean(result.right) for result in results])
+        return times_DS @ right_S / times_DS.sum(axis=1)
 
 
 class Presence(Task):
@@ -114,11 +111,8 @@ class Presence(Task):
     purpose = "classify"
     teacher_prefix = "presence"
     annotations = PixelLabels
-    score = "presence"
-    metric_name = "Presence"
-    class_score = "Right"
-    metric = PresenceAccuracy
-    result = PresenceResult
+    loss = PresenceLoss
+    metric = PresenceAccuracy()
     nothing = "{images} are none"
     wanted = "labels"
     truth_word = "label"
@@ -130,21 +124,8 @@ class Presence(Task):
         stem, stages = find_backbone(config.backbone).build(dilated=False)
         return stem, PresenceTail(stages, config)
 
-    def make_loss(self, **weights: float) -> PresenceLoss:
-        return PresenceLoss(**weights)
-
-    def count_labels(self, batch: Mapping[str, Any]) -> int:
-        return len(batch["labels_BHW"])
-
     def predictions(self, outputs: Mapping[str, Any], sizes: Sequence[Any]) -> list[torch.Tensor]:
         return list(outputs["presence_logits"].cpu() > 0)
-
-    def truths(self, batch: Mapping[str, Any]) -> list[torch.Tensor]:
-        return list(batch["labels_BHW"])
-
-    def drawn_scores(self, results: Sequence[PresenceResult], times_DS: np.ndarray) -> np.ndarray:
-        right_S = np.array([np.mean(result.right) for result in results])
-        return times_DS @ right_S / times_DS.sum(axis=1)
 
     def truth_panels(
         self, truth: Any, picture_HWC: np.ndarray, class_names: Sequence[str]
