@@ -1,0 +1,89 @@
+"""The order of a grid's runs: needs first, so many at a time, none after a failure."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from latent_store.errors import JobFailedError
+from tests.training.experiments.test_grid import made
+from training.experiments.grid import GridRun, parse_grid
+from training.experiments.records import Record
+from training.experiments.runner import Runner
+
+
+class FakeRunner(Runner):
+    """Makes runs without a store; those named in `fails` fail, those in `recorded` are there."""
+
+    def __init__(self, fails: tuple[str, ...] = (), recorded: tuple[str, ...] = ()) -> None:
+        self.grid = parse_grid(made())
+        self.fails, self.recorded = fails, recorded
+        self.started: list[str] = []
+        self.finished_before: dict[str, set[str]] = {}
+        self.ended: set[str] = set()
+        self.most = 0
+        self._active = 0
+        self._guard = threading.Lock()
+
+    def finished(self, run: GridRun) -> Record | None:
+        return self._record(run) if run.name in self.recorded else None
+
+    def make(self, run: GridRun) -> Record:
+        with self._guard:
+            self.started.append(run.name)
+            self.finished_before[run.name] = set(self.ended)
+            self._active += 1
+            self.most = max(self.most, self._active)
+        threading.Event().wait(0.02)
+        with self._guard:
+            self._active -= 1
+            self.ended.add(run.name)
+        if run.name in self.fails:
+            raise JobFailedError(f"{run.name} failed")
+        return self._record(run)
+
+    def _record(self, run: GridRun) -> Record:
+        return Record(name=run.name, config={}, points=(), facts={})
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_every_run_starts_once_after_what_it_needs(jobs: int) -> None:
+    runner = FakeRunner()
+    wanted = list(runner.grid.runs())
+    records = runner.run_all(wanted, jobs=jobs)
+    assert [record.name for record in records] == [run.name for run in wanted]
+    assert sorted(runner.started) == sorted(run.name for run in wanted)
+    for run in wanted:
+        assert runner.finished_before[run.name].issuperset(run.needs)
+    assert runner.most <= jobs
+
+
+def test_those_that_others_wait_for_start_first() -> None:
+    runner = FakeRunner()
+    runner.run_all(list(runner.grid.runs()), jobs=1)
+    # dynamic_q2_s1 is the last of the gates; pixel-raw stands before all of them in the file.
+    assert runner.started.index("dynamic_q2_s1") < runner.started.index("pixel-raw_q1_s0")
+
+
+def test_a_record_suffices_also_where_what_it_needed_is_not_there() -> None:
+    runner = FakeRunner(recorded=("frequency-16_q2_s0", "pixel-raw_q1_s0"))
+    records = runner.run_all(list(runner.grid.runs()), jobs=2)
+    assert len(records) == len(list(runner.grid.runs()))
+    assert not {"frequency-16_q2_s0", "pixel-raw_q1_s0"} & set(runner.started)
+
+
+def test_after_a_failure_those_under_way_are_finished_and_no_more_start() -> None:
+    runner = FakeRunner(fails=("dynamic_q1_s0",))
+    with pytest.raises(JobFailedError, match="dynamic_q1_s0 failed"):
+        runner.run_all(list(runner.grid.runs()), jobs=2)
+    assert runner.ended == set(runner.started)
+    assert "variance-16_q1_s0" not in runner.started
+    assert len(runner.started) <= 3
+
+
+def test_no_run_starts_after_so_many_minutes() -> None:
+    runner = FakeRunner(recorded=("variance-16_q1_s0",))
+    records = runner.run_all(list(runner.grid.runs()), jobs=2, minutes=-1)
+    assert [record.name for record in records] == ["variance-16_q1_s0"]
+    assert runner.started == []
