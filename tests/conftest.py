@@ -13,7 +13,7 @@ import torch
 
 from pipelines import encode, frequency, reorder
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.classes import CITYSCAPES_CLASSES
 from training.trainer.checkpoints import save_checkpoint

@@ -80,7 +80,7 @@ def evaluate(
         if point is None:
             with progress(total=len(rows), desc=label, unit="image") as bar:
 
-                def keep(row: int, prediction: Any, bar=bar, key=key) -> None:
+                def keep(row: int, prediction: Any, bar: Any = bar, key: str = key) -> None:
                     if row in shown:
                         bench.task.keep(kept_path(bench, folder, key, row), prediction)
                     bar.update()
@@ -88,8 +88,8 @@ def evaluate(
                 point = measure(bench, candidate, rows, keep)
             write_point(folder, point)
         # The file's name and the label may have changed since; the numbers have not.
-        now = {"label": label, "checkpoint": candidate.path.name, "seed": candidate.seed}
-        points.append(dataclasses.replace(point, **now))
+        name, seed = candidate.path.name, candidate.seed
+        points.append(dataclasses.replace(point, label=label, checkpoint=name, seed=seed))
     return points
 
 

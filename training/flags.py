@@ -16,7 +16,10 @@ import typing
 from collections.abc import Collection
 from typing import Any, TypeVar
 
-Config = TypeVar("Config")
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def flag(

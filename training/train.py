@@ -20,11 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latent_store.console import make_parser, run_command
+from training.data.loader import LoaderConfig
 from training.flags import add_flags, read_flags
 from training.tasks.registry import headline
 from training.trainer.assembly import train
-from training.trainer.job import CONFIGS, Job
+from training.trainer.job import CONFIGS, DataConfig, Job, ModelConfig
 from training.trainer.ranks import joined
+from training.trainer.trainer_config import TrainerConfig
 
 COMMAND = "train-from-store"
 
@@ -48,12 +50,11 @@ def make_arguments() -> argparse.ArgumentParser:
 
 
 def _main(args: argparse.Namespace) -> int:
-    data, model, loader, trainer = (read_flags(args, config) for config in CONFIGS)
     job = Job(
-        data=data,
-        model=model,
-        loader=loader,
-        trainer=trainer,
+        data=read_flags(args, DataConfig),
+        model=read_flags(args, ModelConfig),
+        loader=read_flags(args, LoaderConfig),
+        trainer=read_flags(args, TrainerConfig),
         output=args.output,
         resume=args.resume,
     )

@@ -20,7 +20,7 @@ from latent_store.tools.decode import decode_indexes
 from pipelines import frequency, reorder
 from pipelines.jobs.counting import half_of
 from tests.conftest import RANKING, TRAIN, TinyStore
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.trainer.checkpoints import load_network, save_checkpoint
 

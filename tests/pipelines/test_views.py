@@ -27,7 +27,7 @@ from training import train
 from training.data.loader import CropLoader, LoaderConfig
 from training.data.store_source import SourceSpec, StoreSource
 from training.data.stored_channels import StoredChannels
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.pixel_labels import PixelLabels
 from training.trainer.checkpoints import save_checkpoint

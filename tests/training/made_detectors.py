@@ -16,7 +16,7 @@ from pipelines import encode, frequency, reorder
 from tests.conftest import RANKING
 from tests.pipelines.made_voc import Object, write_list, write_objects
 from tests.training.real_networks import KEEP, make_every_kind, write_network
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.classes import VOC_CLASSES
 

@@ -13,7 +13,7 @@ from latent_store.codec import codec_from_store
 from tests.conftest import RANKING, TinyStore
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training.latency import main
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.transmission import latency
 from training.transmission.camera_server import open_transmission
 from training.transmission.latency import time_all

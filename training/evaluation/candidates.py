@@ -15,7 +15,7 @@ from latent_store import LatentStore
 from latent_store.errors import CheckpointError, IdentityError
 from latent_store.format.schema import CodecSpec
 from training.evaluation.points import PIXEL_RAW
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.trainer.checkpoints import LoadedNetwork, load_network
 
 

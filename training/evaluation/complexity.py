@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latent_store.codec.stock import GDN
 from latent_store.format.schema import LATENT_STRIDE
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.registry import find_task
 
@@ -75,11 +75,11 @@ def network_macs(config: NetworkConfig, height: int, width: int) -> Macs:
     """
     with torch.random.fork_rng(devices=[]):
         network = build_network(config)
-    network = find_task(config.task).countable(network)
+    layers = find_task(config.task).countable(network)
     if config.domain == "pixel":
-        return count_macs(network, (1, 3, height, width))
+        return count_macs(layers, (1, 3, height, width))
     grid = (height // LATENT_STRIDE, width // LATENT_STRIDE)
-    return count_macs(network, *config.channel_selection.input_shapes(grid))
+    return count_macs(layers, *config.channel_selection.input_shapes(grid))
 
 
 def _by_module(

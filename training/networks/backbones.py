@@ -11,20 +11,23 @@ channels and its names.
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torchvision import models
 
-from latent_store.errors import CheckpointError, LatentStoreError
+from latent_store.errors import LatentStoreError
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-_BATCHES = "num_batches_tracked"  # which frozen batch norms do not count
 
 
 class Stem(nn.Module):
     """Normalisation and a backbone's layers up to a quarter of the size."""
+
+    mean_C11: torch.Tensor
+    std_C11: torch.Tensor
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -156,47 +159,7 @@ def find_backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def load_pretrained(network: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Copies torchvision's weights into a network of ours.
-
-    Of a Faster R-CNN, into a detection network, also what fits of its pyramid and heads: with other
-    classes all but the predictor.
-
-    Args:
-        network: A PixelNetwork (stem and tail) or a LatentNetwork (tail only).
-        state: State dict with torchvision's names: of a backbone, a DeepLab v3 or a Faster R-CNN.
-
-    Returns:
-        The names of the entries that were copied.
-
-    Raises:
-        CheckpointError: If an entry has another shape (another backbone), or stem and stages are
-            not all there.
-    """
-    backbone = find_backbone(network.config.backbone)
-    state = {backbone.own_name(name): value for name, value in state.items()}
-    own, copied = network.state_dict(), []
-    for name in own:
-        part, _, source = name.partition(".")
-        if part not in ("stem", "tail"):
-            continue
-        ours = part == "stem" or source.partition(".")[0] in backbone.stage_names
-        given = state.get(source)
-        if given is not None:
-            given = network.config.channel_selection.matching(source, given)
-        if given is not None and given.shape == own[name].shape:
-            own[name].copy_(given)
-            copied.append(name)
-        elif ours and not source.endswith(_BATCHES):
-            found = "nothing" if given is None else tuple(given.shape)
-            raise CheckpointError(
-                f"the pretrained weights do not fit {backbone.name}: {source} should be "
-                f"{tuple(own[name].shape)}, found {found}; give weights of that backbone"
-            )
-    return copied
-
-
-def _dilate(stage: nn.Sequential) -> None:
+def _dilate(stage: Any) -> None:
     """Takes a stage's stride away, à trous: every 3×3 convolution after it gets dilation 2."""
     first, *others = stage
     first.conv1.stride = first.downsample[0].stride = (1, 1)

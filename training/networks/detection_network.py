@@ -38,6 +38,7 @@ from torchvision.ops.poolers import LevelMapper
 from training.data.sampling import SAMPLE_KEY
 from training.networks.backbones import Stages, find_backbone
 from training.networks.network_config import NetworkConfig
+from training.networks.networks import Network
 
 STRIDES = (4, 8, 16, 32, 64)
 """Pixels that one position of each pyramid level covers; the last is the fourth, subsampled."""
@@ -102,9 +103,9 @@ class DetectionTail(Stages):
             detections, _ = self.roi_heads(maps, proposals, valid)
             return {"detections": detections}
         self.rpn.fg_bg_sampler.keys = self.roi_heads.fg_bg_sampler.keys = tuple(sample_keys)
-        targets = [dict(target) for target in targets or ()]
-        proposals, losses = self.rpn(images, maps, targets)
-        classification_B, box_B = _box_losses(self.roi_heads, maps, proposals, targets)
+        learned = [dict(target) for target in targets or ()]
+        proposals, losses = self.rpn(images, maps, learned)
+        classification_B, box_B = _box_losses(self.roi_heads, maps, proposals, learned)
         return {
             "objectness": losses["loss_objectness"],
             "proposal_box": losses["loss_rpn_box_reg"],
@@ -124,7 +125,7 @@ class DetectionLayers(nn.Module):
     evaluation lets proposals through: what a busy picture costs, and a plain one does not exceed.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 

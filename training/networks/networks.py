@@ -29,7 +29,23 @@ MakeParts = Callable[[NetworkConfig], tuple[Stem, nn.Module]]
 """A task's `build_parts`."""
 
 
-class PixelNetwork(nn.Module):
+class Network(nn.Module):
+    """A network of a task: on pixels or on latents.
+
+    Attributes:
+        config: Everything that its shape depends on.
+        tail: Of the task, which alone knows what it has.
+    """
+
+    config: NetworkConfig
+    tail: Any
+
+    def transformed(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Returns what comes before the tail, of the inputs of `forward`: "features" and more."""
+        raise NotImplementedError
+
+
+class PixelNetwork(Network):
     """The whole DeepLab v3 or Faster R-CNN: the teacher, and the pixel-domain baseline."""
 
     def __init__(self, config: NetworkConfig, make_parts: MakeParts) -> None:
@@ -55,7 +71,7 @@ class PixelNetwork(nn.Module):
         return {"features": self.stem(x_BCHW)}
 
 
-class LatentNetwork(nn.Module):
+class LatentNetwork(Network):
     """Gate (dynamic only), transform and tail, on latents.
 
     Attributes:
@@ -65,6 +81,10 @@ class LatentNetwork(nn.Module):
             outer layers; they are there because Adam moves every weight by about its learning
             rate, which suits layers whose inputs and outputs are of order one.
     """
+
+    latent_scale_C: torch.Tensor
+    feature_mean_C: torch.Tensor
+    feature_std_C: torch.Tensor
 
     def __init__(self, config: NetworkConfig, make_parts: MakeParts) -> None:
         super().__init__()

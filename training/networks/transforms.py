@@ -86,7 +86,8 @@ def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
     # torch's default counts the fan-in of the transposed shape, 25 × outputs; at stride 2 an
     # output position really sums inputs × 25 / 4 terms.
     nn.init.normal_(layer.weight, std=(inputs * 25 / 4) ** -0.5)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 

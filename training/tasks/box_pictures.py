@@ -87,8 +87,8 @@ def _draw_box(
         draw.rectangle((left, top, right, bottom), outline=colour, width=_LINE)
     font = ImageFont.load_default(size=_TEXT_SIZE)
     # Above the box if there is room, else inside; moved left where it would leave the picture.
-    start = min(left, max(0, picture.width - round(draw.textlength(text, font=font)) - 1))
-    at = (start, top - _TEXT_SIZE - 2 if top > _TEXT_SIZE + 2 else top)
+    text_left = min(left, max(0, picture.width - round(draw.textlength(text, font=font)) - 1))
+    at = (text_left, top - _TEXT_SIZE - 2 if top > _TEXT_SIZE + 2 else top)
     luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     draw.rectangle(draw.textbbox(at, text, font=font), fill=colour)
     draw.text(at, text, fill="white" if luma < _DARK else "black", font=font)

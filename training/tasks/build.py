@@ -1,6 +1,7 @@
 """Composes a network with the tail of its task."""
 
-from training.networks.networks import LatentNetwork, NetworkConfig, PixelNetwork
+from training.networks.network_config import NetworkConfig
+from training.networks.networks import LatentNetwork, PixelNetwork
 from training.tasks.registry import find_task
 
 

@@ -70,7 +70,7 @@ def coco_ap(truths: Sequence[Boxes], found: Sequence[Detections]) -> float:
     return float(precision[precision > -1].mean())
 
 
-def _rows(pictures: Sequence[Boxes] | Sequence[Detections]) -> Iterator[np.ndarray]:
+def _rows(pictures: Sequence[Boxes | Detections]) -> Iterator[np.ndarray]:
     """Yields the boxes of each picture as the library's own rows, float64 [n, 7].
 
     A row is the picture's number, x, y, width, height, score (of an object, whether it is

@@ -59,8 +59,10 @@ class ObjectBoxes(Annotations):
         Boxes are clipped to the crop; those of which less than `MIN_LEFT` is left are dropped.
         """
         top, left, height, width = window
-        moved_N4 = whole.boxes_N4 - np.float32([left, top, left, top])
-        clipped_N4 = np.clip(moved_N4, 0, np.float32([width, height, width, height]))
+        moved_N4: np.ndarray = whole.boxes_N4 - np.array([left, top, left, top], np.float32)
+        clipped_N4: np.ndarray = np.clip(
+            moved_N4, 0, np.array([width, height, width, height], np.float32)
+        )
         area_N, left_N = _area(moved_N4), _area(clipped_N4)
         kept_N = (left_N > 0) & (left_N >= MIN_LEFT * area_N)
         return {

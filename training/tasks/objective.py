@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.networks.networks import PixelNetwork
+from training.networks.networks import Network, PixelNetwork
 from training.selection.base import cut_batch
 from training.selection.cut_norm import averaged
 from training.selection.gate import annealed
@@ -33,7 +33,7 @@ class Objective(nn.Module):
     def __init__(
         self,
         task: Task,
-        network: nn.Module,
+        network: Network,
         loss: TaskLoss,
         *,
         seed: int = 0,
@@ -106,7 +106,7 @@ class Objective(nn.Module):
         self.selection.anneal(self.network, annealed(*self.temperature, progress))
 
 
-def network_inputs(network: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor | None, ...]:
+def network_inputs(network: Network, batch: Mapping[str, Any]) -> tuple[torch.Tensor | None, ...]:
     """Returns the positional inputs of a network's forward, as float tensors."""
     if isinstance(network, PixelNetwork):
         x_BCHW = batch["x_BCHW"]

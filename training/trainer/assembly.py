@@ -8,7 +8,8 @@ import torch
 from latent_store.errors import LatentStoreError, StoreNotFoundError
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.store_source import SourceSpec, StoreSource
-from training.networks.networks import LatentNetwork, NetworkConfig
+from training.networks.network_config import NetworkConfig
+from training.networks.networks import LatentNetwork
 from training.selection.registry import find_selection
 from training.tasks.base import Task
 from training.tasks.build import build_network

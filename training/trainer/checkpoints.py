@@ -20,7 +20,7 @@ from torch import nn
 
 from latent_store.errors import CheckpointError
 from latent_store.storage.location import write_atomically
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.registry import find_task
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from latent_store.errors import CheckpointError
 from training.data.store_source import StoreSource
-from training.networks.backbones import find_backbone, load_pretrained
+from training.networks.backbones import find_backbone
 from training.networks.networks import LatentNetwork, PixelNetwork
+from training.networks.pretrained import load_pretrained
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, read_state_dict
 

@@ -29,7 +29,7 @@ from latent_store.codec import (
     unpack_stream,
 )
 from latent_store.errors import CheckpointError, LatentStoreError, RankingError
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.selection.gate import ChannelGate
 from training.selection.gated import split_gate
 from training.tasks.registry import find_task

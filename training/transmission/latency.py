@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from latent_store.console import progress
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.selection.gated import Gated
 from training.tables import align, markdown_table
 from training.transmission.camera_server import Stopwatch, Transmission, open_transmission

@@ -13,9 +13,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from latent_store.errors import LatentStoreError
-from training.networks.backbones import load_pretrained
 from training.networks.detection_network import STRIDES, DetectionTail, GridAnchors, KeyedSampler
 from training.networks.network_config import NetworkConfig
+from training.networks.pretrained import load_pretrained
 from training.selection.gate import gumbel_noise
 from training.tasks.build import build_network
 from training.tasks.detection import DetectionLoss

@@ -7,7 +7,7 @@ import torch
 
 from latent_store.errors import LatentStoreError
 from training.evaluation.complexity import count_macs, network_macs
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.networks.transforms import ModuleDeconv, build_transform
 from training.tasks.build import build_network
 

@@ -17,7 +17,8 @@ from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
 from tests.training.real_networks import make_checkpoint
 from training import evaluate, segment, train
 from training.data.sampling import draw_cut
-from training.networks.networks import LatentNetwork, NetworkConfig
+from training.networks.network_config import NetworkConfig
+from training.networks.networks import LatentNetwork
 from training.selection.cut_norm import STATISTICS, CutBatchNorm2d
 from training.tasks.build import build_network
 from training.tasks.objective import Objective

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from latent_store.errors import CheckpointError
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.trainer.checkpoints import (
     export_safetensors,

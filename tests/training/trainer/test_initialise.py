@@ -11,7 +11,7 @@ import latent_store
 from latent_store.errors import CheckpointError
 from tests.conftest import HEIGHT, WIDTH, TinyStore
 from training.data.store_source import SourceSpec, StoreSource
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.pixel_labels import PixelLabels
 from training.trainer.checkpoints import LoadedNetwork, load_network, save_checkpoint

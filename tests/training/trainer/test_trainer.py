@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from latent_store.errors import CheckpointError, JobFailedError, LatentStoreError
 from training.data.loader import EpochLoader
 from training.flags import free_fields
-from training.networks.networks import NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.selection.base import cut_batch
 from training.tasks.build import build_network
 from training.tasks.objective import Objective, network_inputs
