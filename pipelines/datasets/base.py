@@ -10,6 +10,7 @@ import numpy as np
 from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.samples import Sample
+from latent_store.format.schema import IGNORE_LABEL
 from latent_store.storage.location import Location
 from pipelines.datasets.files import read_pixels
 
@@ -99,13 +100,18 @@ def read_picture(reader: DatasetReader, sample: Sample) -> tuple[np.ndarray, byt
     return _seen(image_HWC, sample.view), data
 
 
-def read_labels(reader: DatasetReader, sample: Sample) -> np.ndarray:
-    """Reads one sample's labels, as its view shows them: uint8 train ids `[H, W]`.
+def read_labels(reader: DatasetReader, sample: Sample, canvas: tuple[int, int]) -> np.ndarray:
+    """Reads one sample's labels, as its view shows them: uint8 train ids of the canvas's size.
+
+    Right and bottom they are padded with 255.
 
     Raises:
         DatasetError: The file is missing, unreadable, or of another size than its picture.
     """
-    return _seen(reader.read_labels(sample), sample.view)
+    padded_HW = np.full(canvas, IGNORE_LABEL, dtype=np.uint8)
+    labels_HW = _seen(reader.read_labels(sample), sample.view)
+    padded_HW[: sample.height, : sample.width] = labels_HW
+    return padded_HW
 
 
 def read_boxes(reader: DatasetReader, sample: Sample) -> Boxes:

@@ -12,7 +12,6 @@ from latent_store.codec import pad_image
 from latent_store.components.reader import Window
 from latent_store.format.boxes import Boxes
 from latent_store.format.samples import Sample
-from latent_store.format.schema import IGNORE_LABEL
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from training.data.sampling import Batch
 from training.data.source import Arrays, Source
@@ -79,11 +78,6 @@ class RawImages(Source):
     def _read_uncached(self, row: int) -> Read:
         sample = self.samples[row]
         image_HWC, _ = read_picture(self.reader, sample)
-        read = {"labels": _padded_labels, "boxes": read_boxes}[self.annotations.component]
+        labels = partial(read_labels, canvas=sample.coded_size)
+        read = {"labels": labels, "boxes": read_boxes}[self.annotations.component]
         return pad_image(image_HWC), read(self.reader, sample)
-
-
-def _padded_labels(reader: DatasetReader, sample: Sample) -> np.ndarray:
-    labels_HW = np.full(sample.coded_size, IGNORE_LABEL, dtype=np.uint8)
-    labels_HW[: sample.height, : sample.width] = read_labels(reader, sample)
-    return labels_HW

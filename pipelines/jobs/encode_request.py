@@ -32,6 +32,7 @@ from latent_store.format.feature_encoding import UINT8, FeatureEncoding
 from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan
 from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, RowRecord
+from latent_store.storage.groups import array_of
 from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from pipelines.datasets.base import read_picture
@@ -223,7 +224,8 @@ class EncodeRequest:
 
     def _latent_dtype(self, codec: Codec) -> str:
         with contextlib.suppress(LatentStoreError, KeyError):
-            return str(self._open(LatentsReader.key_of(codec.spec.codec_id))["y_hat"].dtype)
+            group = self._open(LatentsReader.key_of(codec.spec.codec_id))
+            return str(array_of(group, "y_hat").dtype)
         if self.flags.y_hat_dtype != "auto":
             return str(self.flags.y_hat_dtype)
         return "int16" if self.flags.dry_run else self._calibrated_dtype(codec)
@@ -246,7 +248,7 @@ class EncodeRequest:
         key, asked = FeaturesReader.key_of(teacher_id), self.flags.teacher_dtype
         try:
             group = self._open(key)
-            stored = FeatureEncoding.from_attrs(group.attrs, str(group["features"].dtype))
+            stored = FeatureEncoding.from_attrs(group.attrs, str(array_of(group, "features").dtype))
         except (MissingComponentError, KeyError):
             return FeatureEncoding.named(asked or UINT8)
         if asked not in (None, stored.name):
@@ -276,7 +278,7 @@ def _boxes_encoder(request: EncodeRequest) -> Encoder:
     room = layout.round_up(max(most, 1), BOX_MULTIPLE)
     with contextlib.suppress(LatentStoreError, KeyError):
         stored = component.open_component(request.location, request.plan.name, BoxesReader.key_of())
-        room = max(room, stored["boxes"].shape[1])
+        room = max(room, array_of(stored, "boxes").shape[1])
     make = partial(encode_boxes, request.reader, room)
     spec = boxes_spec(room, request.reader.class_names)
     return Encoder(spec=spec, make=make, annotation=True)
@@ -291,7 +293,7 @@ def _outgrown(group: zarr.Group, encoder: Encoder) -> bool:
     A shard of an array is one object, so that arrays grow along the samples alone.
     """
     arrays = (array for array in encoder.spec.arrays if array.name in group)
-    return encoder.annotation and any(group[a.name].shape[1:] != a.shape for a in arrays)
+    return encoder.annotation and any(array_of(group, a.name).shape[1:] != a.shape for a in arrays)
 
 
 def _agreeing(

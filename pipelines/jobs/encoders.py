@@ -26,7 +26,6 @@ from latent_store.codec import (
     tensor_to_image,
 )
 from latent_store.errors import IntegrityError
-from latent_store.format import schema
 from latent_store.format.feature_encoding import FeatureEncoding
 from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
@@ -72,11 +71,9 @@ class Encoder:
 
 
 def encode_labels(reader: DatasetReader, canvas: tuple[int, int], picture: Picture) -> Encoded:
-    """Reads a sample's labels and pads them right and bottom with 255 to the canvas."""
-    padded_HW = np.full(canvas, schema.IGNORE_LABEL, dtype=np.uint8)
-    height, width = picture.image_HWC.shape[:2]
-    padded_HW[:height, :width] = read_labels(reader, picture.sample)
-    return Encoded(arrays={"segmentation": padded_HW}, stats=picture.digest)
+    """Reads a sample's labels, padded to the canvas."""
+    labels_HW = read_labels(reader, picture.sample, canvas)
+    return Encoded(arrays={"segmentation": labels_HW}, stats=picture.digest)
 
 
 def encode_boxes(reader: DatasetReader, max_boxes: int, picture: Picture) -> Encoded:
@@ -178,7 +175,8 @@ def load_store_codec(store: Location, codec_id: str) -> Codec:
 def load_stem(store: Location, teacher_id: str) -> Stem:
     """Loads a teacher's stem from the store that keeps it, once a process."""
     data = LatentStore(store).teacher_checkpoint(teacher_id)
-    return load_network(data, kind="teacher").network.stem.eval()
+    stem: Stem = load_network(data, kind="teacher").network.stem
+    return stem.eval()
 
 
 def _require_decodable(
