@@ -18,16 +18,16 @@ from latent_store.console import make_parser, progress, run_command
 from latent_store.errors import LatentStoreError
 from latent_store.storage.location import write_text
 from training.evaluation import plots, report
-from training.evaluation.candidates import (
-    Candidate,
-    distinct_labels,
-    find_candidates,
-    require_classes,
-)
 from training.evaluation.comparisons import Analysis, analyse
 from training.evaluation.evaluation_pictures import kept_path, write_pictures
-from training.evaluation.evaluation_split import Bench, Options
+from training.evaluation.evaluation_split import EvaluationSplit, Options
 from training.evaluation.measure import measure, point_key
+from training.evaluation.networks_to_evaluate import (
+    EvaluatedNetwork,
+    distinct_labels,
+    find_networks,
+    require_classes,
+)
 from training.evaluation.points import Point, read_point, write_point
 from training.selection.rates import DECODE_MODES
 from training.tasks.registry import find_task
@@ -55,40 +55,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(
-    bench: Bench,
-    candidates: Sequence[Candidate],
+    split: EvaluationSplit,
+    networks: Sequence[EvaluatedNetwork],
     rows: np.ndarray,
     folder: Path,
     shown: Collection[int] = (),
 ) -> list[Point]:
-    """Measures every candidate whose point is not in `folder` yet.
+    """Measures every network whose point is not in `folder` yet.
 
     Args:
-        bench: The split.
-        candidates: Networks with their codecs.
-        rows: From `Bench.rows`.
+        split: The split.
+        networks: Networks with their codecs.
+        rows: From `EvaluationSplit.rows`.
         folder: Keeps one JSON file a point, and what networks say of `shown`.
         shown: Rows of which that is kept, for pictures.
 
     Returns:
-        Points in the order of the candidates, with labels that tell them apart.
+        Points in the order of the networks, with labels that tell them apart.
     """
     points = []
-    for candidate, label in zip(candidates, distinct_labels(candidates), strict=True):
-        key = point_key(bench, candidate, rows)
+    for evaluated, label in zip(networks, distinct_labels(networks), strict=True):
+        key = point_key(split, evaluated, rows)
         point = read_point(folder, key)
         if point is None:
             with progress(total=len(rows), desc=label, unit="image") as bar:
 
                 def keep(row: int, prediction: Any, bar: Any = bar, key: str = key) -> None:
                     if row in shown:
-                        bench.task.keep(kept_path(bench, folder, key, row), prediction)
+                        split.task.keep(kept_path(split, folder, key, row), prediction)
                     bar.update()
 
-                point = measure(bench, candidate, rows, keep)
+                point = measure(split, evaluated, rows, keep)
             write_point(folder, point)
         # The file's name and the label may have changed since; the numbers have not.
-        name, seed = candidate.path.name, candidate.seed
+        name, seed = evaluated.path.name, evaluated.seed
         points.append(dataclasses.replace(point, label=label, checkpoint=name, seed=seed))
     return points
 
@@ -117,26 +117,26 @@ def write_report(
 def _evaluate(args: argparse.Namespace) -> int:
     _check(args)
     store = latent_store.open(args.store)
-    candidates = find_candidates(args.checkpoint, store, args.codec)
+    networks = find_networks(args.checkpoint, store, args.codec)
     options = Options(
         decode=args.decode,
         permute=args.permute_latents,
         batch_size=args.batch_size,
         device=str(choose_device(args.device)),
     )
-    task = find_task(candidates[0].config.task)
-    bench = Bench(store[f"{args.dataset}/{args.split}"], options, task)
-    require_classes(candidates, bench.class_names)
-    rows = bench.rows(candidates, args.max_samples)
+    task = find_task(networks[0].config.task)
+    split = EvaluationSplit(store[f"{args.dataset}/{args.split}"], options, task)
+    require_classes(networks, split.class_names)
+    rows = split.rows(networks, args.max_samples)
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, args.pictures).round().astype(int))]
-    points = evaluate(bench, candidates, rows, args.output / "points", shown.tolist())
+    points = evaluate(split, networks, rows, args.output / "points", shown.tolist())
     analysis = analyse(points)
     setting = report.ReportSetting(
         store=store.url,
         dataset=args.dataset,
         split=args.split,
         decode=args.decode,
-        pictures=write_pictures(bench, candidates, points, shown, args.output),
+        pictures=write_pictures(split, networks, points, shown, args.output),
     )
     ids = dict.fromkeys((p.codec_id, p.ranking_id) for p in points if p.ranking_id is not None)
     rankings = [store.ranking(*both) for both in ids]

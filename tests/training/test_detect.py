@@ -16,8 +16,8 @@ from latent_store.format.layout import coded_size
 from tests.training.made_detectors import BoxStore
 from tests.training.real_networks import make_checkpoint
 from training import detect, segment
-from training.evaluation.candidates import find_candidates
-from training.evaluation.evaluation_split import Bench, Options
+from training.evaluation.evaluation_split import EvaluationSplit, Options
+from training.evaluation.networks_to_evaluate import find_networks
 from training.evaluation.pipeline import Pipeline
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection import DETECTION
@@ -45,12 +45,12 @@ def test_objects_and_bytes_are_those_of_the_evaluation(
     report = tmp_path / "numbers.json"
     assert _run(detectors[kind], tmp_path, "--image", *images, "--json", report) == 0
     store = latent_store.open(box_store.url)
-    (candidate,) = find_candidates([detectors[kind]], store)
-    bench = Bench(store["voc2007/test"], Options(), DETECTION)
-    pipeline = Pipeline(bench, candidate)
+    (evaluated,) = find_networks([detectors[kind]], store)
+    evaluation = EvaluationSplit(store["voc2007/test"], Options(), DETECTION)
+    pipeline = Pipeline(evaluation, evaluated)
     numbers = json.loads(report.read_text())["pictures"]
     for row, path in enumerate(images):
-        height, width = (int(n) for n in bench.split.sizes([row])[0])
+        height, width = (int(n) for n in evaluation.stored.sizes([row])[0])
         (found,), (rate,) = pipeline.outputs([row], coded_size(height, width))
         written = json.loads((tmp_path / f"{path.stem}_boxes.json").read_text())
         assert (written["height"], written["width"]) == (height, width)

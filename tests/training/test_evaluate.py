@@ -22,9 +22,9 @@ from tests.conftest import HEIGHT, RANKING, VAL, WIDTH, TinyStore, encode_args
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training import evaluate as command
 from training.evaluation import evaluation_pictures
-from training.evaluation.candidates import distinct_labels, find_candidates
-from training.evaluation.evaluation_split import Bench, Options
+from training.evaluation.evaluation_split import EvaluationSplit, Options
 from training.evaluation.measure import measure, permuted_rows, point_key
+from training.evaluation.networks_to_evaluate import distinct_labels, find_networks
 from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW
 from training.tasks.classes import CITYSCAPES_CLASSES
@@ -73,12 +73,12 @@ def points(evaluated: Path) -> dict[str, dict]:
     return {point["label"]: point for point in found}
 
 
-def _bench(split: Split, **options) -> Bench:
-    return Bench(split, Options(**options), SEGMENTATION)
+def _evaluation(split: Split, **options) -> EvaluationSplit:
+    return EvaluationSplit(split, Options(**options), SEGMENTATION)
 
 
-def _candidates(split: Split, *paths: Path):
-    return find_candidates(paths, split.store)
+def _networks(split: Split, *paths: Path):
+    return find_networks(paths, split.store)
 
 
 def _direct_miou(split: Split, logits_of) -> float:
@@ -182,11 +182,11 @@ def test_macs_count_what_the_server_computes(points):
 
 
 def test_batches_make_no_difference(split, checkpoints):
-    (candidate,) = _candidates(split, checkpoints["static"])
-    one, three = _bench(split, batch_size=1), _bench(split, batch_size=3)
-    rows = one.rows([candidate], None)
+    (evaluated,) = _networks(split, checkpoints["static"])
+    one, three = _evaluation(split, batch_size=1), _evaluation(split, batch_size=3)
+    rows = one.rows([evaluated], None)
     assert [len(b) for b, _ in three.batches(rows)] == [3, 1]
-    first, second = measure(one, candidate, rows), measure(three, candidate, rows)
+    first, second = measure(one, evaluated, rows), measure(three, evaluated, rows)
     assert first.key == second.key
     assert first.bpp == second.bpp
     assert first.score == pytest.approx(second.score, abs=1e-3)
@@ -242,9 +242,9 @@ def test_pictures_of_points_that_were_measured_before(tiny_store, checkpoints, t
 def test_only_what_is_missing_is_measured(tiny_store, checkpoints, tmp_path, monkeypatch):
     measured = []
 
-    def counted(bench, candidate, *rest):
-        measured.append(candidate.label)
-        return measure(bench, candidate, *rest)
+    def counted(evaluation, evaluated, *rest):
+        measured.append(evaluated.label)
+        return measure(evaluation, evaluated, *rest)
 
     monkeypatch.setattr(command, "measure", counted)
     more = ("--pictures", "0", "--max_samples", "2")
@@ -260,17 +260,17 @@ def test_only_what_is_missing_is_measured(tiny_store, checkpoints, tmp_path, mon
 
 
 def test_keys_follow_what_numbers_depend_on(split, checkpoints, copied_store):
-    static, none = _candidates(split, checkpoints["static"], checkpoints["none"])
-    bench = _bench(split)
-    rows = bench.rows([static, none], None)
-    key = point_key(bench, static, rows)
-    assert key == point_key(_bench(split, batch_size=2), static, rows)
-    assert key != point_key(bench, none, rows)
-    assert key != point_key(bench, static, rows[:2])
-    assert key != point_key(_bench(split, permute=True), static, rows)
+    static, none = _networks(split, checkpoints["static"], checkpoints["none"])
+    evaluation = _evaluation(split)
+    rows = evaluation.rows([static, none], None)
+    key = point_key(evaluation, static, rows)
+    assert key == point_key(_evaluation(split, batch_size=2), static, rows)
+    assert key != point_key(evaluation, none, rows)
+    assert key != point_key(evaluation, static, rows[:2])
+    assert key != point_key(_evaluation(split, permute=True), static, rows)
     # The same store elsewhere is the same store.
     copy = latent_store.open(copied_store.url)["cityscapes/val"]
-    assert key == point_key(_bench(copy), static, rows)
+    assert key == point_key(_evaluation(copy), static, rows)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 101])
@@ -285,7 +285,7 @@ def test_permuting_moves_every_sample(count):
 def test_a_network_that_is_always_right_falls_when_latents_are_permuted(
     split, checkpoints, monkeypatch
 ):
-    (candidate,) = _candidates(split, checkpoints["static"])
+    (evaluated,) = _networks(split, checkpoints["static"])
     labels, outputs = split.labels(), Pipeline.outputs
 
     def oracle(self, rows, size):
@@ -294,22 +294,22 @@ def test_a_network_that_is_always_right_falls_when_latents_are_permuted(
         return list(maps_BHW), outputs(self, rows, size)[1]
 
     monkeypatch.setattr(Pipeline, "outputs", oracle)
-    bench = _bench(split, permute=True)
-    point = measure(bench, candidate, bench.rows([candidate], None))
+    evaluation = _evaluation(split, permute=True)
+    point = measure(evaluation, evaluated, evaluation.rows([evaluated], None))
     assert point.score == 1
     assert point.permuted_score < 0.7
 
 
 def test_one_image_has_no_permutation(split, checkpoints):
-    (candidate,) = _candidates(split, checkpoints["static"])
-    bench = _bench(split, permute=True)
-    assert measure(bench, candidate, bench.rows([candidate], 1)).permuted_score is None
+    (evaluated,) = _networks(split, checkpoints["static"])
+    evaluation = _evaluation(split, permute=True)
+    assert measure(evaluation, evaluated, evaluation.rows([evaluated], 1)).permuted_score is None
 
 
 def test_equal_labels_get_the_names_of_their_files(split, checkpoints, tmp_path):
     codec = codec_from_store(split.store)
     seeds = [make_checkpoint(tmp_path / f"s{s}.pt", codec, seed=s, label="no gate") for s in (0, 1)]
-    found = _candidates(split, *seeds, checkpoints["none"], seeds[0])
+    found = _networks(split, *seeds, checkpoints["none"], seeds[0])
     assert distinct_labels(found) == ["no gate [s0]", "no gate [s1]", "none"]
 
 
@@ -321,10 +321,10 @@ def test_seeds_of_one_method_keep_its_name(split, tmp_path):
         folder.mkdir()
         made = make_checkpoint(folder / "last.pt", codec, seed=len(paths), label="no gate")
         paths.append(_with_meta(made, train={"seed": seed}))
-    first, second = _candidates(split, *paths[:2])
+    first, second = _networks(split, *paths[:2])
     assert (first.seed, second.seed) == (0, 1)
     assert distinct_labels([first, second]) == ["no gate", "no gate"]
-    both = _candidates(split, *paths[1:])
+    both = _networks(split, *paths[1:])
     assert distinct_labels(both) == ["no gate [run1/last]", "no gate [run2/last]"]
 
 
@@ -407,29 +407,30 @@ def test_another_class_count_is_refused(tiny_store, split, tmp_path, fails):
 
 
 def test_labels_of_unknown_classes_are_refused(split, checkpoints):
-    (candidate,) = _candidates(split, checkpoints["none"])
-    bench = _bench(split, decode="none")
-    bench.annotations = PixelLabels(num_classes=3)
-    rows = bench.rows([candidate], None)
+    (evaluated,) = _networks(split, checkpoints["none"])
+    evaluation = _evaluation(split, decode="none")
+    evaluation.annotations = PixelLabels(num_classes=3)
+    rows = evaluation.rows([evaluated], None)
     with pytest.raises(DatasetError, match=r"contain train id \d+, but cityscapes has 3 classes"):
-        measure(bench, candidate, rows)
+        measure(evaluation, evaluated, rows)
 
 
 def test_a_split_without_usable_samples_is_refused(split, checkpoints, monkeypatch):
-    (candidate,) = _candidates(split, checkpoints["none"])
-    bench = _bench(split)
-    monkeypatch.setattr(bench.latents(candidate.spec.codec_id), "rows", np.array([], dtype=int))
+    (evaluated,) = _networks(split, checkpoints["none"])
+    evaluation = _evaluation(split)
+    latents = evaluation.latents(evaluated.spec.codec_id)
+    monkeypatch.setattr(latents, "rows", np.array([], dtype=int))
     with pytest.raises(DatasetError, match=r"cityscapes/val of .* has no sample with both labels"):
-        bench.rows([candidate], None)
+        evaluation.rows([evaluated], None)
 
 
 def test_labels_that_are_all_ignored_are_refused(split, checkpoints, monkeypatch):
-    (candidate,) = _candidates(split, checkpoints["none"])
-    bench = _bench(split, decode="none")
+    (evaluated,) = _networks(split, checkpoints["none"])
+    evaluation = _evaluation(split, decode="none")
     nothing_HW = np.full((HEIGHT, WIDTH), IGNORE_LABEL, dtype=np.uint8)
-    monkeypatch.setattr(bench, "read_truth", lambda _: nothing_HW)
+    monkeypatch.setattr(evaluation, "read_truth", lambda _: nothing_HW)
     with pytest.raises(DatasetError, match=r"every pixel of the 4 images .* is labelled 255"):
-        measure(bench, candidate, bench.rows([candidate], None))
+        measure(evaluation, evaluated, evaluation.rows([evaluated], None))
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ from tests.training.real_networks import make_checkpoint
 from training import evaluate as command
 from training import train as train_command
 from training.evaluation import evaluation_pictures
-from training.evaluation.candidates import find_candidates
-from training.evaluation.evaluation_split import Bench, Options
+from training.evaluation.evaluation_split import EvaluationSplit, Options
 from training.evaluation.measure import measure
+from training.evaluation.networks_to_evaluate import find_networks
 from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW, read_point
 from training.selection.rates import ImageRate
@@ -81,19 +81,19 @@ def _args(
     ]
 
 
-def _bench(split: Split, **options) -> Bench:
-    return Bench(split, Options(**({"decode": "none"} | options)), DETECTION)
+def _evaluation(split: Split, **options) -> EvaluationSplit:
+    return EvaluationSplit(split, Options(**({"decode": "none"} | options)), DETECTION)
 
 
-def _candidate(split: Split, path: Path):
-    return find_candidates([path], split.store)[0]
+def _network(split: Split, path: Path):
+    return find_networks([path], split.store)[0]
 
 
-def _oracle(bench: Bench, *, difficult: bool = True):
+def _oracle(evaluation: EvaluationSplit, *, difficult: bool = True):
     """Finds every object, and says so with certainty."""
 
     def detect(self: Pipeline, rows, size):
-        truths = [bench.read_truth(row) for row in rows]
+        truths = [evaluation.read_truth(row) for row in rows]
         return [_as_found(truth, difficult=difficult) for truth in truths], (RATE,) * len(rows)
 
     return detect
@@ -126,8 +126,8 @@ def test_networks_find_what_they_find_in_the_stores_latents(box_split, detectors
     latents, ranked = box_split.latents(), box_split.ranked(RANKING)
     for name, read in (("none", latents.read), ("static", lambda r: ranked.read(r, KEEP))):
         network = load_network(detectors[name]).network
-        bench = _bench(box_split, decode="all")
-        pipeline = Pipeline(bench, _candidate(box_split, detectors[name]))
+        evaluation = _evaluation(box_split, decode="all")
+        pipeline = Pipeline(evaluation, _network(box_split, detectors[name]))
         for row, (height, width) in enumerate(box_split.sizes(range(TEST)).tolist()):
             size = coded_size(height, width)
             h, w = (n // LATENT_STRIDE for n in size)
@@ -141,9 +141,9 @@ def test_networks_find_what_they_find_in_the_stores_latents(box_split, detectors
 
 
 def test_scores_are_the_devkits_and_cocos_of_what_is_found(box_split, detectors, monkeypatch):
-    candidate = _candidate(box_split, detectors["none"])
-    bench = _bench(box_split)
-    truths = bench.truth.read(range(TEST))
+    evaluated = _network(box_split, detectors["none"])
+    evaluation = _evaluation(box_split)
+    truths = evaluation.truth.read(range(TEST))
     assert any(truth.difficult_N.any() for truth in truths)
     found = [_blurred(truth, row) for row, truth in enumerate(truths)]
 
@@ -151,7 +151,7 @@ def test_scores_are_the_devkits_and_cocos_of_what_is_found(box_split, detectors,
         return [found[row] for row in rows], (RATE,) * len(rows)
 
     monkeypatch.setattr(Pipeline, "outputs", detect)
-    point = measure(bench, candidate, bench.rows([candidate], None))
+    point = measure(evaluation, evaluated, evaluation.rows([evaluated], None))
     for measured, use_07 in ((point.score, False), (point.more_scores["AP50-07"], True)):
         ap_K = [devkit_ap(truths, found, k, use_07_metric=use_07) for k in range(len(VOC_CLASSES))]
         present = [v for v in ap_K if not math.isnan(v)]
@@ -180,20 +180,20 @@ def test_rates_are_the_bytes_of_the_stores_strings(points, box_split):
 def test_who_finds_everything_that_counts_has_all_scores_whatever_is_difficult(
     box_split, detectors, monkeypatch, difficult
 ):
-    candidate = _candidate(box_split, detectors["static"])
-    bench = _bench(box_split, permute=True)
-    monkeypatch.setattr(Pipeline, "outputs", _oracle(bench, difficult=difficult))
-    point = measure(bench, candidate, bench.rows([candidate], None))
+    evaluated = _network(box_split, detectors["static"])
+    evaluation = _evaluation(box_split, permute=True)
+    monkeypatch.setattr(Pipeline, "outputs", _oracle(evaluation, difficult=difficult))
+    point = measure(evaluation, evaluated, evaluation.rows([evaluated], None))
     assert (point.score, point.more_scores) == (1, {"AP50-07": 1, "COCO AP": pytest.approx(1)})
     assert point.permuted_score < 0.5
     assert (point.metric, point.constant_class, point.constant_score) == ("AP50", None, None)
 
 
 def test_batches_make_no_difference(box_split, detectors):
-    candidate = _candidate(box_split, detectors["dynamic"])
-    one, three = (_bench(box_split, batch_size=size) for size in (1, 3))
-    rows = one.rows([candidate], None)
-    first, second = measure(one, candidate, rows), measure(three, candidate, rows)
+    evaluated = _network(box_split, detectors["dynamic"])
+    one, three = (_evaluation(box_split, batch_size=size) for size in (1, 3))
+    rows = one.rows([evaluated], None)
+    first, second = measure(one, evaluated, rows), measure(three, evaluated, rows)
     assert (first.key, first.bpp) == (second.key, second.bpp)
     assert first.score == pytest.approx(second.score, abs=1e-3)
 
@@ -268,7 +268,7 @@ def test_a_split_without_boxes_or_labels_says_what_to_run(
     line = fails(command.main, [*args, "--dataset", "cityscapes", "--split", "val"])
     assert "run encode-to-store with --voc_task detection" in line
     with pytest.raises(MissingComponentError, match="labels"):
-        Bench(box_split, Options(), SEGMENTATION)
+        EvaluationSplit(box_split, Options(), SEGMENTATION)
 
 
 def test_networks_of_other_classes_are_refused(box_store, box_split, tmp_path, fails):
@@ -278,21 +278,21 @@ def test_networks_of_other_classes_are_refused(box_store, box_split, tmp_path, f
 
 
 def test_boxes_of_unknown_classes_are_refused(box_split):
-    bench = _bench(box_split)
-    bench.annotations = ObjectBoxes(num_classes=2)
-    row = next(n for n, b in enumerate(bench.truth.read(range(TEST))) if b.labels_N.max() > 1)
+    evaluation = _evaluation(box_split)
+    evaluation.annotations = ObjectBoxes(num_classes=2)
+    row = next(n for n, b in enumerate(evaluation.truth.read(range(TEST))) if b.labels_N.max() > 1)
     with pytest.raises(DatasetError, match=r"has class \d+, but voc2007 has classes 1 to 1: "):
-        bench.read_truth(row)
+        evaluation.read_truth(row)
 
 
 def test_a_split_where_nothing_counts_has_no_ap(box_split, detectors, monkeypatch):
-    bench = _bench(box_split)
+    evaluation = _evaluation(box_split)
     all_difficult = [
         dataclasses.replace(b, difficult_N=np.ones(len(b), bool))
-        for b in bench.truth.read(range(TEST))
+        for b in evaluation.truth.read(range(TEST))
     ]
-    candidate = _candidate(box_split, detectors["static"])
-    monkeypatch.setattr(bench, "read_truth", all_difficult.__getitem__)
-    monkeypatch.setattr(Pipeline, "outputs", _oracle(bench))
+    evaluated = _network(box_split, detectors["static"])
+    monkeypatch.setattr(evaluation, "read_truth", all_difficult.__getitem__)
+    monkeypatch.setattr(Pipeline, "outputs", _oracle(evaluation))
     with pytest.raises(DatasetError, match="no object of the 4 images of voc2007/test counts"):
-        measure(bench, candidate, np.arange(TEST))
+        measure(evaluation, evaluated, np.arange(TEST))

@@ -21,8 +21,8 @@ from latent_store.codec import (
 )
 from tests.conftest import RANKING, VAL, TinyStore
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
-from training.evaluation.candidates import find_candidates
-from training.evaluation.evaluation_split import Bench, Options
+from training.evaluation.evaluation_split import EvaluationSplit, Options
+from training.evaluation.networks_to_evaluate import find_networks
 from training.evaluation.pipeline import Pipeline
 from training.segment import main
 from training.tasks.pictures import read_labels
@@ -57,8 +57,8 @@ def test_maps_and_bytes_are_those_of_the_evaluation(
 ):
     report = tmp_path / "numbers.json"
     assert _run(checkpoints[kind], tmp_path, "--image", *images, "--json", report) == 0
-    (candidate,) = find_candidates([checkpoints[kind]], split.store)
-    pipeline = Pipeline(Bench(split, Options(), SEGMENTATION), candidate)
+    (evaluated,) = find_networks([checkpoints[kind]], split.store)
+    pipeline = Pipeline(EvaluationSplit(split, Options(), SEGMENTATION), evaluated)
     found = json.loads(report.read_text())["pictures"]
     for row, path in enumerate(images):
         assert split.sample_ids([row])[0].endswith(path.stem.removesuffix("_leftImg8bit"))

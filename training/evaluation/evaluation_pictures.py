@@ -15,18 +15,17 @@ import numpy as np
 import torch
 
 from latent_store.codec import tensor_to_image
-from latent_store.format.layout import coded_size
 from latent_store.format.schema import LATENT_STRIDE
 from latent_store.views.panels import save_png, strip
-from training.evaluation.candidates import Candidate
-from training.evaluation.evaluation_split import Bench
+from training.evaluation.evaluation_split import EvaluationSplit
+from training.evaluation.networks_to_evaluate import EvaluatedNetwork
 from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import Point
 
 
 def write_pictures(
-    bench: Bench,
-    candidates: Sequence[Candidate],
+    split: EvaluationSplit,
+    networks: Sequence[EvaluatedNetwork],
     points: Sequence[Point],
     rows: np.ndarray,
     output: Path,
@@ -37,49 +36,49 @@ def write_pictures(
         The files' names relative to `output`.
     """
     outputs = [
-        _outputs(bench, candidate, rows, output / "points", point.key)
-        for candidate, point in zip(candidates, points, strict=True)
+        _outputs(split, evaluated, rows, output / "points", point.key)
+        for evaluated, point in zip(networks, points, strict=True)
     ]
     names = []
     for row in rows.tolist():
-        decoded_HWC = _decoded_picture(bench, candidates[0], row)
-        panels = bench.task.truth_panels(bench.read_truth(row), decoded_HWC, bench.class_names)
+        decoded_HWC = _decoded_picture(split, networks[0], row)
+        panels = split.task.truth_panels(split.read_truth(row), decoded_HWC, split.class_names)
         for point, found in zip(points, outputs, strict=True):
-            drawn_HWC = bench.task.draw(found[row], decoded_HWC, bench.class_names)
+            drawn_HWC = split.task.draw(found[row], decoded_HWC, split.class_names)
             panels.append((_title(point, points), drawn_HWC))
-        name = f"pictures/{row:06d}_{_file_name(bench.split.sample_ids([row])[0])}.png"
+        name = f"pictures/{row:06d}_{_file_name(split.stored.sample_ids([row])[0])}.png"
         save_png(output / name, strip(panels))
         names.append(name)
     return tuple(names)
 
 
-def kept_path(bench: Bench, folder: Path, key: str, row: int) -> Path:
+def kept_path(split: EvaluationSplit, folder: Path, key: str, row: int) -> Path:
     """Returns the file that keeps what the network of a point says of a row."""
-    return folder / f"{key}-{bench.task.kept.format(row=row)}"
+    return folder / f"{key}-{split.task.kept.format(row=row)}"
 
 
 def _outputs(
-    bench: Bench, candidate: Candidate, rows: np.ndarray, folder: Path, key: str
+    split: EvaluationSplit, evaluated: EvaluatedNetwork, rows: np.ndarray, folder: Path, key: str
 ) -> dict[int, Any]:
     """Returns a network's predictions of rows; what was kept before is read back."""
-    paths = {row: kept_path(bench, folder, key, row) for row in rows.tolist()}
-    found = {row: bench.task.read_kept(p) for row, p in paths.items() if p.exists()}
+    paths = {row: kept_path(split, folder, key, row) for row in rows.tolist()}
+    found = {row: split.task.read_kept(p) for row, p in paths.items() if p.exists()}
     if len(found) < len(paths):
-        pipeline = Pipeline(bench, candidate)
+        pipeline = Pipeline(split, evaluated)
         for row in [row for row in paths if row not in found]:
-            size = coded_size(*(int(n) for n in bench.split.sizes([row])[0]))
+            (size,) = split.stored.coded_sizes([row]).tolist()
             ((found[row],), _) = pipeline.outputs([row], size)
-            bench.task.keep(paths[row], found[row])
+            split.task.keep(paths[row], found[row])
     return found
 
 
-def _decoded_picture(bench: Bench, candidate: Candidate, row: int) -> np.ndarray:
-    height, width = (int(n) for n in bench.split.sizes([row])[0])
-    coded = coded_size(height, width)
-    codec_id = candidate.spec.codec_id
-    y_hat_BCHW = bench.latents(codec_id).read([row])
+def _decoded_picture(split: EvaluationSplit, evaluated: EvaluatedNetwork, row: int) -> np.ndarray:
+    ((height, width),) = split.stored.sizes([row]).tolist()
+    (coded,) = split.stored.coded_sizes([row]).tolist()
+    codec_id = evaluated.spec.codec_id
+    y_hat_BCHW = split.latents(codec_id).read([row])
     y_hat_BCHW = y_hat_BCHW[..., : coded[0] // LATENT_STRIDE, : coded[1] // LATENT_STRIDE]
-    x_hat_BCHW = bench.codec(codec_id).reconstruct(torch.from_numpy(y_hat_BCHW))
+    x_hat_BCHW = split.codec(codec_id).reconstruct(torch.from_numpy(y_hat_BCHW))
     return tensor_to_image(x_hat_BCHW)[0, :height, :width]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ import numpy as np
 from latent_store.codec import Codec, codec_from_store
 from latent_store.components.reader import ComponentReader
 from latent_store.errors import DatasetError
-from latent_store.format.layout import coded_size
 from latent_store.store import Split
-from training.evaluation.candidates import Candidate
+from training.data.sampling import plan_in_order
+from training.evaluation.networks_to_evaluate import EvaluatedNetwork
 from training.tasks.base import Task
 from training.tasks.classes import class_names
 
@@ -36,11 +37,11 @@ class Options:
     device: str = "cpu"
 
 
-class Bench:
+class EvaluationSplit:
     """One split, opened for measuring networks on it.
 
     Attributes:
-        store, split: What networks are measured on.
+        store, stored: The store, and its split.
         options: See `Options`.
         task: Of the networks.
         truth: The annotations that predictions are compared with.
@@ -54,14 +55,14 @@ class Bench:
         MissingComponentError: The split has no such annotations.
     """
 
-    def __init__(self, split: Split, options: Options, task: Task) -> None:
-        self.store, self.split, self.options, self.task = split.store, split, options, task
-        self.truth = task.annotations().open(split)
-        self.class_names = self.truth.class_names or class_names(split.dataset)
+    def __init__(self, stored: Split, options: Options, task: Task) -> None:
+        self.store, self.stored, self.options, self.task = stored.store, stored, options, task
+        self.truth = task.annotations().open(stored)
+        self.class_names = self.truth.class_names or class_names(stored.dataset)
         self.annotations = task.annotations(num_classes=len(self.class_names))
         self.codec = functools.cache(self._codec)
-        self.latents = functools.cache(split.latents)
-        self.ranked = functools.cache(split.ranked)
+        self.latents = functools.cache(stored.latents)
+        self.ranked = functools.cache(stored.ranked)
 
     def _codec(self, codec_id: str) -> Codec:
         return codec_from_store(self.store, codec_id).to(self.options.device)
@@ -74,25 +75,25 @@ class Bench:
         """
         return self.annotations.read(self.truth, row)
 
-    def readers(self, candidate: Candidate) -> list[ComponentReader]:
-        """Returns the components that a candidate's numbers depend on."""
-        codec_id = candidate.spec.codec_id
+    def readers(self, evaluated: EvaluatedNetwork) -> list[ComponentReader]:
+        """Returns the components that the numbers of a network depend on."""
+        codec_id = evaluated.spec.codec_id
         readers: list[ComponentReader] = [self.truth, self.latents(codec_id)]
-        if candidate.ranking_id is not None:
-            readers.append(self.ranked(candidate.ranking_id, codec_id))
+        if evaluated.ranking_id is not None:
+            readers.append(self.ranked(evaluated.ranking_id, codec_id))
         return readers
 
-    def rows(self, candidates: Sequence[Candidate], max_samples: int | None) -> np.ndarray:
-        """Returns the rows that every candidate can be measured on: all see the same images.
+    def rows(self, networks: Sequence[EvaluatedNetwork], max_samples: int | None) -> np.ndarray:
+        """Returns the rows that every network can be measured on: all see the same images.
 
         Raises:
             DatasetError: There is none.
         """
-        readers = [reader for c in candidates for reader in self.readers(c)]
-        rows = self.split.common_rows(*readers)[:max_samples]
+        readers = [reader for network in networks for reader in self.readers(network)]
+        rows = self.stored.common_rows(*readers)[:max_samples]
         if not len(rows):
             raise DatasetError(
-                f"{self.split.plan.name} of {self.store.url} has no sample with both "
+                f"{self.stored.plan.name} of {self.store.url} has no sample with both "
                 f"{self.truth.key} and latents of every codec and ranking asked for; encode some, "
                 "or see `latent-store inspect` for what failed"
             )
@@ -100,14 +101,7 @@ class Bench:
 
     def batches(self, rows: np.ndarray) -> Iterator[tuple[list[int], tuple[int, int]]]:
         """Yields rows in order, in batches of one coded size, with that size."""
-        batch: list[int] = []
-        batch_size: tuple[int, int] = (0, 0)
-        for row, (height, width) in zip(rows.tolist(), self.split.sizes(rows), strict=True):
-            size = coded_size(int(height), int(width))
-            if batch and (size != batch_size or len(batch) == self.options.batch_size):
-                yield batch, batch_size
-                batch = []
-            batch.append(row)
-            batch_size = size
-        if batch:
-            yield batch, batch_size
+        sizes = dict(zip(rows.tolist(), self.stored.coded_sizes(rows).tolist(), strict=True))
+        for (height, width), alike in itertools.groupby(rows.tolist(), key=sizes.__getitem__):
+            for (batch,) in plan_in_order([list(alike)], batch_size=self.options.batch_size):
+                yield list(batch), (height, width)

@@ -20,7 +20,7 @@ from training.trainer.checkpoints import LoadedNetwork, load_network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class EvaluatedNetwork:
     """One network with one codec: what becomes a point.
 
     Attributes:
@@ -44,14 +44,14 @@ class Candidate:
     seed: int | None
 
 
-def find_candidates(
+def find_networks(
     paths: Sequence[Path],
     store: LatentStore,
     codec_ids: Sequence[str] | None = None,
-) -> list[Candidate]:
+) -> list[EvaluatedNetwork]:
     """Reads every checkpoint once and pairs it with its codecs, in the order given.
 
-    A network for any N is a candidate at each of its cuts.
+    A network for any N is one at each of its cuts.
 
     Args:
         paths: Checkpoint files of any kind, domain and selection.
@@ -72,36 +72,36 @@ def find_candidates(
         if network.meta["kind"] != "teacher":
             own[path] = _own_codec(path, network, store, chosen)
     for_teachers = chosen or list({s.codec_id: s for s in own.values()}.values())
-    found: list[Candidate] = []
+    found: list[EvaluatedNetwork] = []
     for path, network in loaded.items():
         specs = [own[path]] if path in own else (for_teachers or [store.codec()])
-        found += [c for spec in specs for c in _candidates(path, network, spec)]
+        found += [c for spec in specs for c in _networks(path, network, spec)]
     return found
 
 
-def require_classes(candidates: Sequence[Candidate], class_names: Sequence[str]) -> None:
+def require_classes(networks: Sequence[EvaluatedNetwork], class_names: Sequence[str]) -> None:
     """Refuses networks of other classes than the dataset's.
 
     Raises:
         CheckpointError: A network's class count is not the dataset's.
     """
-    for candidate in candidates:
-        found = candidate.config.num_classes
+    for evaluated in networks:
+        found = evaluated.config.num_classes
         if found != len(class_names):
             raise CheckpointError(
-                f"{candidate.path} predicts {found} classes, the dataset has {len(class_names)}; "
+                f"{evaluated.path} predicts {found} classes, the dataset has {len(class_names)}; "
                 "evaluate it on the dataset that it was trained on"
             )
 
 
-def distinct_labels(candidates: Sequence[Candidate]) -> list[str]:
-    """Returns a label for each candidate; those that nothing tells apart get their file's name.
+def distinct_labels(networks: Sequence[EvaluatedNetwork]) -> list[str]:
+    """Returns a label for each network; those that nothing tells apart get their file's name.
 
     Networks of one label and codec but other seeds repeat one method. Two of one seed are two
     methods: on one curve, the better would hide the other.
     """
     files: dict[tuple[str, str, int | None], dict[str, Path]] = {}
-    for c in candidates:
+    for c in networks:
         files.setdefault((c.label, c.spec.codec_id, c.seed), {})[c.sha256] = c.path
     shared: dict[str, set[Path]] = {}
     for (label, _, _), found in files.items():
@@ -109,22 +109,22 @@ def distinct_labels(candidates: Sequence[Candidate]) -> list[str]:
             shared.setdefault(label, set()).update(found.values())
     return [
         f"{c.label} [{_short(c, shared[c.label])}]" if c.label in shared else c.label
-        for c in candidates
+        for c in networks
     ]
 
 
-def _short(candidate: Candidate, paths: set[Path]) -> str:
+def _short(evaluated: EvaluatedNetwork, paths: set[Path]) -> str:
     stems = [path.stem for path in paths]
-    stem = candidate.path.stem
-    return stem if stems.count(stem) < 2 else f"{candidate.path.parent.name}/{stem}"
+    stem = evaluated.path.stem
+    return stem if stems.count(stem) < 2 else f"{evaluated.path.parent.name}/{stem}"
 
 
-def _candidates(path: Path, network: LoadedNetwork, spec: CodecSpec) -> list[Candidate]:
+def _networks(path: Path, network: LoadedNetwork, spec: CodecSpec) -> list[EvaluatedNetwork]:
     teacher = network.meta["kind"] == "teacher"
     label = PIXEL_RAW if teacher else (network.meta["label"] or path.stem)
     selection = network.config.channel_selection
     return [
-        Candidate(
+        EvaluatedNetwork(
             path=path,
             sha256=network.sha256,
             label=selection.label_at(label, keep),
