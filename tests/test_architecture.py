@@ -86,9 +86,7 @@ DOORS = {
 }
 """What a split opens by name, when it is asked for a view or a picture: not before, since it loads
 what only an extra installs."""
-NOT_YET = {
-    ("training.experiments.results", "commands"),
-}
+NOT_YET = {}
 """Arrows, from a module to a place or to a module, that are still to be turned."""
 
 

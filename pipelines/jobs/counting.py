@@ -32,6 +32,7 @@ from latent_store.errors import CheckpointError, RankingError
 from latent_store.storage.location import CONTROL, Location
 from latent_store.store import LatentStore
 from pipelines.jobs.beam_jobs import run_over_shards
+from training.selection.gated import Gated
 from training.trainer.checkpoints import LoadedNetwork, load_network
 
 FIXED_POINT = 1 << 32
@@ -243,7 +244,7 @@ def load_gate(checkpoint: bytes) -> LoadedNetwork:
         CheckpointError: It has no gate.
     """
     loaded = load_network(checkpoint, kind="network")
-    if loaded.config.selection != "dynamic":
+    if not isinstance(loaded.config.channel_selection, Gated):
         raise CheckpointError(
             f"--method frequency counts a gate's decisions, but this network has selection "
             f"{loaded.config.selection!r}; give the checkpoint of a run with --selection dynamic"

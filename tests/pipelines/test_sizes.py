@@ -178,9 +178,9 @@ def test_measured_rates_and_inputs_do_not_depend_on_the_canvas(pair: Any) -> Non
         return [receiver.receive(rows, size) for receiver in receivers]
 
     for one, other in zip(received(mixed, theirs), received(tight, mine), strict=True):
-        np.testing.assert_array_equal(one.y_hat_BCHW, other.y_hat_BCHW)
-        assert one.rates == other.rates
-        assert all(rate.decoded for rate in one.rates)
+        np.testing.assert_array_equal(one[0], other[0])
+        assert one[1] == other[1]
+        assert all(rate.decoded for rate in one[1])
 
 
 @pytest.mark.parametrize("keep", [16, None])

@@ -79,7 +79,8 @@ def network_macs(config: NetworkConfig, height: int, width: int) -> Macs:
     if config.domain == "pixel":
         return count_macs(layers, (1, 3, height, width))
     grid = (height // LATENT_STRIDE, width // LATENT_STRIDE)
-    return count_macs(layers, *config.channel_selection.input_shapes(grid))
+    inputs = (1, config.input_channels, *grid), (1, config.latent_channels)
+    return count_macs(layers, *inputs)
 
 
 def _by_module(

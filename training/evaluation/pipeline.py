@@ -30,19 +30,19 @@ class Pipeline:
 
     def outputs(
         self, rows: Sequence[int], size: tuple[int, int]
-    ) -> tuple[list[Any], tuple[ImageRate, ...]]:
+    ) -> tuple[list[Any], list[ImageRate]]:
         """Returns predictions and rates of rows of one coded size."""
-        received = self.receiver.receive(rows, size)
+        y_hat_BCHW, rates = self.receiver.receive(rows, size)
         predictions = predict(
             self.split.task,
             self.network,
-            torch.from_numpy(np.ascontiguousarray(received.y_hat_BCHW)),
+            torch.from_numpy(np.ascontiguousarray(y_hat_BCHW)),
             self.split.stored.sizes(rows).tolist(),
             self.codec if self.evaluated.config.domain == "pixel" else None,
             self.device,
             name=str(self.evaluated.path),
         )
-        return predictions, received.rates
+        return predictions, rates
 
     def _receiver(self) -> StreamReceiver:
         evaluated, split = self.evaluated, self.split

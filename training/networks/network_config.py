@@ -79,8 +79,8 @@ class NetworkConfig:
     @property
     def channel_selection(self) -> Selection:
         """The way in which channels are chosen, with this network's channels."""
-        names = ("latent_channels", "channels", "cuts", "gate_pool", "gate_bias")
-        return find_selection(self.selection)(**{name: getattr(self, name) for name in names})
+        kind = find_selection(self.selection)
+        return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
 
     @property
     def input_channels(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from latent_store.codec import StreamFile, decode_y
-from training.selection.base import Gate, Packing, Selection
+from training.selection.base import Gate, Selection
 from training.selection.rates import Sent, Size, StoredStreams, StreamReceiver
 
 
@@ -31,8 +31,8 @@ class AllChannels(Selection):
     def receiver(self, streams: StoredStreams, keep: int | None, gate: Gate) -> StreamReceiver:
         return WholeStreams(streams)
 
-    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
-        return Packing("all")
+    def sent(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> dict[str, Any]:
+        return {"selection": "all"}
 
     def accepted(self, stream: StreamFile, keep: int | None = None) -> int | None:
         everything = sorted(stream.channels) == list(range(stream.codec.channels))

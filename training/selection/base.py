@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from latent_store.components.latents import LatentsReader
 from latent_store.errors import LatentStoreError
 from latent_store.format.schema import CodecSpec
 from training.data.stored_channels import StoredChannels
-from training.selection.cut_norm import matching
+from training.selection.cut_norm import STATISTICS
 from training.selection.gate import ChannelGate, parse_gate_bias
 from training.selection.rates import StoredStreams, StreamReceiver
 
@@ -28,14 +28,6 @@ Tensors = dict[str, torch.Tensor]
 Numbers = tuple[int, ...]
 Gate = ChannelGate | None
 Selected = tuple[torch.Tensor, Tensors]
-
-
-class Packing(NamedTuple):
-    """The arguments of `latent_store.codec.pack_stream` that say which channels are sent."""
-
-    selection: str
-    channels: Numbers | None = None
-    cuts: Numbers | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,22 +153,25 @@ class Selection(ABC):
     ) -> torch.Tensor:
         """Returns an entry of another network's state dict as one with this selection has it.
 
+        Batch norm statistics are for every cut the other network's at that cut; at its largest
+        where it has no such cut, and its only ones where it has none.
+
         Args:
             name: Of the entry.
             value: The other network's.
             theirs: The other network's selection; None for one on pixels.
         """
         cuts = None if theirs is None else theirs.cuts
-        return matching(name, value, cuts, self.cuts, len(self.numbers))
+        if not name.endswith(STATISTICS) or cuts == self.cuts:
+            return value
+        have, per_cut = cuts or (0,), value if cuts else value[None]
+        places = [have.index(n) if n in have else -1 for n in self.accepts]
+        return per_cut[places] if self.cuts else per_cut[places[0]]
 
     def set_statistics(  # noqa: B027 - most ways do nothing here
         self, network: nn.Module, latents: LatentsReader, rows: np.ndarray
     ) -> None:
         """Fixes what a new network knows of the training split's `rows`."""
-
-    def input_shapes(self, grid: tuple[int, int]) -> list[Numbers]:
-        """Returns the shapes of the network's inputs for one image of a latent size."""
-        return [(1, len(self.numbers), *grid)]
 
     def draw(self, batch: Batch, seed: int, epoch: int) -> tuple[Batch, Tensors]:
         """Returns a batch as it is trained on, and further inputs of the network.
@@ -209,8 +204,8 @@ class Selection(ABC):
         """
 
     @abstractmethod
-    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
-        """Returns what a camera sends of one picture's latents.
+    def sent(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> dict[str, Any]:
+        """Returns what a camera sends: the arguments of `pack_stream` that say which channels.
 
         Args:
             y_hat_BCHW: The latents of all channels.

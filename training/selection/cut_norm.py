@@ -8,7 +8,7 @@ So a batch in training has one cut, and evaluation uses the statistics of the cu
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -95,30 +95,3 @@ def averaged(network: nn.Module) -> Iterator[Callable[[], None]]:
             dropout.train()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-
-
-def matching(
-    name: str,
-    value: torch.Tensor,
-    theirs: Sequence[int] | None,
-    mine: Sequence[int] | None,
-    keep: int | None = None,
-) -> torch.Tensor:
-    """Returns another network's entry as a network with other cuts, or without cuts, has it.
-
-    Args:
-        name: Of the state dict's entry; what is no batch norm statistic is returned as it is.
-        value: The other network's.
-        theirs, mine: Cuts of the other network and of this one; None for one without cuts.
-        keep: Channels that this network takes if it has no cuts.
-
-    Returns:
-        For every cut the other network's statistics at that cut; at its largest where it has no
-        such cut, and its only ones where it has none.
-    """
-    if not name.endswith(STATISTICS) or theirs == mine:
-        return value
-    have = theirs or (0,)
-    per_cut = value if theirs else value[None]
-    places = [have.index(n) if n in have else -1 for n in mine or (keep,)]
-    return per_cut[places] if mine else per_cut[places[0]]

@@ -19,7 +19,7 @@ from torch import nn
 from latent_store.codec import StreamFile, decode_y, encode_y
 from latent_store.components.latents import LatentsReader
 from training.data.stored_channels import StoredChannels
-from training.selection.base import Batch, Gate, Numbers, Packing, Selected, Selection, Tensors
+from training.selection.base import Batch, Gate, Selected, Selection, Tensors
 from training.selection.gate import ChannelGate, gumbel_noise, pool_latents
 from training.selection.rates import Sent, Size, StoredStreams, StreamReceiver
 
@@ -62,9 +62,6 @@ class Gated(Selection):
             pooled_BC.mean(0).float(), pooled_BC.std(0, correction=0).float()
         )
 
-    def input_shapes(self, grid: tuple[int, int]) -> list[Numbers]:
-        return [*super().input_shapes(grid), (1, self.latent_channels)]
-
     def draw(self, batch: Batch, seed: int, epoch: int) -> tuple[Batch, Tensors]:
         """Draws the gate's noise."""
         noise_BC2 = gumbel_noise(seed, epoch, batch["rows_B"].tolist(), self.latent_channels)
@@ -87,9 +84,9 @@ class Gated(Selection):
 
         return ChosenStreams(streams, choose)
 
-    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
+    def sent(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> dict[str, Any]:
         mask_C = choose_channels(gate, pool_latents(y_hat_BCHW, self.gate_pool))[0]
-        return Packing("dynamic", tuple(np.flatnonzero(mask_C).tolist()))
+        return {"selection": "dynamic", "channels": np.flatnonzero(mask_C).tolist()}
 
     def accepted(self, stream: StreamFile, keep: int | None = None) -> int | None:
         return len(stream.channels) if stream.selection == "dynamic" else None
@@ -145,6 +142,21 @@ def choose_channels(gate: ChannelGate, pooled_BC: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
         decided = gate(pooled_BC.to(gate.input_mean_C.device))
         return decided.gate_BC.cpu().numpy().astype(bool)
+
+
+def gate_statistics(gates_NC: torch.Tensor) -> dict[str, float]:
+    """Returns what a gate keeps of N images: "kept", its extremes, and channels without a choice.
+
+    Those are "always_on" and "never_on", channels that are kept in all images and in none.
+    """
+    kept_N, on_C = gates_NC.sum(1), gates_NC.sum(0)
+    return {
+        "kept": float(kept_N.double().mean()),
+        "kept_min": float(kept_N.min()),
+        "kept_max": float(kept_N.max()),
+        "always_on": float((on_C == len(gates_NC)).sum()),
+        "never_on": float((on_C == 0).sum()),
+    }
 
 
 def pack_mask(mask_C: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from latent_store import LatentStore, Ranking
+from latent_store import LatentStore
 from latent_store.codec import StreamFile, decode_scalable
 from latent_store.errors import LatentStoreError, RankingError
 from latent_store.format.schema import CodecSpec
@@ -25,7 +25,6 @@ from training.selection.base import (
     Batch,
     Gate,
     Numbers,
-    Packing,
     Selected,
     Selection,
     Tensors,
@@ -49,7 +48,7 @@ class Ranked(Selection):
     def find_channels(
         cls, flags: Any, store: LatentStore, spec: CodecSpec
     ) -> dict[str, Numbers | None]:
-        return {"channels": find_ranking(flags, store, spec).channels(flags.keep)}
+        return {"channels": store.ranking(spec.codec_id, flags.mask).channels(flags.keep)}
 
     @classmethod
     def label(cls, flags: Any) -> str:
@@ -61,8 +60,8 @@ class Ranked(Selection):
     def receiver(self, streams: StoredStreams, keep: int | None, gate: Gate) -> StreamReceiver:
         return ScalableStreams(streams, self.numbers[:keep])
 
-    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
-        return Packing("static", self.numbers[:keep])
+    def sent(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> dict[str, Any]:
+        return {"selection": "static", "channels": self.numbers[:keep]}
 
     def accepted(self, stream: StreamFile, keep: int | None = None) -> int | None:
         for cut in reversed(self.accepts if keep is None else (keep,)):
@@ -103,7 +102,7 @@ class AnyN(Ranked):
         Raises:
             RankingError: There is no such ranking, or the scalable stream cannot be cut there.
         """
-        ranking = find_ranking(flags, store, spec)
+        ranking = store.ranking(spec.codec_id, flags.mask)
         cuts = tuple(sorted(set(flags.cuts or ranking.cuts)))
         if unknown := [n for n in cuts if n not in ranking.cuts]:
             raise RankingError(
@@ -136,15 +135,16 @@ class AnyN(Ranked):
         images, keep = y_hat_BCHW.shape[:2]
         return {"kept": torch.full((images,), float(keep), device=y_hat_BCHW.device)}
 
-    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
+    def sent(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> dict[str, Any]:
         """Returns a stream that can be cut behind the camera too, or with `keep` one that can't.
 
         The latter is coded sooner.
         """
         if keep is not None:
-            return super().packing(y_hat_BCHW, keep, gate)
+            return super().sent(y_hat_BCHW, keep, gate)
         rest = sorted(set(range(self.latent_channels)) - set(self.numbers))
-        return Packing("scalable", (*self.numbers, *rest), self.cuts)
+        channels = (*self.numbers, *rest)
+        return {"selection": "scalable", "channels": channels, "cuts": self.cuts}
 
     def __str__(self) -> str:
         return f"selection {self.name}, cuts {', '.join(map(str, self.accepts))}"
@@ -206,20 +206,3 @@ class ScalableStreams(StreamReceiver):
 
         cut_bytes = self.ranked.cut_bytes([row])[0]
         return int(cut_bytes[self.ranked.cuts.index(self.keep)]), decode
-
-
-def find_ranking(flags: Any, store: LatentStore, spec: CodecSpec) -> Ranking:
-    """Returns the ranking that the flags name.
-
-    Raises:
-        RankingError: The codec has none of that name, or it does not fit.
-    """
-    ranking = store.ranking(spec.codec_id, str(flags.mask))
-    if flags.keep is not None:
-        ranking.channels(flags.keep)
-    if len(ranking.order) != spec.channels:
-        raise RankingError(
-            f"ranking {ranking.ranking_id} orders {len(ranking.order)} channels, codec "
-            f"{spec.codec_id} has {spec.channels}: derive one with channel-frequency"
-        )
-    return ranking

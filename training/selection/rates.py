@@ -55,19 +55,6 @@ class ImageRate:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Received:
-    """The network's input of some rows, and its rates.
-
-    Attributes:
-        y_hat_BCHW: Integers; all M channels, or N in ranked order.
-        rates: One a row.
-    """
-
-    y_hat_BCHW: np.ndarray
-    rates: tuple[ImageRate, ...]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class StoredStreams:
     """A split's streams of one codec.
 
@@ -124,8 +111,12 @@ class StreamReceiver(ABC):
         self.streams = streams
         self.tables = streams.codec.tables
 
-    def receive(self, rows: Sequence[int], size: Size) -> Received:
-        """Returns latents and rates of rows whose coded size, in pixels, is `size`.
+    def receive(self, rows: Sequence[int], size: Size) -> tuple[np.ndarray, list[ImageRate]]:
+        """Returns the network's input, integers [B, K, h, w], and the rate of each row.
+
+        Args:
+            rows: All of one coded size.
+            size: That size, in pixels.
 
         Raises:
             IntegrityError: A stream does not decode to the store's ŷ.
@@ -139,7 +130,7 @@ class StreamReceiver(ABC):
                 y_hat_KHW[...] = self._checked(decode(), y_hat_KHW, row)
             mask_bytes = self.mask_bytes(mask_C)
             rates.append(self.streams.rate(row, mask_C, y_bytes=y_bytes, mask_bytes=mask_bytes))
-        return Received(y_hat_BCHW=y_hat_BKHW, rates=tuple(rates))
+        return y_hat_BKHW, rates
 
     @abstractmethod
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

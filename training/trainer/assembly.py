@@ -101,13 +101,9 @@ def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
         dropout=model.dropout,
         auxiliary_head=model.auxiliary_head,
         selection=model.selection,
-        latent_channels=inputs.spec.channels,
-        channels=inputs.selection.channels,
-        cuts=inputs.selection.cuts,
         transform=model.transform,
         transform_activation=model.transform_activation,
-        gate_pool=model.gate_pool,
-        gate_bias=model.gate_bias,
+        **vars(inputs.selection),
     )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from latent_store.errors import DatasetError
 from training.selection.base import cut_batch
+from training.selection.gated import gate_statistics
 from training.tasks.base import Task
 from training.tasks.metric import ImageResult
 from training.tasks.objective import network_inputs, to_device
@@ -60,8 +61,7 @@ class Validator:
             on_device = to_device(batch, device)
             truths, sizes = self.annotations.truths(on_device), batch["valid_B2"].tolist()
             for keep, results in measured.items():
-                # Networks for any N alone get fewer channels than the loader reads.
-                part = cut_batch(on_device, keep) if selection.for_any_n else on_device
+                part = cut_batch(on_device, keep)
                 outputs = network(*network_inputs(network, part), **task.tail_inputs(batch))
                 predictions = task.predictions(outputs, sizes)
                 for image in zip(batch["rows_B"].tolist(), truths, predictions, strict=True):
@@ -89,18 +89,3 @@ class Validator:
                 f"{self.task.metric.title} is undefined; give another --val_split, or none"
             )
         return self.task.metric.summary(results, self.class_names)
-
-
-def gate_statistics(gates_NC: torch.Tensor) -> dict[str, float]:
-    """Returns what a gate keeps of N images: "kept", its extremes, and channels without a choice.
-
-    Those are "always_on" and "never_on", channels that are kept in all images and in none.
-    """
-    kept_N, on_C = gates_NC.sum(1), gates_NC.sum(0)
-    return {
-        "kept": float(kept_N.double().mean()),
-        "kept_min": float(kept_N.min()),
-        "kept_max": float(kept_N.max()),
-        "always_on": float((on_C == len(gates_NC)).sum()),
-        "never_on": float((on_C == 0).sum()),
-    }

@@ -92,7 +92,7 @@ class Transmission:
     device: torch.device
 
     def send(self, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
-        """Turns a picture into streams, at the camera; see `Selection.packing` for what is sent.
+        """Turns a picture into streams, at the camera; see `Selection.sent` for what is sent.
 
         Args:
             image_HWC: Uint8 RGB of any size.
@@ -110,7 +110,7 @@ class Transmission:
         indexes_BCHW = self.codec.indexes(latents.z_symbols_BNHW)
         watch.lap("h_s")
         selection = self.config.channel_selection
-        packing = selection.packing(latents.y_hat_BCHW, self.keep, self.gate)
+        chosen = selection.sent(latents.y_hat_BCHW, self.keep, self.gate)
         watch.lap("gate")
         stream = pack_stream(
             self.codec,
@@ -119,10 +119,10 @@ class Transmission:
             indexes_BCHW[0].cpu().numpy(),
             size=(image_HWC.shape[0], image_HWC.shape[1]),
             ranking_id=self.ranking_id,
-            **packing._asdict(),
+            **chosen,
         )
-        if packing.cuts is not None:
-            stream = cut_stream(stream, packing.cuts[-1])
+        if cuts := chosen.get("cuts"):
+            stream = cut_stream(stream, cuts[-1])
         watch.lap("entropy coding")
         return stream
 

@@ -20,7 +20,7 @@ from latent_store.codec import StreamFile, decode_y, encode_y, read_stream_file
 from latent_store.format.schema import CodecSpec
 from tests.conftest import TinyStore
 from training import evaluate, latency, segment, train
-from training.selection.base import Gate, Numbers, Packing, Selection
+from training.selection.base import Gate, Numbers, Selection
 from training.selection.rates import Sent, Size, StoredStreams, StreamReceiver
 from training.selection.registry import SELECTIONS
 from training.tasks.pictures import read_labels
@@ -52,8 +52,8 @@ class EveryKth(Selection):
     def receiver(self, streams: StoredStreams, keep: int | None, gate: Gate) -> StreamReceiver:
         return OwnStreams(streams, self.numbers)
 
-    def packing(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> Packing:
-        return Packing("static", self.numbers)
+    def sent(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> dict[str, Any]:
+        return {"selection": "static", "channels": self.numbers}
 
     def accepted(self, stream: StreamFile, keep: int | None = None) -> int | None:
         return len(self.numbers) if stream.channels == self.numbers else None

@@ -50,9 +50,9 @@ def _z_symbols(codec, latents, row) -> np.ndarray:
 
 @pytest.mark.parametrize("decode", DECODE_MODES)
 def test_whole_streams_weigh_their_real_strings(codec, latents, decode):
-    received = WholeStreams(stored(codec, latents, decode=decode)).receive(ROWS, SIZE)
-    np.testing.assert_array_equal(received.y_hat_BCHW, latents.read(ROWS))
-    for row, rate in zip(ROWS, received.rates, strict=True):
+    y_hat_BKHW, rates = WholeStreams(stored(codec, latents, decode=decode)).receive(ROWS, SIZE)
+    np.testing.assert_array_equal(y_hat_BKHW, latents.read(ROWS))
+    for row, rate in zip(ROWS, rates, strict=True):
         assert rate.hyper_bytes == len(latents.z_string(row))
         assert rate.y_bytes == len(latents.y_string(row))
         assert rate.mask_bytes == 0
@@ -67,9 +67,11 @@ def test_whole_streams_weigh_their_real_strings(codec, latents, decode):
 @pytest.mark.parametrize("keep", CUTS)
 def test_scalable_streams_weigh_the_prefix_that_decodes(codec, latents, ranked, keep):
     channels = ranked.ranking.channels(keep)
-    received = ScalableStreams(stored(codec, latents, ranked), channels).receive(ROWS, SIZE)
-    np.testing.assert_array_equal(received.y_hat_BCHW, latents.read(ROWS, channels))
-    for row, rate in zip(ROWS, received.rates, strict=True):
+    y_hat_BKHW, rates = ScalableStreams(stored(codec, latents, ranked), channels).receive(
+        ROWS, SIZE
+    )
+    np.testing.assert_array_equal(y_hat_BKHW, latents.read(ROWS, channels))
+    for row, rate in zip(ROWS, rates, strict=True):
         prefix = ranked.scalable_string(row, keep)
         assert rate.y_bytes == len(prefix)
         z_NHW = _z_symbols(codec, latents, row)
@@ -87,11 +89,11 @@ def test_chosen_streams_code_exactly_the_chosen_channels(codec, latents):
     receiver = ChosenStreams(
         stored(codec, latents), lambda rows: np.stack([masks[r] for r in rows])
     )
-    received = receiver.receive(ROWS, SIZE)
+    y_hat_BKHW, rates = receiver.receive(ROWS, SIZE)
     for item, row in enumerate(ROWS):
         expected_CHW = latents.read([row])[0] * masks[row][:, None, None]
-        np.testing.assert_array_equal(received.y_hat_BCHW[item], expected_CHW)
-        rate = received.rates[item]
+        np.testing.assert_array_equal(y_hat_BKHW[item], expected_CHW)
+        rate = rates[item]
         assert rate.channels == masks[row].sum()
         assert rate.mask_bytes == CHANNELS // 8
         kept = np.flatnonzero(masks[row])
@@ -102,19 +104,23 @@ def test_chosen_streams_code_exactly_the_chosen_channels(codec, latents):
 
 def test_an_empty_choice_costs_hyper_and_mask_only(codec, latents):
     nothing = np.zeros((1, CHANNELS), dtype=bool)
-    received = ChosenStreams(stored(codec, latents), lambda _: nothing).receive([2], SIZE)
-    (rate,) = received.rates
+    y_hat_BKHW, rates = ChosenStreams(stored(codec, latents), lambda _: nothing).receive([2], SIZE)
+    (rate,) = rates
     assert (rate.y_bytes, rate.mask_bytes, rate.channels) == (0, CHANNELS // 8, 0)
-    assert not received.y_hat_BCHW.any()
+    assert not y_hat_BKHW.any()
 
 
 def test_not_decoding_changes_no_number(codec, latents, ranked):
     channels = ranked.ranking.channels(16)
-    first = ScalableStreams(stored(codec, latents, ranked), channels).receive(ROWS, SIZE)
-    second = ScalableStreams(stored(codec, latents, ranked, "none"), channels).receive(ROWS, SIZE)
-    np.testing.assert_array_equal(first.y_hat_BCHW, second.y_hat_BCHW)
-    assert [r.total_bytes for r in first.rates] == [r.total_bytes for r in second.rates]
-    assert not any(r.decoded for r in second.rates)
+    first_BKHW, first = ScalableStreams(stored(codec, latents, ranked), channels).receive(
+        ROWS, SIZE
+    )
+    second_BKHW, second = ScalableStreams(stored(codec, latents, ranked, "none"), channels).receive(
+        ROWS, SIZE
+    )
+    np.testing.assert_array_equal(first_BKHW, second_BKHW)
+    assert [r.total_bytes for r in first] == [r.total_bytes for r in second]
+    assert not any(r.decoded for r in second)
 
 
 class Altered:
@@ -175,6 +181,6 @@ def test_a_stream_file_has_the_same_parts(codec, latents):
     )
     assert stream.mask == pack_mask(mask_C)
     receiver = ChosenStreams(stored(codec, latents), lambda _: mask_C[None])
-    (rate,) = receiver.receive([0], SIZE).rates
+    (rate,) = receiver.receive([0], SIZE)[1]
     parts = {"mask": rate.mask_bytes, "z": rate.hyper_bytes, "y": rate.y_bytes}
     assert stream.part_bytes == parts
