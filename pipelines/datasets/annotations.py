@@ -10,8 +10,8 @@ from latent_store.errors import DatasetError
 from latent_store.storage.location import Location
 from pipelines.datasets.files import read_file
 
-MOST_BYTES = 1 << 24
-"""Bytes of the longest annotation that is read: some fifty thousand objects."""
+MOST_BYTES = 1 << 22
+"""Bytes of the longest annotation that is read: some ten thousand objects."""
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",

@@ -29,10 +29,12 @@ UNREAD = (0, 0)
 _HEAD = 1 << 16
 """Bytes in which a header is looked for at first; text and profiles can lie before it."""
 _FAULTS = {
-    errno.EACCES, errno.EINVAL, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
-    errno.ENOTDIR, errno.ENXIO, errno.EPERM,
+    errno.EACCES, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR,
+    errno.ENXIO, errno.EPERM,
 }  # fmt: skip
-"""Errors that lie in one file. Others, of a network say, end the job, which can be run again."""
+"""Errors that lie in one file of a disk. Others end the job, which can be run again."""
+_NO_SUCH_PART = {errno.EINVAL}
+"""Error of an object store that is asked for the first bytes of an object that has none."""
 
 
 def read_file(
@@ -50,9 +52,9 @@ def read_file(
         DatasetError: It is missing, no file, too long, or may not be read; names it and the reason.
         OSError: The store or the network failed, not the file.
     """
-    path = location.path(uri)
+    path, local = location.path(uri), location.local_path is not None
     try:
-        if location.local_path is not None:
+        if local:
             about = Path(path).stat()
             if not stat.S_ISREG(about.st_mode):
                 # A pipe would be waited for, a device read without an end.
@@ -62,7 +64,7 @@ def read_file(
     except FileNotFoundError:
         raise DatasetError(f"{uri} is missing; restore it") from None
     except OSError as error:
-        if error.errno not in _FAULTS:
+        if error.errno not in (_FAULTS if local else _NO_SUCH_PART if first else ()):
             raise
         raise DatasetError(f"{uri} cannot be read ({error.strerror}); restore it") from error
     _require_length(uri, len(data), most)
@@ -86,24 +88,39 @@ def read_pixels(location: Location, uri: str) -> tuple[np.ndarray, bytes]:
     return read_image(file), data
 
 
-def read_png(location: Location, uri: str) -> tuple[str, np.ndarray]:
+def read_png(
+    location: Location, uri: str, *, size: tuple[int, int] | None = None
+) -> tuple[str, np.ndarray]:
     """Reads a PNG as it is stored: its mode, and values `[H, W, ...]`.
 
+    Args:
+        location: The data root.
+        uri: Path in it.
+        size: Height and width of the picture that it belongs to; None for any.
+
     Raises:
-        DatasetError: It is missing, unreadable, or of another format under a PNG's name.
+        DatasetError: It is missing, unreadable, of another size, or of another format under a PNG's
+            name.
     """
     from latent_store.codec.pictures import opened_picture
 
     data = read_file(location, uri)
     try:
         with opened_picture(data) as image:
-            kind, mode, values = image.format, image.mode, np.array(image)
+            kind, mode, shape = image.format, image.mode, (image.height, image.width)
+            # Those of another size, which can be a huge one, are not decoded.
+            values = np.array(image) if size in (None, shape) else None
     except DatasetError as error:
         raise DatasetError(f"{uri} is no readable PNG ({error}); restore it") from error
     if kind != "PNG":
         raise DatasetError(
             f"{uri} is no PNG but {kind}, whatever its name says: labels are PNGs, which keep "
             "every value as it is; restore it"
+        )
+    if values is None:
+        raise DatasetError(
+            f"{uri} is {shape[0]}x{shape[1]}, its image is {size[0]}x{size[1]} (height x width): "
+            "masks have one label a pixel; restore it"
         )
     return mode, values
 
@@ -124,16 +141,11 @@ def read_label_map(
             size than its picture, or holds other values.
     """
     uri = sample.label_uri
-    mode, labels_HW = read_png(location, uri)
+    mode, labels_HW = read_png(location, uri, size=(sample.height, sample.width))
     if mode not in ("P", "L"):
         raise DatasetError(
             f"{uri} has mode {mode}: masks are palette or greyscale PNGs, whose 8-bit values are "
             "class ids; restore it"
-        )
-    if labels_HW.shape != (sample.height, sample.width):
-        raise DatasetError(
-            f"{uri} is {labels_HW.shape[0]}x{labels_HW.shape[1]}, its image is "
-            f"{sample.height}x{sample.width} (height x width): masks have one label a pixel"
         )
     strange = np.setdiff1d(labels_HW, list(ids))
     if strange.size:

@@ -82,7 +82,7 @@ LAUGHS = (
         ),
         (b"<Annotation/>", "begins with <Annotation>: such an annotation begins with <annotation>"),
         (b"<html/>", "begins with <html>: such an annotation begins with <annotation>, without a"),
-        (b" " * (MOST_BYTES + 1), "has 16777217 bytes, more than the 16777216 that such a file"),
+        (b" " * (MOST_BYTES + 1), "has 4194305 bytes, more than the 4194304 that such a file"),
     ],
 )
 def test_others_are_refused_by_name(tmp_path: Path, data: bytes, words: str) -> None:
