@@ -10,6 +10,7 @@ channels and its names.
 
 import re
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -137,6 +138,49 @@ class ResNet(Backbone):
         return stem, {stage: getattr(resnet, stage) for stage in self.stage_names}
 
 
+class MobileNetV2(Backbone):
+    """MobileNetV2; its stem is features[0:3], which end in a linear bottleneck: F may be negative.
+
+    Stages end where the size halves, as in a ResNet; features[18], the widening to 1280 channels
+    for the classifier, is left out, as in torchvision's DeepLab v3 on MobileNetV3. Blocks keep
+    torchvision's numbers: `features.7` is `tail.layer3.7`.
+    """
+
+    name = "mobilenet_v2"
+    stem_channels = 24
+    stage_names = ("layer1", "layer2", "layer3", "layer4")
+    stage_channels = (24, 32, 96, 320)
+    output_stride = 16
+    _STEM_BLOCKS = 3
+    _STAGE_ENDS = (4, 7, 14, 18)
+
+    def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
+        """Returns stem and stages with fresh weights."""
+        blocks = models.mobilenet_v2(weights=None).features
+        starts = (self._STEM_BLOCKS, *self._STAGE_ENDS)
+        stages = {
+            name: nn.Sequential(OrderedDict((str(i), blocks[i]) for i in range(start, end)))
+            for name, start, end in zip(self.stage_names, starts, self._STAGE_ENDS, strict=False)
+        }
+        if dilated:
+            first, *others = (block.conv[1][0] for block in stages["layer4"])
+            first.stride = (1, 1)
+            for depthwise in others:
+                depthwise.dilation = depthwise.padding = (2, 2)
+        return Stem({str(i): blocks[i] for i in range(self._STEM_BLOCKS)}), stages
+
+    def own_name(self, name: str) -> str:
+        """Returns the name of an entry of torchvision's inside our stem and tail."""
+        name = super().own_name(name)
+        found = re.match(r"features\.(\d+)\.", name)
+        if found is None or int(found[1]) >= self._STAGE_ENDS[-1]:
+            return name
+        block = int(found[1])
+        stages = zip(self.stage_names, self._STAGE_ENDS, strict=True)
+        stage = next(f"{stage}." for stage, end in stages if block < end)
+        return ("" if block < self._STEM_BLOCKS else stage) + name.removeprefix("features.")
+
+
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
@@ -144,6 +188,7 @@ BACKBONES: dict[str, Backbone] = {
         ResNet("resnet34", basic=True),
         ResNet("resnet50"),
         ResNet("resnet101"),
+        MobileNetV2(),
     )
 }
 

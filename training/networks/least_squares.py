@@ -1,4 +1,4 @@
-"""Least squares for a network's last convolution: the weights that fit given features best, exactly.
+"""Least squares for a last convolution: the weights that fit given features best, exactly.
 
 A transposed convolution of stride 2 is four ordinary ones, one for each parity of the output's row
 and column, which share nothing but the bias:
@@ -96,8 +96,12 @@ class LastLayerFit:
             )
         solved = [system.solve(self.ridge) for system in self._systems]
         # Of a phase: w = a − b ⊗ bias, where A a = r and A b = s. Put into the bias's own equation.
-        left = self.positions - sum(s.sums_T @ b_T for s, (_, b_T) in zip(self._systems, solved))
-        right_F = self._sums - sum(s.sums_T @ a_TF for s, (a_TF, _) in zip(self._systems, solved))
+        left = self.positions - sum(
+            s.sums_T @ b_T for s, (_, b_T) in zip(self._systems, solved, strict=True)
+        )
+        right_F = self._sums - sum(
+            s.sums_T @ a_TF for s, (a_TF, _) in zip(self._systems, solved, strict=True)
+        )
         bias_F = right_F / left
         weight = torch.zeros(self.inputs, self.outputs, *self._kernel, dtype=torch.float64)
         for phase, (a_TF, b_T) in zip(self._phases, solved, strict=True):

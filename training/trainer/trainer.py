@@ -25,6 +25,7 @@ from training.tasks.objective import to_device
 from training.trainer.checkpoints import state_on_cpu
 from training.trainer.determinism import algorithms
 from training.trainer.interruptions import LossWatch, until_sigterm
+from training.trainer.precision import uses_bf16
 from training.trainer.ranks import ALONE, Ranks
 from training.trainer.run_folder import RunFolder
 from training.trainer.run_log import Clock, Meters, RunLog, merged_parts
@@ -95,7 +96,7 @@ class Trainer:
         self.total_steps = config.total_steps(len(loader))
         self.state, self.meters, self.clock = RunState(), Meters(), Clock()
         self.watch = LossWatch(ranks)
-        self._measure = validate
+        self._measure, self._bf16 = validate, uses_bf16(config.amp, self.device)
         self._saved_at, self._saved_epoch = time.monotonic(), 0
         self.network.to(self.device, memory_format=torch.channels_last)
         ranks.prepare(self.network, self.device, frozen=config.freeze_batch_norm)
@@ -269,8 +270,7 @@ class Trainer:
         return {name: part.detach() for name, part in parts.items()}
 
     def _autocast(self) -> torch.autocast:
-        bf16 = self.config.amp == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
     # -- what is told -----------------------------------------------------------------------
 

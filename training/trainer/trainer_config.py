@@ -6,6 +6,7 @@ import torch
 
 from latent_store.errors import LatentStoreError
 from training.flags import flag
+from training.trainer.precision import AMP_CHOICES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,11 @@ class TrainerConfig:
         default=False,
     )
     device: str = flag("auto, cpu, cuda or cuda:N", default="auto", free=True)
-    amp: str = flag("autocast of the networks", default="off", choices=("off", "bf16"))
+    amp: str = flag(
+        "autocast of the networks; auto is bf16 where the device multiplies it natively",
+        default="auto",
+        choices=AMP_CHOICES,
+    )
     compile: bool = flag("run the networks through torch.compile", default=False)
     validate_epochs: int = flag(
         "epochs between validations; 0 = only at the end", default=10, free=True

@@ -1,0 +1,37 @@
+"""The precision that a run's networks get: native bfloat16, or float32."""
+
+import logging
+
+import pytest
+import torch
+
+from training.trainer.precision import measured_slowdown, multiplies_bf16, uses_bf16
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_bf16_where_it_is_native() -> None:
+    assert uses_bf16("auto", CPU) == multiplies_bf16(CPU)
+    assert not uses_bf16("off", CPU)
+    assert uses_bf16("bf16", CPU)
+
+
+def test_what_a_processor_says_of_itself_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities, native in (
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert multiplies_bf16(CPU) == native
+
+
+@pytest.mark.skipif(multiplies_bf16(CPU), reason="this processor multiplies bfloat16 natively")
+def test_emulated_bf16_warns_with_the_measured_slowdown(caplog: pytest.LogCaptureFixture) -> None:
+    assert measured_slowdown(CPU) > 1
+    with caplog.at_level(logging.WARNING):
+        assert uses_bf16("bf16", CPU)
+    (record,) = caplog.records
+    assert "--amp bf16" in record.getMessage()
+    assert "times as long as in float32; give --amp auto" in record.getMessage()
