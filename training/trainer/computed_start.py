@@ -1,0 +1,151 @@
+"""The transform's computed start: from the codec's synthesis and the teacher's features, no labels.
+
+    ŷ ─ first layer, IGDN: those of g_s ─► hidden ─ last layer: least squares ─► F of the teacher
+
+The codec's synthesis transform begins with what Module-Deconv begins with, a 5×5 transposed
+convolution of stride 2 and an IGDN, which were trained to undo g_a; they fill half of the hidden
+channels. The other half gets the same latents without the IGDN, which for the same filters says
+where the normalisation hides what the features need. The last layer is then linear in what it
+sees, and is fitted exactly (`training.networks.least_squares`).
+
+`distil` goes on from there, or from fresh weights: steps of the transform alone on the stored
+features, without labels and without the tail.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from latent_store.codec import Codec
+from latent_store.codec.stock import GDN
+from latent_store.console import progress
+from training.data.loader import to_tensors
+from training.data.sources import CropRule, StoreSource
+from training.networks.least_squares import LastLayerFit
+from training.networks.networks import LatentNetwork
+from training.networks.transforms import ModuleDeconv
+from training.tasks.losses import cell_mask, distillation
+from training.tasks.objective import network_inputs, to_device
+
+FIT_IMAGES = 100
+_LOG = logging.getLogger(__name__)
+
+
+def can_be_computed(network: nn.Module) -> bool:
+    """Returns whether a network's transform is of the form that a start is computed for."""
+    return isinstance(network, LatentNetwork) and isinstance(network.transform, ModuleDeconv)
+
+
+@torch.no_grad()
+def compute_start(
+    network: LatentNetwork, source: StoreSource, codec: Codec, *, images: int = FIT_IMAGES
+) -> float:
+    """Gives a Module-Deconv the codec's first layer and the last layer that fits F best.
+
+    Args:
+        network: With its statistics set (`initialise.set_statistics`).
+        source: The training split, with the teacher's features.
+        codec: Whose latents they are.
+        images: So many, spread over the split, are fitted to.
+
+    Returns:
+        R² of the features on these images.
+    """
+    start_from_synthesis(network, codec.model.g_s)
+    transform = network.transform
+    fit = LastLayerFit(transform.up2)
+    mean_C11, std_C11 = network.feature_mean_C[:, None, None], network.feature_std_C[:, None, None]
+    rows = source.rows[:: -(-len(source.rows) // images)].tolist()
+    accepts = network.selection.accepts
+    for number, row in enumerate(progress(rows, desc="computed start", unit="image")):
+        (arrays,) = source.load([(row,)], CropRule(seed=0, crop=0), 0)
+        batch = to_tensors(arrays)
+        # A network for any N sees each of its cuts in turn.
+        keep = accepts[number % len(accepts)]
+        y_hat_BCHW = batch["y_hat_BCHW"][:, :keep].float()
+        hidden_BCHW = transform.hidden(network.incoming(y_hat_BCHW))
+        target_BCHW = (batch["features_BCHW"] - mean_C11) / std_C11
+        fit.add(hidden_BCHW, target_BCHW, cell_mask(batch))
+    weight, bias = fit.solve()
+    transform.up2.weight.copy_(weight)
+    transform.up2.bias.copy_(bias)
+    found = fit.r_squared()
+    _LOG.info("computed start: R² %.3f of the teacher's features on %d images", found, len(rows))
+    return found
+
+
+@torch.no_grad()
+def start_from_synthesis(network: LatentNetwork, synthesis: nn.Sequential) -> None:
+    """Copies g_s' first layer and IGDN into half of the hidden channels, the layer into the rest.
+
+    Args:
+        network: A Module-Deconv's.
+        synthesis: The codec's g_s.
+    """
+    layer, activation = synthesis[0], synthesis[1]
+    transform, half = network.transform, layer.out_channels
+    weight = layer.weight[list(network.selection.numbers)] / network.latent_scale_C[:, None, None, None]
+    both = transform.up1.out_channels - half
+    transform.up1.weight[:, :half] = weight
+    transform.up1.bias[:half] = layer.bias
+    transform.up1.weight[:, half:] = weight[:, :both]
+    transform.up1.bias[half:] = layer.bias[:both]
+    if not isinstance(transform.activation, GDN):
+        # A ReLU passes what is above 0: the second half gets the rest.
+        transform.up1.weight[:, half:].neg_()
+        transform.up1.bias[half:].neg_()
+        return
+    ours, theirs = transform.activation, activation
+    # GDN keeps square roots, and a pedestal that stands for 0.
+    pedestal = float(ours.gamma_reparam.pedestal) ** 0.5
+    ours.gamma.fill_(pedestal)
+    ours.gamma[:half, :half] = theirs.gamma
+    ours.beta[:half] = theirs.beta
+    ours.beta[half:] = (1.0 + pedestal**2) ** 0.5
+
+
+def distil(
+    network: LatentNetwork,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    device: torch.device,
+) -> float:
+    """Trains the transform alone to give the teacher's features; the tail is not run.
+
+    Args:
+        network: Whose transform is trained, in place; moved to the device.
+        batches: As a `StoreLoader` yields them, endlessly, with "features_BCHW".
+        steps: Of Adam.
+        learning_rate: At the start; it falls along a half cosine.
+        seed: Of the cuts and of the gate's noise.
+        device: Where it is trained.
+
+    Returns:
+        The mean squared error of the last tenth of the steps, in the features' own units.
+    """
+    network.to(device)
+    optimizer = torch.optim.Adam(network.transform.parameters(), lr=learning_rate, fused=True)
+    tenth, errors = max(1, steps // 10), []
+    pairs = zip(range(steps), batches, strict=False)
+    bar = progress(pairs, total=steps, desc="distilled start", unit="step")
+    for step, given in bar:
+        batch, more = network.selection.draw(to_device(given, device), seed, 0)
+        features_BCHW = network.transformed(*network_inputs(network, batch), **more)["features"]
+        loss = distillation(features_BCHW, batch, int(cell_mask(batch).sum()))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step >= steps - tenth:
+            errors.append(loss.detach())
+    found = float(torch.stack(errors).mean()) if errors else math.nan
+    _LOG.info("distilled start: mean squared error %.4f of the features, %d steps", found, steps)
+    return found
