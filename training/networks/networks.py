@@ -140,7 +140,7 @@ class LatentNetwork(Network):
         noise_BC2: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Returns what comes before the tail: "features", "gate" and "gate_probability"."""
-        scaled_BCHW = self._scale(y_hat_BCHW)
+        scaled_BCHW = self.scaled(y_hat_BCHW)
         selected_BCHW, outputs = self.selection.select(self, scaled_BCHW, pooled_BC, noise_BC2)
         features_BCHW = self.transform(selected_BCHW)
         outputs["features"] = (
@@ -148,7 +148,12 @@ class LatentNetwork(Network):
         )
         return outputs
 
-    def _scale(self, y_hat_BCHW: torch.Tensor) -> torch.Tensor:
+    def scaled(self, y_hat_BCHW: torch.Tensor) -> torch.Tensor:
+        """Returns latents of order one: each incoming channel times its scale.
+
+        Raises:
+            ValueError: If so many channels cannot come in.
+        """
         channels = y_hat_BCHW.shape[1]
         if channels not in self.selection.accepts:
             raise ValueError(

@@ -36,7 +36,11 @@ class ModuleDeconv(nn.Module):
 
     def forward(self, y_BCHW: torch.Tensor) -> torch.Tensor:
         """Maps float32 [B, C, h, w] to features [B, D, 4h, 4w]."""
-        return self.up2(self.activation(self.up1(y_BCHW)))
+        return self.up2(self.hidden(y_BCHW))
+
+    def hidden(self, y_BCHW: torch.Tensor) -> torch.Tensor:
+        """Maps float32 [B, C, h, w] to what the last layer sees, [B, 256, 2h, 2w]."""
+        return self.activation(self.up1(y_BCHW))
 
 
 class ModuleRes(nn.Module):

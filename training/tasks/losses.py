@@ -95,7 +95,7 @@ class TaskLoss(nn.Module):
         """
         parts = self.task_parts(outputs, batch, counts)
         if self.weights["distillation"] and "features_BCHW" in batch:
-            parts["distillation"] = _distillation(outputs["features"], batch, counts.cells)
+            parts["distillation"] = distillation(outputs["features"], batch, counts.cells)
         if "gate" in outputs:
             parts["rate"] = _rate(outputs["gate"], batch, counts.samples)
         # A weight of 0 leaves the part out: 0 × inf would be nan.
@@ -104,10 +104,16 @@ class TaskLoss(nn.Module):
         return {"loss": torch.stack(terms).sum()} | parts
 
 
-def _distillation(
+def distillation(
     features_BCHW: torch.Tensor, batch: Mapping[str, Any], cells: int
 ) -> torch.Tensor:
-    """Mean squared error over the positions inside the original images and all channels."""
+    """Returns L_KD, the mean squared error inside the original images, over all channels.
+
+    Args:
+        features_BCHW: A network's.
+        batch: Has the teacher's "features_BCHW", and "valid_B2".
+        cells: Positions of the whole step, see `Counts`.
+    """
     target_BCHW = batch["features_BCHW"]
     error_BHW = (features_BCHW.float() - target_BCHW).square().sum(1)
     total = (error_BHW * cell_mask(batch)).sum()

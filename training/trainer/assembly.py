@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from latent_store.codec import codec_from_store
 from latent_store.errors import LatentStoreError, StoreNotFoundError
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.store_source import SourceSpec, StoreSource
@@ -15,7 +16,7 @@ from training.tasks.base import Task
 from training.tasks.build import build_network
 from training.tasks.objective import Objective
 from training.tasks.registry import find_task
-from training.trainer import initialise
+from training.trainer import computed_start, initialise
 from training.trainer.checkpoints import load_network
 from training.trainer.inputs import Inputs, find_inputs
 from training.trainer.job import FREE, NONE, Job, ModelConfig
@@ -50,11 +51,6 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         share=ranks,
     )
     initialise_network(network, job, inputs, source)
-    validator = make_validator(job, inputs, ranks)
-    end = job.model.temperature if job.model.temperature_end is None else job.model.temperature_end
-    loss = task.loss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
-    temperature = (job.model.temperature, end)
-    objective = Objective(task, network, loss, seed=config.seed, temperature=temperature)
     folder = RunFolder(
         job.output,
         meta=make_meta(job, inputs, network.config),
@@ -62,6 +58,13 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         free=FREE,
         codec_bytes=inputs.store.codec_checkpoint(inputs.spec.codec_id),
     )
+    if not folder.holds_run():
+        start_transform(network, job, inputs, source, ranks)
+    validator = make_validator(job, inputs, ranks)
+    end = job.model.temperature if job.model.temperature_end is None else job.model.temperature_end
+    loss = task.loss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
+    temperature = (job.model.temperature, end)
+    objective = Objective(task, network, loss, seed=config.seed, temperature=temperature)
     try:
         trainer = Trainer(objective, loader, config, folder, validate=validator, ranks=ranks)
         return trainer.fit(resume=job.resume)
@@ -146,6 +149,54 @@ def initialise_network(
             )
     elif job.model.pretrained != NONE:
         initialise.start_from_pretrained(network, job.model.pretrained)
+
+
+def start_transform(
+    network: torch.nn.Module,
+    job: Job,
+    inputs: Inputs,
+    source: StoreSource,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Computes, or distils, the weights that the transform starts with.
+
+    Raises:
+        LatentStoreError: If that is asked for and the network, or the store, has not what it needs.
+    """
+    how = job.model.transform_init
+    possible = isinstance(network, LatentNetwork) and source.teacher is not None
+    if how in (None, "fresh") and (how or not possible or job.model.init_from is not None):
+        return
+    if not possible or job.model.init_from is not None:
+        raise LatentStoreError(
+            f"--transform_init {how} fits the transform to a teacher's features: it goes with "
+            "--domain latent, stored features, --lambda_kd above 0 and without --init_from; else "
+            "give --transform_init fresh"
+        )
+    form = computed_start.can_be_computed(network)
+    if how == "computed" and not form:
+        raise LatentStoreError(
+            f"--transform_init computed is for --transform deconv, got {job.model.transform}: give "
+            "--transform_init distilled, or fresh"
+        )
+    if form:
+        codec = codec_from_store(inputs.store, inputs.spec.codec_id)
+        computed_start.compute_start(network, source, codec, images=job.model.fit_images)
+    if how == "computed" or not job.model.distil_steps:
+        return
+    # Every rank does the same on whole batches: it is a minute, and there is nothing to exchange.
+    loader = StoreLoader(source, job.loader, seed=job.trainer.seed)
+    try:
+        computed_start.distil(
+            network,
+            loader.stream(0, 0),
+            steps=job.model.distil_steps,
+            learning_rate=job.trainer.learning_rate,
+            seed=job.trainer.seed,
+            device=ranks.device(job.trainer.device),
+        )
+    finally:
+        loader.close()
 
 
 def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> Validator | None:

@@ -12,6 +12,7 @@ sees, and is fitted exactly (`training.networks.least_squares`).
 features, without labels and without the tail.
 """
 
+import itertools
 import logging
 import math
 from collections.abc import Iterable, Mapping
@@ -67,7 +68,10 @@ def compute_start(
         # A network for any N sees each of its cuts in turn.
         keep = accepts[number % len(accepts)]
         y_hat_BCHW = batch["y_hat_BCHW"][:, :keep].float()
-        hidden_BCHW = transform.hidden(network.incoming(y_hat_BCHW))
+        scaled_BCHW = network.scaled(y_hat_BCHW)
+        if network.gate is None:  # it knows nothing yet: fitted is what all channels give
+            scaled_BCHW, _ = network.selection.select(network, scaled_BCHW, None, None)
+        hidden_BCHW = transform.hidden(scaled_BCHW)
         target_BCHW = (batch["features_BCHW"] - mean_C11) / std_C11
         fit.add(hidden_BCHW, target_BCHW, cell_mask(batch))
     weight, bias = fit.solve()
@@ -88,7 +92,8 @@ def start_from_synthesis(network: LatentNetwork, synthesis: nn.Sequential) -> No
     """
     layer, activation = synthesis[0], synthesis[1]
     transform, half = network.transform, layer.out_channels
-    weight = layer.weight[list(network.selection.numbers)] / network.latent_scale_C[:, None, None, None]
+    scale_C111 = network.latent_scale_C[:, None, None, None]
+    weight = layer.weight[list(network.selection.numbers)] / scale_C111
     both = transform.up1.out_channels - half
     transform.up1.weight[:, :half] = weight
     transform.up1.bias[:half] = layer.bias
@@ -133,9 +138,10 @@ def distil(
     network.to(device)
     optimizer = torch.optim.Adam(network.transform.parameters(), lr=learning_rate, fused=True)
     tenth, errors = max(1, steps // 10), []
-    pairs = zip(range(steps), batches, strict=False)
-    bar = progress(pairs, total=steps, desc="distilled start", unit="step")
-    for step, given in bar:
+    some = progress(
+        itertools.islice(batches, steps), total=steps, desc="distilled start", unit="step"
+    )
+    for step, given in enumerate(some):
         batch, more = network.selection.draw(to_device(given, device), seed, 0)
         features_BCHW = network.transformed(*network_inputs(network, batch), **more)["features"]
         loss = distillation(features_BCHW, batch, int(cell_mask(batch).sum()))

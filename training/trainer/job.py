@@ -16,6 +16,7 @@ from training.tasks.registry import TASKS, find_task, require_own_fields
 from training.trainer.trainer_config import TrainerConfig
 
 NONE = "none"
+TRANSFORM_INITS = ("distilled", "computed", "fresh")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,15 @@ class ModelConfig:
     temperature_end: float | None = flag(
         "what it is annealed to (default: no annealing)", default=None
     )
+    transform_init: str | None = flag(
+        "where the transform starts: computed from the codec's synthesis and least squares on the "
+        "teacher's features; distilled, which goes on with label-free steps of the transform alone "
+        "(for res these alone); or fresh (default: distilled where features are distilled)",
+        default=None,
+        choices=TRANSFORM_INITS,
+    )
+    distil_steps: int = flag("label-free steps of a distilled start", default=300)
+    fit_images: int = flag("images that a computed start is fitted to", default=100)
     init: str = flag("where the tail starts", default="teacher", choices=("teacher", "scratch"))
     init_from: str | None = flag(
         "checkpoint of another network to start from instead", default=None

@@ -14,8 +14,10 @@ class TrainerConfig:
     """Flags of the training. The schedule's defaults are the paper's (section 3.1)."""
 
     epochs: int = flag("epochs; the paper's 400", default=400)
-    max_steps: int = flag(
-        "stop after so many steps, with the schedule fitted to them; 0 = off", default=0
+    max_steps: int | None = flag(
+        "stop after so many steps, with the schedule fitted to them; 0 saves the network as it "
+        "starts, measured (default: all of --epochs)",
+        default=None,
     )
     learning_rate: float = flag("Adam's learning rate at the start; the paper's 1e-3", default=1e-3)
     drop_at: float = flag(
@@ -71,7 +73,7 @@ class TrainerConfig:
     def total_steps(self, batches: int) -> int:
         """Returns how many optimiser steps a run has, with `batches` in an epoch."""
         steps = self.epochs * -(-batches // self.accumulate)
-        return min(steps, self.max_steps) if self.max_steps else steps
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
 
 def choose_device(name: str) -> torch.device:
