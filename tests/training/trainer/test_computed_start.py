@@ -1,0 +1,148 @@
+"""The transform's start: computed from the codec and the teacher's features, and distilled."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import latent_store
+from latent_store.codec import Codec, codec_from_store
+from tests.conftest import TinyStore
+from tests.training.test_train import SMALL
+from training import train
+from training.data.loader import LoaderConfig, StoreLoader
+from training.data.sources import StoreSource
+from training.networks.network_config import NetworkConfig
+from training.networks.networks import LatentNetwork
+from training.tasks.build import build_network
+from training.tasks.losses import cell_mask, distillation
+from training.trainer import assembly, computed_start, initialise
+from training.trainer.checkpoints import load_network
+from training.trainer.inputs import find_inputs
+from training.trainer.job import DataConfig, Job, ModelConfig
+from training.trainer.trainer_config import TrainerConfig
+
+SHAPE = {"backbone": "resnet18", "aspp_width": 8}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_store: TinyStore) -> Codec:
+    return codec_from_store(latent_store.open(tiny_store.url))
+
+
+def make_job(store: TinyStore, output: Path, **model: object) -> Job:
+    return Job(
+        data=DataConfig(store=str(store.url)),
+        model=ModelConfig(init="scratch", **SHAPE, **model),
+        loader=LoaderConfig(batch_size=2, crop=32, workers=0),
+        trainer=TrainerConfig(device="cpu"),
+        output=output,
+    )
+
+
+def make_network(job: Job) -> tuple[LatentNetwork, StoreSource]:
+    inputs = find_inputs(job)
+    torch.manual_seed(0)
+    network = build_network(assembly.network_config(job, inputs))
+    source = StoreSource(assembly.source_spec(job, inputs, job.data.split))
+    initialise.set_statistics(network, source)
+    return network, source
+
+
+def feature_error(network: LatentNetwork, source: StoreSource) -> float:
+    """Returns the mean squared error of the features inside the training images."""
+    loader = StoreLoader(source, LoaderConfig(batch_size=2, crop=0, workers=0), seed=0)
+    errors = []
+    with torch.no_grad():
+        for batch in loader:
+            features_BCHW = network.transformed(batch["y_hat_BCHW"].float())["features"]
+            errors.append(distillation(features_BCHW, batch, int(cell_mask(batch).sum())))
+    loader.close()
+    return float(torch.stack(errors).mean())
+
+
+STATIC = {"selection": "static", "mask": "variance"}
+
+
+@pytest.mark.parametrize("model", [{}, {**STATIC, "keep": 1}, {"transform_activation": "relu"}])
+def test_a_computed_start_explains_features_that_fresh_weights_do_not(
+    tiny_store: TinyStore, codec: Codec, tmp_path: Path, model: dict
+) -> None:
+    network, source = make_network(make_job(tiny_store, tmp_path, **model))
+    fresh = feature_error(network, source)
+    r_squared = computed_start.compute_start(network, source, codec)
+    assert 0 < r_squared <= 1
+    assert feature_error(network, source) < fresh
+
+
+def test_the_first_layer_is_that_of_the_synthesis(
+    tiny_store: TinyStore, codec: Codec, tmp_path: Path
+) -> None:
+    network, _ = make_network(make_job(tiny_store, tmp_path))
+    computed_start.start_from_synthesis(network, codec.model.g_s)
+    y_hat_BCHW = torch.randint(-3, 4, (1, codec.spec.channels, 4, 4)).float()
+    with torch.no_grad():
+        wanted_BCHW = codec.model.g_s[1](codec.model.g_s[0](y_hat_BCHW))
+        hidden_BCHW = network.transform.hidden(network.scaled(y_hat_BCHW))
+    half = wanted_BCHW.shape[1]
+    torch.testing.assert_close(hidden_BCHW[:, :half], wanted_BCHW, atol=1e-3, rtol=1e-3)
+
+
+def test_the_start_is_the_same_from_any_workers(tiny_store: TinyStore, tmp_path: Path) -> None:
+    found = []
+    for name, workers in (("none", 0), ("two", 2)):
+        more = ["--transform_init", "distilled", "--distil_steps", 3, "--max_steps", 0]
+        words = [*SMALL.split(), *more, "--workers", workers, "--output", tmp_path / name]
+        assert train.main(["--store", str(tiny_store.url), *map(str, words)]) == 0
+        found.append(load_network(tmp_path / name / "last.pt").network.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_distilling_lowers_the_error_and_leaves_the_tail(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    network, source = make_network(make_job(tiny_store, tmp_path))
+    before = {name: value.clone() for name, value in network.tail.state_dict().items()}
+    fresh = feature_error(network, source)
+    loader = StoreLoader(source, LoaderConfig(batch_size=2, crop=0, workers=0), seed=0)
+    computed_start.distil(
+        network, loader.stream(0, 0), steps=30, learning_rate=3e-4, seed=0, device=CPU
+    )
+    loader.close()
+    assert feature_error(network, source) < fresh
+    assert all(torch.equal(v, before[k]) for k, v in network.tail.state_dict().items())
+
+
+def test_no_steps_save_the_network_as_it_starts(tiny_store: TinyStore, tmp_path: Path) -> None:
+    words = [*SMALL.split(), "--transform_init", "computed", "--max_steps", "0", "--val_split"]
+    words += ["val", "--output", str(tmp_path / "run")]
+    assert train.main(["--store", str(tiny_store.url), *words]) == 0
+    assert load_network(tmp_path / "run" / "last.pt").meta["step"] == 0
+    records = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert [r["kind"] for r in records] == ["validation"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--domain", "pixel", "--transform_init", "computed"], "goes with --domain latent"),
+        (["--lambda_kd", "0", "--transform_init", "distilled"], "--lambda_kd above 0"),
+        (["--transform", "res", "--transform_init", "computed"], "is for --transform deconv"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(
+    tiny_store: TinyStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    words: str,
+) -> None:
+    output = ["--output", str(tmp_path / "run")]
+    assert train.main(["--store", str(tiny_store.url), *output, *SMALL.split(), *more]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_network_on_pixels_has_no_start_to_compute() -> None:
+    assert not computed_start.can_be_computed(build_network(NetworkConfig(domain="pixel", **SHAPE)))
