@@ -36,7 +36,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert encode.main([*data, *store, "--threads", "1", "--psnr", "none"]) == 0
     where = ("--store", url, "--dataset", "voc2007")
     student = ("--selection", "none", "--output", str(out / "student"))
-    assert train.main([*where, *student, *SMALL.split()]) == 0
+    assert train.main([*where, *student, *SMALL.split(), "--transform_init", "fresh"]) == 0
     shown = ("--split", "val", "--pictures", "3", "--decode", "none", "--device", "cpu")
     checkpoints = ("--checkpoint", teacher, str(out / "student/last.pt"))
     assert evaluate.main([*where, *shown, *checkpoints, "--output", str(out / "evaluation")]) == 0

@@ -28,7 +28,17 @@ from training.trainer.checkpoints import load_network
 
 SHAPE = ("--backbone", "resnet18", "--fpn_width", "8", "--box_head_width", "16")
 SHAPE += ("--anchor_size", "16")
-SMALL = ("--batch_size", "2", "--max_steps", "2", "--no-tensorboard", "--device", "cpu")
+SMALL = (
+    "--transform_init",
+    "fresh",
+    "--batch_size",
+    "2",
+    "--max_steps",
+    "2",
+    "--no-tensorboard",
+    "--device",
+    "cpu",
+)
 
 
 @pytest.fixture(scope="module")

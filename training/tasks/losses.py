@@ -104,9 +104,7 @@ class TaskLoss(nn.Module):
         return {"loss": torch.stack(terms).sum()} | parts
 
 
-def distillation(
-    features_BCHW: torch.Tensor, batch: Mapping[str, Any], cells: int
-) -> torch.Tensor:
+def distillation(features_BCHW: torch.Tensor, batch: Mapping[str, Any], cells: int) -> torch.Tensor:
     """Returns L_KD, the mean squared error inside the original images, over all channels.
 
     Args:

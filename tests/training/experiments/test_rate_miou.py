@@ -20,6 +20,7 @@ timed = ["pixel-raw", "frequency-16"]
 demo = "{codec}"
 [train]
 max_steps = 2
+transform_init = "fresh"
 batch_size = 2
 crop = 64
 validate_epochs = 0

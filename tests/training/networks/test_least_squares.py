@@ -91,5 +91,5 @@ def test_nothing_to_fit_to_is_refused() -> None:
 
 
 def test_a_layer_of_another_form_is_refused() -> None:
-    with pytest.raises(LatentStoreError, match="not written for Conv2d.*keep its fresh weights"):
+    with pytest.raises(LatentStoreError, match=r"not written for Conv2d.*keep its fresh weights"):
         LastLayerFit(nn.Conv2d(3, 2, 3, stride=2, padding=1))

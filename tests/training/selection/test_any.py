@@ -250,7 +250,8 @@ def run(tiny_store: TinyStore, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def arguments(store: TinyStore, output: Path, *more: object) -> list[str]:
     fixed = ["--store", store.url, "--output", output, "--selection", "any", "--mask", RANKING]
-    small = "--init scratch --aspp_width 8 --batch_size 2 --crop 32 --workers 0 --no-tensorboard"
+    small = "--transform_init fresh --init scratch --aspp_width 8 --batch_size 2 --crop 32"
+    small += " --workers 0 --no-tensorboard"
     return [*map(str, fixed), "--backbone", "resnet18", *small.split(), *map(str, more)]
 
 

@@ -168,7 +168,16 @@ def test_it_is_trained_measured_and_used_like_the_others(
     fails: Any,
 ) -> None:
     words = ["--store", tiny_store.url, "--output", tmp_path / "run", "--task", "presence"]
-    words += ["--selection", "dynamic", "--backbone", "resnet18", "--batch_size", 2]
+    words += [
+        "--transform_init",
+        "fresh",
+        "--selection",
+        "dynamic",
+        "--backbone",
+        "resnet18",
+        "--batch_size",
+        2,
+    ]
     words += ["--crop", 64, "--max_steps", 4, "--learning_rate", 1e-3, "--workers", 0]
     words += ["--no-tensorboard", "--device", "cpu"]
     assert train.main([*map(str, words)]) == 0  # the tail starts from a segmentation teacher
