@@ -185,7 +185,7 @@ def start_transform(
     if how == "computed" or not job.model.distil_steps:
         return
     # Every rank does the same on whole batches: it is a minute, and there is nothing to exchange.
-    loader = StoreLoader(source, job.loader, seed=job.trainer.seed)
+    loader = CropLoader(source, job.loader, seed=job.trainer.seed)
     try:
         computed_start.distil(
             network,

@@ -25,7 +25,8 @@ from latent_store.codec import Codec
 from latent_store.codec.stock import GDN
 from latent_store.console import progress
 from training.data.loader import to_tensors
-from training.data.sources import CropRule, StoreSource
+from training.data.source import CropRule
+from training.data.store_source import StoreSource
 from training.networks.least_squares import LastLayerFit
 from training.networks.networks import LatentNetwork
 from training.networks.transforms import ModuleDeconv
@@ -126,7 +127,7 @@ def distil(
 
     Args:
         network: Whose transform is trained, in place; moved to the device.
-        batches: As a `StoreLoader` yields them, endlessly, with "features_BCHW".
+        batches: As a `CropLoader` yields them, endlessly, with "features_BCHW".
         steps: Of Adam.
         learning_rate: At the start; it falls along a half cosine.
         seed: Of the cuts and of the gate's noise.

@@ -11,8 +11,8 @@ from latent_store.codec import Codec, codec_from_store
 from tests.conftest import TinyStore
 from tests.training.test_train import SMALL
 from training import train
-from training.data.loader import LoaderConfig, StoreLoader
-from training.data.sources import StoreSource
+from training.data.loader import CropLoader, LoaderConfig
+from training.data.store_source import StoreSource
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
 from training.tasks.build import build_network
@@ -53,7 +53,7 @@ def make_network(job: Job) -> tuple[LatentNetwork, StoreSource]:
 
 def feature_error(network: LatentNetwork, source: StoreSource) -> float:
     """Returns the mean squared error of the features inside the training images."""
-    loader = StoreLoader(source, LoaderConfig(batch_size=2, crop=0, workers=0), seed=0)
+    loader = CropLoader(source, LoaderConfig(batch_size=2, crop=0, workers=0), seed=0)
     errors = []
     with torch.no_grad():
         for batch in loader:
@@ -106,7 +106,7 @@ def test_distilling_lowers_the_error_and_leaves_the_tail(
     network, source = make_network(make_job(tiny_store, tmp_path))
     before = {name: value.clone() for name, value in network.tail.state_dict().items()}
     fresh = feature_error(network, source)
-    loader = StoreLoader(source, LoaderConfig(batch_size=2, crop=0, workers=0), seed=0)
+    loader = CropLoader(source, LoaderConfig(batch_size=2, crop=0, workers=0), seed=0)
     computed_start.distil(
         network, loader.stream(0, 0), steps=30, learning_rate=3e-4, seed=0, device=CPU
     )
