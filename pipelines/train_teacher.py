@@ -147,10 +147,14 @@ def train_teacher(
 
 
 def _run(args: argparse.Namespace) -> int:
-    teacher, loader, trainer = (read_flags(args, config) for config in CONFIGS)
     with joined() as ranks:
         result = train_teacher(
-            teacher, loader, trainer, args.output, resume=args.resume, ranks=ranks
+            read_flags(args, TeacherConfig),
+            read_flags(args, LoaderConfig),
+            read_flags(args, TrainerConfig),
+            args.output,
+            resume=args.resume,
+            ranks=ranks,
         )
     if not ranks.first:
         return 0

@@ -10,14 +10,12 @@ import numpy as np
 
 from latent_store.codec import pad_image
 from latent_store.components.reader import Window
-from latent_store.format.boxes import Boxes
 from latent_store.format.samples import Sample
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
-from training.data.sampling import Batch
-from training.data.source import Arrays, Source
+from training.data.source import Arrays, Rows, Source
 from training.tasks.registry import find_task
 
-Read = tuple[np.ndarray, np.ndarray | Boxes]
+Read = tuple[np.ndarray, Any]
 """A padded picture, uint8 [H, W, 3], and its annotations."""
 
 
@@ -50,23 +48,25 @@ class RawImages(Source):
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(RawImages, self.reader, self.samples, cache_mb=self.cache_mb), ()
 
-    def sample_ids(self, rows: Sequence[int]) -> list[str]:
+    def sample_ids(self, rows: Rows) -> list[str]:
         """Returns the ids of rows."""
         return [self.samples[row].sample_id for row in rows]
 
-    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+    def sizes(self, rows: Rows) -> np.ndarray:
         """Returns the original height and width of rows in pixels, integers [n, 2]."""
         return np.array([(self.samples[row].height, self.samples[row].width) for row in rows])
 
-    def coded_sizes(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+    def coded_sizes(self, rows: Rows) -> list[tuple[int, int]]:
         """Returns the padded height and width of each row, in pixels."""
         return [self.samples[row].coded_size for row in rows]
 
-    def read(self, rows: Sequence[int]) -> dict[int, Read]:
+    def read(self, rows: Rows) -> dict[int, Read]:
         """Reads whole pictures and their annotations, by row."""
         return {int(row): self._read(int(row)) for row in rows}
 
-    def cut(self, batch: Batch, wholes: Mapping[int, Read], windows: Sequence[Window]) -> Arrays:
+    def cut(
+        self, batch: Sequence[int], wholes: Mapping[int, Read], windows: Sequence[Window]
+    ) -> Arrays:
         """Returns "x_BHWC", uint8, and what the annotations give."""
         images, learned = [], []
         for row, (top, left, height, width) in zip(batch, windows, strict=True):

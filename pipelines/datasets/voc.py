@@ -36,13 +36,11 @@ class TaskFiles(NamedTuple):
     lists: str
     annotations: str
     suffix: str
-    uri: str
-    """The field of a sample that names its annotation."""
 
 
 FILES = {
-    SEGMENTATION: TaskFiles("ImageSets/Segmentation", MASKS, "png", "label_uri"),
-    DETECTION: TaskFiles("ImageSets/Main", ANNOTATIONS, "xml", "boxes_uri"),
+    SEGMENTATION: TaskFiles("ImageSets/Segmentation", MASKS, "png"),
+    DETECTION: TaskFiles("ImageSets/Main", ANNOTATIONS, "xml"),
 }
 
 ROOT = "annotation"
@@ -90,6 +88,9 @@ class Voc(DatasetReader):
         self.data_root = data_root
         self.task, self.files = task, FILES[task]
         self.years = tuple(sorted(set(years))) or self._only_year()
+        # Of several years `voc0712`.
+        short = "".join(f"{year % 100:02d}" for year in self.years)
+        self.dataset_id = f"voc{short if len(self.years) > 1 else self.years[0]}"
         missing = [year for year in self.years if year not in self._years_there()]
         if missing:
             raise DatasetError(
@@ -98,7 +99,9 @@ class Voc(DatasetReader):
             )
 
     @classmethod
-    def open(cls, data_root: Location, *, voc_task: str | None, year: Sequence[int] | None) -> Self:
+    def open(  # type: ignore[override]  # the choices are those that it names
+        cls, data_root: Location, *, voc_task: str | None, year: Sequence[int] | None
+    ) -> Self:
         """Opens the lists of a task, of one year or several."""
         if voc_task not in FILES:
             raise DatasetError(
@@ -106,13 +109,6 @@ class Voc(DatasetReader):
                 f"whose image lists and annotations are meant; got {voc_task or 'none'}"
             )
         return cls(data_root, task=voc_task, years=year or ())
-
-    @property
-    def dataset_id(self) -> str:
-        """`voc2012`; of several years `voc0712`."""
-        if len(self.years) == 1:
-            return f"voc{self.years[0]}"
-        return "voc" + "".join(f"{year % 100:02d}" for year in self.years)
 
     def manifest(self, split: str) -> list[Sample]:
         """Lists the samples that the task's list of a split names; no id occurs twice."""
@@ -130,7 +126,8 @@ class Voc(DatasetReader):
                 height=height,
                 width=width,
                 image_bytes=length,
-                **{"label_uri": "", self.files.uri: annotation},
+                label_uri="" if kind == ANNOTATIONS else annotation,
+                boxes_uri=annotation if kind == ANNOTATIONS else "",
             )
             for (_, name), (image, length), annotation, (height, width) in zip(
                 listed, images.items(), annotations, sizes, strict=True

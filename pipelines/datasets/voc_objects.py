@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from latent_store.errors import DatasetError
@@ -33,7 +34,8 @@ def read_objects(annotation: ET.Element, sample: Sample) -> Boxes:
     objects = annotation.findall(_OBJECT)
     _require_layout(annotation, objects)
     found = [_read_object(element, sample) for element in objects]
-    edges, labels, difficult, truncated = zip(*found, strict=True) if found else [()] * 4
+    columns: list[Any] = list(zip(*found, strict=True)) if found else [()] * 4
+    edges, labels, difficult, truncated = columns
     return Boxes(boxes_N4=edges, labels_N=labels, difficult_N=difficult, truncated_N=truncated)
 
 

@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     StandardOptions,
 )
+from apache_beam.pvalue import PCollection
 
 from latent_store.console import make_parser
 from latent_store.errors import LatentStoreError
@@ -70,7 +71,7 @@ def run_over_shards(
     shards: Sequence[int],
     work: Callable[[int], Any],
     options: PipelineOptions,
-    collect: Callable[[beam.PCollection], object] | None = None,
+    collect: Callable[[PCollection], object] | None = None,
 ) -> None:
     """Runs `work` on each shard number, one element a shard.
 

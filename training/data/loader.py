@@ -167,7 +167,7 @@ class CropLoader(EpochLoader):
         config = config.for_annotations(source.annotations)
         self.source = source
         self.config = config
-        self.rule = CropRule(seed=seed, crop=config.crop)
+        self.rule = CropRule(seed=seed, crop=config.crop or 0)
         self.groups = source.groups(self.rule)
         self._pin_memory, self._share = pin_memory, share
         if config.batch_size > len(source.rows):

@@ -12,6 +12,7 @@ from training.data.annotations import Annotations
 from training.data.sampling import Batch, crop_origin, group_by_size
 from training.data.shares import WHOLE, Share
 
+Rows = Sequence[int] | np.ndarray
 Arrays = dict[str, Any]
 """A batch before it is tensors: NumPy arrays, and "sample_ids", a list."""
 
@@ -54,23 +55,25 @@ class Source(ABC):
     in_runs: ClassVar[bool]
 
     @abstractmethod
-    def sample_ids(self, rows: Sequence[int]) -> list[str]:
+    def sample_ids(self, rows: Rows) -> list[str]:
         """Returns the ids of rows."""
 
     @abstractmethod
-    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+    def sizes(self, rows: Rows) -> np.ndarray:
         """Returns the original height and width of rows in pixels, integers [n, 2]."""
 
     @abstractmethod
-    def coded_sizes(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+    def coded_sizes(self, rows: Rows) -> list[tuple[int, int]]:
         """Returns the height and width that rows have where they are cropped, in pixels."""
 
     @abstractmethod
-    def read(self, rows: Sequence[int]) -> Mapping[int, Any]:
+    def read(self, rows: Rows) -> Mapping[int, Any]:
         """Reads whole images, by row."""
 
     @abstractmethod
-    def cut(self, batch: Batch, wholes: Mapping[int, Any], windows: Sequence[Window]) -> Arrays:
+    def cut(
+        self, batch: Sequence[int], wholes: Mapping[int, Any], windows: Sequence[Window]
+    ) -> Arrays:
         """Returns what is the source's own of a batch: windows of images and annotations."""
 
     def groups(self, rule: CropRule) -> list[list[int]]:

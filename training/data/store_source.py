@@ -24,8 +24,7 @@ from latent_store.errors import DatasetError
 from latent_store.format.schema import FEATURE_STRIDE, LATENT_STRIDE
 from latent_store.store import Split
 from training.data.annotations import Annotations
-from training.data.sampling import Batch
-from training.data.source import Arrays, Source
+from training.data.source import Arrays, Rows, Source
 from training.data.stored_channels import StoredChannels
 
 
@@ -100,7 +99,7 @@ class StoreSource(Source):
         return self.annotations.open(self.split)
 
     @cached_property
-    def rows(self) -> np.ndarray:
+    def rows(self) -> np.ndarray:  # type: ignore[override]  # read when it is first asked for
         """Rows that every component has, ascending.
 
         Raises:
@@ -125,15 +124,15 @@ class StoreSource(Source):
         first = np.unique(sources)[: self.spec.max_samples or None]
         return rows[np.isin(sources, first)]
 
-    def sample_ids(self, rows: Sequence[int]) -> list[str]:
+    def sample_ids(self, rows: Rows) -> list[str]:
         """Returns the ids of rows."""
         return self.split.sample_ids(rows)
 
-    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+    def sizes(self, rows: Rows) -> np.ndarray:
         """Returns the original height and width of rows in pixels, integers [n, 2]."""
         return self.split.sizes(rows)
 
-    def coded_sizes(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+    def coded_sizes(self, rows: Rows) -> list[tuple[int, int]]:
         """Returns the coded height and width of each row, in pixels."""
         return [(height, width) for height, width in self.split.coded_sizes(rows).tolist()]
 
@@ -147,6 +146,7 @@ class StoreSource(Source):
         Raises:
             DatasetError: If one of them is not finite, which would spoil every weight at once.
         """
+        assert self.teacher is not None  # or the spec names no teacher
         features_CHW = self.teacher.read([row], window)[0]
         if not np.isfinite(features_CHW).all():
             raise DatasetError(
@@ -157,7 +157,7 @@ class StoreSource(Source):
         return features_CHW
 
     def cut(
-        self, batch: Batch, wholes: Mapping[int, np.ndarray], windows: Sequence[Window]
+        self, batch: Sequence[int], wholes: Mapping[int, np.ndarray], windows: Sequence[Window]
     ) -> Arrays:
         """Returns what a network needs of a batch's windows.
 
@@ -168,7 +168,7 @@ class StoreSource(Source):
         """
         unit = 1 if self.spec.domain == "pixel" else LATENT_STRIDE
         cut = [
-            _cut(wholes[row], tuple(n // unit for n in w), channels_last=unit == 1)
+            _cut(wholes[row], _in_cells(w, unit), channels_last=unit == 1)
             for row, w in zip(batch, windows, strict=True)
         ]
         arrays: Arrays = {"x_BHWC" if unit == 1 else "y_hat_BCHW": np.stack(cut)}
@@ -184,14 +184,15 @@ class StoreSource(Source):
             arrays["pooled_BC"] = self.latents.column(f"channel_{self.spec.stored.pooled}", batch)
         return arrays
 
-    def read(self, rows: Sequence[int]) -> dict[int, np.ndarray]:
+    def read(self, rows: Rows) -> dict[int, np.ndarray]:
         """Returns each row's whole input: integers [C, h, w], or decoded uint8 [H, W, 3].
 
         Integers come on the split's canvas; windows lie in the image's own coded extent.
         """
         name = "x_hat" if self.spec.domain == "pixel" else "y_hat"
-        found = {int(row): self._cache.get((name, int(row))) for row in rows}
-        missing = np.array([row for row, value in found.items() if value is None], np.int64)
+        numbers = np.asarray(rows).tolist()
+        found = {row: self._cache[name, row] for row in numbers if (name, row) in self._cache}
+        missing = np.array([row for row in numbers if row not in found], np.int64)
         if len(missing):
             values = self._read_latents(missing)
             if self.spec.domain == "pixel":
@@ -218,14 +219,14 @@ class StoreSource(Source):
     def _codec(self) -> Any:
         return codec_from_store(self.split.store, self.spec.codec_id)
 
-    def _annotation(self, row: int, window: tuple[int, ...]) -> Any:
+    def _annotation(self, row: int, window: Window) -> Any:
         whole = self._whole("annotations", row) if self.annotations.pixel_bytes else None
         if whole is None:
             return self.annotations.read(self.learned, row, window)
         return self.annotations.cut(whole, window)
 
-    def _features(self, row: int, window: tuple[int, ...]) -> np.ndarray:
-        window = tuple(n // FEATURE_STRIDE for n in window)
+    def _features(self, row: int, window: Window) -> np.ndarray:
+        window = _in_cells(window, FEATURE_STRIDE)
         whole_CHW = self._whole("features", row)
         if whole_CHW is None:
             return self.read_features(row, window)
@@ -269,6 +270,11 @@ class StoreSource(Source):
                 self._cache[name, row] = value.copy()
                 self._cached_bytes += value.nbytes
         return value
+
+
+def _in_cells(window: Window, unit: int) -> Window:
+    top, left, height, width = window
+    return top // unit, left // unit, height // unit, width // unit
 
 
 def _cut(array: np.ndarray, window: Sequence[int], *, channels_last: bool = False) -> np.ndarray:

@@ -8,7 +8,7 @@ what is there are opaque to everybody else; both are here called
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 from training.data.annotations import Annotations
 from training.networks.backbones import Stem
 from training.networks.network_config import NetworkConfig
+from training.networks.networks import Network
 from training.tasks.losses import TaskLoss
 from training.tasks.metric import Metric
 
@@ -74,13 +75,14 @@ class Task(ABC):
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:
         """Returns a fresh backbone's stem, and the tail that makes this task's outputs."""
 
-    def countable(self, network: nn.Module) -> nn.Module:
+    def countable(self, network: Network) -> nn.Module:
         """Returns what multiply-adds are counted of, without anything being computed."""
         return network
 
-    def compile(self, network: nn.Module) -> nn.Module:
+    def compile(self, network: Network) -> Callable[..., dict[str, Any]]:
         """Returns what is to be called in the network's place, compiled as far as it can be."""
-        return torch.compile(network)
+        compiled: Callable[..., dict[str, Any]] = torch.compile(network)
+        return compiled
 
     def tail_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what the tail needs besides features in evaluation."""

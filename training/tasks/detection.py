@@ -6,7 +6,7 @@ see. They are not ignored either: an anchor or proposal on one counts as backgro
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from latent_store.views.panels import save_png
 from training.networks.backbones import Stem, find_backbone
 from training.networks.detection_network import DetectionLayers, DetectionTail
 from training.networks.network_config import NetworkConfig
+from training.networks.networks import Network
 from training.tasks.average_precision import AveragePrecision
 from training.tasks.base import Panel, Task
 from training.tasks.box_pictures import SHOWN_SCORE, draw_detections, draw_objects
@@ -94,18 +95,18 @@ class Detection(Task):
         stem, stages = find_backbone(config.backbone).build(dilated=False)
         return stem, DetectionTail(stages, config)
 
-    def countable(self, network: nn.Module) -> nn.Module:
+    def countable(self, network: Network) -> nn.Module:
         """Returns the layers without what is done to boxes between them."""
         return DetectionLayers(network)
 
-    def compile(self, network: nn.Module) -> nn.Module:
+    def compile(self, network: Network) -> Callable[..., dict[str, Any]]:
         """Compiles what depends on the image's size alone: all up to the pyramid.
 
         Proposals differ in number from image to image, and would compile anew each time. Whole
         functions, since what modules compile for themselves counts together towards one limit.
         """
-        network.transformed = torch.compile(network.transformed)
-        network.tail.pyramid = torch.compile(network.tail.pyramid)
+        for part, method in ((network, "transformed"), (network.tail, "pyramid")):
+            setattr(part, method, torch.compile(getattr(part, method)))
         return network
 
     def tail_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Metric(ABC):
     result: type[ImageResult]
 
     @abstractmethod
-    def compare(self, truth: Any, prediction: Any, num_classes: int) -> ImageResult:
+    def compare(self, truth: Any, prediction: Any, num_classes: int, /) -> ImageResult:
         """Returns one image's result."""
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Metric(ABC):
         """
 
     @abstractmethod
-    def drawn(self, results: Sequence[Any], times_DS: np.ndarray) -> np.ndarray:
+    def drawn(self, results: Sequence[Any], times_DS: np.ndarray, /) -> np.ndarray:
         """Returns the main score of draws of images, float64 [D]; nan where nothing counts.
 
         Args:

@@ -10,7 +10,7 @@ from latent_store.errors import LatentStoreError, StoreNotFoundError
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.store_source import SourceSpec, StoreSource
 from training.networks.network_config import NetworkConfig
-from training.networks.networks import LatentNetwork
+from training.networks.networks import LatentNetwork, Network
 from training.selection.registry import find_selection
 from training.tasks.base import Task
 from training.tasks.build import build_network
@@ -129,9 +129,7 @@ def source_spec(job: Job, inputs: Inputs, split: str) -> SourceSpec:
     )
 
 
-def initialise_network(
-    network: torch.nn.Module, job: Job, inputs: Inputs, source: StoreSource
-) -> None:
+def initialise_network(network: Network, job: Job, inputs: Inputs, source: StoreSource) -> None:
     """Gives the network the weights and the statistics that it starts with."""
     if isinstance(network, LatentNetwork):
         initialise.set_statistics(network, source)

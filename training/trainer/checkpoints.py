@@ -21,6 +21,7 @@ from torch import nn
 from latent_store.errors import CheckpointError
 from latent_store.storage.location import write_atomically
 from training.networks.network_config import NetworkConfig
+from training.networks.networks import Network
 from training.tasks.build import build_network
 from training.tasks.registry import find_task
 
@@ -56,7 +57,7 @@ class LoadedNetwork:
         sha256: Of the file.
     """
 
-    network: nn.Module
+    network: Network
     config: NetworkConfig
     meta: dict[str, Any]
     codec_bytes: bytes | None
@@ -96,13 +97,13 @@ def save_checkpoint(
             f"a checkpoint's meta has the entries {', '.join(_META_DEFAULTS)} and kind "
             f"{' or '.join(KINDS)}; got {', '.join(meta)} and kind {meta['kind']!r}"
         )
-    network = uncompiled(network)
+    inner = uncompiled(network)
     payload = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "config": network.config.to_dict(),
+        "config": inner.config.to_dict(),
         "meta": json.loads(json.dumps(meta)),
-        "state": state_on_cpu(network),
+        "state": state_on_cpu(inner),
         "codec_weights": None if codec_bytes is None else _to_tensor(codec_bytes),
     }
     return write_payload(path, payload)
@@ -159,19 +160,20 @@ def export_safetensors(path: str | Path, network: nn.Module, *, meta: Mapping[st
     """Writes the weights as `.safetensors`, with config and meta as JSON in its header."""
     from safetensors.torch import save  # only an export needs it
 
-    network = uncompiled(network)
+    inner = uncompiled(network)
     header = {
         "format": "pt",
-        "config": json.dumps(network.config.to_dict()),
+        "config": json.dumps(inner.config.to_dict()),
         "meta": json.dumps(dict(meta)),
     }
-    state = {name: tensor.contiguous() for name, tensor in state_on_cpu(network).items()}
+    state = {name: tensor.contiguous() for name, tensor in state_on_cpu(inner).items()}
     write_atomically(Path(path), save(state, metadata=header))
 
 
-def uncompiled(network: nn.Module) -> nn.Module:
+def uncompiled(network: nn.Module) -> Network:
     """Returns the network inside torch.compile's wrapper, or the network itself."""
-    return getattr(network, "_orig_mod", network)
+    inner: Network = getattr(network, "_orig_mod", network)
+    return inner
 
 
 def state_on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:

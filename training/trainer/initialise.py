@@ -6,12 +6,11 @@ Starting from another network (a static one from a dynamic one) is a method of i
 
 import numpy as np
 import torch
-from torch import nn
 
 from latent_store.errors import CheckpointError
 from training.data.store_source import StoreSource
 from training.networks.backbones import find_backbone
-from training.networks.networks import LatentNetwork, PixelNetwork
+from training.networks.networks import LatentNetwork, Network, PixelNetwork
 from training.networks.pretrained import load_pretrained
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, read_state_dict
@@ -20,7 +19,7 @@ _FEATURE_ROWS = 16
 _OTHER_CLASSES = "use one that was trained on this dataset's classes"
 
 
-def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> list[str]:
+def start_from_teacher(network: Network, teacher: LoadedNetwork) -> list[str]:
     """Copies the teacher's tail, and in the pixel domain its stem too.
 
     Of a teacher of another task the backbone's stages are copied, which have the same shapes with
@@ -51,12 +50,12 @@ def start_from_teacher(network: nn.Module, teacher: LoadedNetwork) -> list[str]:
         if name in own and (alike or name.partition(".")[0] in stages)
     }
     network.tail.load_state_dict(own | copied)
-    if isinstance(network, PixelNetwork):
+    if isinstance(network, PixelNetwork) and isinstance(teacher.network, PixelNetwork):
         network.stem.load_state_dict(teacher.network.stem.state_dict())
     return [] if alike else sorted({name.split(".")[0] for name in own if name not in copied})
 
 
-def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
+def start_from_network(network: Network, source: LoadedNetwork) -> list[str]:
     """Copies every weight of another network that has a place in this one.
 
     Latent channels are matched by channel number: a static network takes its channels' share of
@@ -95,7 +94,7 @@ def start_from_network(network: nn.Module, source: LoadedNetwork) -> list[str]:
     return fresh
 
 
-def start_from_pretrained(network: nn.Module, source: str) -> None:
+def start_from_pretrained(network: Network, source: str) -> None:
     """Copies torchvision's backbone weights: `imagenet` from its hub, or from a file.
 
     Of a Faster R-CNN's file a detection network takes pyramid and heads too.
@@ -146,8 +145,8 @@ def feature_statistics(source: StoreSource) -> tuple[torch.Tensor, torch.Tensor]
     for row in rows:
         ((height, width),) = source.split.sizes([row])
         window = (0, 0, -(-int(height) // 4), -(-int(width) // 4))
-        features_CN = source.read_features(int(row), window).reshape(source.teacher.channels, -1)
-        features_CN = features_CN.astype(np.float64)
+        features_CHW = source.read_features(int(row), window)
+        features_CN = features_CHW.reshape(len(features_CHW), -1).astype(np.float64)
         count += features_CN.shape[1]
         total, squares = total + features_CN.sum(1), squares + (features_CN**2).sum(1)
     mean = total / count
@@ -155,7 +154,7 @@ def feature_statistics(source: StoreSource) -> tuple[torch.Tensor, torch.Tensor]
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
 
-def _channel_index(network: nn.Module, source: LoadedNetwork) -> list[int] | None:
+def _channel_index(network: Network, source: LoadedNetwork) -> list[int] | None:
     """Returns where this network's channels lie in the other's; None if they are the same."""
     wanted = network.config.channel_selection.numbers
     have = source.config.channel_selection.numbers

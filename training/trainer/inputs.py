@@ -51,7 +51,8 @@ def find_inputs(job: Job) -> Inputs:
     selection = find_selection(job.model.selection).find(job.model, store, spec)
     teacher_id = _teacher_id(job, store, name)
     teacher = None
-    if job.model.init == "teacher" and job.model.init_from is None:
+    starts = job.model.init == "teacher" and job.model.init_from is None
+    if starts and teacher_id is not None:
         teacher = load_network(store.teacher_checkpoint(teacher_id), kind="teacher")
     return Inputs(
         store=store,

@@ -24,6 +24,7 @@ from training.trainer.checkpoints import (
     parse,
     read_file,
     save_checkpoint,
+    uncompiled,
     write_payload,
 )
 from training.trainer.model_card import model_card
@@ -111,7 +112,7 @@ class RunFolder:
         """Exports the finished network's weights and writes its card."""
         meta = self._meta_at(state)
         export_safetensors(self.path / "last.safetensors", network, meta=meta)
-        card = model_card(network.config, meta, scores)
+        card = model_card(uncompiled(network).config, meta, scores)
         write_atomically(self.path / "README.md", card.encode())
 
     def save_network(self, name: str, network: nn.Module, state: RunState) -> None:

@@ -42,9 +42,12 @@ Validate = Callable[[nn.Module, torch.device], dict[str, float]]
 class Trainable(Protocol):
     """A network with its loss: what the loop needs of a task."""
 
-    network: nn.Module
     score: str
     unlabelled: str
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is trained."""
 
     def __call__(self, batch: Batch, counts: Counts, epoch: int) -> dict[str, torch.Tensor]:
         """Returns "loss" and its parts."""
@@ -98,7 +101,7 @@ class Trainer:
         self.watch = LossWatch(ranks)
         self._measure, self._bf16 = validate, uses_bf16(config.amp, self.device)
         self._saved_at, self._saved_epoch = time.monotonic(), 0
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.to(self.device).to(memory_format=torch.channels_last)
         ranks.prepare(self.network, self.device, frozen=config.freeze_batch_norm)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         # One fused pass over all parameters: the plain form takes as long as a small network.
@@ -204,8 +207,9 @@ class Trainer:
         return self.folder.open_log(self.state.step, tensorboard=self.config.tensorboard)
 
     def _bar(self) -> Any:
-        shown = {} if self.ranks.first else {"disable": True}
-        return progress(total=self.total_steps, initial=self.state.step, unit="step", **shown)
+        hidden = None if self.ranks.first else True
+        total, done = self.total_steps, self.state.step
+        return progress(total=total, initial=done, unit="step", disable=hidden)
 
     def _settle(self) -> None:
         """Lets the task bring its network to rest after the last step."""
@@ -312,6 +316,7 @@ class Trainer:
         """Measures the network, and keeps it if it is the best so far."""
         if self.over:
             self.save()  # whatever comes of the last validation, nothing is lost
+        assert self._measure is not None  # or no validation is due
         scores = self._measure(self.network, self.device)
         self._set_training_mode()
         log.write("validation", self.state.step, self.state.epoch - 1, scores)
