@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -79,5 +79,5 @@ class RawImages(Source):
         sample = self.samples[row]
         image_HWC, _ = read_picture(self.reader, sample)
         labels = partial(read_labels, canvas=sample.coded_size)
-        read = {"labels": labels, "boxes": read_boxes}[self.annotations.component]
-        return pad_image(image_HWC), read(self.reader, sample)
+        readers: dict[str, Callable[..., Any]] = {"labels": labels, "boxes": read_boxes}
+        return pad_image(image_HWC), readers[self.annotations.component](self.reader, sample)

@@ -175,7 +175,8 @@ def load_store_codec(store: Location, codec_id: str) -> Codec:
 def load_stem(store: Location, teacher_id: str) -> Stem:
     """Loads a teacher's stem from the store that keeps it, once a process."""
     data = LatentStore(store).teacher_checkpoint(teacher_id)
-    stem: Stem = load_network(data, kind="teacher").network.stem
+    teacher: Any = load_network(data, kind="teacher").network
+    stem: Stem = teacher.stem
     return stem.eval()
 
 

@@ -172,7 +172,7 @@ def export_safetensors(path: str | Path, network: nn.Module, *, meta: Mapping[st
 
 def uncompiled(network: nn.Module) -> Network:
     """Returns the network inside torch.compile's wrapper, or the network itself."""
-    inner: Network = getattr(network, "_orig_mod", network)
+    inner: Any = getattr(network, "_orig_mod", network)
     return inner
 
 
