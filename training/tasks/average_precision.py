@@ -61,7 +61,7 @@ class BoxesResult(ImageResult):
         return sum(self.objects)
 
 
-def match(truth: Boxes, found: Detections, num_classes: int) -> BoxesResult:
+def match(truth: Boxes, prediction: Detections, num_classes: int) -> BoxesResult:
     """Judges one picture's detections as the devkit does.
 
     From the surest on, each belongs to the object of its class that it overlaps best (of equal
@@ -70,36 +70,38 @@ def match(truth: Boxes, found: Detections, num_classes: int) -> BoxesResult:
 
     Args:
         truth: The picture's objects.
-        found: Its detections.
+        prediction: Its detections.
         num_classes: K, with the background.
 
     Raises:
         ValueError: A label is none of the K classes.
     """
-    for labels_N in (truth.labels_N, found.labels_N):
+    for labels_N in (truth.labels_N, prediction.labels_N):
         if len(labels_N) and not 0 < labels_N.min() <= labels_N.max() < num_classes:
             raise ValueError(
                 f"labels {labels_N.min()} to {labels_N.max()} are not in [1, {num_classes})"
             )
-    hits_N, kept_N = np.zeros(len(found), dtype=int), np.ones(len(found), dtype=bool)
-    if len(found) and len(truth):
+    hits_N, kept_N = np.zeros(len(prediction), dtype=int), np.ones(len(prediction), dtype=bool)
+    if len(prediction) and len(truth):
         overlaps_NM = np.where(
-            found.labels_N[:, None] == truth.labels_N, overlaps(found.boxes_N4, truth.boxes_N4), 0
+            prediction.labels_N[:, None] == truth.labels_N,
+            overlaps(prediction.boxes_N4, truth.boxes_N4),
+            0,
         )
         best_N = overlaps_NM.argmax(axis=1)
         reached_N = overlaps_NM.max(axis=1) >= MIN_OVERLAP
         kept_N = ~(reached_N & truth.difficult_N[best_N])
-        by_score = np.argsort(-found.scores_N, kind="stable")
+        by_score = np.argsort(-prediction.scores_N, kind="stable")
         counting = by_score[(reached_N & kept_N)[by_score]]
         _, first = np.unique(best_N[counting], return_index=True)
         hits_N[counting[first]] = 1
     objects_K = np.bincount(truth.labels_N[~truth.difficult_N], minlength=num_classes)
     return BoxesResult(
-        labels=tuple(found.labels_N[kept_N].tolist()),
-        scores=tuple(float(str(score)) for score in found.scores_N[kept_N]),
+        labels=tuple(prediction.labels_N[kept_N].tolist()),
+        scores=tuple(float(str(score)) for score in prediction.scores_N[kept_N]),
         hits=tuple(hits_N[kept_N].tolist()),
         objects=tuple(objects_K.tolist()),
-        pair=(truth, found),
+        pair=(truth, prediction),
     )
 
 
@@ -161,19 +163,19 @@ def ranked_hits(
         yield int(label), hits_N[mine], pictures_N[mine]
 
 
-def drawn_ap50(pictures: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndarray:
+def drawn_ap50(results: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndarray:
     """Returns VOC's mean AP (the area) of draws of pictures, float64 [D].
 
     The copies of a picture stand beside each other: of equal scores, all copies of a detection come
     before those of the next one.
 
     Args:
-        pictures: S of them.
+        results: Of S pictures.
         times_DS: How often each draw has each picture.
     """
-    objects_DK = times_DS @ np.array([p.objects for p in pictures], dtype=np.float64)
+    objects_DK = times_DS @ np.array([result.objects for result in results], dtype=np.float64)
     areas_DK = np.zeros_like(objects_DK)
-    for label, hits_N, pictures_N in ranked_hits(pictures):
+    for label, hits_N, pictures_N in ranked_hits(results):
         true_T = np.flatnonzero(hits_N)
         if not true_T.size:
             continue

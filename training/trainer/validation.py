@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from latent_store.errors import DatasetError
+from training.networks.networks import Network
 from training.selection.base import cut_batch
 from training.selection.gated import gate_statistics
 from training.tasks.base import Task
@@ -42,7 +42,7 @@ class Validator:
         self.annotations = task.annotations(num_classes=len(self.class_names))
 
     @torch.no_grad()
-    def __call__(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+    def __call__(self, network: Network, device: torch.device) -> dict[str, float]:
         """Returns the scores by name, see `Metric.summary`.
 
         With a gate also what it keeps, see `gate_statistics`. For any N they are means over the
@@ -63,10 +63,10 @@ class Validator:
             for keep, results in measured.items():
                 part = cut_batch(on_device, keep)
                 outputs = network(*network_inputs(network, part), **task.tail_inputs(batch))
-                predictions = task.predictions(outputs, sizes)
-                for image in zip(batch["rows_B"].tolist(), truths, predictions, strict=True):
-                    row, *pair = image
-                    results.append((row, task.metric.compare(*pair, len(self.class_names))))
+                found = task.predictions(outputs, sizes)
+                for row, truth, one in zip(batch["rows_B"].tolist(), truths, found, strict=True):
+                    result = task.metric.compare(truth, one, len(self.class_names))
+                    results.append((row, result))
                 if "gate" in outputs:
                     gates.append(outputs["gate"].cpu())
         network.train(was_training)
