@@ -9,27 +9,30 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from latent_store.codec.stock import ScaleHyperprior
-from latent_store.console import make_parser, progress, run_command
+from latent_store.console import make_parser, run_command
 from latent_store.errors import CheckpointError
+from pipelines.codec_training.checkpoint import TrainingCheckpoint
 from pipelines.codec_training.images import (
     RandomCrops,
     folder_images,
     held_out_scenes,
     procedural_images,
 )
-from pipelines.codec_training.training import (
-    CodecTraining,
-    TrainCodecError,
+from pipelines.codec_training.publishing import (
     evaluate_codec,
     finished_state,
     fit_quantiles,
-    load_checkpoint,
-    new_codec,
-    train,
     write_codec,
+)
+from pipelines.codec_training.training import (
+    CodecTrainer,
+    CodecTraining,
+    TrainCodecError,
+    new_codec,
 )
 from pipelines.scenes.scene import CODEC_TRAIN_FIRST
 from training.flags import add_flags, read_flags
@@ -48,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="training state (default: OUTPUT.checkpoint)",
+        help="training state (default: OUTPUT.checkpoint); its log lies beside it",
     )
     add("--resume", action="store_true", help="go on from the checkpoint")
     add(
@@ -61,42 +64,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train_steps(
-    model: ScaleHyperprior, training: CodecTraining, checkpoint: Path, *, resume: bool
-) -> None:
-    """Load the pictures and train, with a progress bar and a printed line every 100 steps."""
+def _read_images(training: CodecTraining) -> list[np.ndarray]:
+    """Draws or reads the pictures to train on."""
     if training.data == "procedural":
-        images = procedural_images(CODEC_TRAIN_FIRST, training.num_scenes, training.seed)
-    else:
-        images = folder_images(Path(training.data), training.crop)
-    crops = RandomCrops(images, training.crop, training.batch_size, training.seed)
-    bar = progress(total=training.steps, desc="training", unit="step")
-    mean: dict[str, float] = {}
-    for numbers in train(model, crops, training, checkpoint, resume=resume):
-        mean = {k: 0.98 * mean.get(k, v) + 0.02 * v for k, v in numbers.items()}
-        text = " ".join(f"{k} {mean[k]:.3f}" for k in ("loss", "bpp", "psnr"))
-        bar.n = int(numbers["step"])
-        bar.set_postfix_str(text)
-        if numbers["step"] % 100 == 0:
-            print(f"step {numbers['step']:.0f} ({100 * numbers['done']:.0f} %) {text}", flush=True)
-    bar.close()
+        return procedural_images(CODEC_TRAIN_FIRST, training.num_scenes, training.seed)
+    return folder_images(Path(training.data), training.crop)
 
 
 def _run(args: argparse.Namespace) -> int:
     training = read_flags(args, CodecTraining)
-    checkpoint = args.checkpoint or args.output.with_name(args.output.name + ".checkpoint")
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    path = args.checkpoint or args.output.with_name(args.output.name + ".checkpoint")
+    checkpoint = TrainingCheckpoint(path, training, overwrite=args.overwrite and not args.resume)
     model = new_codec(training.seed)
-    if checkpoint.exists() and not (args.resume or args.finalize_only or args.overwrite):
+    if checkpoint.holds_run() and not (args.resume or args.finalize_only):
         raise TrainCodecError(
-            f"there is a training checkpoint {checkpoint}; give --resume to go on from it, "
+            f"there is a training checkpoint {path}; give --resume to go on from it, "
             "--finalize_only to write its codec, or --overwrite to start anew"
         )
+    if args.resume or args.finalize_only:
+        saved = checkpoint.read()
     if args.finalize_only:
-        step, _ = load_checkpoint(checkpoint, model, training)
-        print(f"finishing the training checkpoint of step {step}", flush=True)
+        model.load_state_dict(saved["model"])
+        print(f"finishing the training checkpoint of step {saved['step']}", flush=True)
     else:
-        _train_steps(model, training, checkpoint, resume=args.resume)
+        images = _read_images(training)
+        crops = RandomCrops(images, training.crop, training.batch_size, training.seed)
+        CodecTrainer(model, crops, training, checkpoint).fit(resume=args.resume)
     aux = fit_quantiles(model, training.aux_steps)
     if not aux < AUX_LIMIT:
         raise CheckpointError(

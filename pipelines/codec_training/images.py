@@ -1,7 +1,9 @@
 """Pictures that a codec is trained and judged on: generated scenes, or those of a folder."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +15,17 @@ from latent_store.storage.location import Location
 from pipelines.datasets.files import read_pixels
 from pipelines.datasets.listing import list_files
 from pipelines.scenes.scene import CODEC_CHECK_FIRST, render_scene
+from training.data.loader import EpochLoader, TensorBatch
+
+EPOCH_STEPS = 100
+"""Steps in an epoch, of which means are logged: crops are drawn without an end."""
 
 _SCENE_SIZES = ((256, 512), (256, 512), (384, 768), (512, 1024))
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".webp")
 
 
-class RandomCrops:
-    """Random square crops of pictures held in memory.
+class RandomCrops(EpochLoader):
+    """Random square crops of pictures held in memory: "x_BCHW", and their "step".
 
     Args:
         images: Uint8 [height, width, 3] each, at least `crop` high and wide.
@@ -29,10 +35,23 @@ class RandomCrops:
     """
 
     def __init__(self, images: Sequence[np.ndarray], crop: int, batch_size: int, seed: int) -> None:
+        super().__init__()
         self._images, self._crop, self._batch_size, self._seed = images, crop, batch_size, seed
         # Large pictures hold more crops, but each picture is one scene only: halfway between.
         areas = np.array([image.shape[0] * image.shape[1] for image in images], dtype=np.float64)
         self._odds = np.cumsum(np.sqrt(areas) / np.sqrt(areas).sum())
+
+    def __len__(self) -> int:
+        return EPOCH_STEPS
+
+    def stream(self, epoch: int, position: int) -> Generator[TensorBatch]:
+        """Yields batches for ever, starting with batch `position` of `epoch`."""
+        for step in itertools.count(epoch * EPOCH_STEPS + position):
+            yield {"x_BCHW": self.batch(step), "step": step}
+
+    def settings(self) -> dict[str, Any]:
+        """Returns nothing: the settings of a codec's training say it all."""
+        return {}
 
     def batch(self, step: int) -> Tensor:
         """Return the step's crops: float32 [batch, 3, crop, crop] in [0, 1], channels last."""

@@ -34,10 +34,11 @@ class LossWatch:
 
     Args:
         ranks: Those that train together; each has its own part of every batch.
+        remedy: What the user can do.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, remedy: str) -> None:
+        self._ranks, self._remedy = ranks, remedy
         self._pending: list[tuple[int, list[str], torch.Tensor, torch.Tensor]] = []
 
     def add(
@@ -78,6 +79,5 @@ class LossWatch:
             raise JobFailedError(
                 f"the loss is not finite at step {step} (epoch {epoch}); the batch was "
                 f"{names or 'not named by its loader'}; nothing since the last checkpoint is "
-                "saved: look at these samples' labels and features, or lower --learning_rate, set "
-                "--clip_norm, use --amp off"
+                f"saved: {self._remedy}"
             )

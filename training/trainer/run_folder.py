@@ -38,18 +38,78 @@ LOG_FILE = "log.jsonl"
 RESUME_FORMAT = "latent-store-training"
 
 
-class RunFolder:
-    """A run's files, written by one process.
+class RunFiles:
+    """What a run goes on from, and its log; written by one process.
 
     Args:
-        path: Of the folder, made when the run begins.
+        resume: Path of the file that the run goes on from.
+        log: Path of the log.
+        config: Everything that the run depends on, plain types.
+        free: Names in `config` that a resumed run may change.
+
+    Attributes:
+        path: What users know the run by.
+        checkpoint: Path of the reported network's file.
+    """
+
+    def __init__(
+        self, resume: Path, log: Path, *, config: Mapping[str, Any], free: frozenset[str]
+    ) -> None:
+        self.path = self.checkpoint = self.resume = resume
+        self.log, self.config, self.free = log, dict(config), free
+
+    def holds_run(self) -> bool:
+        """Says whether there is a run to go on with."""
+        return self.resume.exists()
+
+    def begin(self) -> None:
+        """Makes the folder."""
+        self.resume.parent.mkdir(parents=True, exist_ok=True)
+
+    def open_log(self, resumed_step: int, *, tensorboard: bool) -> RunLog:
+        """Opens the log; records of later steps, which an interrupted run left, are dropped."""
+        board = self.log.with_name("tb") if tensorboard else None
+        return RunLog(self.log, board=board, resumed_step=resumed_step)
+
+    def save(self, network: nn.Module, state: RunState, parts: Mapping[str, Any]) -> None:
+        """Saves a run.
+
+        Args:
+            network: As it is.
+            state: Of the run.
+            parts: Everything that going on bit by bit needs, see `Trainer`.
+        """
+        payload = {"format": RESUME_FORMAT, "format_version": 1, "config": self.config, **parts}
+        write_payload(self.resume, payload)
+
+    def load(self) -> Mapping[str, Any]:
+        """Returns what `save` was given as `parts`.
+
+        Raises:
+            LatentStoreError: If the run had another configuration; the first field is named.
+            CheckpointError: If the file is damaged.
+        """
+        name = str(self.resume)
+        payload = parse(read_file(self.resume), name, expected_format=RESUME_FORMAT)
+        require_same_config(payload["config"], self.config, self.free)
+        return payload
+
+    def save_best(self, network: nn.Module, state: RunState) -> None:
+        """Keeps the best network so far, where one is kept."""
+
+    def finish(self, network: nn.Module, state: RunState, scores: Mapping[str, float]) -> None:
+        """Writes what is made of a finished network and its last validation."""
+
+
+class RunFolder(RunFiles):
+    """The folder of a network's run, made when the run begins.
+
+    Args:
+        path: Of the folder.
         meta: The checkpoint's, see `LoadedNetwork`; "train", "epoch" and "step" are filled in.
         config: Everything that the run depends on, plain types.
         free: Names in `config` that a resumed run may change.
         codec_bytes: The codec's checkpoint file, to lie in the network's.
-
-    Attributes:
-        checkpoint: Path of the reported network's file.
     """
 
     def __init__(
@@ -61,52 +121,24 @@ class RunFolder:
         free: frozenset[str] = frozenset(),
         codec_bytes: bytes | None = None,
     ) -> None:
+        super().__init__(path / RESUME_FILE, path / LOG_FILE, config=config, free=free)
         self.path, self.checkpoint = path, path / LAST_FILE
-        self.meta, self.config, self.free = dict(meta), dict(config), free
-        self.codec_bytes = codec_bytes
-
-    def holds_run(self) -> bool:
-        """Says whether there is a run to go on with."""
-        return (self.path / RESUME_FILE).exists()
+        self.meta, self.codec_bytes = dict(meta), codec_bytes
 
     def begin(self) -> None:
         """Makes the folder and writes the configuration."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        super().begin()
         text = json.dumps(self.config, indent=2) + "\n"
         write_atomically(self.path / "config.json", text.encode())
 
-    def open_log(self, resumed_step: int, *, tensorboard: bool) -> RunLog:
-        """Opens the log; records of later steps, which an interrupted run left, are dropped."""
-        board = self.path / "tb" if tensorboard else None
-        return RunLog(self.path / LOG_FILE, board=board, resumed_step=resumed_step)
-
     def save(self, network: nn.Module, state: RunState, parts: Mapping[str, Any]) -> None:
-        """Writes last.pt, then resume.pt.
-
-        Args:
-            network: As it is.
-            state: Of the run.
-            parts: Everything that continuing needs, see `Trainer.state_dict`.
-        """
-        self.save_network(LAST_FILE, network, state)
-        payload = {"format": RESUME_FORMAT, "format_version": 1, "config": self.config, **parts}
-        write_payload(self.path / RESUME_FILE, payload)
-
-    def load(self) -> dict[str, Any]:
-        """Returns what `save` was given as `parts`.
-
-        Raises:
-            LatentStoreError: If the run had another configuration; the first field is named.
-            CheckpointError: If the file is damaged.
-        """
-        path = self.path / RESUME_FILE
-        payload = parse(read_file(path), str(path), expected_format=RESUME_FORMAT)
-        require_same_config(payload["config"], self.config, self.free)
-        return payload
+        """Writes last.pt, then resume.pt."""
+        self._save_network(self.checkpoint, network, state)
+        super().save(network, state, parts)
 
     def save_best(self, network: nn.Module, state: RunState) -> None:
-        """Keeps the network as the best so far."""
-        self.save_network(BEST_FILE, network, state)
+        """Writes best.pt."""
+        self._save_network(self.path / BEST_FILE, network, state)
 
     def finish(self, network: nn.Module, state: RunState, scores: Mapping[str, float]) -> None:
         """Exports the finished network's weights and writes its card."""
@@ -115,10 +147,8 @@ class RunFolder:
         card = model_card(uncompiled(network).config, meta, scores)
         write_atomically(self.path / "README.md", card.encode())
 
-    def save_network(self, name: str, network: nn.Module, state: RunState) -> None:
-        """Writes a network's checkpoint file."""
-        meta = self._meta_at(state)
-        save_checkpoint(self.path / name, network, meta=meta, codec_bytes=self.codec_bytes)
+    def _save_network(self, path: Path, network: nn.Module, state: RunState) -> None:
+        save_checkpoint(path, network, meta=self._meta_at(state), codec_bytes=self.codec_bytes)
 
     def _meta_at(self, state: RunState) -> dict[str, Any]:
         return self.meta | {"train": self.config, "epoch": state.epoch, "step": state.step}

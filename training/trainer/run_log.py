@@ -154,9 +154,14 @@ class Clock:
 
     def lap(self) -> float:
         """Returns the seconds since the last call, or the start."""
-        now, before = time.perf_counter(), self._lap
-        self._lap = now
-        return now - before
+        seconds = self.since_lap
+        self._lap += seconds
+        return seconds
+
+    @property
+    def since_lap(self) -> float:
+        """Seconds since the last lap, or the start."""
+        return time.perf_counter() - self._lap
 
     @property
     def wait_share(self) -> float:

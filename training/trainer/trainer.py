@@ -27,7 +27,7 @@ from training.trainer.determinism import algorithms
 from training.trainer.interruptions import LossWatch, until_sigterm
 from training.trainer.precision import uses_bf16
 from training.trainer.ranks import ALONE, Ranks
-from training.trainer.run_folder import RunFolder
+from training.trainer.run_folder import RunFiles
 from training.trainer.run_log import Clock, Meters, RunLog, merged_parts
 from training.trainer.run_state import FitResult, RunState, random_state, set_random_state
 from training.trainer.trainer_config import TrainerConfig
@@ -74,7 +74,7 @@ class Trainer:
         loader: Batches; what they hold is between it and the task. "sample_ids" (list of str)
             names them in errors.
         config: How to train.
-        folder: The run's files.
+        files: Of the run.
         validate: Called as `validate(network, device)`; the task's score decides which network is
             the best. Every rank calls it, and must get the same.
         ranks: Those that train together; `loader` and `validate` must know them too.
@@ -83,22 +83,28 @@ class Trainer:
         LatentStoreError: If ranks cannot train this network together.
     """
 
+    remedy = (
+        "look at these samples' labels and features, or lower --learning_rate, set --clip_norm, "
+        "use --amp off"
+    )
+    """Advice where the loss is not finite."""
+
     def __init__(
         self,
         task: Trainable,
         loader: EpochLoader,
         config: TrainerConfig,
-        folder: RunFolder,
+        files: RunFiles,
         *,
         validate: Validate | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.task, self.loader, self.config, self.folder = task, loader, config, folder
+        self.task, self.loader, self.config, self.files = task, loader, config, files
         self.ranks, self.device = ranks, ranks.device(config.device)
         self.network = task.network
         self.total_steps = config.total_steps(len(loader))
         self.state, self.meters, self.clock = RunState(), Meters(), Clock()
-        self.watch = LossWatch(ranks)
+        self.watch = LossWatch(ranks, self.remedy)
         self._measure, self._bf16 = validate, uses_bf16(config.amp, self.device)
         self._saved_at, self._saved_epoch = time.monotonic(), 0
         self.network.to(self.device).to(memory_format=torch.channels_last)
@@ -111,13 +117,13 @@ class Trainer:
         """Trains to the end of the schedule.
 
         Args:
-            resume: Go on where the folder's run stands, if it holds one.
+            resume: Go on where the files' run stands, if they hold one.
 
         Returns:
             Where the network lies and how it went.
 
         Raises:
-            LatentStoreError: If the folder holds a run and `resume` is not set, or the
+            LatentStoreError: If the files hold a run and `resume` is not set, or the
                 configuration changed since.
             JobFailedError: If the loss is not finite (the samples are named), if no sample has a
                 label, or after SIGTERM on any rank (a checkpoint is saved first).
@@ -152,43 +158,48 @@ class Trainer:
     @property
     def over(self) -> bool:
         """True if the last step is done."""
-        return self.state.step >= self.total_steps
+        return self.progress >= 1
 
     @property
     def progress(self) -> float:
         """The share of the run that is done, in [0, 1]."""
-        return self.state.step / self.total_steps
+        return self.state.step / self.total_steps if self.total_steps else 1.0
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return self.config.rate(self.state.step, self.total_steps)
 
+    @property
+    def seconds(self) -> float:
+        """Training time of all sittings."""
+        return self.state.seconds + self.clock.since_lap
+
     # -- beginning and end ------------------------------------------------------------------
 
     def _start(self, *, resume: bool) -> None:
-        """Prepares the folder, and reads the interrupted run back if there is one."""
+        """Prepares the files, and reads the interrupted run back if there is one."""
         # Dropout differs between ranks, and begins as it does in one process.
         if not self.ranks.first:
             torch.manual_seed(self.config.seed + self.ranks.rank)
         if self._holds_run():
             if not resume:
                 raise LatentStoreError(
-                    f"{self.folder.path} holds a run already: go on with it with --resume, or give "
+                    f"{self.files.path} holds a run already: go on with it with --resume, or give "
                     "another --output"
                 )
-            self._load_state_dict(self.folder.load())
+            self._load_state_dict(self.files.load())
         if self.ranks.first:
-            self.folder.begin()
+            self.files.begin()
         if self.config.compile:
             self.task.compile_network()
         self._set_training_mode()
 
     def _holds_run(self) -> bool:
-        found = self.ranks.gather(self.folder.holds_run())
+        found = self.ranks.gather(self.files.holds_run())
         if len(set(found)) > 1:
             raise LatentStoreError(
-                f"only some ranks see the run in {self.folder.path}: give an --output that all "
+                f"only some ranks see the run in {self.files.path}: give an --output that all "
                 "machines share"
             )
         return found[0]
@@ -204,7 +215,7 @@ class Trainer:
     def _opened_log(self) -> RunLog:
         if not self.ranks.first:
             return RunLog(None)
-        return self.folder.open_log(self.state.step, tensorboard=self.config.tensorboard)
+        return self.files.open_log(self.state.step, tensorboard=self.config.tensorboard)
 
     def _bar(self) -> Any:
         hidden = None if self.ranks.first else True
@@ -230,11 +241,11 @@ class Trainer:
         self.state.finished = True
         self.save()
         if self.ranks.first:
-            self.folder.finish(self.network, self.state, scores)
+            self.files.finish(self.network, self.state, scores)
         return self._result(scores)
 
     def _result(self, scores: dict[str, float]) -> FitResult:
-        path = self.folder.checkpoint
+        path = self.files.checkpoint
         return FitResult(
             checkpoint=path,
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -324,7 +335,7 @@ class Trainer:
         if score > self.state.best_score or math.isnan(self.state.best_score):
             self.state.best_score = score
             if self.ranks.first:
-                self.folder.save_best(self.network, self.state)
+                self.files.save_best(self.network, self.state)
         return scores
 
     # -- what is saved ----------------------------------------------------------------------
@@ -343,7 +354,7 @@ class Trainer:
         if told["stop"]:
             raise JobFailedError(
                 f"stopped by SIGTERM after step {self.state.step} of {self.total_steps}; "
-                f"everything is saved in {self.folder.path}: go on with --resume"
+                f"everything is saved in {self.files.path}: go on with --resume"
             )
 
     def save(self) -> None:
@@ -352,7 +363,7 @@ class Trainer:
         self.state.seconds += self.clock.lap()
         rng = self.ranks.gather(random_state(self.device))
         if self.ranks.first:
-            self.folder.save(self.network, self.state, self._state_dict(rng))
+            self.files.save(self.network, self.state, self._state_dict(rng))
         self.ranks.wait()  # torchrun ends them all when the first of them ends
         self._saved_at, self._saved_epoch = time.monotonic(), self.state.epoch
 
@@ -377,7 +388,7 @@ class Trainer:
             self.network.load_state_dict(parts["network"])
         except RuntimeError as error:
             raise CheckpointError(
-                f"{self.folder.path} holds another network than this run's configuration makes: "
+                f"{self.files.path} holds another network than this run's configuration makes: "
                 "start a new --output"
             ) from error
         self.optimizer.load_state_dict(parts["optimizer"])

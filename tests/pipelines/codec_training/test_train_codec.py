@@ -1,6 +1,8 @@
 """The codec's training: what is written loads everywhere, codes at once, and resumes."""
 
+import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,9 @@ from pipelines import train_codec
 from pipelines.codec_training import images as codec_images
 from pipelines.codec_training import training as codec_training
 from pipelines.codec_training.images import RandomCrops
-from pipelines.codec_training.training import (
-    CodecTraining,
-    TrainCodecError,
-    evaluate_codec,
-    finished_state,
-    fit_quantiles,
-    new_codec,
-)
-from pipelines.scenes.scene import CODEC_TRAIN_FIRST, render_scene
+from pipelines.codec_training.publishing import evaluate_codec, finished_state, fit_quantiles
+from pipelines.codec_training.training import CodecTraining, TrainCodecError, new_codec
+from pipelines.scenes.scene import render_scene
 from pipelines.train_codec import main
 
 FLAGS = ("--batch_size", "1", "--crop", "64", "--num_scenes", "2", "--seed", "3")
@@ -101,31 +97,42 @@ def test_the_file_codes_and_decodes(trained):
 
 def test_the_command_reports_what_it_made(trained):
     output, text = trained
+    assert "step 2 (100%) loss " in text
     assert "auxiliary loss 0.0" in text
     assert f"{output}: {output.stat().st_size} bytes, sha256 " in text
     assert "1 held-out scenes 256x512: " in text
     assert output.stat().st_size < 12_000_000
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(trained, tmp_path, monkeypatch):
+def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(codec_images, "_SCENE_SIZES", ((64, 128),))
-    output = tmp_path / "codec.pth.tar"
-    schedule = ("--learning_rate", "1e-4")
-    unbroken = tmp_path / "unbroken.pth.tar"
-    assert main(["--output", str(unbroken), "--steps", "3", *FLAGS, *schedule]) == 0
-    images = codec_images.procedural_images(CODEC_TRAIN_FIRST, 2, 3)
-    training = CodecTraining(
-        steps=3, batch_size=1, crop=64, num_scenes=2, seed=3, learning_rate=1e-4
-    )
+    output, unbroken = tmp_path / "codec.pth.tar", tmp_path / "unbroken.pth.tar"
+    flags = ("--steps", "3", *FLAGS, "--learning_rate", "1e-4")
+    assert main(["--output", str(unbroken), *flags]) == 0
+    loss = codec_training.rate_distortion
+
+    def stopped(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(codec_training, "rate_distortion", stopped)
+        assert main(["--output", str(output), *flags]) == 1
     checkpoint = tmp_path / "codec.pth.tar.checkpoint"
-    monkeypatch.setattr(codec_training, "_CHECKPOINT_SECONDS", -1.0)
-    crops = RandomCrops(images, 64, 1, 3)
-    broken = codec_training.train(new_codec(3), crops, training, checkpoint, resume=False)
-    assert next(broken)["step"] == 1
-    broken.close()
-    assert main(["--output", str(output), "--steps", "3", "--resume", *FLAGS, *schedule]) == 0
-    one, other = (torch.load(path, weights_only=True) for path in (output, unbroken))
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert f"after step 1 of 3; everything is saved in {checkpoint}" in capsys.readouterr().err
+    saved = torch.load(checkpoint, weights_only=True)
+    assert list(saved) == ["model", "optimizer", "training", "step", "spent"]
+    assert not output.exists()
+    assert main(["--output", str(output), "--resume", *flags]) == 0
+    assert output.read_bytes() == unbroken.read_bytes()
+
+
+def test_the_log_has_each_epochs_means(trained):
+    (record,) = map(
+        json.loads, trained[0].with_name("codec.pth.tar.jsonl").read_text().splitlines()
+    )
+    assert (record["kind"], record["step"]) == ("epoch", 2)
+    assert 0 < record["bpp"] < record["loss"]
 
 
 def test_a_checkpoint_can_be_finished_without_more_steps(trained, tmp_path, capsys):
@@ -146,15 +153,17 @@ def test_a_loss_that_is_not_finite_fails_the_job(tmp_path, capsys, monkeypatch):
     lost = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr(codec_training, "rate_distortion", lambda *_: (lost, lost, lost))
     assert main(["--output", str(tmp_path / "codec"), "--steps", "2", *FLAGS]) == 1
-    assert "the loss is nan at step 0; --resume with a lower" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    error = capsys.readouterr().err
+    assert "the loss is not finite at step 1" in error
+    assert "go on with --resume and a lower --learning_rate" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["codec.jsonl"]  # the log
 
 
 def test_resuming_another_kind_of_run_is_refused(trained, tmp_path, capsys):
     flags = ("--resume", "--checkpoint", f"{trained[0]}.checkpoint", "--lmbda", "0.5")
     assert main(["--output", str(tmp_path / "codec"), *FLAGS, *flags]) == 2
     error = capsys.readouterr().err
-    assert "was trained with --lmbda 0.0067, not 0.5; resume with the same value" in error
+    assert "cannot resume with another --lmbda: the run has 0.0067, now it is 0.5; give" in error
 
 
 def test_quantiles_are_found_for_wide_and_for_shifted_densities():
