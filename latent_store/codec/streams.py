@@ -119,7 +119,7 @@ def encode_y(
     tables: EntropyTables,
     y_hat_CHW: ArrayLike,
     indexes_CHW: ArrayLike,
-    channels: Sequence[int] | None = None,
+    channels: Sequence[int] | np.ndarray | None = None,
 ) -> bytes:
     """Returns the stream of ŷ, or of some of its channels.
 
@@ -146,7 +146,7 @@ def decode_y(
     tables: EntropyTables,
     data: bytes,
     indexes_CHW: ArrayLike,
-    channels: Sequence[int] | None = None,
+    channels: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns the symbols of a stream of ŷ.
 
@@ -232,7 +232,7 @@ def decode_scalable(
     tables: EntropyTables,
     prefix: bytes,
     indexes_CHW: ArrayLike,
-    order: Sequence[int],
+    order: Sequence[int] | np.ndarray,
     keep: int,
 ) -> np.ndarray:
     """Returns the first `keep` channels of a scalable stream, int32 [keep, h, w], ranked.

@@ -118,8 +118,9 @@ def read_png(
             "every value as it is; restore it"
         )
     if values is None:
+        height, width = size or shape
         raise DatasetError(
-            f"{uri} is {shape[0]}x{shape[1]}, its image is {size[0]}x{size[1]} (height x width): "
+            f"{uri} is {shape[0]}x{shape[1]}, its image is {height}x{width} (height x width): "
             "masks have one label a pixel; restore it"
         )
     return mode, values

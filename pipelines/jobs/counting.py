@@ -19,6 +19,7 @@ import apache_beam as beam
 import numpy as np
 import torch
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import PCollection
 
 from latent_store.catalogue.rankings import (
     Ranking,
@@ -142,7 +143,7 @@ class CountJob:
             second = (0,) * latents.channels
         return Totals(samples=len(rows), first=first, second=second)
 
-    def _collect(self, counts: beam.PCollection) -> object:
+    def _collect(self, counts: PCollection) -> object:
         return counts | "Add" >> beam.CombineGlobally(add_up) | "Write" >> beam.Map(self._write)
 
     def _write(self, halves: Halves) -> None:

@@ -156,9 +156,9 @@ class MobileNetV2(Backbone):
 
     def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
         """Returns stem and stages with fresh weights."""
-        blocks = models.mobilenet_v2(weights=None).features
+        blocks: Any = models.mobilenet_v2(weights=None).features
         starts = (self._STEM_BLOCKS, *self._STAGE_ENDS)
-        stages = {
+        stages: dict[str, Any] = {
             name: nn.Sequential(OrderedDict((str(i), blocks[i]) for i in range(start, end)))
             for name, start, end in zip(self.stage_names, starts, self._STAGE_ENDS, strict=False)
         }

@@ -82,6 +82,7 @@ class LatentNetwork(Network):
             rate, which suits layers whose inputs and outputs are of order one.
     """
 
+    transform: Any
     latent_scale_C: torch.Tensor
     feature_mean_C: torch.Tensor
     feature_std_C: torch.Tensor

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import nn
 
 from latent_store import LatentStore
 from latent_store.codec import DecodedStream, StreamFile
@@ -95,7 +94,8 @@ class Selection(ABC):
             RankingError: The store has no such channels.
         """
         gate = {"gate_pool": flags.gate_pool, "gate_bias": flags.gate_bias}
-        return cls(latent_channels=spec.channels, **cls.find_channels(flags, store, spec), **gate)
+        found: dict[str, Any] = cls.find_channels(flags, store, spec) | gate
+        return cls(latent_channels=spec.channels, **found)
 
     @classmethod
     def find_channels(
@@ -132,10 +132,10 @@ class Selection(ABC):
         """Returns the gate that a new network has."""
         return None
 
-    def adapt(self, network: nn.Module) -> None:  # noqa: B027 - most ways do nothing here
+    def adapt(self, network: Any) -> None:  # noqa: B027 - most ways do nothing here
         """Changes a new network's layers."""
 
-    def select(self, network: nn.Module, y_hat_BCHW: torch.Tensor, *gate_inputs: Any) -> Selected:
+    def select(self, network: Any, y_hat_BCHW: torch.Tensor, *gate_inputs: Any) -> Selected:
         """Returns what the transform gets of scaled latents, and outputs of the network.
 
         Args:
@@ -169,7 +169,7 @@ class Selection(ABC):
         return per_cut[places] if self.cuts else per_cut[places[0]]
 
     def set_statistics(  # noqa: B027 - most ways do nothing here
-        self, network: nn.Module, latents: LatentsReader, rows: np.ndarray
+        self, network: Any, latents: LatentsReader, rows: np.ndarray
     ) -> None:
         """Fixes what a new network knows of the training split's `rows`."""
 
@@ -187,7 +187,7 @@ class Selection(ABC):
         """
         return {}
 
-    def anneal(self, network: nn.Module, temperature: float) -> None:  # noqa: B027 - most ways do nothing here
+    def anneal(self, network: Any, temperature: float) -> None:  # noqa: B027 - most ways do nothing here
         """Sets the temperature that decisions are drawn at."""
 
     @abstractmethod

@@ -36,6 +36,11 @@ class CutBatchNorm2d(nn.BatchNorm2d):
         num_batches_tracked: Int64 [cuts].
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
+
     def __init__(self, like: nn.BatchNorm2d, cuts: int, switch: CutSwitch) -> None:
         super().__init__(like.num_features, eps=like.eps, momentum=like.momentum)
         self.weight, self.bias, self.switch = like.weight, like.bias, switch

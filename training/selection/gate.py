@@ -55,6 +55,10 @@ class ChannelGate(nn.Module):
             the gate is a constant.
     """
 
+    input_mean_C: torch.Tensor
+    input_std_C: torch.Tensor
+    temperature: torch.Tensor
+
     def __init__(self, channels: int, *, bias: str = "neutral") -> None:
         super().__init__()
         self.channels = channels
@@ -67,6 +71,7 @@ class ChannelGate(nn.Module):
         off, on = parse_gate_bias(bias)
         nn.init.normal_(self.logits.weight, std=0.1)
         with torch.no_grad():
+            assert self.logits.bias is not None  # as convolutions have by default
             self.logits.bias.copy_(torch.tensor([off, on]).repeat(channels))
 
     def set_input_statistics(self, mean_C: torch.Tensor, std_C: torch.Tensor) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from latent_store.codec import StreamFile, decode_y, encode_y
 from latent_store.components.latents import LatentsReader
@@ -45,7 +44,7 @@ class Gated(Selection):
     def make_gate(self) -> Gate:
         return ChannelGate(self.latent_channels, bias=self.gate_bias)
 
-    def select(self, network: nn.Module, y_hat_BCHW: torch.Tensor, *gate_inputs: Any) -> Selected:
+    def select(self, network: Any, y_hat_BCHW: torch.Tensor, *gate_inputs: Any) -> Selected:
         """Drops channels; behind `split_gate` they come without those that were dropped."""
         if network.gate is None:
             return y_hat_BCHW, {}
@@ -55,7 +54,7 @@ class Gated(Selection):
         outputs = {"gate_probability": probability_BC, "gate": gate_BC}
         return y_hat_BCHW * gate_BC[:, :, None, None], outputs
 
-    def set_statistics(self, network: nn.Module, latents: LatentsReader, rows: np.ndarray) -> None:
+    def set_statistics(self, network: Any, latents: LatentsReader, rows: np.ndarray) -> None:
         """Fixes how the gate standardises its input."""
         pooled_BC = torch.from_numpy(latents.column(f"channel_{self.gate_pool}", rows)).double()
         network.gate.set_input_statistics(
@@ -73,10 +72,10 @@ class Gated(Selection):
             "decisions": (outputs["gate_probability"].detach() > 0.5).sum(0),
         }
 
-    def anneal(self, network: nn.Module, temperature: float) -> None:
+    def anneal(self, network: Any, temperature: float) -> None:
         network.gate.temperature.fill_(temperature)
 
-    def receiver(self, streams: StoredStreams, keep: int | None, gate: Gate) -> StreamReceiver:
+    def receiver(self, streams: StoredStreams, keep: int | None, gate: Any) -> StreamReceiver:
 
         def choose(rows: np.ndarray) -> np.ndarray:
             pooled_BC = streams.latents.column(f"channel_{self.gate_pool}", rows)
@@ -84,7 +83,7 @@ class Gated(Selection):
 
         return ChosenStreams(streams, choose)
 
-    def sent(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> dict[str, Any]:
+    def sent(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Any) -> dict[str, Any]:
         mask_C = choose_channels(gate, pool_latents(y_hat_BCHW, self.gate_pool))[0]
         return {"selection": "dynamic", "channels": np.flatnonzero(mask_C).tolist()}
 
@@ -129,7 +128,7 @@ class ChosenStreams(StreamReceiver):
         return len(pack_mask(mask_C))
 
 
-def split_gate(network: nn.Module) -> ChannelGate | None:
+def split_gate(network: Any) -> ChannelGate | None:
     """Takes the gate out of a network, which then takes latents that were selected already."""
     gate = getattr(network, "gate", None)
     if gate is not None:

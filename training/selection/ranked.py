@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from latent_store import LatentStore
@@ -41,7 +40,7 @@ class Ranked(Selection):
     name = "static"
     summary = "a fixed subset of the channels"
     incoming = "ranked channels"
-    required = ("mask", "keep")
+    required: ClassVar[tuple[str, ...]] = ("mask", "keep")
     names_channels = True
 
     @classmethod
@@ -116,11 +115,11 @@ class AnyN(Ranked):
     def label(cls, flags: Any) -> str:
         return f"{cls.name} ({flags.mask})"
 
-    def adapt(self, network: nn.Module) -> None:
+    def adapt(self, network: Any) -> None:
         """Gives every batch norm statistics for each cut, and the network what switches them."""
         network.switch = keep_statistics_per_cut(network, len(self.accepts))
 
-    def select(self, network: nn.Module, y_hat_BCHW: torch.Tensor, *gate_inputs: Any) -> Selected:
+    def select(self, network: Any, y_hat_BCHW: torch.Tensor, *gate_inputs: Any) -> Selected:
         """Switches to the cut that comes in, and adds zeros for the rest."""
         came = y_hat_BCHW.shape[1]
         network.switch.index = self.accepts.index(came)

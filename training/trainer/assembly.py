@@ -150,7 +150,7 @@ def initialise_network(network: Network, job: Job, inputs: Inputs, source: Store
 
 
 def start_transform(
-    network: torch.nn.Module,
+    network: Network,
     job: Job,
     inputs: Inputs,
     source: StoreSource,
@@ -171,6 +171,7 @@ def start_transform(
             "--domain latent, stored features, --lambda_kd above 0 and without --init_from; else "
             "give --transform_init fresh"
         )
+    assert isinstance(network, LatentNetwork)  # what else is not possible
     form = computed_start.can_be_computed(network)
     if how == "computed" and not form:
         raise LatentStoreError(

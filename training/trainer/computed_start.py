@@ -84,7 +84,7 @@ def compute_start(
 
 
 @torch.no_grad()
-def start_from_synthesis(network: LatentNetwork, synthesis: nn.Sequential) -> None:
+def start_from_synthesis(network: LatentNetwork, synthesis: Any) -> None:
     """Copies g_s' first layer and IGDN into half of the hidden channels, the layer into the rest.
 
     Args:
@@ -144,7 +144,8 @@ def distil(
     )
     for step, given in enumerate(some):
         batch, more = network.selection.draw(to_device(given, device), seed, 0)
-        features_BCHW = network.transformed(*network_inputs(network, batch), **more)["features"]
+        inputs: tuple[Any, ...] = network_inputs(network, batch)
+        features_BCHW = network.transformed(*inputs, **more)["features"]
         loss = distillation(features_BCHW, batch, int(cell_mask(batch).sum()))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2

@@ -8,6 +8,7 @@ import torch
 
 from latent_store.errors import DatasetError
 from training.networks.networks import Network
+from training.data.loader import WholeImages
 from training.selection.base import cut_batch
 from training.selection.gated import gate_statistics
 from training.tasks.base import Task
@@ -32,7 +33,7 @@ class Validator:
     def __init__(
         self,
         task: Task,
-        batches: Iterable[Mapping[str, Any]],
+        batches: WholeImages,
         class_names: Sequence[str],
         *,
         ranks: Ranks = ALONE,
