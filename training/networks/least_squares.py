@@ -180,10 +180,8 @@ def _phases(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[_Phase]:
                 for top in (0, 1)
                 for left in (0, 1)
             ]
-    elif layer.stride == (1, 1) and all(
-        size == 2 * int(margin) + 1
-        for size, margin in zip(layer.kernel_size, layer.padding, strict=True)
-    ):
+    centred = tuple(2 * int(margin) + 1 for margin in layer.padding)
+    if layer.stride == (1, 1) and layer.kernel_size == centred:
         rows, columns = layer.kernel_size
         kernel = tuple((k, m) for k in range(rows) for m in range(columns))
         shift = tuple((k - rows // 2, m - columns // 2) for k, m in kernel)
