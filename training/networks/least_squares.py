@@ -166,6 +166,7 @@ def _phases(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[_Phase]:
     Raises:
         LatentStoreError: If the layer is of another form.
     """
+    centred = tuple(2 * int(margin) + 1 for margin in layer.padding)
     if isinstance(layer, nn.ConvTranspose2d):
         form = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding)
         if form == ((5, 5), (2, 2), (2, 2), (1, 1)):
@@ -180,8 +181,7 @@ def _phases(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[_Phase]:
                 for top in (0, 1)
                 for left in (0, 1)
             ]
-    centred = tuple(2 * int(margin) + 1 for margin in layer.padding)
-    if layer.stride == (1, 1) and layer.kernel_size == centred:
+    elif layer.stride == (1, 1) and layer.kernel_size == centred:
         rows, columns = layer.kernel_size
         kernel = tuple((k, m) for k in range(rows) for m in range(columns))
         shift = tuple((k - rows // 2, m - columns // 2) for k, m in kernel)

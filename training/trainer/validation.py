@@ -1,14 +1,13 @@
 """Validation: a task's metric over whole images, as training goes on."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from latent_store.errors import DatasetError
-from training.networks.networks import Network
 from training.data.loader import WholeImages
+from training.networks.networks import Network
 from training.selection.base import cut_batch
 from training.selection.gated import gate_statistics
 from training.tasks.base import Task
