@@ -131,7 +131,6 @@ class Trainer:
         self._start(resume=resume)
         if self.state.finished:
             return self._result({})
-        scores: dict[str, float] = {}
         exact = algorithms(deterministic=self.config.deterministic)
         with exact, until_sigterm() as stopping, self._opened_log() as log, self._bar() as bar:
             while not self.over:
@@ -149,8 +148,7 @@ class Trainer:
                 if self._validation_due():
                     self._validate(log)
             self._settle()
-            if self._measure is not None:
-                scores = self._validate(log)
+            scores = {} if self._measure is None else self._validate(log)
         return self._finish(scores)
 
     # -- the schedule -----------------------------------------------------------------------
@@ -245,10 +243,9 @@ class Trainer:
         return self._result(scores)
 
     def _result(self, scores: dict[str, float]) -> FitResult:
-        path = self.files.checkpoint
         return FitResult(
-            checkpoint=path,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            checkpoint=self.files.checkpoint,
+            sha256=hashlib.sha256(self.files.checkpoint.read_bytes()).hexdigest(),
             step=self.state.step,
             epoch=self.state.epoch,
             scores=scores,
@@ -271,8 +268,9 @@ class Trainer:
         own_parts = merged_parts([self._backward(batch, counts) for batch in on_device])
         parts = self.ranks.sum_step(self.network, own_parts)
         if self.config.clip_norm:
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-            parts["gradient_norm"] = norm
+            parts["gradient_norm"] = nn.utils.clip_grad_norm_(
+                self.parameters, self.config.clip_norm
+            )
         self.optimizer.step()
         self.state.step += 1
         self.watch.add(self.state.step, batches, own_parts["loss"], parts)
@@ -298,9 +296,8 @@ class Trainer:
         shown = {"loss": f"{values['loss']:.3f}", "lr": f"{rate:.0e}"}
         if "kept" in values:
             shown["kept"] = f"{values['kept']:.0f}"
-        wait = self.clock.wait_share
-        bar.set_postfix(shown | {"wait": f"{wait:.0%}"}, refresh=False)
-        values |= {"learning_rate": rate, "wait_share": wait}
+        values |= {"learning_rate": rate, "wait_share": self.clock.wait_share}
+        bar.set_postfix(shown | {"wait": f"{values['wait_share']:.0%}"}, refresh=False)
         log.write("step", self.state.step, self.state.epoch, values)
 
     def end_epoch(self, log: RunLog) -> dict[str, float]:
