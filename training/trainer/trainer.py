@@ -36,18 +36,15 @@ SETTLING_BATCHES = 32
 """Batches that a finished network's batch norm statistics are of, where they are taken anew."""
 
 Batch = Mapping[str, Any]
-Validate = Callable[[nn.Module, torch.device], dict[str, float]]
+Validate = Callable[[Any, torch.device], dict[str, float]]
 
 
 class Trainable(Protocol):
     """A network with its loss: what the loop needs of a task."""
 
+    network: Any
     score: str
     unlabelled: str
-
-    @property
-    def network(self) -> nn.Module:
-        """The network that is trained."""
 
     def __call__(self, batch: Batch, counts: Counts, epoch: int) -> dict[str, torch.Tensor]:
         """Returns "loss" and its parts."""
@@ -57,9 +54,11 @@ class Trainable(Protocol):
 
     def anneal(self, progress: float) -> None:
         """Is told how far the run is, in [0, 1]."""
+        return
 
     def settle(self, batches: Iterator[Batch]) -> None:
         """Is given batches after the last step; the network is in training mode."""
+        return
 
     def compile_network(self) -> None:
         """Runs the network, or what of it can be, through torch.compile from now on."""
