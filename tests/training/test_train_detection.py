@@ -29,8 +29,6 @@ from training.trainer.checkpoints import load_network
 SHAPE = ("--backbone", "resnet18", "--fpn_width", "8", "--box_head_width", "16")
 SHAPE += ("--anchor_size", "16")
 SMALL = (
-    "--transform_init",
-    "fresh",
     "--batch_size",
     "2",
     "--max_steps",
@@ -57,6 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> BoxStore:
 def arguments(store: BoxStore, output: Path, *more: object) -> list[str]:
     words = ["--task", "detection", "--store", store.url, "--dataset", "voc2007"]
     words += ["--split", "trainval", "--val_split", "none", "--output", output, "--workers", 0]
+    words += ["--transform_init", "fresh"]
     return [str(word) for word in [*words, *SMALL, *more]]
 
 
