@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from training.flags import flag
 from training.tasks.losses import Counts
 from training.trainer.run_folder import RunFiles
 from training.trainer.run_log import RunLog
-from training.trainer.trainer import Trainable, Trainer
+from training.trainer.trainer import Trainer
 from training.trainer.trainer_config import TrainerConfig
 
 CHANNELS_N, CHANNELS_M = 128, 192
@@ -107,7 +107,7 @@ def rate_distortion(
     return lmbda * 255**2 * mse + bpp, bpp, mse
 
 
-class RateDistortion(Trainable):
+class RateDistortion:
     """The rate-distortion loss of a codec, as the trainer minimises it.
 
     Args:
@@ -143,6 +143,12 @@ class RateDistortion(Trainable):
         """Compiles the four transforms."""
         compiled = {k: torch.compile(part, dynamic=False) for k, part in self.transforms.items()}
         self.transforms = compiled
+
+    def anneal(self, progress: float) -> None:
+        """Changes nothing over a run."""
+
+    def settle(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Leaves the codec as it is."""
 
 
 class CodecTrainer(Trainer):

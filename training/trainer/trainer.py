@@ -337,11 +337,7 @@ class Trainer:
     # -- what is saved ----------------------------------------------------------------------
 
     def _save_or_stop(self, *, stopping: bool) -> None:
-        """Saves the run where it is time to, or where a rank is asked to stop.
-
-        Raises:
-            JobFailedError: If a rank is.
-        """
+        """Saves the run where it is time to; where a rank is asked to stop, raises after it."""
         every = self.config.checkpoint_minutes
         due = bool(every) and time.monotonic() - self._saved_at >= 60 * every
         told = self.ranks.sum_numbers({"stop": stopping, "save": due})
