@@ -19,12 +19,12 @@ from latent_store.components.labels import LabelsReader
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader, Rows
-from latent_store.components.registry import component_keys, kind_of
+from latent_store.components.registry import all_splits, component_keys, kind_of
 from latent_store.errors import MissingComponentError, RankingError, StoreNotFoundError
 from latent_store.extras import import_with_extra
 from latent_store.format import schema
 from latent_store.format.ids import ORIGINAL_VIEW, normal_id
-from latent_store.format.plan import ShardPlan, list_splits, read_plan
+from latent_store.format.plan import ShardPlan, read_plan
 from latent_store.format.samples import Sample
 from latent_store.format.schema import CodecSpec
 from latent_store.shards import index
@@ -73,7 +73,7 @@ class LatentStore:
 
     def splits(self) -> list[str]:
         """Returns the splits, as `dataset/split`."""
-        return list_splits(self.location)
+        return all_splits(self.location)
 
     def __getitem__(self, name: str) -> Split:
         dataset, _, split = name.partition("/")

@@ -13,9 +13,9 @@ import pyarrow as pa
 import zarr
 
 from latent_store.components import base as component
-from latent_store.components.registry import component_keys
-from latent_store.errors import IntegrityError, JobFailedError
-from latent_store.format.plan import ShardPlan, list_splits, read_plan
+from latent_store.components.registry import all_splits, component_keys
+from latent_store.errors import IntegrityError, JobFailedError, LatentStoreError
+from latent_store.format.plan import ShardPlan, read_plan
 from latent_store.shards import index, receipts
 from latent_store.shards.receipts import Receipt, RowRecord
 from latent_store.storage import groups, seals
@@ -96,7 +96,12 @@ def finalize(
 
 def finalize_all(location: Location) -> Iterator[Closed | JobFailedError]:
     """Closes every component of every split, one after another; yields what came of each."""
-    for split in list_splits(location):
+    for split in all_splits(location):
+        try:
+            read_plan(location, *split.split("/"))
+        except LatentStoreError as error:
+            yield JobFailedError(str(error))
+            continue
         for key in component_keys(location, split):
             try:
                 yield finalize(location, split, key)

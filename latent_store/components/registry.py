@@ -9,7 +9,9 @@ from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader
 from latent_store.errors import MissingComponentError
-from latent_store.storage.location import Location
+from latent_store.format.plan import list_splits
+from latent_store.storage import groups
+from latent_store.storage.location import CONTROL, Location
 
 Kind = type[ComponentReader]
 
@@ -54,3 +56,15 @@ def component_keys(location: Location, split: str) -> list[str]:
             keys = [f"{key}/{part}" for key in keys for part in location.folders(f"{split}/{key}")]
         found += keys
     return found
+
+
+def all_splits(location: Location) -> list[str]:
+    """Lists the splits, as `dataset/split`: those that have a plan, and those that lost theirs.
+
+    Reading the plan of a lost one says what to do about it.
+    """
+    planned = set(list_splits(location))
+    datasets = [name for name in location.folders("") if name != CONTROL]
+    found = {f"{name}/{split}" for name in datasets for split in location.folders(name)}
+    lost = {name for name in found - planned if KINDS.keys() & groups.child_names(location, name)}
+    return sorted(planned | lost)

@@ -17,7 +17,7 @@ from latent_store.format import layout
 from latent_store.format.ids import ORIGINAL_VIEW
 from latent_store.format.samples import Sample
 from latent_store.format.schema import PAD_MULTIPLE
-from latent_store.storage import seals
+from latent_store.storage import groups, seals
 from latent_store.storage.location import CONTROL, Location
 
 _REMEDY = (
@@ -245,12 +245,13 @@ def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
 
     Raises:
         StoreNotFoundError: The store has no such split; those it has are named.
-        IntegrityError: The plan was altered, or is another split's.
+        IntegrityError: The plan was altered, is another split's, or was lost.
     """
     key = plan_key(dataset, split)
     try:
         plan = ShardPlan.from_json(location.read(key))
     except FileNotFoundError:
+        require_not_lost(location, dataset, split)
         known = ", ".join(sorted(list_splits(location))) or "none"
         raise StoreNotFoundError(
             f"{location.url} has no split {dataset}/{split}; it has: {known}"
@@ -260,6 +261,37 @@ def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
     if plan.name != f"{dataset}/{split}":
         raise IntegrityError(f"{location.url}: {key} is the plan of {plan.name}; {_REMEDY}")
     return plan
+
+
+def require_not_lost(location: Location, dataset: str, split: str, *, plan: bool = True) -> None:
+    """Refuses a split without a plan whose groups are there: its plan was lost.
+
+    Args:
+        location: The store.
+        dataset: The dataset's id.
+        split: The split's name.
+        plan: Refuse it also where the plan alone is missing, which can be made again, as the
+            receipts tell whether it is the same.
+
+    Raises:
+        IntegrityError: With the remedy.
+    """
+    name = f"{dataset}/{split}"
+    control = f"{CONTROL}/{name}"
+    if not groups.child_names(location, name):
+        return
+    if not location.sizes(f"{control}/receipts"):
+        raise IntegrityError(
+            f"{location.url}: the control folder of {name}, {control}, is missing though its "
+            f"groups are there (copying `STORE/*` leaves out names with a dot): copy {CONTROL} "
+            f"from the store that this is a copy of, or delete {name} and run encode-to-store again"
+        )
+    if plan:
+        raise IntegrityError(
+            f"{location.url}: {plan_key(dataset, split)} is missing though groups and receipts of "
+            f"{name} are there: restore it from a copy of the store, or run encode-to-store again "
+            "with the same data and `samples_per_shard=`"
+        )
 
 
 def list_splits(location: Location) -> list[str]:

@@ -153,9 +153,9 @@ def check_store(
     """
     if device != "cpu" and not torch.cuda.is_available():
         raise LatentStoreError(f"`device={device}`: there is no CUDA device here; use `device=cpu`")
+    splits = [store[name] for name in counts or store.splits()]
     codec = codec_from_store(store, codec_id)
     key = LatentsReader.key_of(codec.spec.codec_id)
-    splits = [store[name] for name in counts or store.splits()]
     splits = [split for split in splits if split.components().get(key)]
     if not splits:
         raise MissingComponentError(

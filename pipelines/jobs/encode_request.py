@@ -29,7 +29,7 @@ from latent_store.errors import (
 )
 from latent_store.format import layout
 from latent_store.format.feature_encoding import UINT8, FeatureEncoding
-from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan
+from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan, require_not_lost
 from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.storage.groups import array_of
@@ -204,6 +204,7 @@ class EncodeRequest:
         Raises:
             PlanMismatchError: The data root, `--samples_per_shard` or `--canvas` differs.
             DatasetError: A picture has a size that the plan does not allow.
+            IntegrityError: The split's groups are there, but its control folder was lost.
         """
         flags, dataset = self.flags, self.flags.dataset_id or self.reader.dataset_id
         size = flags.samples_per_shard
@@ -217,6 +218,7 @@ class EncodeRequest:
                 fresh = fresh[: max(0, flags.max_samples - len(there))]
             plan = plan.extended([*there, *fresh], mended=_failed_ids(self.location, plan.name))
         else:
+            require_not_lost(self.location, dataset, flags.split, plan=False)
             wanted = self.manifest[: flags.max_samples]
             size = DEFAULT_SAMPLES_PER_SHARD if size is None else size
             plan = make_plan(dataset, flags.split, wanted, size, canvas or self.reader.canvas)

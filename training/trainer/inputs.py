@@ -47,6 +47,7 @@ def find_inputs(job: Job) -> Inputs:
             f"{store.url} has no split {name} (it has: {', '.join(store.splits()) or 'none'}): "
             "give another --dataset or --split, or encode it with encode-to-store"
         )
+    store[name]  # Its plan comes first: where that was lost, a teacher is missing too.
     spec = store.codec(job.data.codec)
     selection = find_selection(job.model.selection).find(job.model, store, spec)
     teacher_id = _teacher_id(job, store, name)
