@@ -8,7 +8,7 @@ from pathlib import Path
 
 from latent_store.catalogue.rankings import write_ranking
 from latent_store.components import finalize
-from latent_store.console import make_parser, progress, run_command, spell_flags
+from latent_store.console import Number, make_parser, progress, run_command, spell_flags
 from latent_store.errors import JobFailedError, LatentStoreError
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore, Split
@@ -52,7 +52,9 @@ def make_flags() -> argparse.ArgumentParser:
     close = actions.add_parser("finalize", help="close what detached jobs have written")
     check = actions.add_parser("selfcheck", help="do streams decode alike under all settings?")
     check.add_argument("--codec", help="codec id (default: the only one)")
-    check.add_argument("--max_samples", type=int, help="only the first N samples of each split")
+    check.add_argument(
+        "--max_samples", type=Number(int, 1), help="only the first N samples of each split"
+    )
     check.add_argument("--device", default="cpu", help="cpu, or cuda: also decode there")
     export = actions.add_parser("export", help="one sample, as a stream file")
     share = actions.add_parser("share", help="one order of channels for several tasks' rankings")

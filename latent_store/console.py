@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from latent_store.errors import JobFailedError, LatentStoreError
 
@@ -15,6 +17,14 @@ BAD_USAGE = 2
 JOB_FAILED = 1
 INTERRUPTED = 130
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)=([^`]*)`")
+_REFUSED_VALUE = re.compile(r"^argument (--\w+): (?=must )")
+
+MOST_INTEGER = 2**31 - 1
+"""Of a number of things; beyond it libraries overflow."""
+MOST_SEED = 2**32 - 1
+"""NumPy's and torch's generators take every seed up to it."""
+MOST_THREADS = 1024
+"""Of workers too: systems refuse more, some libraries by ending the process."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -26,12 +36,65 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, as every error of a command is."""
+
+    def error(self, message: str) -> NoReturn:
+        line = " ".join(_REFUSED_VALUE.sub(r"\1 ", message).split())
+        self.exit(BAD_USAGE, f"{self.prog}: error: {line}; see --help\n")
+
+
+@dataclass(frozen=True)
+class Number:
+    """The type of a flag that is a number of a range, for `add_argument(type=...)`.
+
+    Attributes:
+        kind: `int` or `float`.
+        least: The least that is allowed.
+        most: The most that is allowed; without one, integers end at `MOST_INTEGER`.
+        above_least: Whether the least itself is refused.
+    """
+
+    kind: type[int | float]
+    least: float = 0
+    most: float | None = None
+    above_least: bool = False
+
+    def __call__(self, text: str) -> int | float:
+        """Reads a value of the command line."""
+        try:
+            value = self.kind(text)
+        except ValueError:
+            noun = "a whole number" if self.kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {noun}, got {text!r}") from None
+        refusal = self.refusal(value)
+        if refusal:
+            raise argparse.ArgumentTypeError(refusal)
+        return value
+
+    def refusal(self, value: float) -> str:
+        """Returns the rule that a value breaks, e.g. `must be 0 to 1, got 1.5`; "" for none."""
+        most = self.most
+        if most is None and self.kind is int and value > MOST_INTEGER:
+            most = MOST_INTEGER
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"must be finite, got {value}"
+        high_enough = value > self.least if self.above_least else value >= self.least
+        if high_enough and (most is None or value <= most):
+            return ""
+        if self.above_least:
+            rule = f"above {self.least:g}" + ("" if most is None else f", up to {most:.10g}")
+        else:
+            rule = f"{self.least:g} " + ("or more" if most is None else f"to {most:.10g}")
+        return f"must be {rule}, got {value}"
+
+
 def make_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Returns the parser of one command: `--snake_case` flags, defaults shown in the help.
 
     Abbreviated flags are refused, because what the parser does not know may be meant for Beam.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=prog,
         description=description,
         epilog=epilog,

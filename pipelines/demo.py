@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 import latent_store
-from latent_store.console import make_parser, run_command
+from latent_store.console import MOST_SEED, Number, make_parser, run_command
 from latent_store.errors import JobFailedError, LatentStoreError
 from pipelines.demo_boxes import BoxesScale, find_problems, run_boxes
 from pipelines.demo_commands import run_shown, say
@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo."""
     parser = make_parser("demo", __doc__ or "")
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to fill")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and networks")
+    seed = Number(int, most=MOST_SEED)
+    parser.add_argument("--seed", type=seed, default=0, help="of scenes and networks")
     args = parser.parse_args(argv)
     return run_command("demo", lambda: run_demo(args.output, Scale(), args.seed))
 

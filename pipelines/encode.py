@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latent_store.components import base as component
-from latent_store.console import run_command
+from latent_store.console import MOST_THREADS, Number, run_command
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
+from latent_store.format.schema import PAD_MULTIPLE
 from latent_store.views.summary import describe_rows
 from pipelines.datasets.registry import DatasetFlags
 from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
@@ -36,6 +37,10 @@ examples:
 """
 
 
+LARGEST_CANVAS = 65_536
+"""Pixels a side: the most that JPEG and most readers know."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; see `--help`."""
     return run_command("encode-to-store", lambda: _run(argv))
@@ -52,10 +57,14 @@ def make_flags() -> argparse.ArgumentParser:
         help="name of the dataset in the store (default: cityscapes; voc2012; voc0712 for two "
         "years)",
     )
-    add("--max_samples", type=int, help="only the first N samples; the rest can follow later")
+    add(
+        "--max_samples",
+        type=Number(int, 1),
+        help="only the first N samples; the rest can follow later",
+    )
     add(
         "--canvas",
-        type=int,
+        type=Number(int, PAD_MULTIPLE, LARGEST_CANVAS),
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
         help="store pictures of any size up to this one, in pixels, multiples of 64; each is coded "
@@ -73,16 +82,20 @@ def make_flags() -> argparse.ArgumentParser:
     add = parser.add_argument_group("job").add_argument
     add(
         "--samples_per_shard",
-        type=int,
+        type=Number(int, 1),
         help=f"rows in one object (default: what the store has, or {DEFAULT_SAMPLES_PER_SHARD})",
     )
     add(
         "--max_failures",
-        type=int,
+        type=Number(int),
         help="failed samples that are tolerated (default: what the store's job tolerated, or 0); "
         "fewer than it has failed tries those again, as after mending them",
     )
-    add("--threads", type=int, help="torch threads a worker (default: cores / workers)")
+    add(
+        "--threads",
+        type=Number(int, 1, MOST_THREADS),
+        help="torch threads a worker (default: cores / workers)",
+    )
     add("--dry_run", action="store_true", help="print the plan and write nothing")
     add("--steal_lease", action="store_true", help="take over from a job that is known dead")
     return parser
@@ -91,7 +104,7 @@ def make_flags() -> argparse.ArgumentParser:
 def _add_components(parser: argparse.ArgumentParser) -> None:
     add = parser.add_mutually_exclusive_group().add_argument
     add("--codec_checkpoint", type=Path, help="checkpoint file of a bmshj2018-hyperprior")
-    add("--quality", type=int, help="weights of CompressAI's zoo, quality 1 to 8")
+    add("--quality", type=Number(int, 1, 8), help="weights of CompressAI's zoo, quality 1 to 8")
     add("--demo_codec", action="store_true", help="the small codec that ships with the package")
     add = parser.add_argument_group("what is stored").add_argument
     add("--metric", default="mse", choices=["mse", "ms-ssim"], help="metric of --quality")

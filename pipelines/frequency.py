@@ -8,9 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_store.catalogue.rankings import METHODS, Ranking, describe_agreement, write_ranking
-from latent_store.console import run_command
+from latent_store.catalogue.rankings import (
+    METHODS,
+    Ranking,
+    describe_agreement,
+    make_cuts,
+    write_ranking,
+)
+from latent_store.console import MOST_SEED, Number, run_command
 from latent_store.errors import CheckpointError, IdentityError, RankingError
+from latent_store.format.ids import require_name
 from latent_store.format.schema import CodecSpec
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
@@ -47,8 +54,8 @@ def make_flags() -> argparse.ArgumentParser:
     add("--ranking", required=True, help="name of the ranking to write")
     add("--method", default="frequency", choices=METHODS, help="what orders the channels")
     add("--checkpoint", type=Path, help="checkpoint of a dynamic network, for --method frequency")
-    add("--keep", type=int, nargs="+", help="cut points N (default: 16 32 64 128)")
-    add("--seed", type=int, default=0, help="for --method random")
+    add("--keep", type=Number(int, 1), nargs="+", help="cut points N (default: 16 32 64 128)")
+    add("--seed", type=Number(int, most=MOST_SEED), default=0, help="for --method random")
     add("--strict", action="store_true", help="refuse a ranking with a cut inside a tie")
     add("--overwrite", action="store_true", help="replace a ranking of that name")
     return parser
@@ -56,9 +63,11 @@ def make_flags() -> argparse.ArgumentParser:
 
 def _run(argv: Sequence[str] | None) -> int:
     flags, options = parse_flags(make_flags(), argv)
+    require_name(flags.ranking, "a ranking's name")
     location = Location(flags.store)
     store = LatentStore(location)
     spec = store.codec(flags.codec)
+    make_cuts(flags.keep, spec.channels)  # Before the job, which may take hours.
     split = store[f"{flags.dataset}/{flags.split}"]
     split.latents(spec.codec_id)
     checkpoint, task = _read_gate(flags, spec)

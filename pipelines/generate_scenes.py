@@ -13,7 +13,7 @@ from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from pipelines.scenes.scene import SceneError
 from pipelines.scenes.sets import SceneSet
 from pipelines.scenes.voc_scenes import VocScenes
-from training.flags import add_flags
+from training.flags import add_flags, flag_types
 
 COMMAND = "generate-scenes"
 LAYOUTS: dict[str, type[SceneSet]] = {"cityscapes": CityscapesScenes, "voc": VocScenes}
@@ -41,7 +41,7 @@ def make_flags() -> argparse.ArgumentParser:
             field = kind.__dataclass_fields__[name]
             # Without defaults, so that what the layout does not know is refused.
             text = f"{field.metadata['help']} (default: {field.default})"
-            add(f"--{name}", type=type(field.default), help=text)
+            add(f"--{name}", type=flag_types(kind)[name], help=text)
     return parser
 
 

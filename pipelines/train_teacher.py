@@ -24,7 +24,6 @@ from typing import Any
 import torch
 
 from latent_store.console import make_parser, run_command
-from latent_store.errors import LatentStoreError
 from latent_store.format.samples import Sample
 from pipelines.datasets.base import DatasetReader
 from pipelines.datasets.raw_images import RawImages
@@ -32,7 +31,7 @@ from pipelines.datasets.registry import DatasetFlags, open_dataset
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.flags import add_flags, flag, free_fields, read_flags
 from training.networks.backbones import BACKBONES
-from training.networks.network_config import NetworkConfig
+from training.networks.network_config import MOST_WIDTH, NetworkConfig
 from training.tasks.build import build_network
 from training.tasks.objective import Objective
 from training.tasks.registry import find_task, headline, require_own_fields
@@ -61,19 +60,29 @@ class TeacherConfig(DatasetFlags):
     backbone: str = flag(
         "ResNet of DeepLab v3 or Faster R-CNN", default="resnet50", choices=tuple(BACKBONES)
     )
-    aspp_width: int | None = flag("channels inside ASPP (default: 256)", default=None)
+    aspp_width: int | None = flag(
+        "channels inside ASPP (default: 256)", default=None, least=1, most=MOST_WIDTH
+    )
     fpn_width: int | None = flag(
-        "channels of the feature pyramid, in detection (default: 256)", default=None
+        "channels of the feature pyramid, in detection (default: 256)",
+        default=None,
+        least=1,
+        most=MOST_WIDTH,
     )
     box_head_width: int | None = flag(
-        "units of the box head's layers, in detection (default: 1024)", default=None
+        "units of the box head's layers, in detection (default: 1024)",
+        default=None,
+        least=1,
+        most=MOST_WIDTH,
     )
     anchor_size: int | None = flag(
         "side in pixels of the smallest anchors, in detection; each of five levels doubles it "
         "(default: 24)",
         default=None,
+        least=1,
+        most=MOST_WIDTH,
     )
-    dropout: float = flag("dropout after ASPP", default=0.1)
+    dropout: float = flag("dropout after ASPP", default=0.1, most=1)
     auxiliary_head: bool = flag("train an FCN head on layer3 beside", default=False)
     pretrained: str = flag(
         "backbone to start from: imagenet (torchvision's), a file (for boxes torchvision's Faster "
@@ -204,10 +213,6 @@ def _validator(
 
 
 def _first(samples: list[Sample], count: int) -> list[Sample]:
-    if count < 0:
-        raise LatentStoreError(
-            f"--max_samples and --val_max_samples must be 0 (all) or more, got {count}"
-        )
     return samples[:count] if count else samples
 
 

@@ -106,7 +106,11 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def run(main: Callable[[list[str]], int], args: list[str], status: int = 2) -> str:
         capsys.readouterr()
-        assert main(args) == status
+        try:
+            ended: object = main(args)
+        except SystemExit as stop:  # As a parser of flags ends a command.
+            ended = stop.code
+        assert ended == status
         errors = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
         assert len(errors) == 1, errors
         return errors[0]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from latent_store.console import run_command
-from latent_store.errors import LatentStoreError
+from latent_store.console import Number, run_command
 from training.tasks.box_pictures import SHOWN_SCORE
 from training.tasks.detection import DETECTION
 from training.transmission.command import transmission_parser, transmit
@@ -32,20 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = transmission_parser(DETECTION, _DESCRIPTION, _EXAMPLE)
     parser.add_argument(
         "--least_score",
-        type=float,
+        type=Number(float, most=1),
         default=SHOWN_SCORE,
         metavar="S",
         help="draw what has this score or more; NAME_boxes.json has everything (default: "
         "%(default)s)",
     )
     args = parser.parse_args(argv)
-    return run_command(DETECTION.command, lambda: _detect(args))
-
-
-def _detect(args: argparse.Namespace) -> int:
-    if not 0 <= args.least_score <= 1:
-        raise LatentStoreError(f"--least_score must be in [0, 1], got {args.least_score}")
-    return transmit(args, DETECTION, least_score=args.least_score)
+    score = args.least_score
+    return run_command(DETECTION.command, lambda: transmit(args, DETECTION, least_score=score))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import numpy as np
 
 import latent_store
 from latent_store.catalogue.rankings import Ranking
-from latent_store.console import make_parser, progress, run_command
-from latent_store.errors import LatentStoreError
+from latent_store.codec.numerics import choose_device
+from latent_store.console import Number, make_parser, progress, run_command
 from latent_store.storage.location import write_text
 from training.evaluation import plots, report
 from training.evaluation.comparisons import Analysis, analyse
@@ -31,7 +31,6 @@ from training.evaluation.networks_to_evaluate import (
 from training.evaluation.points import Point, read_point, write_point
 from training.selection.rates import DECODE_MODES
 from training.tasks.registry import find_task
-from training.trainer.trainer_config import choose_device
 
 PROG = "evaluate-from-store"
 _DESCRIPTION = """Measures networks on a split of a store: mIoU or AP, and real bits per pixel.
@@ -115,14 +114,14 @@ def write_report(
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    _check(args)
+    device = str(choose_device(args.device))
     store = latent_store.open(args.store)
     networks = find_networks(args.checkpoint, store, args.codec)
     options = Options(
         decode=args.decode,
         permute=args.permute_latents,
         batch_size=args.batch_size,
-        device=str(choose_device(args.device)),
+        device=device,
     )
     task = find_task(networks[0].config.task)
     split = EvaluationSplit(store[f"{args.dataset}/{args.split}"], options, task)
@@ -145,13 +144,6 @@ def _evaluate(args: argparse.Namespace) -> int:
     sys.stdout.writelines(f"{line}\n" for line in lines if line)
     sys.stdout.write(f"report: {args.output / 'report.md'}\n")
     return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    for name, least in (("max_samples", 1), ("batch_size", 1), ("pictures", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise LatentStoreError(f"--{name} must be at least {least}, got {value}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,9 +181,11 @@ def _parser() -> argparse.ArgumentParser:
         help="also give each image's latents to another image's label or boxes: a network that "
         "looks at its input must fall",
     )
-    add("--max_samples", type=int, metavar="N", help="measure on the first N images only")
-    add("--batch_size", type=int, default=1, help="images in one forward pass")
-    add("--pictures", type=int, default=4, metavar="K", help="images shown side by side, or 0")
+    count = Number(int, 1)
+    add("--max_samples", type=count, metavar="N", help="measure on the first N images only")
+    add("--batch_size", type=count, default=1, help="images in one forward pass")
+    shown = Number(int)
+    add("--pictures", type=shown, default=4, metavar="K", help="images shown side by side, or 0")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser  # fmt: skip
 

@@ -1,12 +1,13 @@
 """Command line flags from frozen dataclasses: one field, one `--snake_case` flag.
 
     @dataclass(frozen=True, kw_only=True)
-    class LoaderConfig:
-        batch_size: int = flag("images in a step", default=8)
+    class LoaderConfig(Flags):
+        batch_size: int = flag("images in a step", default=8, least=1)
 
 A field's flag has the field's name, type and default; one of type `tuple[X, ...]` takes several
-values. Fields marked `free` may differ between a run and its continuation with `--resume`, because
-they do not change what is computed.
+values. A number has a range, which the command line and the dataclass hold it against alike; it is
+0 or more where no other is given. Fields marked `free` may differ between a run and its
+continuation with `--resume`, because they do not change what is computed.
 """
 
 import argparse
@@ -14,7 +15,11 @@ import dataclasses
 import types
 import typing
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from latent_store.console import Number
+from latent_store.errors import LatentStoreError
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,6 +33,9 @@ def flag(
     default: Any = dataclasses.MISSING,
     choices: Collection[str] | None = None,
     free: bool = False,
+    least: float = 0,
+    most: float | None = None,
+    above_least: bool = False,
 ) -> Any:
     """Returns a dataclass field that is also a flag.
 
@@ -36,17 +44,52 @@ def flag(
         default: The default; without one the flag is required.
         choices: Allowed values.
         free: Whether a resumed run may change it.
+        least: The least value of a number, like the next two; see `Number`.
+        most: The most.
+        above_least: Whether the least itself is refused.
     """
-    metadata = {"help": help, "choices": choices, "free": free}
+    limits = {"least": least, "most": most, "above_least": above_least}
+    metadata = {"help": help, "choices": choices, "free": free, "limits": limits}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """A dataclass whose fields are flags.
+
+    Raises:
+        LatentStoreError: If a number lies outside its range.
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in flag_types(type(self)).items():
+            value = getattr(self, name)
+            if not isinstance(kind, Number) or value is None:
+                continue
+            for number in value if isinstance(value, tuple) else (value,):
+                if refusal := kind.refusal(number):
+                    raise LatentStoreError(f"--{name} {refusal}")
+
+
+def flag_types(config: type) -> dict[str, Any]:
+    """Returns each field's type for argparse: of numbers with their range, of tuples an item's."""
+    hints, found = typing.get_type_hints(config), {}
+    for field in dataclasses.fields(config):
+        kind = _plain_type(hints[field.name])
+        if typing.get_origin(kind) is tuple:
+            kind = typing.get_args(kind)[0]
+        if kind in (int, float):
+            kind = Number(kind, **field.metadata["limits"])
+        found[field.name] = kind
+    return found
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None:
     """Adds a group of flags, one for each field of a dataclass."""
     group = parser.add_argument_group(title)
-    hints = typing.get_type_hints(config)
+    hints, kinds = typing.get_type_hints(config), flag_types(config)
     for field in dataclasses.fields(config):
-        kind = _plain_type(hints[field.name])
+        kind = kinds[field.name]
         options: dict[str, Any] = {"help": field.metadata["help"]}
         if field.default is dataclasses.MISSING:
             options["required"] = True
@@ -54,8 +97,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None
             options["default"] = field.default
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
-        elif typing.get_origin(kind) is tuple:
-            options |= {"type": typing.get_args(kind)[0], "nargs": "+"}
+        elif typing.get_origin(_plain_type(hints[field.name])) is tuple:
+            options |= {"type": kind, "nargs": "+"}
         else:
             options |= {"type": kind, "choices": field.metadata["choices"]}
         group.add_argument(f"--{field.name}", **options)

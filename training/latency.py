@@ -15,11 +15,11 @@ import torch
 
 import latent_store
 from latent_store.codec import read_image
-from latent_store.console import make_parser, run_command
-from latent_store.errors import DatasetError, LatentStoreError
+from latent_store.codec.numerics import choose_device
+from latent_store.console import MOST_THREADS, Number, make_parser, run_command
+from latent_store.errors import DatasetError
 from latent_store.storage.location import write_text
 from latent_store.store import LatentStore
-from training.trainer.trainer_config import choose_device
 from training.transmission.latency import latency_markdown, open_all, table, time_all
 
 PROG = "training.latency"
@@ -41,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    _check(args)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = str(choose_device(args.device))
@@ -87,14 +86,6 @@ def _device_name(device: str) -> str:
     return f"CPU ({platform.processor() or platform.machine()})"
 
 
-def _check(args: argparse.Namespace) -> None:
-    least = {"repeats": 1, "warm_up": 0, "threads": 1, "max_samples": 1}
-    for name, lowest in least.items():
-        value = getattr(args, name)
-        if value is not None and value < lowest:
-            raise LatentStoreError(f"--{name} must be at least {lowest}, got {value}")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(PROG, _DESCRIPTION, _EXAMPLE)
     add = parser.add_argument
@@ -102,14 +93,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", default="cityscapes", help="dataset whose pictures are decoded")
     add("--split", default="val", help="split whose pictures are decoded")
     add("--codec", metavar="ID", help="codec of those pictures and of teachers")
-    add("--max_samples", type=int, default=1, metavar="N", help="pictures that take turns")
+    count = Number(int, 1)
+    add("--max_samples", type=count, default=1, metavar="N", help="pictures that take turns")
     add("--image", nargs="+", type=Path, metavar="I", help="time these pictures instead")
     add("--checkpoint", required=True, nargs="+", type=Path, metavar="F", help="networks to time")
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the tables")
-    add("--repeats", type=int, default=20, help="timed runs of each network")
-    add("--warm_up", type=int, default=3, help="runs before them, which are not counted")
+    add("--repeats", type=count, default=20, help="timed runs of each network")
+    add("--warm_up", type=Number(int), default=3, help="runs before them, which are not counted")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--threads", type=int, help="CPU threads of torch (default: torch's own)")
+    add(
+        "--threads",
+        type=Number(int, 1, MOST_THREADS),
+        help="CPU threads of torch (default: torch's own)",
+    )
     return parser
 
 

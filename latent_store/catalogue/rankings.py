@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from latent_store.errors import IntegrityError, RankingError
+from latent_store.format.ids import require_name
 from latent_store.format.schema import DEFAULT_CUTS
 from latent_store.storage import groups, small_groups
 from latent_store.storage.location import Location
@@ -218,8 +219,10 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
     """Stores a ranking beside its codec.
 
     Raises:
+        LatentStoreError: No ranking can be called so.
         RankingError: One of that name is there with another order, and `overwrite` is False.
     """
+    require_name(ranking.ranking_id, "a ranking's name")
     known = list_rankings(location, ranking.codec_id)
     if ranking.ranking_id in known and not overwrite:
         if read_ranking(location, ranking.codec_id, ranking.ranking_id) == ranking:

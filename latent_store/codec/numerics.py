@@ -1,4 +1,4 @@
-"""Settings of the process under which a block of torch computes: precision and threads."""
+"""The device that torch computes on, and settings of the process: precision and threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,32 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from latent_store.errors import LatentStoreError
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device called `name`; "auto" is CUDA where there is one.
+
+    Raises:
+        LatentStoreError: If there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise LatentStoreError(f"--device must be auto, cpu or cuda[:N], got {name!r}")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if not count:
+        raise LatentStoreError(f"--device {name}: there is no CUDA device here; use --device cpu")
+    if (device.index or 0) >= count:
+        raise LatentStoreError(
+            f"--device {name}: there are {count} CUDA devices here, from 0 on; use one of them"
+        )
+    return device
 
 
 @contextlib.contextmanager

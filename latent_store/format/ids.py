@@ -1,4 +1,4 @@
-"""Names of samples: what an id may be, and how the rows of a stored view are called.
+"""Names: what the id of a sample or the name of a group may be, and how views' rows are called.
 
 An id stands in tables, in messages and on command lines, and people make file names of it.
 """
@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import unicodedata
 
-from latent_store.errors import DatasetError
+from latent_store.errors import DatasetError, LatentStoreError
 
 ORIGINAL_VIEW = "original"
 VIEWS = ("hflip",)
 """Views that can be stored beside the originals. `hflip`: the picture mirrored left to right."""
+
+_RULE = "one line of text without / and \\, not blank, and not . or .."
+_RESERVED = ("codecs", "zarr.json")
+"""What a store has beside its groups of datasets, splits and rankings."""
+_MOST_BYTES = 255
+"""Of a name in a file system."""
 
 _BREAKING = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode categories of what is no line of text: controls, lone surrogates, line separators."""
@@ -41,15 +47,9 @@ def safe_id(sample_id: str, view: str = ORIGINAL_VIEW) -> str:
         DatasetError: Names the rule.
     """
     name = normal_id(sample_id)
-    if (
-        not name.strip()
-        or name in (".", "..")
-        or any(c in "/\\" for c in name)
-        or not is_one_line(name)
-    ):
+    if not _is_name(name):
         raise DatasetError(
-            f"{sample_id!r} cannot be a sample id: an id is one line of text without / and \\, not "
-            "blank, and not . or ..; rename that file"
+            f"{sample_id!r} cannot be a sample id: an id is {_RULE}; rename that file"
         )
     taken = next((known for known in VIEWS if name.endswith(view_suffix(known))), ORIGINAL_VIEW)
     if taken != view:
@@ -60,6 +60,29 @@ def safe_id(sample_id: str, view: str = ORIGINAL_VIEW) -> str:
     return name
 
 
+def require_name(name: str, what: str) -> None:
+    """Refuses a name that a group of a store cannot have.
+
+    Args:
+        name: As a flag gives it.
+        what: Is named, e.g. "a dataset's id".
+
+    Raises:
+        LatentStoreError: Names the rule, which is that of sample ids and that nothing of the
+            store's own is called so.
+    """
+    if not _is_name(name) or len(name.encode()) > _MOST_BYTES:
+        raise LatentStoreError(
+            f"{name!r} cannot be {what}: a name is {_RULE}, of up to {_MOST_BYTES} bytes; give "
+            "another"
+        )
+    if name.startswith(".") or name in _RESERVED:
+        raise LatentStoreError(
+            f"{name!r} cannot be {what}: a store's own files are called {', '.join(_RESERVED)}, or "
+            "begin with a dot; give another"
+        )
+
+
 def view_id(source_id: str, view: str) -> str:
     """Returns the id of a view of a sample, e.g. `ID@hflip`."""
     return source_id if view == ORIGINAL_VIEW else f"{source_id}{view_suffix(view)}"
@@ -68,3 +91,8 @@ def view_id(source_id: str, view: str) -> str:
 def view_suffix(view: str) -> str:
     """Returns what the ids of a view end in; nothing for the original."""
     return "" if view == ORIGINAL_VIEW else f"@{view}"
+
+
+def _is_name(text: str) -> bool:
+    dots = text in (".", "..") or any(c in "/\\" for c in text)
+    return bool(text.strip()) and not dots and is_one_line(text)

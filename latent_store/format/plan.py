@@ -14,7 +14,7 @@ from functools import cached_property
 
 from latent_store.errors import DatasetError, IntegrityError, PlanMismatchError, StoreNotFoundError
 from latent_store.format import layout
-from latent_store.format.ids import ORIGINAL_VIEW
+from latent_store.format.ids import ORIGINAL_VIEW, require_name
 from latent_store.format.samples import Sample
 from latent_store.format.schema import PAD_MULTIPLE
 from latent_store.storage import groups, seals
@@ -203,11 +203,14 @@ def make_plan(
             it they are the coded size, and every picture must have the same.
 
     Raises:
+        LatentStoreError: The dataset or the split cannot be called so.
         DatasetError: There is no sample, an id occurs twice, or a size is not allowed.
         PlanMismatchError: `samples_per_shard` is below 1, or the canvas no multiple of 64.
     """
     if samples_per_shard < 1:
         raise PlanMismatchError(f"`samples_per_shard=` must be at least 1, got {samples_per_shard}")
+    require_name(dataset, "a dataset's id")
+    require_name(split, "a split's name")
     if not manifest:
         raise DatasetError(
             f"the split {dataset}/{split} has no samples; check `data_root=` and `split=`"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from latent_store.codec.checkpoints import codec_from_store, load_codec
 from latent_store.codec.hyperprior import Codec
+from latent_store.codec.numerics import choose_device
 from latent_store.codec.packing import cut_stream
 from latent_store.codec.pictures import read_image
 from latent_store.codec.stream_file import StreamFile, read_stream_file, write_stream_file
@@ -91,14 +92,11 @@ def export(flags: argparse.Namespace) -> int:
 
 def selfcheck(flags: argparse.Namespace) -> int:
     """`latent-store selfcheck`: scale indexes under every setting; exits 1 if any differs."""
-    if flags.max_samples is not None and flags.max_samples < 1:
-        raise LatentStoreError(f"--max_samples must be at least 1, got {flags.max_samples}")
+    device = str(choose_device(flags.device))
     store = LatentStore(Location(flags.url))
     counts = flags.max_samples and dict.fromkeys(store.splits(), flags.max_samples)
     with progress(desc="selfcheck", unit="image") as bar:
-        outcome = check_store(
-            store, flags.codec, counts=counts, device=flags.device, on_image=bar.update
-        )
+        outcome = check_store(store, flags.codec, counts=counts, device=device, on_image=bar.update)
     print(outcome.describe())
     return 0 if outcome.holds else 1
 

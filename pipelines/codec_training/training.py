@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from latent_store.codec.stock import ScaleHyperprior
+from latent_store.console import MOST_SEED
 from latent_store.errors import LatentStoreError
 from pipelines.codec_training.images import EPOCH_STEPS, RandomCrops
-from training.flags import flag
+from pipelines.scenes.sets import MOST_SCENES
+from training.flags import Flags, flag
 from training.tasks.losses import Counts
 from training.trainer.run_folder import RunFiles
 from training.trainer.run_log import RunLog
@@ -29,20 +31,22 @@ class TrainCodecError(LatentStoreError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodecTraining:
+class CodecTraining(Flags):
     """The settings of a codec's training: data, loss and schedule."""
 
     data: str = flag("'procedural' (generated scenes) or a folder of images", default="procedural")
-    lmbda: float = flag("weight of 255^2 * MSE against bits per pixel", default=0.0067)
-    steps: int = flag("steps on the rate-distortion loss", default=10_000, free=True)
-    batch_size: int = flag("crops a step", default=8)
-    crop: int = flag("side of a crop in pixels", default=128)
-    learning_rate: float = flag("of Adam, at the start", default=4e-4, free=True)
-    aux_steps: int = flag(
-        "bisections that bring the auxiliary loss to 0, at the end", default=40, free=True
+    lmbda: float = flag(
+        "weight of 255^2 * MSE against bits per pixel", default=0.0067, above_least=True
     )
-    seed: int = flag("of initial weights, crops and scenes", default=0)
-    num_scenes: int = flag("generated scenes to train on", default=400)
+    steps: int = flag("steps on the rate-distortion loss", default=10_000, free=True, least=1)
+    batch_size: int = flag("crops a step", default=8, least=1)
+    crop: int = flag("side of a crop in pixels", default=128, least=64)
+    learning_rate: float = flag("of Adam, at the start", default=4e-4, free=True, above_least=True)
+    aux_steps: int = flag(
+        "bisections that bring the auxiliary loss to 0, at the end", default=40, free=True, least=1
+    )
+    seed: int = flag("of initial weights, crops and scenes", default=0, most=MOST_SEED)
+    num_scenes: int = flag("generated scenes to train on", default=400, least=1, most=MOST_SCENES)
     time_limit_minutes: float = flag(
         "stop after so many minutes of steps, even before --steps; 0 = no limit",
         default=0.0,
@@ -56,18 +60,10 @@ class CodecTraining:
     )
 
     def __post_init__(self) -> None:
-        positive = ("lmbda", "steps", "batch_size", "learning_rate", "aux_steps", "num_scenes")
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise TrainCodecError(f"--{name} must be above 0, not {getattr(self, name)}")
-        if self.crop < 64 or self.crop % 64:
+        super().__post_init__()
+        if self.crop % 64:
             raise TrainCodecError(
                 f"--crop must be a multiple of 64 (the codec's stride), 64 or more, not {self.crop}"
-            )
-        if self.seed < 0 or self.time_limit_minutes < 0:
-            raise TrainCodecError(
-                "--seed and --time_limit_minutes must be 0 or more, "
-                f"not {self.seed} and {self.time_limit_minutes}"
             )
 
     @property

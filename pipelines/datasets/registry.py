@@ -9,14 +9,14 @@ from latent_store.storage.location import Location
 from pipelines.datasets.base import DatasetReader
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.voc import Voc, VocFlags
-from training.flags import flag
+from training.flags import Flags, flag
 
 READERS: dict[str, type[DatasetReader]] = {"cityscapes": Cityscapes, "voc": Voc}
 """A reader that is added here is one of all commands."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RootFlags:
+class _RootFlags(Flags):
     dataset: str = flag("layout of the data root", choices=READERS)
     data_root: str = flag("folder or URL of the dataset", free=True)
 

@@ -23,7 +23,7 @@ from pipelines.datasets.base import DatasetReader
 from pipelines.datasets.files import FILES_AT_ONCE, picture_sizes, read_label_map
 from pipelines.datasets.listing import find_files, list_files, list_folders, read_list
 from pipelines.datasets.voc_objects import read_objects
-from training.flags import flag
+from training.flags import Flags, flag
 from training.tasks.classes import VOC_CLASSES
 
 DEVKIT = "VOCdevkit"
@@ -50,7 +50,7 @@ LABELS = (*range(len(VOC_CLASSES)), IGNORE_LABEL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocFlags:
+class VocFlags(Flags):
     """Flags of `--dataset voc` alone."""
 
     voc_task: str | None = flag(
@@ -62,6 +62,8 @@ class VocFlags:
     year: tuple[int, ...] | None = flag(
         "for voc: one or several, e.g. 2007 2012 (default: the only one in the data root)",
         default=None,
+        least=1000,
+        most=9999,
     )
 
 

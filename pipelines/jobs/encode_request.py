@@ -29,6 +29,7 @@ from latent_store.errors import (
 )
 from latent_store.format import layout
 from latent_store.format.feature_encoding import UINT8, FeatureEncoding
+from latent_store.format.ids import require_name
 from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan, require_not_lost
 from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, RowRecord
@@ -77,8 +78,10 @@ class EncodeRequest:
                 "nothing to encode with: give --codec_checkpoint FILE, --quality Q or "
                 "--demo_codec, or --teacher_checkpoint FILE to add features"
             )
-        if flags.max_samples is not None and flags.max_samples < 1:
-            raise LatentStoreError(f"--max_samples must be at least 1, got {flags.max_samples}")
+        # Before anything is opened: a job of hours must not end at its name.
+        if flags.dataset_id is not None:
+            require_name(flags.dataset_id, "a dataset's id")
+        require_name(flags.split, "a split's name")
         self.flags, self.location = flags, Location(flags.store)
         self.reader = open_dataset(read_flags(flags, DatasetFlags))
         self.manifest = self.reader.manifest(flags.split)
@@ -206,7 +209,9 @@ class EncodeRequest:
             DatasetError: A picture has a size that the plan does not allow.
             IntegrityError: The split's groups are there, but its control folder was lost.
         """
-        flags, dataset = self.flags, self.flags.dataset_id or self.reader.dataset_id
+        flags, dataset = self.flags, self.flags.dataset_id
+        if dataset is None:
+            dataset = self.reader.dataset_id
         size = flags.samples_per_shard
         canvas = tuple(flags.canvas) if flags.canvas else None
         if self.location.exists(plan_key(dataset, flags.split)):

@@ -25,17 +25,12 @@ FRAME = 19  # Cityscapes annotates the twentieth frame of each sequence
 class CityscapesScenes(SceneSet):
     """Scenes of one size, in the folders of one city."""
 
-    height: int = flag("of a picture, in pixels", default=256)
-    width: int = flag("of a picture, in pixels", default=512)
+    height: int = flag("of a picture, in pixels", default=256, least=SMALLEST, most=LARGEST)
+    width: int = flag("of a picture, in pixels", default=512, least=SMALLEST, most=LARGEST)
     city: str = flag("stands where Cityscapes has a city", default="procedural")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("height", "width"):
-            if not SMALLEST <= getattr(self, name) <= LARGEST:
-                raise SceneError(
-                    f"--{name} must be {SMALLEST} to {LARGEST} pixels, not {getattr(self, name)}"
-                )
         # File names are split at underscores by everything that reads Cityscapes.
         if not (self.city.isascii() and self.city.isalnum()):
             raise SceneError(f"--city must be letters and digits only, not {self.city!r}")

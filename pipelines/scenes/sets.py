@@ -5,35 +5,30 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from latent_store.console import progress
+from latent_store.console import MOST_SEED, progress
 from pipelines.scenes.scene import TRAIN_FIRST, VAL_FIRST, SceneError
-from training.flags import flag
+from training.flags import Flags, flag
 
 MOST_SCENES = VAL_FIRST - TRAIN_FIRST
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneSet(ABC):
+class SceneSet(Flags, ABC):
     """Scenes of two splits, which share none; a layout says how each is written.
 
     Raises:
-        SceneError: If a number or the seed is out of range.
+        LatentStoreError: If a number is out of range.
+        SceneError: If there is no scene.
     """
 
-    train: int = flag("scenes in the train split", default=64)
-    val: int = flag("scenes in the val split", default=24)
-    seed: int = flag("the same seed gives the same scenes", default=0)
+    train: int = flag("scenes in the train split", default=64, most=MOST_SCENES)
+    val: int = flag("scenes in the val split", default=24, most=MOST_SCENES)
+    seed: int = flag("the same seed gives the same scenes", default=0, most=MOST_SEED)
 
     def __post_init__(self) -> None:
-        for name in ("train", "val"):
-            if not 0 <= getattr(self, name) <= MOST_SCENES:
-                raise SceneError(
-                    f"--{name} must be 0 to {MOST_SCENES} scenes, not {getattr(self, name)}"
-                )
+        super().__post_init__()
         if not self.train + self.val:
             raise SceneError("--train and --val are both 0; ask for at least one scene")
-        if self.seed < 0:
-            raise SceneError(f"--seed must be 0 or more, not {self.seed}")
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from PIL import Image
 from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
 from pipelines.datasets.voc import ANNOTATIONS, FILES, IMAGES, MASKS
 from pipelines.scenes.camera import BICYCLE, BUS, CAR, PERSON, RIDER
-from pipelines.scenes.scene import LARGEST, Scene, SceneError, render_scene
+from pipelines.scenes.scene import LARGEST, Scene, render_scene
 from pipelines.scenes.sets import SceneSet
 from training.flags import flag
 from training.tasks.classes import VOC_CLASSES, voc_colour
@@ -44,18 +44,13 @@ SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val")}
 class VocScenes(SceneSet):
     """Scenes of many sizes, in one year's folder, with the lists of both tasks."""
 
-    longest: int = flag("side of the pictures, in pixels", default=500)
-    year: int = flag("of the folder and the scenes", default=2007)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not SMALLEST_LONGEST <= self.longest <= LARGEST_LONGEST:
-            raise SceneError(
-                f"--longest must be {SMALLEST_LONGEST} to {LARGEST_LONGEST} pixels, not "
-                f"{self.longest}"
-            )
-        if not 1000 <= self.year <= 9999:
-            raise SceneError(f"--year must have four digits, not {self.year}")
+    longest: int = flag(
+        "side of the pictures, in pixels",
+        default=500,
+        least=SMALLEST_LONGEST,
+        most=LARGEST_LONGEST,
+    )
+    year: int = flag("of the folder and the scenes", default=2007, least=1000, most=9999)
 
     @property
     def size(self) -> str:

@@ -242,7 +242,7 @@ def test_selfcheck_counts_indexes_that_differ_and_images_that_they_cost() -> Non
 
 def test_selfcheck_needs_latents_and_a_device(tiny_store: TinyStore, fails: Fails) -> None:
     url = str(tiny_store.url)
-    assert "--max_samples must be at least 1" in fails(
+    assert "--max_samples must be 1 or more, got 0" in fails(
         cli.main, ["selfcheck", url, "--max_samples", "0"]
     )
     if not torch.cuda.is_available():

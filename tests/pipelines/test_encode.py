@@ -242,6 +242,36 @@ def test_missing_inputs_are_named(own_root: Path, tmp_path: Path, fails: Fails) 
     assert not url.exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--dataset_id", "a/b"), "'a/b' cannot be a dataset's id: a name is one line"),
+        (("--dataset_id", ".."), "'..' cannot be a dataset's id: a name is one line"),
+        (("--dataset_id", "../../oops"), "'../../oops' cannot be a dataset's id"),
+        (("--dataset_id", " "), "' ' cannot be a dataset's id"),
+        (("--dataset_id", ""), "'' cannot be a dataset's id"),
+        (("--dataset_id", "a\nb"), "'a\\nb' cannot be a dataset's id"),
+        (("--dataset_id", "x" * 256), "of up to 255 bytes"),
+        (("--dataset_id", "codecs"), "a store's own files are called codecs, zarr.json, or begin"),
+        (("--dataset_id", CONTROL), "or begin with a dot"),
+        (("--split", "../train"), "'../train' cannot be a split's name"),
+        (("--max_failures", "-1"), "--max_failures must be 0 or more, got -1"),
+        (("--max_samples", "-1"), "--max_samples must be 1 or more, got -1"),
+        (("--threads", "-3"), "--threads must be 1 to 1024, got -3"),
+        (("--samples_per_shard", "0"), "--samples_per_shard must be 1 or more, got 0"),
+        (("--canvas", "-64", "64"), "--canvas must be 64 to 65536, got -64"),
+        (("--quality", "9"), "--quality must be 1 to 8, got 9"),
+    ],
+)
+def test_bad_names_and_numbers_are_refused_first(
+    scene_root: Path, tmp_path: Path, fails: Fails, more: tuple[str, ...], message: str
+) -> None:
+    url = tmp_path / "deep/er/s.zarr"
+    args = [a for a in codec_args(scene_root, url) if a != "--demo_codec" or more[0] != "--quality"]
+    assert message in fails(encode.main, [*args, *more])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_changed_data_root_is_refused(own_root: Path, tmp_path: Path, fails: Fails) -> None:
     url = tmp_path / "s.zarr"
     assert encode.main(codec_args(own_root, url)) == 0

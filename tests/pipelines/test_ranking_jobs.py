@@ -177,6 +177,11 @@ def test_wrong_inputs_are_named(
 ) -> None:
     args = ranking_args(copied_store, "--ranking", "gate")
     assert "needs --checkpoint" in fails(frequency.main, args)
+    for name in ("../../oops", "a/b", "..", "zarr.json"):
+        line = fails(frequency.main, [*args, "--method", "random", "--ranking", name])
+        assert f"'{name}' cannot be a ranking's name" in line
+    line = fails(frequency.main, [*args, "--method", "random", "--keep", "193"])
+    assert "--keep [193] is out of range: the codec has 192 channels" in line
     line = fails(frequency.main, [*args, "--checkpoint", str(tmp_path / "none.pt")])
     assert "no checkpoint at" in line
     line = fails(frequency.main, [*args, "--checkpoint", str(teacher_checkpoint)])

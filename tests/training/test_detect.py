@@ -121,7 +121,7 @@ def test_each_command_names_the_other_for_the_others_networks(
 def test_a_score_that_none_can_have_is_refused(detectors, images, tmp_path, fails):
     flags = ["--checkpoint", detectors["none"], "--output", tmp_path, "--image", images[0]]
     line = fails(detect.main, [*map(str, flags), "--least_score", "50"])
-    assert "--least_score must be in [0, 1], got 50.0" in line
+    assert "--least_score must be 0 to 1, got 50" in line
 
 
 def test_a_damaged_network_is_refused_and_finds_not_nothing(detectors, images, tmp_path, fails):

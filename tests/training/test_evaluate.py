@@ -434,11 +434,12 @@ def test_labels_that_are_all_ignored_are_refused(split, checkpoints, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--max_samples", "0"), ("--batch_size", "0"), ("--pictures", "-1")]
+    ("flag", "least"), [("--max_samples", 1), ("--batch_size", 1), ("--pictures", 0)]
 )
-def test_numbers_out_of_range_are_refused(tiny_store, checkpoints, tmp_path, fails, flag, value):
-    args = [*_args(tiny_store, tmp_path, checkpoints["none"]), flag, value]
-    assert f"{flag} must be at least" in fails(command.main, args)
+def test_numbers_out_of_range_are_refused(tiny_store, checkpoints, tmp_path, fails, flag, least):
+    args = [*_args(tiny_store, tmp_path, checkpoints["none"]), flag, str(least - 1)]
+    message = f"{flag} must be {least} or more, got {least - 1}"
+    assert message in fails(command.main, args)
 
 
 def test_a_ranking_without_its_copy_names_the_command(copied_store, checkpoints, tmp_path, fails):

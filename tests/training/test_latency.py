@@ -84,8 +84,8 @@ def test_the_papers_rows_are_known_by_configuration():
 
 def test_bad_usage_is_one_line(tiny_store, checkpoints, tmp_path, fails):
     args = _args(tiny_store, tmp_path, "--checkpoint", checkpoints["none"])
-    assert "--repeats must be at least 1, got 0" in fails(main, [*args, "--repeats", "0"])
-    assert "--warm_up must be at least 0, got -1" in fails(main, [*args, "--warm_up", "-1"])
+    assert "--repeats must be 1 or more, got 0" in fails(main, [*args, "--repeats", "0"])
+    assert "--warm_up must be 0 or more, got -1" in fails(main, [*args, "--warm_up", "-1"])
     assert "has no split cityscapes/test" in fails(main, [*args, "--split", "test"])
     assert "no.png" in fails(main, [*args, "--image", str(tmp_path / "no.png")])
 

@@ -219,7 +219,7 @@ def test_flags_that_contradict_each_other_are_refused(checkpoints, tmp_path, fai
     assert "--encode_only goes with --image" in fails(main, [*stream, "--encode_only"])
     twins = [*fixed, "--image", "a/x.png", "b/x.png"]
     assert "two inputs are named x" in fails(main, twins)
-    assert "--threads must be at least 1, got 0" in fails(main, [*stream, "--threads", "0"])
+    assert "--threads must be 1 to 1024, got 0" in fails(main, [*stream, "--threads", "0"])
 
 
 def test_a_gate_that_keeps_nothing_still_gives_a_map(codec, images, tmp_path):

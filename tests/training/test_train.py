@@ -196,7 +196,7 @@ REFUSALS = {
         ["--rate_weight", "1"],
         "weight goes with --selection dynamic, got --selection none",
     ),
-    "temperature": (["--temperature", "0"], "--temperature > 0"),
+    "temperature": (["--temperature", "0"], "--temperature must be above 0, got 0"),
     "bias": (["--selection", "dynamic", "--gate_bias", "x"], "neutral, dctnet or a number"),
     "batch of one": (["--batch_size", "1"], "--batch_size 1 cannot train batch norm behind ASPP"),
     "batch": (["--batch_size", "9"], "--batch_size 9 is larger than cityscapes/train, which has 6"),
@@ -227,7 +227,18 @@ REFUSALS = {
     "pretrained file": (["--pretrained", "nothing.pth"], "no checkpoint file at nothing.pth"),
     "init_from": (["--init_from", "nothing.pt"], "no checkpoint file at nothing.pt"),
     "device": (["--device", "tpu9"], "--device must be auto, cpu or cuda"),
-    "workers": (["--workers", "-1"], "--workers must be 0 or more"),
+    "device of torch's": (["--device", "mps"], "--device must be auto, cpu or cuda"),
+    "annealing": (["--temperature_end", "-1"], "--temperature_end must be above 0, got -1"),
+    "width": (["--aspp_width", "0"], "--aspp_width must be 1 to 8192, got 0"),
+    "dropout": (["--dropout", "1.5"], "--dropout must be 0 to 1, got 1.5"),
+    "seed": (["--seed", "100000000000000000000"], "--seed must be 0 to 4294967295, got 1000"),
+    "bias of nothing": (["--selection", "dynamic", "--gate_bias", "nan"], "dctnet or a number"),
+    "number": (["--epochs", "many"], "--epochs must be a whole number, got 'many'"),
+    "steps": (["--max_steps", "-1"], "--max_steps must be 0 or more, got -1"),
+    "samples": (["--max_samples", "-1"], "--max_samples must be 0 or more, got -1"),
+    "val samples": (["--val_max_samples", "-1"], "--val_max_samples must be 0 or more, got -1"),
+    "label": (["--label", "two\nlines"], "--label must be one line"),
+    "workers": (["--workers", "-1"], "--workers must be 0 to 1024, got -1"),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from latent_store.console import MOST_THREADS
 from latent_store.errors import LatentStoreError
 from latent_store.format.schema import LATENT_STRIDE
 from training.data.annotations import Annotations
@@ -18,17 +19,17 @@ from training.data.prefetch import KINDS, Prefetcher
 from training.data.sampling import Batch, batches_an_epoch, plan_epoch, plan_in_order
 from training.data.shares import WHOLE, Share
 from training.data.source import Arrays, CropRule, Source
-from training.flags import flag
+from training.flags import Flags, flag
 
 TensorBatch = dict[str, Any]
 """Tensors by name, "sample_ids", a list of str, and for boxes "targets", a list of dicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
+class LoaderConfig(Flags):
     """Flags of the batches."""
 
-    batch_size: int = flag("images in a batch, of all ranks together", default=8)
+    batch_size: int = flag("images in a batch, of all ranks together", default=8, least=1)
     crop: int | None = flag(
         "side of the random crop in pixels, a multiple of 16; 0 = whole images (default: 512, in "
         "detection 0)",
@@ -38,9 +39,15 @@ class LoaderConfig:
         "train on the first so many pictures only, with --views on theirs too; 0 = all", default=0
     )
     views: bool = flag("stored views (flips) count as samples of their own", default=False)
-    chunk_rows: int = flag("consecutive rows that are read together and shuffled as one", default=8)
-    preload_rows: int = flag("rows that are loaded and shuffled in memory together", default=32)
-    workers: int = flag("background workers that read ahead; 0 = none", default=2, free=True)
+    chunk_rows: int = flag(
+        "consecutive rows that are read together and shuffled as one", default=8, least=1
+    )
+    preload_rows: int = flag(
+        "rows that are loaded and shuffled in memory together", default=32, least=1
+    )
+    workers: int = flag(
+        "background workers that read ahead; 0 = none", default=2, free=True, most=MOST_THREADS
+    )
     worker_kind: str = flag(
         "what a worker is; processes are spawned", default="thread", choices=KINDS, free=True
     )
@@ -51,10 +58,8 @@ class LoaderConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "chunk_rows", "preload_rows"):
-            if getattr(self, name) < 1:
-                raise LatentStoreError(f"--{name} must be 1 or more, got {getattr(self, name)}")
-        if self.crop is not None and (self.crop < 0 or self.crop % LATENT_STRIDE):
+        super().__post_init__()
+        if self.crop is not None and self.crop % LATENT_STRIDE:
             raise LatentStoreError(
                 f"--crop must be a multiple of {LATENT_STRIDE} pixels (one latent position), or 0 "
                 f"for whole images, got {self.crop}"

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_store.console import make_parser, run_command
-from latent_store.errors import JobFailedError, LatentStoreError
+from latent_store.console import MOST_THREADS, Number, make_parser, run_command
+from latent_store.errors import JobFailedError
 from training.experiments.grid import load_grid
 from training.experiments.records import RUNS
 from training.experiments.results import find, write_report
@@ -43,17 +43,20 @@ def make_flags() -> argparse.ArgumentParser:
     add("--records", type=Path, default=RUNS, help="folder of finished runs' records")
     add("--output", type=Path, help="folder of the report (default: WORK/GRID-report)")
     add("--only", nargs="+", metavar="METHOD", help="run only these methods and what they need")
-    add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    add("--minutes", type=float, help="start no further run after so many minutes")
-    add("--max_steps", type=int, help="train so many steps only, to try a grid out; name --records")
+    jobs = Number(int, 1, MOST_THREADS)
+    add("--jobs", type=jobs, default=os.cpu_count() or 1, help="runs at a time")
+    add("--minutes", type=Number(float), help="start no further run after so many minutes")
+    add(
+        "--max_steps",
+        type=Number(int, 1),
+        help="train so many steps only, to try a grid out; name --records",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dry_run", action="store_true", help="say what is finished and what is not; run nothing")
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.jobs < 1:
-        raise LatentStoreError(f"--jobs must be at least 1, got {args.jobs}")
     grid = load_grid(args.grid)
     if args.max_steps is not None:
         grid = grid.shortened(args.max_steps)

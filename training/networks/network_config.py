@@ -11,6 +11,8 @@ from training.selection.base import Selection
 from training.selection.registry import find_selection
 
 DOMAINS = ("latent", "pixel")
+MOST_WIDTH = 8192
+"""Of a layer that a flag widens; torchvision's widest have 2048 channels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ DCTNet's (Xu et al., Learning in the frequency domain, CVPR 2020), with two diff
 """
 
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -131,11 +132,12 @@ def parse_gate_bias(text: str) -> tuple[float, float]:
     if text in _NAMED_BIASES:
         return _NAMED_BIASES[text]
     try:
-        return 0.0, float(text)
+        bias = float(text)
     except ValueError:
-        raise LatentStoreError(
-            f"--gate_bias must be neutral, dctnet or a number, got {text!r}"
-        ) from None
+        bias = math.nan
+    if not math.isfinite(bias):
+        raise LatentStoreError(f"--gate_bias must be neutral, dctnet or a number, got {text!r}")
+    return 0.0, bias
 
 
 def gumbel_noise(seed: int, epoch: int, rows: Sequence[int], channels: int) -> torch.Tensor:

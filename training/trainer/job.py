@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from latent_store.errors import LatentStoreError
+from latent_store.format.ids import is_one_line
 from training.data.loader import LoaderConfig
-from training.flags import flag, free_fields
+from training.flags import Flags, flag, free_fields
 from training.networks.backbones import BACKBONES
-from training.networks.network_config import DOMAINS
+from training.networks.network_config import DOMAINS, MOST_WIDTH
 from training.networks.transforms import ACTIVATIONS, TRANSFORMS
 from training.selection.registry import SELECTIONS, check_flags
 from training.tasks.registry import TASKS, find_task, require_own_fields
@@ -20,7 +21,7 @@ TRANSFORM_INITS = ("distilled", "computed", "fresh")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Flags):
     """Flags of the data that a network is trained on."""
 
     store: str = flag("URL of the store", free=True)
@@ -39,7 +40,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Flags):
     """Flags of the network that is trained."""
 
     task: str = flag("the vision task", default="segmentation", choices=TASKS)
@@ -55,10 +56,11 @@ class ModelConfig:
     mask: str | None = flag(
         "ranking that the channels of a static network, or one for any N, come from", default=None
     )
-    keep: int | None = flag("how many channels a static network keeps", default=None)
+    keep: int | None = flag("how many channels a static network keeps", default=None, least=1)
     cuts: tuple[int, ...] | None = flag(
         "numbers of channels that a network for any N works with (default: the ranking's cuts)",
         default=None,
+        least=1,
     )
     transform: str = flag("from latents to features", default="deconv", choices=TRANSFORMS)
     transform_activation: str = flag(
@@ -70,22 +72,31 @@ class ModelConfig:
         choices=tuple(BACKBONES),
     )
     aspp_width: int | None = flag(
-        "channels inside ASPP (default: the teacher's, else 256)", default=None
+        "channels inside ASPP (default: the teacher's, else 256)",
+        default=None,
+        least=1,
+        most=MOST_WIDTH,
     )
     fpn_width: int | None = flag(
         "channels of the feature pyramid, in detection (default: the teacher's, else 256)",
         default=None,
+        least=1,
+        most=MOST_WIDTH,
     )
     box_head_width: int | None = flag(
         "units of the box head's layers, in detection (default: the teacher's, else 1024)",
         default=None,
+        least=1,
+        most=MOST_WIDTH,
     )
     anchor_size: int | None = flag(
         "side in pixels of the smallest anchors, in detection; each of five levels doubles it "
         "(default: the teacher's, else 24)",
         default=None,
+        least=1,
+        most=MOST_WIDTH,
     )
-    dropout: float = flag("dropout after ASPP", default=0.1)
+    dropout: float = flag("dropout after ASPP", default=0.1, most=1)
     auxiliary_head: bool = flag(
         "train an FCN head on layer3 beside, as torchvision has it", default=False
     )
@@ -93,9 +104,9 @@ class ModelConfig:
         "what the gate sees of a channel", default="mean", choices=("mean", "rms")
     )
     gate_bias: str = flag("the gate's initial bias: neutral, dctnet or a number", default="neutral")
-    temperature: float = flag("of the Gumbel-softmax", default=1.0)
+    temperature: float = flag("of the Gumbel-softmax", default=1.0, above_least=True)
     temperature_end: float | None = flag(
-        "what it is annealed to (default: no annealing)", default=None
+        "what it is annealed to (default: no annealing)", default=None, above_least=True
     )
     transform_init: str | None = flag(
         "where the transform starts: computed from the codec's synthesis and least squares on the "
@@ -105,7 +116,7 @@ class ModelConfig:
         choices=TRANSFORM_INITS,
     )
     distil_steps: int = flag("label-free steps of a distilled start", default=300)
-    fit_images: int = flag("images that a computed start is fitted to", default=100)
+    fit_images: int = flag("images that a computed start is fitted to", default=100, least=1)
     init: str = flag("where the tail starts", default="teacher", choices=("teacher", "scratch"))
     init_from: str | None = flag(
         "checkpoint of another network to start from instead", default=None
@@ -122,13 +133,11 @@ class ModelConfig:
     label: str | None = flag("name in tables (default: made from the selection)", default=None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_flags(self)
         require_own_fields(self, self.task)
-        if min(self.lambda_kd, self.rate_weight, self.dropout) < 0 or self.temperature <= 0:
-            raise LatentStoreError(
-                "--lambda_kd, --rate_weight and --dropout must be 0 or more and --temperature > 0; "
-                f"got {self.lambda_kd}, {self.rate_weight}, {self.dropout}, {self.temperature}"
-            )
+        if self.label is not None and not (self.label.strip() and is_one_line(self.label)):
+            raise LatentStoreError(f"--label must be one line, not blank, got {self.label!r}")
         if self.pretrained != NONE and self.init != "scratch":
             raise LatentStoreError("--pretrained goes with --init scratch")
 

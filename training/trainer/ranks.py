@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from latent_store.codec.numerics import choose_device
 from latent_store.errors import JobFailedError, LatentStoreError
 from training.data.shares import Share, Value
 from training.selection.cut_norm import CutBatchNorm2d
-from training.trainer.trainer_config import choose_device
 
 # Validation is shared, so that no rank works alone for long: who is waited for longer hangs.
 PATIENCE = timedelta(minutes=30)

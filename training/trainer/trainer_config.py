@@ -2,35 +2,35 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from latent_store.errors import LatentStoreError
-from training.flags import flag
+from latent_store.console import MOST_SEED
+from training.flags import Flags, flag
 from training.trainer.precision import AMP_CHOICES
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
+class TrainerConfig(Flags):
     """Flags of the training. The schedule's defaults are the paper's (section 3.1)."""
 
-    epochs: int = flag("epochs; the paper's 400", default=400)
+    epochs: int = flag("epochs; the paper's 400", default=400, least=1)
     max_steps: int | None = flag(
         "stop after so many steps, with the schedule fitted to them; 0 saves the network as it "
         "starts, measured (default: all of --epochs)",
         default=None,
     )
-    learning_rate: float = flag("Adam's learning rate at the start; the paper's 1e-3", default=1e-3)
-    drop_at: float = flag(
-        "share of the run after which it drops; the paper's 300 of 400", default=0.75
+    learning_rate: float = flag(
+        "Adam's learning rate at the start; the paper's 1e-3", default=1e-3, above_least=True
     )
-    drop_factor: float = flag("what it drops to, relatively; the paper's 1e-4", default=0.1)
+    drop_at: float = flag(
+        "share of the run after which it drops; the paper's 300 of 400", default=0.75, most=1
+    )
+    drop_factor: float = flag("what it drops to, relatively; the paper's 1e-4", default=0.1, most=1)
     warmup_steps: int = flag("steps over which the learning rate rises linearly", default=0)
-    accumulate: int = flag("batches in one optimiser step", default=1)
+    accumulate: int = flag("batches in one optimiser step", default=1, least=1)
     clip_norm: float = flag("largest norm of the gradient; 0 = no clipping", default=0.0)
     freeze_batch_norm: bool = flag(
         "batch norm keeps the statistics that it starts with", default=False
     )
-    seed: int = flag("of weights, order, crops and the gate's noise", default=0)
+    seed: int = flag("of weights, order, crops and the gate's noise", default=0, most=MOST_SEED)
     deterministic: bool = flag(
         "the same run gives the same weights bit for bit, also on a GPU; slower there",
         default=False,
@@ -45,24 +45,14 @@ class TrainerConfig:
     validate_epochs: int = flag(
         "epochs between validations; 0 = only at the end", default=10, free=True
     )
-    log_steps: int = flag("steps between log records and checks of the loss", default=10, free=True)
+    log_steps: int = flag(
+        "steps between log records and checks of the loss", default=10, free=True, least=1
+    )
     checkpoint_minutes: float = flag(
         "minutes between checkpoints; 0 = off", default=10.0, free=True
     )
     checkpoint_epochs: int = flag("epochs between checkpoints; 0 = off", default=0, free=True)
     tensorboard: bool = flag("write TensorBoard files", default=True, free=True)
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "accumulate", "log_steps"):
-            if getattr(self, name) < 1:
-                raise LatentStoreError(f"--{name} must be 1 or more, got {getattr(self, name)}")
-        if not 0 <= self.drop_at <= 1 or self.learning_rate <= 0:
-            raise LatentStoreError(
-                f"--drop_at must lie in 0 to 1 and --learning_rate above 0, got {self.drop_at} and "
-                f"{self.learning_rate}"
-            )
-        if self.seed < 0:
-            raise LatentStoreError(f"--seed must be 0 or more, got {self.seed}")
 
     def rate(self, step: int, total: int) -> float:
         """Returns the learning rate of the step after `step` of `total`."""
@@ -74,20 +64,3 @@ class TrainerConfig:
         """Returns how many optimiser steps a run has, with `batches` in an epoch."""
         steps = self.epochs * -(-batches // self.accumulate)
         return steps if self.max_steps is None else min(steps, self.max_steps)
-
-
-def choose_device(name: str) -> torch.device:
-    """Returns the device called `name`; "auto" is CUDA where there is one.
-
-    Raises:
-        LatentStoreError: If there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LatentStoreError(f"--device must be auto, cpu or cuda[:N], got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LatentStoreError(f"--device {name}: there is no CUDA device here; use --device cpu")
-    return device

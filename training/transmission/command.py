@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from latent_store.codec import read_image, read_stream_file, write_stream_file
-from latent_store.console import make_parser
+from latent_store.codec.numerics import choose_device
+from latent_store.console import MOST_THREADS, Number, make_parser
 from latent_store.errors import CheckpointError, LatentStoreError
 from latent_store.storage.location import write_text
 from training.tables import align
 from training.tasks.base import Task
 from training.tasks.registry import find_task
-from training.trainer.trainer_config import choose_device
 from training.transmission.camera_server import Stopwatch, Transmission, open_transmission
 
 STREAM_SUFFIX = ".stream"
@@ -47,14 +47,18 @@ def transmission_parser(task: Task, description: str, example: str) -> argparse.
     )
     add(
         "--keep",
-        type=int,
+        type=Number(int, 1),
         metavar="N",
         help="with a network for any N: send, or use, the first N channels only (default: a stream "
         "that can be cut at every N, and all that came of it)",
     )
     add("--json", type=Path, metavar="F", help="also write bytes and milliseconds to this file")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--threads", type=int, help="CPU threads of torch (default: torch's own)")
+    add(
+        "--threads",
+        type=Number(int, 1, MOST_THREADS),
+        help="CPU threads of torch (default: torch's own)",
+    )
     return parser  # fmt: skip
 
 
@@ -188,8 +192,6 @@ def _transmit_one(
 def _check(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
     if args.encode_only and args.stream:
         raise LatentStoreError("--encode_only goes with --image: a stream is encoded already")
-    if args.threads is not None and args.threads < 1:
-        raise LatentStoreError(f"--threads must be at least 1, got {args.threads}")
     stems = [path.stem for path in inputs]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:

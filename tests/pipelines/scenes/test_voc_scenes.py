@@ -111,9 +111,9 @@ def test_years_share_no_scene_and_no_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--longest", "100"), "--longest must be 128 to 1170 pixels, not 100"),
-        (("--year", "12"), "--year must have four digits, not 12"),
-        (("--train", "-1"), "--train must be 0 to 1000000 scenes, not -1"),
+        (("--longest", "100"), "--longest must be 128 to 1170, got 100"),
+        (("--year", "12"), "--year must be 1000 to 9999, got 12"),
+        (("--train", "-1"), "--train must be 0 to 1000000, got -1"),
         (("--height", "128"), "--height is of --layout cityscapes, not of voc; leave it out"),
     ],
 )

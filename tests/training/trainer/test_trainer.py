@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from latent_store.codec.numerics import choose_device
 from latent_store.errors import CheckpointError, JobFailedError, LatentStoreError
 from training.data.loader import EpochLoader
 from training.flags import free_fields
@@ -27,7 +28,7 @@ from training.trainer.run_folder import RESUME_FILE, RunFolder
 from training.trainer.run_log import Clock, Meters
 from training.trainer.run_state import FitResult
 from training.trainer.trainer import Trainer
-from training.trainer.trainer_config import TrainerConfig, choose_device
+from training.trainer.trainer_config import TrainerConfig
 from training.trainer.validation import Validator
 
 CHANNELS, CLASSES, BATCHES = 12, 3, 3
@@ -484,6 +485,10 @@ def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(LatentStoreError, match="--device must be auto, cpu or cuda"):
         choose_device("abacus")
+    # Devices of torch that nothing here computes on.
+    for name in ("mps", "meta", "cpu:1", "xpu"):
+        with pytest.raises(LatentStoreError, match=f"auto, cpu or cuda.:N., got '{name}'"):
+            choose_device(name)
     if not torch.cuda.is_available():
         assert choose_device("auto").type == "cpu"
         with pytest.raises(LatentStoreError, match="there is no CUDA device here"):
@@ -495,9 +500,15 @@ def test_devices() -> None:
     [
         ({"epochs": 0}, "--epochs must be 1 or more, got 0"),
         ({"accumulate": 0}, "--accumulate must be 1 or more"),
-        ({"drop_at": 1.5}, "--drop_at must lie in 0 to 1"),
-        ({"learning_rate": 0.0}, "--learning_rate above 0"),
-        ({"seed": -1}, "--seed must be 0 or more, got -1"),
+        ({"drop_at": 1.5}, "--drop_at must be 0 to 1, got 1.5"),
+        ({"learning_rate": 0.0}, "--learning_rate must be above 0, got 0.0"),
+        ({"learning_rate": float("nan")}, "--learning_rate must be finite, got nan"),
+        ({"seed": -1}, "--seed must be 0 to 4294967295, got -1"),
+        ({"seed": 10**400}, "--seed must be 0 to 4294967295, got 1000"),
+        ({"max_steps": -1}, "--max_steps must be 0 or more, got -1"),
+        ({"max_steps": 2**31}, "--max_steps must be 0 to 2147483647, got 2147483648"),
+        ({"warmup_steps": -5}, "--warmup_steps must be 0 or more, got -5"),
+        ({"drop_factor": -1.0}, "--drop_factor must be 0 to 1, got -1.0"),
     ],
 )
 def test_bad_settings(changed, message) -> None:
