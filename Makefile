@@ -18,7 +18,7 @@ demo: setup
 	$(QUIET) $(BIN)/python -m pipelines.demo --output demo-output
 
 test: setup lint
-	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slow: setup
 	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow"
