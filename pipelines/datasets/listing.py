@@ -13,13 +13,17 @@ from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 from pipelines.datasets.files import read_file
 
+APPLE_DOUBLE = "._"
+"""Begins the names of files that macOS puts beside others, with the same suffix."""
+
 
 def list_files(location: Location, folder: str, *suffixes: str) -> dict[str, int]:
     """Lists the files below a folder, in the order of their paths, with their lengths in bytes.
 
-    Links are followed, to files and to folders, but not in circles. Names that begin with a dot
-    are left out: file managers and archives of other systems strew them. A folder, a pipe or a
-    link to nothing that has such a suffix is listed as well: reading it says what it is.
+    Links are followed, to files and to folders, but not in circles. Folders that begin with a
+    dot are left out, and files that begin with `._`: systems and their archives strew them. A
+    folder, a pipe or a link to nothing that has such a suffix is listed as well: reading it says
+    what it is.
 
     Args:
         location: The data root.
@@ -151,8 +155,9 @@ def _below(folder: str, ends: tuple[str, ...], above: set[str]) -> Iterator[tupl
 
 
 def _is_wanted(path: str, ends: tuple[str, ...]) -> bool:
-    hidden = any(part.startswith(".") for part in path.split("/"))
-    return path.lower().endswith(ends) and not hidden
+    *folders, name = path.split("/")
+    hidden = any(folder.startswith(".") for folder in folders)
+    return path.lower().endswith(ends) and not hidden and not name.startswith(APPLE_DOUBLE)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
