@@ -27,6 +27,8 @@ from pipelines.demo_commands import run_shown, say
 from pipelines.scenes.scene import render_scene
 
 RANKING = "gate"
+TRAIN = "train-from-store --distil_steps 40"
+"""With fewer label-free steps than the default: the demo has minutes."""
 KEEPS = (32, 16)
 NEW_SCENE = 900_000
 """Index of the scene that is segmented at the end; neither training nor validation has it."""
@@ -110,7 +112,7 @@ class _Maps:
         for split in ("train", "val"):
             self._encode(split, teacher)
         dynamic = self._train(
-            "train-from-store --selection dynamic --gate_pool rms",
+            f"{TRAIN} --selection dynamic --gate_pool rms",
             *("dynamic", scale.dynamic_steps),
             **self.where,
             rate_weight=scale.rate_weight,
@@ -118,7 +120,7 @@ class _Maps:
         self._rank(teacher, dynamic)
         for split in ("train", "val"):
             run_shown("reorder-latents", **self.where, split=split, ranking=RANKING)
-        command = f"train-from-store --selection static --mask {RANKING} --keep"
+        command = f"{TRAIN} --selection static --mask {RANKING} --keep"
         static = [
             self._train(f"{command} {keep}", f"static-{keep}", scale.static_steps, **self.where)
             for keep in KEEPS
