@@ -154,6 +154,11 @@ class ComponentReader(OpenComponent):
         self._check_presence()
         rows, samples = (self.index[name].to_pylist() for name in ("row", "sample_id"))
         plan.require_samples(rows, samples, key)
+        if not 0 <= self.attrs["num_rows"] <= plan.num_rows:
+            raise IntegrityError(
+                f"{plan.name}/{key} says that it has {self.attrs['num_rows']} rows, the shard plan "
+                f"{plan.num_rows}: one of them is older or of another store; restore plan.json"
+            )
         usable = [status == OK for status in self.index["status"].to_pylist()]
         self.rows = np.asarray(rows, dtype=np.int64)[usable]
         self._columns: dict[str, np.ndarray] = {}

@@ -7,6 +7,7 @@ refused, because a row that changes its picture silently would poison everything
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ _REMEDY = (
     "restore plan.json from a copy of the store, or remove it and run encode-to-store again with "
     "the same data and `samples_per_shard=`"
 )
+
+LARGEST_SIDE = 2**16
+"""Of a canvas, in pixels: what streams and their headers can name."""
+LARGEST_PLAN = 2**31
+"""In bytes: some millions of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +85,8 @@ class ShardPlan:
     def in_shard(self, shard: int) -> list[tuple[int, Sample]]:
         """Returns the `(row, sample)` pairs of one shard, ascending."""
         first = shard * self.samples_per_shard
-        wanted = range(first, first + self.samples_per_shard)
-        return [(row, self.by_row[row]) for row in wanted if row in self.by_row]
+        start, stop = (bisect_left(self.rows, n) for n in (first, first + self.samples_per_shard))
+        return list(zip(self.rows[start:stop], self.samples[start:stop], strict=True))
 
     def require_samples(self, rows: Sequence[int], sample_ids: Sequence[str], what: str) -> None:
         """Refuses a table whose rows hold other samples than the plan says.
@@ -175,14 +181,38 @@ class ShardPlan:
         """Reads `to_json`; what later minor versions add is left.
 
         Raises:
-            IntegrityError: It was altered.
+            IntegrityError: It was altered, or cannot be a plan.
         """
         record = seals.known_fields(cls, seals.read_record(data, "the shard plan", _REMEDY))
-        samples = (seals.known_fields(Sample, sample) for sample in record["samples"])
-        record["samples"] = tuple(Sample(**sample) for sample in samples)
-        record["rows"] = tuple(record["rows"])
-        record["canvas"] = tuple(record["canvas"])
-        return cls(**record)
+        try:
+            samples = (seals.known_fields(Sample, sample) for sample in record["samples"])
+            record["samples"] = tuple(Sample(**sample) for sample in samples)
+            record["rows"] = tuple(record["rows"])
+            record["canvas"] = tuple(record["canvas"])
+            plan = cls(**record)
+            possible = plan._is_possible()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IntegrityError(f"the shard plan is none ({error}); {_REMEDY}") from error
+        if not possible:
+            raise IntegrityError(
+                "the shard plan is none: its rows ascend from 0, one a sample, no shard before the "
+                f"last is empty, and sides are 1 to {LARGEST_SIDE} pixels; {_REMEDY}"
+            )
+        return plan
+
+    def _is_possible(self) -> bool:
+        """Tells whether a job can have made it; so shards and rows are not more than samples."""
+        size = self.samples_per_shard
+        sides = [side for s in self.samples for side in (s.height, s.width, s.num_boxes)]
+        numbers = (size, *self.rows, *self.canvas, *sides)
+        if not all(type(number) is int and number >= 0 for number in numbers) or size < 1:
+            return False
+        if len(self.rows) != len(self.samples) or len(self.canvas) != 2:
+            return False
+        steps = [b - a for a, b in zip((-1, *self.rows), self.rows, strict=False)]
+        shards = {row // size for row in self.rows}
+        fits = all(0 < side <= LARGEST_SIDE for side in self.canvas)
+        return fits and all(step > 0 for step in steps) and len(shards) == self.num_shards
 
 
 def make_plan(
@@ -252,7 +282,7 @@ def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
     """
     key = plan_key(dataset, split)
     try:
-        plan = ShardPlan.from_json(location.read(key))
+        plan = ShardPlan.from_json(location.read(key, LARGEST_PLAN))
     except FileNotFoundError:
         require_not_lost(location, dataset, split)
         known = ", ".join(sorted(list_splits(location))) or "none"

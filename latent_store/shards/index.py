@@ -57,6 +57,8 @@ OBJECTS = pa.schema(
 )
 SAMPLES_CRC32C = "samples_crc32c"
 """Attribute of a split's group: the crc32c of `samples.parquet`."""
+LARGEST_TABLE = 2**26
+"""In rows."""
 ABSENT = -1
 """Length in the object table of an object that is not there, because all its values are fill."""
 
@@ -155,8 +157,11 @@ def read_table(location: Location, key: str, expected_crc32c: int | None = None)
             f"the index {key} of {location.url} is not the one that was written; {remedy}"
         )
     try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        if file.metadata.num_rows > LARGEST_TABLE:
+            raise ValueError(f"it says that it has {file.metadata.num_rows} rows")
         # One thread: handing such small tables to a pool takes longer than reading them.
-        return pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
+        return file.read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError(
             f"the index {key} of {location.url} is unreadable ({error}); {remedy}"

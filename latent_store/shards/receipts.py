@@ -16,9 +16,12 @@ import google_crc32c
 
 from latent_store.errors import IntegrityError
 from latent_store.format import layout
+from latent_store.storage.keys import is_key
 from latent_store.storage.location import CONTROL, Location
 from latent_store.storage.seals import known_fields, read_record, seal_record
 
+LARGEST_RECEIPT = 2**28
+"""In bytes: a shard of 100,000 rows takes a tenth of it."""
 OK = "ok"
 FAILED = "failed"
 NOT_LISTED = "absent"
@@ -119,16 +122,26 @@ class Receipt:
         """Reads `to_json`; what later minor versions add is left.
 
         Raises:
-            IntegrityError: It was altered.
+            IntegrityError: It was altered, or is no receipt.
         """
         record = read_record(data, "a receipt", "run its job again")
-        return cls(
-            component=record["component"],
-            shard=record["shard"],
-            objects={key: _stored_object(stored) for key, stored in record["objects"].items()},
-            absent=tuple(record["absent"]),
-            rows=tuple(RowRecord(**known_fields(RowRecord, row)) for row in record["rows"]),
-        )
+        try:
+            return cls(
+                component=record["component"],
+                shard=record["shard"],
+                objects={key: _stored_object(stored) for key, stored in record["objects"].items()},
+                absent=tuple(record["absent"]),
+                rows=tuple(RowRecord(**known_fields(RowRecord, row)) for row in record["rows"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IntegrityError(f"a receipt has no {error}; run its job again") from error
+
+    def lies_in(self, split: str, component: str, shard: int) -> bool:
+        """Tells whether it is the receipt of that shard, and names objects of that component."""
+        start = f"{split}/{component}/"
+        names = [*self.objects, *self.absent]
+        inside = all(is_key(name) and name.startswith(start) for name in names)
+        return inside and (self.component, self.shard) == (component, shard)
 
     def defect(self, location: Location) -> str | None:
         """Returns the first way in which the stored objects differ from this receipt, or None.
@@ -137,9 +150,15 @@ class Receipt:
         """
         for key, stored in self.objects.items():
             try:
-                defect = stored.defect(location.read(key))
+                length = location.local_length(key)
+                if length not in (None, stored.length):
+                    defect: str | None = f"has {length} bytes, its receipt says {stored.length}"
+                else:
+                    defect = stored.defect(location.read(key))
             except FileNotFoundError:
                 defect = "is missing"
+            except IntegrityError as error:
+                return str(error)
             if defect is not None:
                 return f"{key} {defect}"
         for key in self.absent:
@@ -196,16 +215,15 @@ def finished_shards(location: Location, split: str, component: str) -> set[int]:
 def read_receipt(location: Location, split: str, component: str, shard: int) -> Receipt | None:
     """Reads one shard's receipt, or None where there is none."""
     try:
-        data = location.read(receipt_key(split, component, shard))
+        data = location.read(receipt_key(split, component, shard), LARGEST_RECEIPT)
+        receipt = Receipt.from_json(data)
     except FileNotFoundError:
         return None
-    try:
-        receipt = Receipt.from_json(data)
     except IntegrityError:
         # An altered receipt proves nothing: the shard counts as not written.
         return None
-    # Nor does one of another shard.
-    return receipt if (receipt.component, receipt.shard) == (component, shard) else None
+    # Nor does one of another shard, or of objects that are not the component's.
+    return receipt if receipt.lies_in(split, component, shard) else None
 
 
 def read_receipts(

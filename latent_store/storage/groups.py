@@ -22,6 +22,8 @@ from latent_store.storage.location import Location
 from latent_store.storage.seals import json_crc32c
 
 METADATA = "zarr.json"
+LARGEST_METADATA = 2**27
+"""In bytes; consolidated metadata of a large store is the longest."""
 _FOREIGN = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, MemoryError)
 """Errors that Zarr and its codecs raise for stored bytes that they cannot use."""
 
@@ -38,7 +40,7 @@ def read_metadata(location: Location, path: str) -> dict[str, Any] | None:
         IntegrityError: It is no Zarr metadata.
     """
     try:
-        data = location.read(metadata_key(path))
+        data = location.read(metadata_key(path), LARGEST_METADATA)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,21 @@ import zarr
 from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 
-from latent_store.errors import StoreNotFoundError
+from latent_store.errors import IntegrityError, StoreNotFoundError
+from latent_store.storage.keys import admitted
 
 CONTROL = ".latent_store"
 """Everything in a store that is not Zarr lies below this prefix."""
+
+LARGEST_OBJECT = 2**33
+"""In bytes: what is read whole, and nobody knows the length of, is not longer."""
 
 
 class Location:
     """An address, and the few operations that the format needs there.
 
-    Keys are relative, with `/` between parts. Writes replace an object whole: a reader sees the
+    Keys are relative, with `/` between parts, and stay in the store
+    (`latent_store.storage.keys`). Writes replace an object whole: a reader sees the
     old bytes or the new ones, never a part.
     """
 
@@ -76,22 +82,55 @@ class Location:
 
     def exists(self, key: str) -> bool:
         """Tells whether an object is there."""
-        return bool(self.fs.exists(self.path(key)))
+        return bool(self.fs.exists(self._object(key)))
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most: int = LARGEST_OBJECT) -> bytes:
         """Returns an object's bytes.
+
+        Args:
+            key: The object.
+            most: Bytes that it may have; a longer file on this machine is not read at all.
 
         Raises:
             FileNotFoundError: There is no such object.
+            IntegrityError: It is no regular file, or longer than `most`.
         """
-        return bytes(self.fs.cat_file(self.path(key)))
+        length = self.local_length(key)
+        if length is not None and length > most:
+            raise IntegrityError(
+                f"{self.url}: {key} has {length} bytes, more than the {most} that it can have; "
+                "restore it, or have its job write it anew"
+            )
+        return bytes(self.fs.cat_file(self._object(key)))
+
+    def local_length(self, key: str) -> int | None:
+        """Returns the length of a file on this machine in bytes; None in an object store.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            IntegrityError: It is a folder, a pipe, a device or the like: no regular file.
+        """
+        path = self._object(key)
+        if self.local_path is None:
+            return None
+        found = Path(path).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise IntegrityError(f"{self.url}: {key} is no regular file; remove it")
+        return found.st_size
+
+    def holds(self, key: str) -> bool:
+        """Tells whether a name, links followed, stays in the store; object stores have none."""
+        if self.local_path is None:
+            return True
+        root, target = (os.path.realpath(path) for path in (self.root, self._object(key)))
+        return os.path.commonpath([root, target]) == root
 
     def write(self, key: str, data: bytes) -> None:
         """Replaces an object whole."""
         if self.local_path is None:
-            self.fs.pipe_file(self.path(key), data)
+            self.fs.pipe_file(self._object(key), data)
             return
-        target = self.local_path / key
+        target = Path(self._object(key))
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, data)
 
@@ -99,9 +138,9 @@ class Location:
         """Writes an object unless it is there; tells whether it was written."""
         try:
             if self.local_path is None:
-                self.fs.pipe_file(self.path(key), data, mode="create")
+                self.fs.pipe_file(self._object(key), data, mode="create")
             else:
-                target = self.local_path / key
+                target = Path(self._object(key))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb") as file:
                     file.write(data)
@@ -110,14 +149,25 @@ class Location:
         return True
 
     def delete(self, key: str) -> None:
-        """Removes an object; one that is not there is no error."""
+        """Removes an object; one that is not there is no error.
+
+        Raises:
+            IntegrityError: It lies behind a link that leads out of the store.
+        """
+        self._require_held(key)
         with contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(self.path(key))
+            self.fs.rm_file(self._object(key))
 
     def delete_tree(self, prefix: str) -> None:
-        """Removes every object below `prefix`; none there is no error."""
+        """Removes every object below `prefix`, empty for all; none there is no error.
+
+        Raises:
+            IntegrityError: They lie behind a link that leads out of the store.
+        """
+        if prefix:
+            self._require_held(prefix)
         with contextlib.suppress(FileNotFoundError):
-            self.fs.rm(self.path(prefix), recursive=True)
+            self.fs.rm(self._object(prefix) if prefix else self.root, recursive=True)
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Lists every object below `prefix`, in one listing, with its length in bytes."""
@@ -153,6 +203,18 @@ class Location:
         finally:
             self.delete(probe)
         return float((now - written).total_seconds())
+
+    def _object(self, key: str) -> str:
+        """Returns the file system's path of an object whose key may come out of a file."""
+        return self.path(admitted(key, self.url))
+
+    def _require_held(self, key: str) -> None:
+        folder = key.rpartition("/")[0]
+        if folder and not self.holds(folder):  # A link is removed, not what it leads to.
+            raise IntegrityError(
+                f"{self.url}: {key} lies behind a link that leads out of the store; nothing is "
+                "removed there: put the folder itself in the link's place"
+            )
 
     def require(self) -> None:
         """Refuses an address at which nothing lies.

@@ -17,6 +17,9 @@ from latent_store.storage import groups
 from latent_store.storage.location import Location
 from latent_store.storage.seals import require_sealed, sealed
 
+LARGEST_ARRAY = 2**26
+"""In bytes: the tables of a codec with thousands of channels take a tenth of it."""
+
 
 def write(
     location: Location,
@@ -70,8 +73,15 @@ def read_arrays(
         IntegrityError: One is missing or was altered.
     """
     found = {}
-    for name, expected in attrs["values"].items():
-        array = groups.open_array(location, f"{path}/{name}", attrs["arrays"][name])
+    with groups.reading(location, path):
+        listed = {name: (crc, attrs["arrays"][name]) for name, crc in attrs["values"].items()}
+    for name, (expected, metadata) in listed.items():
+        array = groups.open_array(location, f"{path}/{name}", metadata)
+        if array.nbytes > LARGEST_ARRAY:
+            raise IntegrityError(
+                f"{location.url}: {path}/{name} says that it takes {array.nbytes} bytes, more than "
+                f"the {LARGEST_ARRAY} that it can have; {remedy}"
+            )
         with groups.reading(location, f"{path}/{name}"):
             found[name] = np.asarray(array[...])
         if _values_crc32c(found[name]) != expected:

@@ -24,6 +24,7 @@ from latent_store.errors import LatentStoreError
 from latent_store.format.plan import ShardPlan, read_plan
 from latent_store.shards import index, receipts
 from latent_store.storage import consolidated, groups
+from latent_store.storage.keys import is_key
 from latent_store.storage.location import CONTROL, Location
 
 DeepCheck = Callable[[Location, ShardPlan, str], Iterator["Defect"]]
@@ -85,16 +86,22 @@ def verify(
 def repair(location: Location, defects: list[Defect]) -> int:
     """Removes what is broken, so that a rerun of its job writes exactly that again.
 
+    Nothing outside of the store is touched, whatever names in it or links say.
+
     Returns:
         How many shards were dropped.
     """
-    for path in {d.metadata for d in defects if d.metadata is not None}:
-        location.delete(groups.metadata_key(path))
+    nodes = {d.metadata for d in defects if d.metadata is not None}
+    for path in nodes:
+        if not path or (is_key(path) and location.holds(path)):
+            location.delete(groups.metadata_key(path))
     dropped = set()
     for defect in defects:
         if defect.split is None or defect.component is None:
             continue
         path = f"{defect.split}/{defect.component}"
+        if not location.holds(groups.metadata_key(path)):
+            continue
         group = groups.open_group(location, path, writable=True)
         if group is not None:
             group.attrs.update({"complete": False})
@@ -146,7 +153,11 @@ def _component_defects(
     location: Location, plan: ShardPlan, key: str, on_shard: Callable[[int], object]
 ) -> Iterator[Defect]:
     where = f"{plan.name}/{key}"
-    closed = check_shards(location, plan, key, on_shard)
+    try:
+        closed = check_shards(location, plan, key, on_shard)
+    except LatentStoreError as error:
+        yield Defect(where=where, what=str(error), split=plan.name, component=key, metadata=where)
+        return
     for shard, what in closed.defects.items():
         place = f"{where} shard {shard}"
         yield Defect(where=place, what=what, split=plan.name, component=key, shard=shard)
