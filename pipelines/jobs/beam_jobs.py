@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,11 +13,12 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
+    PortableOptions,
     StandardOptions,
 )
 from apache_beam.pvalue import PCollection
 
-from latent_store.console import make_parser
+from latent_store.console import MOST_THREADS, Number, make_parser
 from latent_store.errors import LatentStoreError
 
 DEFAULT_RUNNER = "FnApiRunner"
@@ -45,10 +47,11 @@ def parse_flags(
 
     Raises:
         LatentStoreError: A flag that neither this command nor Beam knows; Beam itself would drop
-            it with a log line, and a misspelt flag would silently mean its default.
+            it with a log line, and a misspelt flag would silently mean its default. Or Beam cannot
+            run with what it is given.
     """
     flags, rest = parser.parse_known_args(argv)
-    unknown = _unknown_to_beam(rest)
+    unknown = _unknown_to_beam(parser.prog, rest)
     if unknown:
         raise LatentStoreError(
             f"unknown flag {unknown[0]}; see --help for this command's flags, Beam's are its own"
@@ -57,6 +60,7 @@ def parse_flags(
     standard = options.view_as(StandardOptions)
     if standard.runner is None:
         standard.runner = DEFAULT_RUNNER
+    _require_runnable(options)
     return flags, options
 
 
@@ -98,8 +102,27 @@ def run_over_shards(
             collect(results)
 
 
-def _unknown_to_beam(rest: Sequence[str]) -> list[str]:
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+def _require_runnable(options: PipelineOptions) -> None:
+    """Refuses what Beam would refuse only after the plan was written."""
+    direct = options.view_as(DirectOptions)
+    for name, most in (("direct_num_workers", MOST_THREADS), ("direct_runner_bundle_repeat", None)):
+        if refusal := Number(int, most=most).refusal(getattr(direct, name)):
+            raise LatentStoreError(f"--{name} {refusal}")
+    try:
+        # Making a pipeline finds the runner and the pickle library, and runs Beam's validators.
+        pipeline = beam.Pipeline(options=options)
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise LatentStoreError(
+            f"Beam cannot run with these options: {error}; see --help for runners that can"
+        ) from error
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+    remote = type(pipeline.runner).__name__ == "PortableRunner"
+    if remote and not options.view_as(PortableOptions).job_endpoint:
+        raise LatentStoreError("--runner PortableRunner needs --job_endpoint HOST:PORT, got none")
+
+
+def _unknown_to_beam(command: str, rest: Sequence[str]) -> list[str]:
+    parser = make_parser(command, "")
     for option_class in PipelineOptions.__subclasses__():
         # Beam offers no public way to ask whether it knows a flag; its own check does this.
         tolerant: Any = _Tolerant(parser)

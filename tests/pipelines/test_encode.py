@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -269,6 +270,36 @@ def test_bad_names_and_numbers_are_refused_first(
     url = tmp_path / "deep/er/s.zarr"
     args = [a for a in codec_args(scene_root, url) if a != "--demo_codec" or more[0] != "--quality"]
     assert message in fails(encode.main, [*args, *more])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--runner", "DirectRuner"), "pipeline runner: DirectRuner. Valid values are DataflowRun"),
+        (("--runner", "no.such.Runner"), "Beam cannot run with these options: No module named"),
+        (("--runner", "os.path"), "Beam cannot run with these options: 'module' object is not"),
+        (("--runner", "PortableRunner"), "--runner PortableRunner needs --job_endpoint HOST:PORT"),
+        (("--direct_num_workers", "-1"), "--direct_num_workers must be 0 to 1024, got -1"),
+        (("--direct_num_workers", "x"), "--direct_num_workers: invalid int value: 'x'"),
+        (("--direct_runner_bundle_repeat", "-1"), "bundle_repeat must be 0 or more, got -1"),
+        (("--pickle_library", "dil"), "--pickle_library: invalid choice: 'dil'"),
+        (("--direct_running_mode", "multiprocessing"), "invalid choice: 'multiprocessing'"),
+    ],
+)
+def test_what_beam_cannot_run_with_is_refused_first(
+    scene_root: Path, tmp_path: Path, fails: Fails, more: tuple[str, ...], message: str
+) -> None:
+    assert message in fails(encode.main, codec_args(scene_root, tmp_path / "s.zarr", "val", *more))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dill") is not None, reason="dill is installed")
+def test_a_pickle_library_that_is_not_there_is_refused_first(
+    scene_root: Path, tmp_path: Path, fails: Fails
+) -> None:
+    args = codec_args(scene_root, tmp_path / "s.zarr", "val", "--pickle_library", "dill")
+    assert "pickle_library=dill is set, but dill is not installed" in fails(encode.main, args)
     assert list(tmp_path.iterdir()) == []
 
 
