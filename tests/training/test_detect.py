@@ -21,6 +21,7 @@ from training.evaluation.networks_to_evaluate import find_networks
 from training.evaluation.pipeline import Pipeline
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection import DETECTION
+from training.trainer.checkpoints import write_payload
 
 KINDS = ("pixel", "none", "dynamic", "static")
 
@@ -127,6 +128,6 @@ def test_a_score_that_none_can_have_is_refused(detectors, images, tmp_path, fail
 def test_a_damaged_network_is_refused_and_finds_not_nothing(detectors, images, tmp_path, fails):
     payload = torch.load(detectors["none"], weights_only=True)
     payload["state"]["tail.fpn.inner_blocks.3.0.weight"][0, 0, 0, 0] = torch.nan
-    torch.save(payload, tmp_path / "diverged.pt")
+    write_payload(tmp_path / "diverged.pt", payload)
     flags = ["--checkpoint", tmp_path / "diverged.pt", "--output", tmp_path, "--image", images[0]]
     assert "diverged.pt gives values that are not finite" in fails(detect.main, [*map(str, flags)])

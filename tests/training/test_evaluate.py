@@ -32,7 +32,7 @@ from training.tasks.mean_iou import MeanIou
 from training.tasks.pictures import read_labels
 from training.tasks.pixel_labels import PixelLabels
 from training.tasks.segmentation import SEGMENTATION
-from training.trainer.checkpoints import load_network
+from training.trainer.checkpoints import load_network, write_payload
 
 CODED = (128, 192)
 MASK_BYTES = 192 // 8
@@ -387,14 +387,14 @@ def test_a_store_of_another_codec_is_refused(tiny_store, split, tmp_path, fails)
 def _with_meta(path: Path, **changes: object) -> Path:
     payload = torch.load(path, weights_only=True)
     payload["meta"] = payload["meta"] | changes
-    torch.save(payload, path)
+    write_payload(path, payload)
     return path
 
 
 def test_a_network_that_diverged_is_one_line(tiny_store, checkpoints, tmp_path, fails):
     payload = torch.load(checkpoints["none"], weights_only=True)
     payload["state"]["tail.layer1.0.conv1.weight"][0, 0, 0, 0] = torch.nan
-    torch.save(payload, tmp_path / "diverged.pt")
+    write_payload(tmp_path / "diverged.pt", payload)
     line = fails(command.main, _args(tiny_store, tmp_path, tmp_path / "diverged.pt"))
     assert "diverged.pt gives values that are not finite" in line
 

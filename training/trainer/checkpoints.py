@@ -24,10 +24,16 @@ from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
 from training.tasks.build import build_network
 from training.tasks.registry import find_task
+from training.trainer.digests import DIGEST, content_sha256
 
 FORMAT = "latent-store-network"
 FORMAT_VERSION = 1
 KINDS = ("teacher", "network")
+_DAMAGED = (
+    *(RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, LookupError),
+    *(TypeError, AttributeError, AssertionError, OverflowError, MemoryError),
+)
+"""Errors that torch raises for a damaged file."""
 _META_DEFAULTS: dict[str, Any] = {
     "kind": "network",
     "dataset": None,
@@ -157,7 +163,7 @@ def load_network(
 
 
 def export_safetensors(path: str | Path, network: nn.Module, *, meta: Mapping[str, Any]) -> None:
-    """Writes the weights as `.safetensors`, with config and meta as JSON in its header."""
+    """Writes the weights as `.safetensors`; config, meta and a digest stand in its header."""
     from safetensors.torch import save  # only an export needs it
 
     inner = uncompiled(network)
@@ -166,8 +172,31 @@ def export_safetensors(path: str | Path, network: nn.Module, *, meta: Mapping[st
         "config": json.dumps(inner.config.to_dict()),
         "meta": json.dumps(dict(meta)),
     }
-    state = {name: tensor.contiguous() for name, tensor in state_on_cpu(inner).items()}
+    state = state_on_cpu(inner)
+    header[DIGEST] = content_sha256({"header": header, "state": state})
     write_atomically(Path(path), save(state, metadata=header))
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Reads `export_safetensors`: the state dict, and the header's `config` and `meta` as JSON.
+
+    Raises:
+        CheckpointError: If it is no such file, or was altered; files of earlier versions have no
+            digest, and are believed.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    read_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, *_DAMAGED) as error:
+        raise CheckpointError(
+            f"{path} is no safetensors file ({error}); export it again"
+        ) from error
+    require_whole({"header": header, "state": state}, header.pop(DIGEST, None), str(path))
+    return state, header
 
 
 def uncompiled(network: nn.Module) -> Network:
@@ -187,13 +216,16 @@ def state_on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
 def write_payload(path: str | Path, payload: Mapping[str, Any]) -> str:
     """Saves `payload` with torch so that `path` holds the old file or the whole new one.
 
+    A digest over all of it stands beside it, which `parse` checks.
+
     Returns:
         The sha256 of the file.
     """
+    content = {name: value for name, value in payload.items() if name != DIGEST}
     # Through memory: torch.save writes the file's own name into the archive, and equal content
     # shall give equal bytes.
     buffer = io.BytesIO()
-    torch.save(dict(payload), buffer)
+    torch.save({**content, DIGEST: content_sha256(content)}, buffer)
     data = buffer.getvalue()
     write_atomically(Path(path), data)
     return hashlib.sha256(data).hexdigest()
@@ -233,7 +265,8 @@ def parse(
     """Unpacks a file that `write_payload` wrote.
 
     Raises:
-        CheckpointError: If it is truncated, foreign, of another format, or from a newer version.
+        CheckpointError: If it is truncated, foreign, of another format, from a newer version, or
+            altered. Files of earlier versions have no digest, and are believed.
     """
     payload = _unpack(data, name, map_location)
     found = payload.get("format") if isinstance(payload, dict) else None
@@ -243,18 +276,33 @@ def parse(
             f"{name} is not a {expected_format} file (its format is {found!r}): {hint}give a file "
             "that train-from-store or train-teacher wrote"
         )
-    if payload["format_version"] > FORMAT_VERSION:
+    version = payload.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{name} has format version {payload['format_version']}, this version reads up to "
-            f"{FORMAT_VERSION}: update the package"
+            f"{name} has format version {version}, this version reads up to {FORMAT_VERSION}: "
+            "update the package"
         )
+    require_whole(payload, payload.pop(DIGEST, None), name)
     return payload
+
+
+def require_whole(content: Any, expected: str | None, name: str) -> None:
+    """Refuses content without the digest that was written beside it; None: none was."""
+    try:
+        found = None if expected is None else content_sha256(content)
+    except (RecursionError, *_DAMAGED) as error:
+        found = f"none ({type(error).__name__})"
+    if found != expected:
+        raise CheckpointError(
+            f"{name} was altered: its content has the sha256 {str(found)[:8]}, not the "
+            f"{str(expected)[:8]} that was written; copy the file again, or train again"
+        )
 
 
 def _unpack(data: bytes, name: str, map_location: str | torch.device) -> Any:
     try:
         return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(
             f"{name} cannot be read as a checkpoint ({len(data)} bytes): it is truncated, or not "
             "written by torch.save, or holds more than tensors and plain types, which is not "

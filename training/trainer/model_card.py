@@ -47,7 +47,10 @@ training data may restrict the use of the weights; fill in `license` above befor
 ## Files
 
 `last.pt` and `last.safetensors` hold the same weights, `config.json` everything that the run
-depended on, `log.jsonl` how it went.
+depended on, `log.jsonl` how it went. The two hold, as `content_sha256`, a digest over all tensors
+and settings too: a flipped bit is refused when `last.pt` is loaded, or `last.safetensors` with
+`training.trainer.checkpoints.read_safetensors`. Files of earlier versions have none, and load as
+before.
 """
 
 

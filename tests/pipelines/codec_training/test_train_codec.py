@@ -121,7 +121,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch, ca
     checkpoint = tmp_path / "codec.pth.tar.checkpoint"
     assert f"after step 1 of 3; everything is saved in {checkpoint}" in capsys.readouterr().err
     saved = torch.load(checkpoint, weights_only=True)
-    assert list(saved) == ["model", "optimizer", "training", "step", "spent"]
+    assert list(saved) == ["model", "optimizer", "training", "step", "spent", "content_sha256"]
     assert not output.exists()
     assert main(["--output", str(output), "--resume", *flags]) == 0
     assert output.read_bytes() == unbroken.read_bytes()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from latent_store.errors import CheckpointError
 from training.networks.network_config import NetworkConfig
@@ -14,9 +15,11 @@ from training.tasks.build import build_network
 from training.trainer.checkpoints import (
     export_safetensors,
     load_network,
+    read_safetensors,
     read_state_dict,
     save_checkpoint,
 )
+from training.trainer.digests import DIGEST
 
 META = {"kind": "network", "dataset": "cityscapes", "label": "none", "step": 12}
 
@@ -128,6 +131,7 @@ def test_a_newer_version(saved: Path) -> None:
 def test_weights_that_do_not_fit_their_config(saved: Path) -> None:
     payload = torch.load(saved, weights_only=True)
     payload["config"]["aspp_width"] = 16
+    del payload[DIGEST]
     buffer = io.BytesIO()
     torch.save(payload, buffer)
     with pytest.raises(CheckpointError, match="do not fit the architecture"):
@@ -155,6 +159,60 @@ def test_safetensors_hold_the_same_weights(saved: Path, tmp_path: Path) -> None:
         assert json.loads(file.metadata()["config"]) == loaded.config.to_dict()
     assert state.keys() == loaded.network.state_dict().keys()
     assert all(torch.equal(state[k], v) for k, v in loaded.network.state_dict().items())
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    changed = bytearray(data)
+    changed[position] ^= 0x40
+    return bytes(changed)
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(saved: Path) -> None:
+    data = saved.read_bytes()
+    whole = load_network(data)
+    refused = 0
+    for position in range(100, len(data), len(data) // 12):
+        try:
+            loaded = load_network(flipped(data, position))
+        except CheckpointError:
+            refused += 1
+            continue
+        assert (loaded.config, loaded.meta) == (whole.config, whole.meta)
+        state = loaded.network.state_dict()
+        assert all(torch.equal(state[k], v) for k, v in whole.network.state_dict().items())
+    assert refused > 8
+
+
+def test_a_flipped_weight_is_named(saved: Path) -> None:
+    data = saved.read_bytes()
+    weight = load_network(data).network.state_dict()["tail.layer4.1.conv2.weight"]
+    position = data.index(weight.numpy().tobytes()[:64])
+    with pytest.raises(CheckpointError, match=r"was altered: its content has the sha256 .* copy"):
+        load_network(flipped(data, position))
+
+
+def test_a_file_without_a_digest_loads_as_before(saved: Path, tmp_path: Path) -> None:
+    payload = torch.load(saved, weights_only=True)
+    assert len(payload.pop(DIGEST)) == 64
+    older = tmp_path / "older.pt"
+    torch.save(payload, older)
+    assert load_network(older).meta == load_network(saved).meta
+
+
+def test_a_flipped_bit_in_safetensors_is_refused(saved: Path, tmp_path: Path) -> None:
+    loaded = load_network(saved)
+    path = tmp_path / "last.safetensors"
+    export_safetensors(path, loaded.network, meta=loaded.meta)
+    state, header = read_safetensors(path)
+    assert state.keys() == loaded.network.state_dict().keys()
+    assert json.loads(header["config"]) == loaded.config.to_dict()
+    data = path.read_bytes()
+    for position in (len(data) // 2, len(data) - 1, data.index(b"cityscapes"), 3):
+        path.write_bytes(flipped(data, position))
+        with pytest.raises(CheckpointError, match=r"was altered|is no safetensors file"):
+            read_safetensors(path)
+    save_file(state, path, metadata=header)
+    assert read_safetensors(path)[1] == header
 
 
 def test_foreign_state_dicts_are_unwrapped(tmp_path: Path) -> None:
