@@ -3,10 +3,9 @@
     torchrun --standalone --nproc_per_node 4 -m training.train --store cv.zarr --output runs/one ...
 
 Every rank holds the whole network and its own equal part of each batch. Sums of the loss are
-divided by counts of the whole step, so the gradient is the SUM over ranks: it is added up in one
-piece between backward and the optimiser's step. DistributedDataParallel would overlap the exchange
-with backward, but it divides by the number of ranks, exchanges at every backward, where accumulated
-batches need it once a step, and puts a wrapper around the network that is compiled and saved.
+divided by counts of the whole step, so the gradient is the SUM over ranks, which a hook takes where
+DistributedDataParallel would take the mean. That wraps a task with its loss, not the network that
+is compiled and saved; of accumulated batches the last one alone exchanges.
 
 Numbers that the loop itself looks at (counts, "stop", "save") go over gloo between CPUs also where
 gradients go over NCCL, so that no GPU is waited for, and a rank that died is noticed at once.
@@ -14,7 +13,7 @@ gradients go over NCCL, so that no GPU is waited for, and a rank that died is no
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -68,7 +67,7 @@ class Ranks(Share):
         return device
 
     def prepare(self, network: nn.Module, device: torch.device, *, frozen: bool) -> None:
-        """Makes batch norms in training see the whole batch, and all ranks start equal.
+        """Makes batch norms in training see the whole batch.
 
         Args:
             network: On `device`; its batch norms are replaced in place.
@@ -78,15 +77,40 @@ class Ranks(Share):
         Raises:
             LatentStoreError: If batch norm cannot see the whole batch here.
         """
-        if self.world == 1:
-            return
-        if not frozen:
+        if self.world > 1 and not frozen:
             self._synchronise_batch_norm(network, device)
-        # Machines may differ in the last bit of an initial weight, and it would never go away.
-        for tensor in network.state_dict().values():
-            same = tensor.contiguous()
-            self._exchange(distributed.broadcast, same, 0)
-            tensor.copy_(same)
+
+    def share_gradients(self, task: Any) -> Any:
+        """Returns what is called in a task's place: its backward sums gradients over the ranks.
+
+        All ranks start equal from now on: machines may differ in the last bit of an initial weight.
+
+        Args:
+            task: A module that holds the network.
+        """
+        if self.world == 1:
+            return task
+        with self._lost():
+            # Looking for unused parameters also keeps the order of sums, which resuming needs.
+            shared = nn.parallel.DistributedDataParallel(
+                task, broadcast_buffers=False, find_unused_parameters=True
+            )
+        shared.register_comm_hook(None, _sum_bucket)
+        return shared
+
+    def held(self, shared: Any, *, held: bool) -> Any:
+        """Returns a context in which a held batch's gradients wait for those of a later one.
+
+        Args:
+            shared: From `share_gradients`.
+            held: Whether this batch's wait.
+        """
+        return shared.no_sync() if held and self.world > 1 else contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Computes gradients; those of several ranks are exchanged meanwhile."""
+        with self._lost() if self.world > 1 else contextlib.nullcontext():
+            loss.backward()
 
     def _synchronise_batch_norm(self, network: nn.Module, device: torch.device) -> None:
         remedy = "train with --freeze_batch_norm, or in one process without torchrun"
@@ -112,27 +136,26 @@ class Ranks(Share):
         self._exchange(distributed.all_reduce, sums)
         return dict(zip(numbers, sums.tolist(), strict=True))
 
-    def sum_step(
-        self, network: nn.Module, parts: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
-        """Adds up the gradients of a step in place, and returns the sums of the loss's parts.
+    def sum_parts(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Returns the sums of a loss's parts over the ranks, added as float32.
 
         Args:
-            network: After backward.
             parts: Numbers and vectors whose sum is the step's; of "kept" [B] each rank has the
                 numbers of its own images, and gets those of all.
         """
         if self.world == 1:
             return dict(parts)
-        sums = {name: part.clone() for name, part in parts.items()}
+        own = dict(parts)
         if "kept" in parts:
-            own_B = parts["kept"]
-            sums["kept"] = own_B.new_zeros(self.world, len(own_B))
-            sums["kept"][self.rank] = own_B
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        with torch.no_grad():
-            self._sum_tensors([*gradients, *sums.values()])
-        return {name: part.flatten() if name == "kept" else part for name, part in sums.items()}
+            own["kept"] = parts["kept"].new_zeros(self.world, len(parts["kept"]))
+            own["kept"][self.rank] = parts["kept"]
+        flat = torch.cat([part.flatten().float() for part in own.values()])
+        self._exchange(distributed.all_reduce, flat)
+        sums = flat.split([part.numel() for part in own.values()])
+        return {
+            name: total.view(-1 if name == "kept" else part.shape).to(part.dtype)
+            for (name, part), total in zip(own.items(), sums, strict=True)
+        }
 
     def gather(self, value: Value) -> list[Value]:
         """Returns every rank's value, by rank; plain types and CPU tensors."""
@@ -146,20 +169,16 @@ class Ranks(Share):
         """Returns when all ranks are here."""
         self.sum_numbers({"here": 1})
 
-    def _sum_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replaces tensors on the device by their sums over the ranks, in one exchange.
-
-        All are added as float32: integers are exact up to 2^24.
-        """
-        flat = torch.cat([tensor.flatten().float() for tensor in tensors])
-        self._exchange(distributed.all_reduce, flat)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view(tensor.shape))
-
     def _exchange(self, call: Any, *values: Any) -> None:
-        try:
+        with self._lost():
             call(*values)
+
+    @contextlib.contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             cause = str(error).split(". ")[0]
             raise JobFailedError(
@@ -208,3 +227,11 @@ def _here() -> Ranks:
         world=distributed.get_world_size(),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
     )
+
+
+def _sum_bucket(
+    _: None,
+    bucket: distributed.GradBucket,  # type: ignore[name-defined]  # torch exports it silently
+) -> torch.futures.Future[torch.Tensor]:
+    work = distributed.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])

@@ -150,8 +150,6 @@ class Trainer:
             scores = {} if self._measure is None else self._validate(log)
         return self._finish(scores)
 
-    # -- the schedule -----------------------------------------------------------------------
-
     @property
     def over(self) -> bool:
         """True if the last step is done."""
@@ -190,6 +188,7 @@ class Trainer:
             self.files.begin()
         if self.config.compile:
             self.task.compile_network()
+        self._call = self.ranks.share_gradients(self.task)
         self._set_training_mode()
 
     def _holds_run(self) -> bool:
@@ -264,8 +263,10 @@ class Trainer:
             group["lr"] = self.learning_rate
         self.task.anneal(self.progress)
         self.optimizer.zero_grad()
-        own_parts = merged_parts([self._backward(batch, counts) for batch in on_device])
-        parts = self.ranks.sum_step(self.network, own_parts)
+        own_parts = merged_parts(
+            [self._backward(batch, counts, held=batch is not on_device[-1]) for batch in on_device]
+        )
+        parts = self.ranks.sum_parts(own_parts)
         if self.config.clip_norm:
             parts["gradient_norm"] = nn.utils.clip_grad_norm_(
                 self.parameters, self.config.clip_norm
@@ -275,10 +276,12 @@ class Trainer:
         self.watch.add(self.state.step, batches, own_parts["loss"], parts)
         return parts | {"labels": torch.tensor(float(counts.labels))}
 
-    def _backward(self, batch: Batch, counts: Counts) -> dict[str, torch.Tensor]:
-        with self._autocast():
-            parts = self.task(batch, counts, self.state.epoch)
-        parts["loss"].backward()
+    def _backward(self, batch: Batch, counts: Counts, *, held: bool) -> dict[str, torch.Tensor]:
+        """Adds a batch's gradients; those that are held are exchanged with a later batch's."""
+        with self.ranks.held(self._call, held=held):
+            with self._autocast():
+                parts = self._call(batch, counts, self.state.epoch)
+            self.ranks.backward(parts["loss"])
         return {name: part.detach() for name, part in parts.items()}
 
     def _autocast(self) -> torch.autocast:
