@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,13 +44,18 @@ class Location:
         self.storage_options = dict(storage_options or {})
         self.fs, self.root = fsspec.url_to_fs(os.fspath(url), **self.storage_options)
         self.root = self.root.rstrip("/")
-        self.url = os.fspath(url).rstrip("/")
+        self.address = os.fspath(url).rstrip("/")
 
     def __repr__(self) -> str:
         return f"Location({self.url!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Location, (self.url, self.storage_options)
+        return Location, (self.address, self.storage_options)
+
+    @property
+    def url(self) -> str:
+        """The address as messages and files may have it: without passwords and signatures."""
+        return public_url(self.address)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Location) and self._identity == other._identity
@@ -59,7 +65,7 @@ class Location:
 
     @property
     def _identity(self) -> tuple[str, str]:
-        return self.url, repr(sorted(self.storage_options.items()))
+        return self.address, repr(sorted(self.storage_options.items()))
 
     @property
     def local_path(self) -> Path | None:
@@ -71,7 +77,7 @@ class Location:
         if self.local_path is not None:
             return zarr.storage.LocalStore(self.local_path, read_only=read_only)
         return zarr.storage.FsspecStore.from_url(
-            fsspec.utils.stringify_path(self.url),
+            fsspec.utils.stringify_path(self.address),
             storage_options=self.storage_options or None,
             read_only=read_only,
         )
@@ -226,6 +232,15 @@ class Location:
             raise StoreNotFoundError(
                 f"no latent store at {self.url}: make one with encode-to-store `store={self.url}`"
             )
+
+
+def public_url(url: str) -> str:
+    """Returns a URL without user, password, query and fragment; a local path stays as it is."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def write_atomically(target: Path, data: bytes) -> None:

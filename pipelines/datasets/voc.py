@@ -86,7 +86,7 @@ class Voc(DatasetReader):
 
     def __init__(self, data_root: Location, *, task: str, years: Sequence[int] = ()):
         if DEVKIT in list_folders(data_root, ""):
-            data_root = Location(f"{data_root.url}/{DEVKIT}", data_root.storage_options)
+            data_root = Location(f"{data_root.address}/{DEVKIT}", data_root.storage_options)
         self.data_root = data_root
         self.task, self.files = task, FILES[task]
         self.years = tuple(sorted(set(years))) or self._only_year()

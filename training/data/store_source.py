@@ -111,15 +111,15 @@ class StoreSource(Source):
         keys = ", ".join(reader.key for reader in readers)
         if not len(rows):
             raise DatasetError(
-                f"{self.spec.split} of {self.spec.url} has no sample with {keys}: see "
+                f"{self.spec.split} of {self.split.store.url} has no sample with {keys}: see "
                 "`latent-store inspect` for what failed, and encode some"
             )
         sources = self.split.source_rows(rows)
         if self.spec.views and np.array_equal(sources, rows):
             raise DatasetError(
-                f"{self.spec.split} of {self.spec.url} has no stored view with {keys}: write them "
-                "with encode-to-store --views (and reorder-latents, for a ranked copy), or leave "
-                "--views out"
+                f"{self.spec.split} of {self.split.store.url} has no stored view with {keys}: "
+                "write them with encode-to-store --views (and reorder-latents, for a ranked copy), "
+                "or leave --views out"
             )
         first = np.unique(sources)[: self.spec.max_samples or None]
         return rows[np.isin(sources, first)]

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from latent_store.errors import LatentStoreError
-from latent_store.storage.location import write_atomically
+from latent_store.storage.location import public_url, write_atomically
 from training.trainer.checkpoints import (
     export_safetensors,
     parse,
@@ -56,7 +56,7 @@ class RunFiles:
         self, resume: Path, log: Path, *, config: Mapping[str, Any], free: frozenset[str]
     ) -> None:
         self.path = self.checkpoint = self.resume = resume
-        self.log, self.config, self.free = log, dict(config), free
+        self.log, self.config, self.free = log, _public(config), free
 
     def holds_run(self) -> bool:
         """Says whether there is a run to go on with."""
@@ -91,7 +91,7 @@ class RunFiles:
         """
         name = str(self.resume)
         payload = parse(read_file(self.resume), name, expected_format=RESUME_FORMAT)
-        require_same_config(payload["config"], self.config, self.free)
+        require_same_config(_public(payload["config"]), self.config, self.free)
         return payload
 
     def save_best(self, network: nn.Module, state: RunState) -> None:
@@ -168,3 +168,13 @@ def require_same_config(
                 f"cannot resume with another --{name}: the run has {before.get(name)!r}, now it is "
                 f"{now.get(name)!r}; give the same value, or start a new --output"
             )
+
+
+def _public(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration that others may read: no credentials, and no path of a data root."""
+    known = dict(config)
+    if isinstance(known.get("store"), str):
+        known["store"] = public_url(known["store"])
+    if known.get("data_root") is not None:
+        known["data_root"] = Path(public_url(str(known["data_root"]))).name
+    return known
