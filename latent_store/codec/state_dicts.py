@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ WRAPPERS = ("network", "state_dict", "model_state_dict")
 """Keys under which CompressAI's tools and training scripts put the state dict."""
 TABLES = ("_offset", "_quantized_cdf", "_cdf_length")
 SCALE_TABLE = "gaussian_conditional.scale_table"
+_REFUSED_TYPE = re.compile(r"GLOBAL (\S+) was not an allowed global")
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+"""Escape sequences of terminals, which torch puts into messages."""
 
 
 def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
@@ -36,7 +40,12 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        if refused := refused_type(error):
+            raise CheckpointError(
+                f"{name} holds {refused} beside tensors, and objects are not loaded; save "
+                "model.state_dict() alone"
+            ) from error
+        reason = " ".join(_STYLE.sub("", str(error)).split())[:120] or type(error).__name__
         raise CheckpointError(
             f"{name} is no checkpoint of plain tensors, or it was truncated ({len(data)} bytes: "
             f"{reason}); copy it again, or save a state dict with torch.save"
@@ -47,6 +56,14 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
             f"{name} holds {_kind(content)}, not a state dict; save model.state_dict()"
         )
     return dict(remap_old_keys("entropy_bottleneck", load_pretrained(tensors)))
+
+
+def refused_type(error: Exception) -> str:
+    """Returns the type that `torch.load(..., weights_only=True)` refused, e.g.
+    `argparse.Namespace`; "" if that is not why it failed.
+    """
+    found = _REFUSED_TYPE.search(str(error))
+    return found[1] if found else ""
 
 
 def load_state_dict(

@@ -213,6 +213,25 @@ def test_unreadable_pictures_are_one_line(checkpoints, tmp_path, fails, content)
     assert "street.png" in fails(main, [*map(str, flags)])
 
 
+def test_one_bad_picture_does_not_keep_the_others_from_being_done(
+    checkpoints, images, tmp_path, fails
+):
+    bad, missing, report = tmp_path / "bad.png", tmp_path / "missing.png", tmp_path / "r.json"
+    bad.write_bytes(b"no picture")
+    given = [images[0], bad, missing, images[1]]
+    args = ["--checkpoint", checkpoints["none"], "--output", tmp_path / "out", "--device", "cpu"]
+    args = [*map(str, [*args, "--json", report, "--image", *given])]
+    line = fails(main, args, status=1)
+    assert "2 of 4 inputs failed: " in line
+    assert "bad.png" in line
+    assert "missing.png" in line
+    content = json.loads(report.read_text())
+    assert [numbers["name"] for numbers in content["pictures"]] == [images[0].stem, images[1].stem]
+    assert list(content["failed"]) == [str(bad), str(missing)]
+    maps = {path.name for path in (tmp_path / "out").glob("*_labelTrainIds.png")}
+    assert maps == {f"{image.stem}_labelTrainIds.png" for image in images[:2]}
+
+
 def test_flags_that_contradict_each_other_are_refused(checkpoints, tmp_path, fails):
     fixed = ["--checkpoint", str(checkpoints["none"]), "--output", str(tmp_path)]
     stream = [*fixed, "--stream", "a.stream"]

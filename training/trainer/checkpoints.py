@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from latent_store.codec.state_dicts import refused_type
 from latent_store.errors import CheckpointError
 from latent_store.storage.location import write_atomically
 from training.networks.network_config import NetworkConfig
@@ -303,6 +304,11 @@ def _unpack(data: bytes, name: str, map_location: str | torch.device) -> Any:
     try:
         return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     except _DAMAGED as error:
+        if refused := refused_type(error):
+            raise CheckpointError(
+                f"{name} holds {refused} beside tensors, and objects are not loaded; save the "
+                "model's state dict alone"
+            ) from error
         raise CheckpointError(
             f"{name} cannot be read as a checkpoint ({len(data)} bytes): it is truncated, or not "
             "written by torch.save, or holds more than tensors and plain types, which is not "

@@ -16,7 +16,15 @@ import torch
 from latent_store.codec import read_image, read_stream_file, write_stream_file
 from latent_store.codec.numerics import choose_device
 from latent_store.console import MOST_THREADS, Number, make_parser
-from latent_store.errors import CheckpointError, LatentStoreError
+from latent_store.errors import (
+    CheckpointError,
+    DatasetError,
+    IdentityError,
+    IntegrityError,
+    JobFailedError,
+    LatentStoreError,
+    RankingError,
+)
 from latent_store.storage.location import write_text
 from training.tables import align
 from training.tasks.base import Task
@@ -70,7 +78,11 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
         task: The command's.
         options: Of the task's `write`.
 
+    One input that fails does not keep the others from being done.
+
     Raises:
+        JobFailedError: One of several inputs failed for one of the next four reasons, the others
+            are done; of a single one the reason itself is raised.
         CheckpointError: The checkpoint's network is for another task.
         DatasetError: A picture cannot be read.
         IntegrityError: A stream file is damaged.
@@ -91,12 +103,23 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
             f"checkpoint for {task.name}"
         )
     write = functools.partial(task.write, **options)
-    sent = [_transmit_one(ends, path, args, write) for path in inputs]
-    sys.stdout.write(f"{table(sent)}\n\nwritten to {args.output}\n")
+    sent, failed = [], {}
+    for path in inputs:
+        try:
+            sent.append(_transmit_one(ends, path, args, write))
+        except (DatasetError, IntegrityError, IdentityError, RankingError) as error:
+            if len(inputs) == 1:
+                raise
+            failed[str(path)] = " ".join(str(error).split())
+    if sent:
+        sys.stdout.write(f"{table(sent)}\n\nwritten to {args.output}\n")
     if args.json is not None:
         content = {"checkpoint": str(args.checkpoint), "codec_id": ends.codec.spec.codec_id}
-        text = json.dumps(content | {"pictures": sent}, indent=1) + "\n"
+        text = json.dumps(content | {"pictures": sent, "failed": failed}, indent=1) + "\n"
         write_text(args.json, text)
+    if failed:
+        reasons = "; ".join(failed.values())
+        raise JobFailedError(f"{len(failed)} of {len(inputs)} inputs failed: {reasons}")
     return 0
 
 

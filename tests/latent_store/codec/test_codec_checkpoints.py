@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import io
@@ -202,13 +203,24 @@ def test_truncated_files(tmp_path: Path, small_checkpoint: bytes, kept: float) -
         (save(torch.ones(3)), "holds a Tensor, not a state dict; save model.state_dict"),
         (save({"epoch": 3, "lr": 0.1}), "holds a dict with the keys epoch, lr, not a state dict"),
         (save({}), "holds an empty dict, not a state dict"),
-        (save(SimpleNamespace(a=1)), "is no checkpoint of plain tensors"),
+        (save(SimpleNamespace(a=1)), "holds types.SimpleNamespace beside tensors, and objects"),
     ],
 )
 def test_what_is_no_state_dict(content: bytes, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         codec_from_bytes(content)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_type_that_is_not_loaded_is_named(state: State, *, zipped: bool) -> None:
+    data = io.BytesIO()
+    content = {"state_dict": state, "args": argparse.Namespace(epochs=3)}
+    torch.save(content, data, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError) as error:
+        codec_from_bytes(data.getvalue())
+    assert "the checkpoint holds argparse.Namespace beside tensors" in str(error.value)
+    assert "\x1b" not in str(error.value)
 
 
 def test_a_name_with_a_hash_is_held_to_it(tmp_path: Path, small_checkpoint: bytes) -> None:
