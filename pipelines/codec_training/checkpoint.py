@@ -12,8 +12,8 @@ from latent_store.errors import CheckpointError
 from pipelines.codec_training.images import EPOCH_STEPS
 from pipelines.codec_training.training import CodecTraining
 from training.flags import free_fields
+from training.networks.digests import DIGEST
 from training.trainer.checkpoints import require_whole, write_payload
-from training.trainer.digests import DIGEST
 from training.trainer.run_folder import RunFiles, require_same_config
 from training.trainer.run_log import Meters
 from training.trainer.run_state import RunState

@@ -21,11 +21,11 @@ from torch import nn
 from latent_store.codec.state_dicts import refused_type
 from latent_store.errors import CheckpointError
 from latent_store.storage.location import write_atomically
+from training.networks.digests import DIGEST, content_sha256
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
 from training.tasks.build import build_network
 from training.tasks.registry import find_task
-from training.trainer.digests import DIGEST, content_sha256
 
 FORMAT = "latent-store-network"
 FORMAT_VERSION = 1

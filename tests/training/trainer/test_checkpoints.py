@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from latent_store.errors import CheckpointError
+from training.networks.digests import DIGEST
 from training.networks.network_config import NetworkConfig
 from training.tasks.build import build_network
 from training.trainer.checkpoints import (
@@ -20,7 +21,6 @@ from training.trainer.checkpoints import (
     read_state_dict,
     save_checkpoint,
 )
-from training.trainer.digests import DIGEST
 
 META = {"kind": "network", "dataset": "cityscapes", "label": "none", "step": 12}
 
