@@ -15,7 +15,7 @@ VIEWS = ("hflip",)
 
 _RULE = "one line of text without / and \\, not blank, and not . or .."
 _RESERVED = ("codecs", "zarr.json")
-"""What a store has beside its groups of datasets, splits and rankings."""
+"""Names in a store that no dataset, split or ranking may bear."""
 _MOST_BYTES = 255
 """Of a name in a file system."""
 

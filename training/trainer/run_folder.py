@@ -39,7 +39,7 @@ RESUME_FORMAT = "latent-store-training"
 
 
 class RunFiles:
-    """What a run goes on from, and its log; written by one process.
+    """The file that a run goes on from, and its log; written by one process.
 
     Args:
         resume: Path of the file that the run goes on from.
@@ -48,7 +48,7 @@ class RunFiles:
         free: Names in `config` that a resumed run may change.
 
     Attributes:
-        path: What users know the run by.
+        path: The name by which users know the run.
         checkpoint: Path of the reported network's file.
     """
 
