@@ -20,7 +20,7 @@ from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader, Rows
 from latent_store.components.registry import all_splits, component_keys, kind_of
-from latent_store.errors import MissingComponentError, RankingError, StoreNotFoundError
+from latent_store.errors import MissingComponentError, StoreNotFoundError
 from latent_store.extras import import_with_extra
 from latent_store.format import schema
 from latent_store.format.ids import ORIGINAL_VIEW, normal_id
@@ -112,19 +112,8 @@ class LatentStore:
         return rankings.list_rankings(self.location, codec_id)
 
     def ranking(self, codec_id: str, ranking_id: str) -> Ranking:
-        """Returns a ranking of one codec; one of another codec is refused.
-
-        Raises:
-            RankingError: If there is none, or it does not order that codec's channels.
-        """
-        ranking = rankings.read_ranking(self.location, codec_id, ranking_id)
-        channels = self.codec(codec_id).channels
-        if len(ranking.order) != channels:
-            raise RankingError(
-                f"ranking {ranking_id} orders {len(ranking.order)} channels, codec {codec_id} has "
-                f"{channels}: derive one with channel-frequency"
-            )
-        return ranking
+        """Returns a ranking of one codec; one of another codec is refused."""
+        return rankings.read_ranking(self.location, codec_id, ranking_id)
 
 
 class Split:

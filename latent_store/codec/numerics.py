@@ -24,13 +24,13 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
-        raise LatentStoreError(f"--device must be auto, cpu or cuda[:N], got {name!r}")
+        raise LatentStoreError(f"`device=` must be auto, cpu or cuda[:N], got {name!r}")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if not count:
-        raise LatentStoreError(f"--device {name}: there is no CUDA device here; use --device cpu")
+        raise LatentStoreError(f"`device={name}`: there is no CUDA device here; use `device=cpu`")
     if (device.index or 0) >= count:
         raise LatentStoreError(
-            f"--device {name}: there are {count} CUDA devices here, from 0 on; use one of them"
+            f"`device={name}`: there are {count} CUDA devices here, from 0 on; use one of them"
         )
     return device
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from latent_store import LatentStore
+from latent_store import LatentStore, Ranking
 from latent_store.codec import StreamFile, decode_scalable
 from latent_store.errors import LatentStoreError, RankingError
 from latent_store.format.schema import CodecSpec
@@ -33,6 +33,21 @@ from training.selection.cut_norm import keep_statistics_per_cut
 from training.selection.rates import Sent, Size, StoredStreams, StreamReceiver
 
 
+def find_ranking(ranking_id: str, store: LatentStore, spec: CodecSpec) -> Ranking:
+    """Returns the ranking that channels come from.
+
+    Raises:
+        RankingError: The codec has none of that name, or it orders other channels.
+    """
+    ranking = store.ranking(spec.codec_id, ranking_id)
+    if len(ranking.order) != spec.channels:
+        raise RankingError(
+            f"ranking {ranking_id} orders {len(ranking.order)} channels, codec {spec.codec_id} has "
+            f"{spec.channels}: derive one with channel-frequency"
+        )
+    return ranking
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ranked(Selection):
     """Exactly N channels in ranked order, as ranked latents and scalable streams deliver them."""
@@ -47,7 +62,7 @@ class Ranked(Selection):
     def find_channels(
         cls, flags: Any, store: LatentStore, spec: CodecSpec
     ) -> dict[str, Numbers | None]:
-        return {"channels": store.ranking(spec.codec_id, flags.mask).channels(flags.keep)}
+        return {"channels": find_ranking(flags.mask, store, spec).channels(flags.keep)}
 
     @classmethod
     def label(cls, flags: Any) -> str:
@@ -101,7 +116,7 @@ class AnyN(Ranked):
         Raises:
             RankingError: There is no such ranking, or the scalable stream cannot be cut there.
         """
-        ranking = store.ranking(spec.codec_id, flags.mask)
+        ranking = find_ranking(flags.mask, store, spec)
         cuts = tuple(sorted(set(flags.cuts or ranking.cuts)))
         if unknown := [n for n in cuts if n not in ranking.cuts]:
             raise RankingError(

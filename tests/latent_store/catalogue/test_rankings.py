@@ -157,18 +157,3 @@ def test_cuts_end_with_all_channels() -> None:
     assert make_cuts(None, 64) == (16, 32, 64)
     with pytest.raises(latent_store.LatentStoreError, match=r"\[500\]` is out of range"):
         make_cuts([500], 192)
-
-
-def test_a_ranking_of_fewer_channels_than_its_codec_has_is_refused(
-    copied_store: TinyStore,
-) -> None:
-    store = latent_store.open(copied_store.url)
-    (codec_id,) = store.codecs()
-    whole = store.ranking(codec_id, RANKING)
-    short = dataclasses.replace(
-        make_ranking([3.0, 1.0, 2.0]), ranking_id="short", codec_id=codec_id
-    )
-    write_ranking(store.location, short)
-    line = rf"short orders 3 channels, codec {codec_id} has {len(whole.order)}: derive one with"
-    with pytest.raises(RankingError, match=line):
-        store.ranking(codec_id, "short")

@@ -256,7 +256,7 @@ def test_a_batch_larger_than_the_split(tiny_store: TinyStore) -> None:
     ("changed", "message"),
     [
         ({"crop": 100}, "--crop must be a multiple of 16 pixels .* got 100"),
-        ({"crop": -16}, "--crop must be a multiple of 16"),
+        ({"crop": -16}, "--crop must be 0 or more, got -16"),
         ({"batch_size": 0}, "--batch_size must be 1 or more, got 0"),
         ({"preload_rows": 0}, "--preload_rows must be 1 or more"),
     ],

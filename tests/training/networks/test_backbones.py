@@ -40,7 +40,7 @@ def test_a_backbone_has_the_strides_and_channels_that_it_says(name: str, *, dila
             features_BCHW = stages[stage](features_BCHW)
             assert features_BCHW.shape == (1, channels, 128 // stride, 256 // stride)
     assert tuple(stages) == backbone.stage_names
-    assert backbone.output_stride == (16 if name in ("resnet18", "resnet34") else 8)
+    assert backbone.output_stride == (8 if name in ("resnet50", "resnet101") else 16)
 
 
 def test_the_dilated_basic_blocks_see_what_the_strided_ones_saw() -> None:

@@ -319,6 +319,6 @@ def test_the_backbone_keeps_its_strides() -> None:
 
 def test_contradictory_configs_are_refused() -> None:
     with pytest.raises(LatentStoreError, match=r"--auxiliary_head .* got --task detection"):
-        NetworkConfig(task="detection", auxiliary_head=True)
+        build_network(NetworkConfig(task="detection", auxiliary_head=True))
     with pytest.raises(LatentStoreError, match="anchor_size must be 1 or more, got 0"):
         NetworkConfig(task="detection", anchor_size=0)

@@ -418,9 +418,12 @@ def test_a_run_stopped_before_its_statistics_were_taken_goes_on_with_them(
         assert set(result.scores) > {"miou", "miou_at/4"}
         return weights(tmp_path / folder / "last.pt")
 
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
     undisturbed = run("one")
     with monkeypatch.context() as patch:
-        patch.setattr(Objective, "settle", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(Objective, "settle", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("two")
     unsettled = weights(tmp_path / "two/last.pt")
@@ -483,7 +486,7 @@ def test_the_clock_counts_waiting_only() -> None:
 
 def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
-    with pytest.raises(LatentStoreError, match="--device must be auto, cpu or cuda"):
+    with pytest.raises(LatentStoreError, match="`device=` must be auto, cpu or cuda"):
         choose_device("abacus")
     # Devices of torch that nothing here computes on.
     for name in ("mps", "meta", "cpu:1", "xpu"):
