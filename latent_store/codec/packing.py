@@ -131,12 +131,13 @@ def unpack_stream(codec: Codec, stream: StreamFile, keep: int | None = None) -> 
 def cut_stream(stream: StreamFile, keep: int | None) -> StreamFile:
     """Returns a scalable stream cut down to its first `keep` channels; None means all of them.
 
-    Nothing is coded again.
+    Nothing is coded again. A stream of no channels, which a gate may send, has no cut and is
+    whole.
 
     Raises:
         LatentStoreError: `keep` is no cut.
     """
-    if keep is None:
+    if keep in (None, len(stream.channels)):
         return stream
     end = stream.cut_index(keep) + 1
     return dataclasses.replace(
