@@ -14,6 +14,7 @@ One image's output is the same alone or in any batch. ASPP pools over the whole 
 holds images of one coded size, and nothing is padded beyond that.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ MakeParts = Callable[[NetworkConfig], tuple[Stem, nn.Module]]
 """A task's `build_parts`."""
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A network of a task: on pixels or on latents.
 
     Attributes:
@@ -40,9 +41,9 @@ class Network(nn.Module):
     config: NetworkConfig
     tail: Any
 
+    @abstractmethod
     def transformed(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Returns what comes before the tail, of the inputs of `forward`: "features" and more."""
-        raise NotImplementedError
 
 
 class PixelNetwork(Network):

@@ -4,6 +4,7 @@ Every term is a sum over the batch divided by a count. The counts are arguments,
 small batches (gradient accumulation), or several processes, give the gradient of one large batch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ def cell_mask(batch: Mapping[str, Any]) -> torch.Tensor:
     return inside_BH[:, :, None] & inside_BW[:, None, :]
 
 
-class TaskLoss(nn.Module):
+class TaskLoss(nn.Module, ABC):
     """A task's own loss + λ₁ · L_KD [+ λ_rate · rate].
 
     Args:
@@ -71,11 +72,11 @@ class TaskLoss(nn.Module):
         super().__init__()
         self.weights = {"distillation": lambda_kd, "rate": rate_weight}
 
+    @abstractmethod
     def task_parts(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
     ) -> dict[str, torch.Tensor]:
         """Returns the task's own parts by name; `weights` has them too."""
-        raise NotImplementedError
 
     def forward(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
