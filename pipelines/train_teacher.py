@@ -32,9 +32,8 @@ from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.flags import add_flags, flag, free_fields, read_flags
 from training.networks.backbones import BACKBONES
 from training.networks.network_config import MOST_WIDTH, NetworkConfig
-from training.tasks.build import build_network
 from training.tasks.objective import Objective
-from training.tasks.registry import find_task, headline, require_own_fields
+from training.tasks.registry import build_network, find_task, headline, require_own_fields
 from training.trainer.assembly import require_batch_norm
 from training.trainer.initialise import start_from_pretrained
 from training.trainer.job import NONE

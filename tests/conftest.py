@@ -14,8 +14,8 @@ import torch
 from pipelines import encode, frequency, reorder
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from training.networks.network_config import NetworkConfig
-from training.tasks.build import build_network
 from training.tasks.classes import CITYSCAPES_CLASSES
+from training.tasks.registry import build_network
 from training.trainer.checkpoints import save_checkpoint
 
 # How long an example takes says more about a shared machine than about what is tested.

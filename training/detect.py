@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from latent_store.console import Number, run_command
-from training.tasks.box_pictures import SHOWN_SCORE
 from training.tasks.detection import DETECTION
+from training.tasks.pictures import SHOWN_SCORE
 from training.transmission.command import transmission_parser, transmit
 
 _DESCRIPTION = """Detects objects in new pictures as a camera and a server would.

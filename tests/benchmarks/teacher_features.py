@@ -37,7 +37,7 @@ from pipelines.jobs.encoders import Encoder, encode_features, load_stem
 from pipelines.jobs.encoding import EncodeJob
 from tests.benchmarks.table import markdown
 from training.networks.network_config import NetworkConfig
-from training.tasks.build import build_network
+from training.tasks.registry import build_network
 from training.trainer.checkpoints import load_network, save_checkpoint
 
 SAMPLES_PER_SHARD = 16

@@ -15,8 +15,8 @@ from latent_store.shards.receipts import crc32c
 from tests.conftest import TinyStore
 from tests.latent_store.codec.made_codec import make_model, save
 from training.networks.network_config import NetworkConfig
-from training.tasks.build import build_network
 from training.tasks.classes import CITYSCAPES_CLASSES
+from training.tasks.registry import build_network
 from training.trainer.checkpoints import save_checkpoint
 
 ENCODE = "from pipelines.encode import main; raise SystemExit(main())"

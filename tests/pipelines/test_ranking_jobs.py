@@ -21,7 +21,7 @@ from pipelines import frequency, reorder
 from pipelines.jobs.counting import half_of
 from tests.conftest import RANKING, TRAIN, TinyStore
 from training.networks.network_config import NetworkConfig
-from training.tasks.build import build_network
+from training.tasks.registry import build_network
 from training.trainer.checkpoints import load_network, save_checkpoint
 
 Fails = Callable[..., str]

@@ -17,8 +17,8 @@ from tests.conftest import RANKING
 from tests.pipelines.made_voc import Object, write_list, write_objects
 from tests.training.real_networks import KEEP, make_every_kind, write_network
 from training.networks.network_config import NetworkConfig
-from training.tasks.build import build_network
 from training.tasks.classes import VOC_CLASSES
+from training.tasks.registry import build_network
 
 COLOURS = {"car": (230, 40, 40), "dog": (40, 220, 60), "boat": (60, 70, 240)}
 """The classes that occur, each in a colour of its own."""

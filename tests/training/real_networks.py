@@ -13,8 +13,8 @@ import latent_store
 from latent_store.codec import Codec, codec_from_store
 from tests.conftest import RANKING, TinyStore
 from training.networks.network_config import NetworkConfig
-from training.tasks.build import build_network
 from training.tasks.classes import CITYSCAPES_CLASSES
+from training.tasks.registry import build_network
 from training.trainer.checkpoints import save_checkpoint
 
 KEEP = 16

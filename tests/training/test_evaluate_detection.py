@@ -36,9 +36,8 @@ from training.evaluation.networks_to_evaluate import find_networks
 from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW, read_point
 from training.selection.rates import ImageRate
-from training.tasks.average_precision import mean_ap, voc_ap
+from training.tasks.average_precision import coco_ap, mean_ap, voc_ap
 from training.tasks.classes import VOC_CLASSES
-from training.tasks.coco_ap import coco_ap
 from training.tasks.detection import DETECTION
 from training.tasks.detections import Detections
 from training.tasks.object_boxes import ObjectBoxes

@@ -19,11 +19,11 @@ from training import train
 from training.data.loader import WholeImages
 from training.data.store_source import SourceSpec, StoreSource
 from training.data.stored_channels import StoredChannels
-from training.tasks.build import build_network
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection import DETECTION, DetectionLoss
 from training.tasks.object_boxes import ObjectBoxes
 from training.tasks.objective import Objective, network_inputs
+from training.tasks.registry import build_network
 from training.trainer.checkpoints import load_network
 
 SHAPE = ("--backbone", "resnet18", "--fpn_width", "8", "--box_head_width", "16")
@@ -89,7 +89,7 @@ def test_every_kind_of_network_trains(
     assert loaded.config.task == "detection"
     assert loaded.config.fpn_width == 8  # the teacher's
     epochs, (validation,) = records(output, "epoch"), records(output, "validation")
-    assert all(epochs[0][part] >= 0 for part in DetectionLoss.PARTS)
+    assert all(epochs[0][part] >= 0 for part in DetectionLoss.own_weights)
     assert ("distillation" in epochs[0]) == ("--lambda_kd" not in more and "--domain" not in more)
     assert 0 <= validation["ap50"] <= 1
     assert {"ap50_07", "coco_ap", "ap50/car"} <= set(validation)

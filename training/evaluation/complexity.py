@@ -21,8 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latent_store.codec.stock import GDN
 from latent_store.format.schema import LATENT_STRIDE
 from training.networks.network_config import NetworkConfig
-from training.tasks.build import build_network
-from training.tasks.registry import find_task
+from training.tasks.registry import build_network, find_task
 
 _WRAPPED = "network."
 

@@ -12,6 +12,8 @@ here are half-open, so that `x2 - x1` is that width, and all overlaps are the sa
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,6 @@ import torch
 from torchvision.ops import box_iou
 
 from latent_store.format.boxes import Boxes
-from training.tasks.coco_ap import coco_ap
 from training.tasks.detections import Detections
 from training.tasks.mean_iou import mean_over
 from training.tasks.metric import ImageResult, Metric
@@ -33,6 +34,8 @@ _LEVELS = (0.0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Recalls of VOC2007 as the devkit's 0:0.1:1 rounds them: MATLAB counts a range from both ends, so
 0.3 alone lies 1e-16 above, and a recall of exactly 0.3 misses its level. (Ports that count from 0
 miss 0.6 and 0.7 too.)"""
+COCO_DETECTIONS = 100
+"""The most detections of one class in one picture that COCO looks at, best scores first."""
 _MOST_WEIGHTS = 1 << 22
 """Numbers held at once while AP is drawn: 32 MiB."""
 
@@ -62,16 +65,11 @@ class BoxesResult(ImageResult):
 
 
 def match(truth: Boxes, prediction: Detections, num_classes: int) -> BoxesResult:
-    """Judges one picture's detections as the devkit does.
+    """Judges one picture's detections as the devkit does; K classes have the background.
 
     From the surest on, each belongs to the object of its class that it overlaps best (of equal
     overlaps, the first). It is true if they overlap by half and the object had none before; a
     second one is false. Those of difficult objects, any number, are left out.
-
-    Args:
-        truth: The picture's objects.
-        prediction: Its detections.
-        num_classes: K, with the background.
 
     Raises:
         ValueError: A label is none of the K classes.
@@ -83,11 +81,8 @@ def match(truth: Boxes, prediction: Detections, num_classes: int) -> BoxesResult
             )
     hits_N, kept_N = np.zeros(len(prediction), dtype=int), np.ones(len(prediction), dtype=bool)
     if len(prediction) and len(truth):
-        overlaps_NM = np.where(
-            prediction.labels_N[:, None] == truth.labels_N,
-            overlaps(prediction.boxes_N4, truth.boxes_N4),
-            0,
-        )
+        same_NM = prediction.labels_N[:, None] == truth.labels_N
+        overlaps_NM = same_NM * _overlaps(prediction.boxes_N4, truth.boxes_N4)
         best_N = overlaps_NM.argmax(axis=1)
         reached_N = overlaps_NM.max(axis=1) >= MIN_OVERLAP
         kept_N = ~(reached_N & truth.difficult_N[best_N])
@@ -103,12 +98,6 @@ def match(truth: Boxes, prediction: Detections, num_classes: int) -> BoxesResult
         objects=tuple(objects_K.tolist()),
         pair=(truth, prediction),
     )
-
-
-def overlaps(boxes_N4: np.ndarray, others_M4: np.ndarray) -> np.ndarray:
-    """Returns intersection over union of each pair, float64 [N, M]; 0 where they do not meet."""
-    pair = (torch.tensor(boxes, dtype=torch.float64) for boxes in (boxes_N4, others_M4))
-    return box_iou(*pair).nan_to_num().numpy()
 
 
 def voc_ap(pictures: Sequence[BoxesResult], *, use_07_metric: bool) -> np.ndarray:
@@ -194,13 +183,57 @@ def drawn_ap50(results: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndarr
     return mean_over(areas_DK / np.where(present_DK, objects_DK, 1), present_DK)
 
 
-def _area(recall_N: np.ndarray, precision_N: np.ndarray) -> float:
-    best_N = np.maximum.accumulate(precision_N[::-1])[::-1]
-    return float(np.diff(recall_N, prepend=0) @ best_N)
+def coco_ap(truths: Sequence[Boxes], found: Sequence[Detections]) -> float:
+    """Returns COCO's AP: mean over overlaps 0.5 to 0.95, 101 recalls and classes, all sizes.
 
+    COCO knows no difficult objects; they are its crowds (`iscrowd`): objects that need not be
+    found, and detections of which the most part lies in one, any number, are ignored.
 
-def _eleven_points(recall_N: np.ndarray, precision_N: np.ndarray) -> float:
-    return float(np.mean([precision_N[recall_N >= r].max(initial=0) for r in _LEVELS]))
+    Args:
+        truths: The objects of each picture.
+        found: The detections in each; beyond the surest 100 of a class they are left out.
+
+    Returns:
+        In [0, 1]; nan if no object counts.
+    """
+    # Imported here: only evaluation needs it.
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    boxes_M7, found_N7 = _rows(truths), _rows(found)
+    if not (boxes_M7[:, 5] == 0).any():
+        return math.nan
+    if not len(found_N7):
+        return 0.0
+    objects, labels = COCO(), np.unique(np.concatenate([boxes_M7[:, 6], found_N7[:, 6]]))
+    objects.dataset = {
+        "images": [{"id": number} for number in range(len(truths))],
+        "categories": [{"id": int(label)} for label in labels],
+        # Their numbers start at 1: to the library, an object of number 0 is none.
+        "annotations": [
+            {
+                "id": number,
+                "image_id": int(image),
+                "category_id": int(label),
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": int(difficult),
+            }
+            for number, (image, *box, difficult, label) in enumerate(boxes_M7.tolist(), start=1)
+        ],
+    }
+    # It reports its progress on standard output.
+    with contextlib.redirect_stdout(io.StringIO()):
+        objects.createIndex()
+        evaluation = COCOeval(objects, objects.loadRes(found_N7), "bbox")
+        # Its other sizes and counts would be computed, and are not asked for.
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+        evaluation.params.maxDets = [COCO_DETECTIONS]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"]
+    return float(precision[precision > -1].mean())
 
 
 class AveragePrecision(Metric):
@@ -225,3 +258,34 @@ class AveragePrecision(Metric):
             "ap50_07": mean_ap(voc_ap(results, use_07_metric=True)),
             "coco_ap": coco_ap(truths, found),
         } | {f"ap50/{name}": value for name, value in by_class}
+
+
+def _overlaps(boxes_N4: np.ndarray, others_M4: np.ndarray) -> np.ndarray:
+    """Returns intersection over union of each pair, float64 [N, M]; 0 where they do not meet."""
+    pair = (torch.tensor(boxes, dtype=torch.float64) for boxes in (boxes_N4, others_M4))
+    return box_iou(*pair).nan_to_num().numpy()
+
+
+def _area(recall_N: np.ndarray, precision_N: np.ndarray) -> float:
+    best_N = np.maximum.accumulate(precision_N[::-1])[::-1]
+    return float(np.diff(recall_N, prepend=0) @ best_N)
+
+
+def _eleven_points(recall_N: np.ndarray, precision_N: np.ndarray) -> float:
+    return float(np.mean([precision_N[recall_N >= r].max(initial=0) for r in _LEVELS]))
+
+
+def _rows(pictures: Sequence[Boxes | Detections]) -> np.ndarray:
+    """Returns the boxes of pictures as the library's own rows, float64 [n, 7].
+
+    A row is the picture's number, x, y, width, height, score (of an object, whether it is
+    difficult) and class.
+    """
+    rows = [np.empty((0, 7))]
+    for number, picture in enumerate(pictures):
+        numbers_N = np.full(len(picture), number)
+        starts_N2, ends_N2 = np.split(picture.boxes_N4.astype(np.float64), 2, axis=1)
+        fifth_N = picture.difficult_N if isinstance(picture, Boxes) else picture.scores_N
+        columns = (numbers_N, starts_N2, ends_N2 - starts_N2, fifth_N, picture.labels_N)
+        rows.append(np.column_stack(columns))
+    return np.concatenate(rows)

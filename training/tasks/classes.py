@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from latent_store.errors import DatasetError
 
+Colour = tuple[int, int, int]
+"""RGB of 8 bits."""
+
 CITYSCAPES_CLASSES: tuple[str, ...] = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
     "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle",
@@ -15,13 +18,12 @@ CITYSCAPES_CLASSES: tuple[str, ...] = (
 )  # fmt: skip
 """The 19 training classes of Cityscapes (cityscapesScripts, `helpers/labels.py`, by train id)."""
 
-CITYSCAPES_COLOURS: tuple[tuple[int, int, int], ...] = (
+CITYSCAPES_COLOURS: tuple[Colour, ...] = (
     (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153),
     (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60),
     (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
 )  # fmt: skip
-"""8-bit RGB of each training class, the dataset's own palette."""
-
+"""Of each training class, the dataset's own palette."""
 
 VOC_CLASSES: tuple[str, ...] = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
@@ -32,8 +34,8 @@ VOC_CLASSES: tuple[str, ...] = (
 have the same ids, from 1."""
 
 
-def voc_colour(label: int) -> tuple[int, int, int]:
-    """Returns the devkit's 8-bit RGB of a label (`VOClabelcolormap.m`), 0 to 255.
+def voc_colour(label: int) -> Colour:
+    """Returns the devkit's colour of a label (`VOClabelcolormap.m`), 0 to 255.
 
     The bits of the label, from the lowest, go in turn to red, green and blue, from their highest.
     """
@@ -43,7 +45,7 @@ def voc_colour(label: int) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
-def class_colours(names: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+def class_colours(names: Sequence[str]) -> tuple[Colour, ...]:
     """Returns the colours that pictures show classes in: their dataset's own palette.
 
     Classes of no known dataset get the devkit's colours, which are distinct for 255 classes.

@@ -8,7 +8,7 @@ see. They are not ignored either: an anchor or proposal on one counts as backgro
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,32 +24,31 @@ from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
 from training.tasks.average_precision import AveragePrecision
 from training.tasks.base import Panel, Task
-from training.tasks.box_pictures import SHOWN_SCORE, draw_detections, draw_objects
-from training.tasks.classes import class_colours
 from training.tasks.detections import Detections
 from training.tasks.losses import Counts, TaskLoss
 from training.tasks.object_boxes import ObjectBoxes
+from training.tasks.pictures import SHOWN_SCORE, draw_detections, draw_objects
+
+_KEPT = {"boxes": "boxes_N4", "labels": "labels_N", "scores": "scores_N"}
+"""Names in files, and of the fields of `Detections`."""
 
 
 class DetectionLoss(TaskLoss):
     """L = L_detection + λ₁ · L_KD [+ λ_rate · rate].
 
-    Its own parts are the outputs "objectness", "proposal_box", "classification" and "box" of
-    `DetectionTail`, which are already means over what was drawn of each image; they count equally,
-    as in torchvision.
+    Its own parts are outputs of `DetectionTail`, which are already means over what was drawn of
+    each image; they count equally, as in torchvision.
     """
 
-    PARTS = ("objectness", "proposal_box", "classification", "box")
-
-    def __init__(self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0) -> None:
-        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
-        self.weights |= dict.fromkeys(self.PARTS, 1.0)
+    own_weights: ClassVar = dict.fromkeys(
+        ("objectness", "proposal_box", "classification", "box"), 1.0
+    )
 
     def task_parts(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
     ) -> dict[str, torch.Tensor]:
         """Returns each part's mean over the images of the step, or this batch's share of it."""
-        return {name: outputs[name].sum() / max(counts.samples, 1) for name in self.PARTS}
+        return {name: outputs[name].sum() / max(counts.samples, 1) for name in self.own_weights}
 
 
 class Detection(Task):
@@ -131,19 +130,13 @@ class Detection(Task):
         self, truth: Boxes, picture_HWC: np.ndarray, class_names: Sequence[str]
     ) -> list[Panel]:
         """Returns the picture with its objects."""
-        colours = class_colours(class_names)
-        return [("objects", draw_objects(picture_HWC, truth, class_names, colours))]
+        return [("objects", draw_objects(picture_HWC, truth, class_names))]
 
     def draw(
-        self,
-        prediction: Detections,
-        picture_HWC: np.ndarray,
-        class_names: Sequence[str],
-        least_score: float = SHOWN_SCORE,
+        self, prediction: Detections, picture_HWC: np.ndarray, class_names: Sequence[str]
     ) -> np.ndarray:
-        """Returns the picture with the detections that reach a score."""
-        colours = class_colours(class_names)
-        return draw_detections(picture_HWC, prediction, class_names, colours, least_score)
+        """Returns the picture with the detections that reach `SHOWN_SCORE`."""
+        return draw_detections(picture_HWC, prediction, class_names)
 
     def write(
         self,
@@ -154,10 +147,7 @@ class Detection(Task):
         *,
         least_score: float = SHOWN_SCORE,
     ) -> None:
-        """Writes all that was found as JSON, surest first, and a picture with boxes.
-
-        The files are `_boxes.json` and `_boxes.png`, which has what reaches `least_score`.
-        """
+        """Writes `_boxes.json`, surest first, and `_boxes.png` of what reaches `least_score`."""
         objects = [
             {
                 "class": class_names[prediction.labels_N[index]],
@@ -168,19 +158,21 @@ class Detection(Task):
         ]
         height, width = picture_HWC.shape[:2]
         content = {"height": height, "width": width, "objects": objects}
-        text = json.dumps(content, indent=1) + "\n"
-        write_text(base.with_name(f"{base.name}_boxes.json"), text)
-        drawn_HWC = self.draw(prediction, picture_HWC, class_names, least_score)
-        save_png(base.with_name(f"{base.name}_boxes.png"), drawn_HWC)
+        path = base.with_name(f"{base.name}_boxes.json")
+        write_text(path, json.dumps(content, indent=1) + "\n")
+        drawn_HWC = draw_detections(picture_HWC, prediction, class_names, least_score)
+        save_png(path.with_suffix(".png"), drawn_HWC)
 
     def keep(self, path: Path, prediction: Detections) -> None:
         """Writes the detections as JSON."""
-        write_text(path, json.dumps(prediction.to_json()))
+        values = {name: getattr(prediction, field).tolist() for name, field in _KEPT.items()}
+        write_text(path, json.dumps(values))
 
     def read_kept(self, path: Path) -> Detections:
-        """See `Task`."""
+        """Reads the detections."""
         try:
-            return Detections.from_json(json.loads(path.read_text()))
+            values = json.loads(path.read_text())
+            return Detections(**{field: values[name] for name, field in _KEPT.items()})
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{path} holds no detections ({error}); delete it") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -56,20 +56,3 @@ class Detections:
             labels_N=output["labels"].detach().cpu().numpy(),
             scores_N=output["scores"].detach().float().cpu().numpy(),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-ready dict that `from_json` reads."""
-        return {
-            "boxes": self.boxes_N4.tolist(),
-            "labels": self.labels_N.tolist(),
-            "scores": self.scores_N.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Detections:
-        """Reads `to_json`.
-
-        Raises:
-            KeyError, TypeError, ValueError: The dict is of another shape.
-        """
-        return cls(boxes_N4=data["boxes"], labels_N=data["labels"], scores_N=data["scores"])

@@ -7,7 +7,7 @@ small batches (gradient accumulation), or several processes, give the gradient o
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -48,12 +48,10 @@ def cell_mask(batch: Mapping[str, Any]) -> torch.Tensor:
         bool [B, H/4, W/4].
     """
     features_BCHW, valid_B2 = batch["features_BCHW"], batch["valid_B2"]
-    height, width = features_BCHW.shape[-2:]
-    device = features_BCHW.device
-    rows_H = torch.arange(height, device=device) * FEATURE_STRIDE
-    columns_W = torch.arange(width, device=device) * FEATURE_STRIDE
-    inside_BH = rows_H[None] < valid_B2[:, :1]
-    inside_BW = columns_W[None] < valid_B2[:, 1:]
+    inside_BH, inside_BW = (
+        torch.arange(size, device=features_BCHW.device) * FEATURE_STRIDE < valid_B2[:, axis, None]
+        for axis, size in enumerate(features_BCHW.shape[-2:])
+    )
     return inside_BH[:, :, None] & inside_BW[:, None, :]
 
 
@@ -65,18 +63,21 @@ class TaskLoss(nn.Module, ABC):
         rate_weight: Weighs the bits a pixel that the gate keeps; 0 in the paper.
 
     Attributes:
+        own_weights: Of the task's own parts.
         weights: Of every part that there may be; a weight of 0 leaves its part out.
     """
 
+    own_weights: ClassVar[Mapping[str, float]]
+
     def __init__(self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0) -> None:
         super().__init__()
-        self.weights = {"distillation": lambda_kd, "rate": rate_weight}
+        self.weights = {**self.own_weights, "distillation": lambda_kd, "rate": rate_weight}
 
     @abstractmethod
     def task_parts(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
     ) -> dict[str, torch.Tensor]:
-        """Returns the task's own parts by name; `weights` has them too."""
+        """Returns the task's own parts by name."""
 
     def forward(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
@@ -84,11 +85,11 @@ class TaskLoss(nn.Module, ABC):
         """Computes the loss of a batch, or of its part of a larger step.
 
         Args:
-            outputs: A network's; what the task's parts need and, where a term needs them,
-                "features" and "gate".
-            batch: What the task's parts need; with "features_BCHW" (and "valid_B2") the teacher's
-                features are distilled; with "channel_bits_BC" and "pixels_B" (original pixels of
-                the image) the gate's rate is known.
+            outputs: A network's: what the task's parts need, and "features" and "gate" where a
+                term needs them.
+            batch: What the task's parts need; "features_BCHW" (with "valid_B2") of a teacher that
+                is distilled; "channel_bits_BC" and "pixels_B" (original pixels of the image) for
+                the gate's rate.
             counts: Of the whole step.
 
         Returns:
@@ -100,8 +101,7 @@ class TaskLoss(nn.Module, ABC):
         if "gate" in outputs:
             parts["rate"] = _rate(outputs["gate"], batch, counts.samples)
         # A weight of 0 leaves the part out: 0 × inf would be nan.
-        weights = self.weights
-        terms = [weights[name] * part for name, part in parts.items() if weights[name]]
+        terms = [self.weights[name] * part for name, part in parts.items() if self.weights[name]]
         return {"loss": torch.stack(terms).sum()} | parts
 
 

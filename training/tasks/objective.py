@@ -18,15 +18,12 @@ class Objective(nn.Module):
     """The loss of a network on a batch, from latents or from pixels.
 
     Args:
-        task: What is learned.
-        network: A LatentNetwork or PixelNetwork.
-        loss: One of the task's.
+        task, network, loss: What is learned, by whom, and one of the task's losses.
         seed: Of all that is drawn.
         temperature: Of the Gumbel-softmax at the start and at the end of the run.
 
     Attributes:
-        score: The validation's number that decides which network is the best, the higher the
-            better.
+        score: The validation's number that decides which network is the best; more is better.
         unlabelled: What it means that a whole epoch has not one label.
     """
 
@@ -116,12 +113,12 @@ def network_inputs(network: Network, batch: Mapping[str, Any]) -> tuple[torch.Te
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Returns the batch with its tensors on a device."""
-    return {name: _moved(value, device) for name, value in batch.items()}
 
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, list):  # "targets"
+            return [moved(one) for one in value]
+        return to_device(value, device) if isinstance(value, dict) else value
 
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, list) and value and isinstance(value[0], dict):  # "targets"
-        return [to_device(one, device) for one in value]
-    return value
+    return {name: moved(value) for name, value in batch.items()}

@@ -1,9 +1,11 @@
-"""The tasks that there are, by name."""
+"""The tasks that there are, by name, and the networks that they make."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from latent_store.errors import LatentStoreError
+from training.networks.network_config import NetworkConfig
+from training.networks.networks import LatentNetwork, PixelNetwork
 from training.tasks.base import Task
 from training.tasks.detection import DETECTION
 from training.tasks.segmentation import SEGMENTATION
@@ -21,6 +23,21 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         raise LatentStoreError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
     return TASKS[name]
+
+
+def build_network(config: NetworkConfig) -> PixelNetwork | LatentNetwork:
+    """Returns a network with its task's tail and fresh weights, in training mode.
+
+    Raises:
+        LatentStoreError: The config asks for a head that its task's networks have not.
+    """
+    task = find_task(config.task)
+    if config.auxiliary_head and "auxiliary_head" not in task.fields:
+        raise LatentStoreError(
+            f"--auxiliary_head is an FCN head, which segments; got --task {config.task}"
+        )
+    kind = PixelNetwork if config.domain == "pixel" else LatentNetwork
+    return kind(config, task.build_parts)
 
 
 def headline(scores: Mapping[str, float]) -> str:
@@ -41,10 +58,8 @@ def require_own_fields(config: Any, name: str) -> None:
     """
     own = find_task(name).fields
     for other in TASKS.values():
-        given = [
-            field for field in other.fields if getattr(config, field, None) and field not in own
-        ]
-        if given:
-            raise LatentStoreError(
-                f"--{given[0]} is a setting of {other.name}, the task is {name}: leave it out"
-            )
+        for field in other.fields:
+            if getattr(config, field, None) and field not in own:
+                raise LatentStoreError(
+                    f"--{field} is a setting of {other.name}, the task is {name}: leave it out"
+                )

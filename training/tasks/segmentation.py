@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,19 +27,11 @@ class SegmentationLoss(TaskLoss):
 
     Its own parts are "cross_entropy" and "auxiliary", of the outputs "logits" and
     "auxiliary_logits" and the batch's "labels_BHW", integers, 255 = ignore. A batch without a
-    labelled pixel has cross-entropy 0, not nan.
-
-    Args:
-        lambda_kd: λ₁; 1 in the paper.
-        rate_weight: Weighs the bits a pixel that the gate keeps; 0 in the paper.
-        auxiliary_weight: 0.5 in torchvision's reference.
+    labelled pixel has cross-entropy 0, not nan. The head's weight is that of torchvision's
+    reference.
     """
 
-    def __init__(
-        self, *, lambda_kd: float = 1.0, rate_weight: float = 0.0, auxiliary_weight: float = 0.5
-    ) -> None:
-        super().__init__(lambda_kd=lambda_kd, rate_weight=rate_weight)
-        self.weights |= {"cross_entropy": 1.0, "auxiliary": auxiliary_weight}
+    own_weights: ClassVar = {"cross_entropy": 1.0, "auxiliary": 0.5}
 
     def task_parts(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts
@@ -101,7 +93,7 @@ class Segmentation(Task):
     def truth_panels(
         self, truth: np.ndarray, picture_HWC: np.ndarray, class_names: Sequence[str]
     ) -> list[Panel]:
-        """Returns the picture and the label in colour."""
+        """Returns the picture and its label in colour."""
         height, width = picture_HWC.shape[:2]
         label_HWC = colourise(truth[:height, :width], class_colours(class_names))
         return [("decoded picture", picture_HWC), ("label", label_HWC)]
@@ -113,16 +105,9 @@ class Segmentation(Task):
         return colourise(prediction.cpu().numpy(), class_colours(class_names))
 
     def write(
-        self,
-        base: Path,
-        prediction: torch.Tensor,
-        picture_HWC: np.ndarray,
-        class_names: Sequence[str],
+        self, base: Path, prediction: Any, picture_HWC: np.ndarray, class_names: Sequence[str]
     ) -> None:
-        """Writes a map as it is, in its classes' colours, and over the picture.
-
-        The files are `_labelTrainIds.png`, `_colour.png` and `_overlay.png`.
-        """
+        """Writes `_labelTrainIds.png`, `_colour.png` and, over the picture, `_overlay.png`."""
         map_HW, colours = prediction.cpu().numpy(), class_colours(class_names)
         for part, picture in (
             ("labelTrainIds", map_HW),

@@ -13,9 +13,8 @@ from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork, Network
 from training.selection.registry import find_selection
 from training.tasks.base import Task
-from training.tasks.build import build_network
 from training.tasks.objective import Objective
-from training.tasks.registry import find_task
+from training.tasks.registry import build_network, find_task
 from training.trainer import computed_start, initialise
 from training.trainer.checkpoints import load_network
 from training.trainer.inputs import Inputs, find_inputs

@@ -24,8 +24,7 @@ from latent_store.storage.location import write_atomically
 from training.networks.digests import DIGEST, content_sha256
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
-from training.tasks.build import build_network
-from training.tasks.registry import find_task
+from training.tasks.registry import build_network, find_task
 
 FORMAT = "latent-store-network"
 FORMAT_VERSION = 1

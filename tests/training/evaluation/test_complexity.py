@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.evaluation.complexity import count_macs, network_macs
 from training.networks.network_config import NetworkConfig
 from training.networks.transforms import build_transform
-from training.tasks.build import build_network
+from training.tasks.registry import build_network
 
 FEATURES = 64
 

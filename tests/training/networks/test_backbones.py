@@ -12,7 +12,7 @@ from training.networks.backbones import BACKBONES, Backbone, Stem, find_backbone
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
 from training.networks.pretrained import load_pretrained
-from training.tasks.build import build_network
+from training.tasks.registry import build_network
 from training.trainer.checkpoints import LoadedNetwork
 from training.trainer.initialise import start_from_teacher
 

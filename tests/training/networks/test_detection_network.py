@@ -17,8 +17,8 @@ from training.networks.detection_network import STRIDES, DetectionTail, GridAnch
 from training.networks.network_config import NetworkConfig
 from training.networks.pretrained import load_pretrained
 from training.selection.gate import gumbel_noise
-from training.tasks.build import build_network
 from training.tasks.detection import DetectionLoss
+from training.tasks.registry import build_network
 
 SMALL = {
     "task": "detection",
@@ -36,7 +36,7 @@ TARGETS = [
     {"boxes": torch.tensor([[0.0, 0, 9, 8], [50, 2, 128, 40]]), "labels": torch.tensor([1, 20])},
 ]
 KEYS = [(0, 0, row) for row in range(3)]
-LOSSES = DetectionLoss.PARTS
+LOSSES = tuple(DetectionLoss.own_weights)
 
 
 def make_network(**config) -> nn.Module:

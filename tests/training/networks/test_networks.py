@@ -8,7 +8,7 @@ import torch
 from latent_store.errors import CheckpointError, LatentStoreError
 from training.networks.network_config import NetworkConfig
 from training.selection.gate import gumbel_noise
-from training.tasks.build import build_network
+from training.tasks.registry import build_network
 
 SMALL = {"backbone": "resnet18", "aspp_width": 16}
 

@@ -20,9 +20,9 @@ from training.data.sampling import draw_cut
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
 from training.selection.cut_norm import STATISTICS, CutBatchNorm2d
-from training.tasks.build import build_network
 from training.tasks.objective import Objective
 from training.tasks.pictures import read_labels
+from training.tasks.registry import build_network
 from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
 from training.trainer.checkpoints import LoadedNetwork, load_network, save_checkpoint
 from training.trainer.initialise import (

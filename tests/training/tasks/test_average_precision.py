@@ -16,8 +16,14 @@ from pycocotools.cocoeval import COCOeval
 
 from latent_store.format.boxes import Boxes
 from tests.training.devkit import devkit_ap
-from training.tasks.average_precision import AveragePrecision, BoxesResult, match, mean_ap, voc_ap
-from training.tasks.coco_ap import coco_ap
+from training.tasks.average_precision import (
+    AveragePrecision,
+    BoxesResult,
+    coco_ap,
+    match,
+    mean_ap,
+    voc_ap,
+)
 from training.tasks.detections import Detections
 
 CLASSES = 4

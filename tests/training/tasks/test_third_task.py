@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -46,9 +46,7 @@ class PresenceTail(Stages):
 class PresenceLoss(TaskLoss):
     """Binary cross-entropy of every class, "presence"."""
 
-    def __init__(self, **weights: float) -> None:
-        super().__init__(**weights)
-        self.weights |= {"presence": 1.0}
+    own_weights: ClassVar = {"presence": 1.0}
 
     def task_parts(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], counts: Counts

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from latent_store.errors import CheckpointError
 from training.networks.digests import DIGEST
 from training.networks.network_config import NetworkConfig
-from training.tasks.build import build_network
+from training.tasks.registry import build_network
 from training.trainer.checkpoints import (
     export_safetensors,
     load_network,

@@ -15,8 +15,8 @@ from training.data.loader import CropLoader, LoaderConfig
 from training.data.store_source import StoreSource
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
-from training.tasks.build import build_network
 from training.tasks.losses import cell_mask, distillation
+from training.tasks.registry import build_network
 from training.trainer import assembly, computed_start, initialise
 from training.trainer.checkpoints import load_network
 from training.trainer.inputs import find_inputs

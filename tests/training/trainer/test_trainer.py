@@ -20,8 +20,8 @@ from training.data.loader import EpochLoader
 from training.flags import free_fields
 from training.networks.network_config import NetworkConfig
 from training.selection.base import cut_batch
-from training.tasks.build import build_network
 from training.tasks.objective import Objective, network_inputs
+from training.tasks.registry import build_network
 from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
 from training.trainer.checkpoints import load_network
 from training.trainer.run_folder import RESUME_FILE, RunFolder
