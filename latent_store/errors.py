@@ -66,3 +66,7 @@ class LeaseHeldError(LatentStoreError, BlockingIOError):
 
 class JobFailedError(LatentStoreError):
     """The input was fine but the work failed; a command exits with status 1."""
+
+
+class LeaseLostError(JobFailedError):
+    """The right to write was taken over, or lapsed, while a job was suspended or its store away."""

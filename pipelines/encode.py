@@ -141,8 +141,8 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f"{plan.name}: {there}")
         return 0
     keys = [encoder.spec.key for encoder in encoders]
-    with leased(request.location, plan.name, keys, steal=flags.steal_lease):
-        job = request.make_job(encoders, options)
+    with leased(request.location, plan.name, keys, steal=flags.steal_lease) as claims:
+        job = request.make_job(encoders, claims, options)
         for closed in job.run(plan, options):
             where = f" in {closed.num_shards} shards"
             text = describe_rows(request.location, plan, closed.component, where)

@@ -65,7 +65,7 @@ def _run(argv: Sequence[str] | None) -> int:
         split.plan.canvas,
         str(latents.array("y_hat").dtype),
     )
-    with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease):
+    with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease) as claims:
         if flags.overwrite:
             # Its ranking may have been made again.
             component.forget_component(location, split.plan.name, spec.key)
@@ -73,6 +73,7 @@ def _run(argv: Sequence[str] | None) -> int:
             store=location,
             split=split.plan.name,
             threads=local_threads(options),
+            claims=claims,
             # Rows without latents fail here too; the encoding job judged them already.
             max_failures=len(split.plan.samples),
             ranking=ranking,

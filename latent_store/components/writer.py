@@ -25,6 +25,7 @@ from latent_store.shards.receipts import (
     receipt_key,
 )
 from latent_store.storage import groups
+from latent_store.storage.lease import Claim
 from latent_store.storage.location import Location
 
 Columns = Mapping[str, Mapping[int, np.ndarray]]
@@ -40,10 +41,19 @@ class ShardWriter:
         location: The store.
         plan: The split's plan.
         spec: The component; its arrays exist already (`component.create_component`).
+        claim: The component's lease, which is asked for before anything is written; None where
+            nobody else can write.
     """
 
-    def __init__(self, location: Location, plan: ShardPlan, spec: ComponentSpec):
+    def __init__(
+        self,
+        location: Location,
+        plan: ShardPlan,
+        spec: ComponentSpec,
+        claim: Claim | None = None,
+    ):
         self.location = location
+        self.claim = claim
         self.plan = plan
         self.spec = spec
         self.group = component.open_component(location, plan.name, spec.key, writable=True)
@@ -65,8 +75,10 @@ class ShardWriter:
 
         Raises:
             CapacityError: A value does not fit its array's dtype or shape, or streams their row.
+            LeaseLostError: Another job writes the component by now; no receipt is left behind.
             OSError: The store cannot be written; no receipt is left behind.
         """
+        self._require_lease()
         self.forget(shard)
         for spec in self.spec.arrays:
             self._write_rows(spec, shard, columns[spec.name])
@@ -74,8 +86,13 @@ class ShardWriter:
             self._write_stream(stream, shard, streams[stream.name])
         receipt = self._receipt(shard, records)
         key = receipt_key(self.plan.name, self.spec.key, shard)
+        self._require_lease()
         self.location.write(key, receipt.to_json())
         return receipt
+
+    def _require_lease(self) -> None:
+        if self.claim is not None:
+            self.claim.require()
 
     def forget(self, shard: int) -> None:
         """Removes a shard's receipt first, then its objects: nothing half-removed counts."""

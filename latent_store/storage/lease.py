@@ -1,26 +1,73 @@
 """One writer a component: a lease that is renewed while the job lives.
 
-On an object store the lease is an object, stale when nobody renewed it for 90 seconds by the
+The lease is an object that says who holds it, stale when nobody renewed it for 90 seconds by the
 store's own clock. On a local path an operating system lock is held as well; it dies with the
-process, so a rerun after SIGKILL starts at once.
+process, so a rerun after SIGKILL starts at once. Each holder has a higher fencing number than those
+before it. Its workers ask before they write whether the lease is still theirs: a job that was
+suspended, or whose store was away, adds nothing to what its successor makes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
-from latent_store.errors import LeaseHeldError
+from latent_store.errors import LeaseHeldError, LeaseLostError
 from latent_store.storage.location import CONTROL, Location
 
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 90.0
+SETTLE_SECONDS = 1.0
+LARGEST_RECORD = 2**12
+"""In bytes, of a lease and of a fencing number."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A lease as workers know it, wherever they run: small, picklable, and asked before writing.
+
+    Attributes:
+        what: What the lease is for, for messages.
+        key: The lease's object.
+        token: Of the holder, nobody else's.
+        fence: The fencing number.
+    """
+
+    location: Location
+    what: str
+    key: str
+    token: str
+    fence: int
+
+    def require(self) -> None:
+        """Refuses to go on where the lease was taken over or not renewed for too long.
+
+        Raises:
+            LeaseLostError: Names who holds it now.
+        """
+        holder = read_holder(self.location, self.key)
+        if holder.get("token") != self.token:
+            raise LeaseLostError(
+                f"the right to write {self.what} was lost to {_named(holder)}: this job was "
+                "suspended, or its store away, and writes nothing more; when that one has ended, "
+                "run the same command again if anything is missing"
+            )
+        # On the holder's machine the lock of a local path keeps others out, however late it is.
+        locked = self.location.local_path is not None and holder.get("machine") == _machine()
+        if not locked and self.location.age_seconds(self.key) > STALE_SECONDS:
+            raise LeaseLostError(
+                f"the right to write {self.what} lapsed: nobody renewed it for {STALE_SECONDS:.0f} "
+                "seconds, so that others may take it; run the same command again"
+            )
 
 
 class Lease:
@@ -53,9 +100,22 @@ class Lease:
         self.steal = steal
         self.wait_seconds = wait_seconds
         self.token = uuid4().hex
+        self.fence = 0
+        self._since = ""
         self._lock: int | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @property
+    def claim(self) -> Claim:
+        """The lease as workers know it; entered before."""
+        return Claim(
+            location=self.location,
+            what=self.what,
+            key=self.key,
+            token=self.token,
+            fence=self.fence,
+        )
 
     def __enter__(self) -> Self:
         deadline = time.monotonic() + self.wait_seconds
@@ -75,17 +135,23 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self._holder().get("token") == self.token:
-            self.location.delete(self.key)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        # What cannot be released goes stale; the work is done all the same.
+        with contextlib.suppress(OSError):
+            if self._is_mine():
+                self.location.delete(self.key)
+        self._unlock()
 
     def _take(self) -> None:
+        self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self.location.local_path is None:
             self._take_object()
         else:
             self._take_local(self.location.local_path / f"{self.key}.lock")
+        # A number that outlives every holder, or each would begin with 1.
+        key = f"{self.key.removesuffix('.json')}.fence"
+        self.fence = 1 + _read_fence(self.location, key)
+        self.location.write(key, str(self.fence).encode())
+        self.location.write(self.key, self._record())
 
     def _take_local(self, path: Path) -> None:
         import fcntl
@@ -95,50 +161,95 @@ class Lease:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._lock)
-            self._lock = None
+            self._unlock()
             # The lock lives exactly as long as its process: it cannot be stale, so not stolen.
             raise self._refusal("end that process first") from None
-        self.location.write(self.key, self._record())
+        # Locks of another machine that shares the folder may not be seen here: its record is.
+        # A record of this machine without a lock is that of a process that died.
+        holder = read_holder(self.location, self.key)
+        if holder and holder.get("machine") != _machine() and not self._may_take():
+            self._unlock()
+            raise self._refusal(
+                "wait for it, at most 90 seconds if it is dead, or give `steal_lease=`"
+            )
 
     def _take_object(self) -> None:
         if self.location.create(self.key, self._record()):
             return
-        try:
-            stale = self.location.age_seconds(self.key) > STALE_SECONDS
-        except FileNotFoundError:
-            stale = True
-        if not (stale or self.steal):
+        if not self._may_take():
             raise self._refusal("wait for it, or give `steal_lease=` if you know that it is dead")
         self.location.write(self.key, self._record())
         # Two jobs may find the same stale lease; the one whose record stays wins.
-        time.sleep(1.0)
-        if self._holder().get("token") != self.token:
+        time.sleep(SETTLE_SECONDS)
+        if not self._is_mine():
             raise self._refusal("another job took it at the same moment")
 
+    def _may_take(self) -> bool:
+        """Tells whether a lease that is there is stale, or is to be taken whatever it is."""
+        try:
+            return self.steal or self.location.age_seconds(self.key) > STALE_SECONDS
+        except FileNotFoundError:
+            return True
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def _refusal(self, remedy: str) -> LeaseHeldError:
-        holder = self._holder()
-        pid, host, since = (holder.get(name, "?") for name in ("pid", "host", "since"))
-        return LeaseHeldError(
-            f"{self.what} is being written by process {pid} on {host} (since {since}); {remedy}"
-        )
+        holder = _named(read_holder(self.location, self.key))
+        return LeaseHeldError(f"{self.what} is being written by {holder}; {remedy}")
 
     def _record(self) -> bytes:
         record = {
             "token": self.token,
+            "fence": self.fence,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "machine": _machine(),
+            "since": self._since,
         }
         return json.dumps(record).encode()
 
-    def _holder(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self.location.read(self.key)))
-        except (FileNotFoundError, ValueError):
-            return {}
+    def _is_mine(self) -> bool:
+        return read_holder(self.location, self.key).get("token") == self.token
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
-            if self._holder().get("token") == self.token:
+            try:
+                if not self._is_mine():
+                    return  # Whoever is asked for the claim says so.
                 self.location.write(self.key, self._record())
+            except Exception:  # noqa: BLE001  (clients of object stores raise what they like)
+                # A request that failed is made again at the next turn; there are four.
+                continue
+
+
+def read_holder(location: Location, key: str) -> dict[str, Any]:
+    """Returns what a lease says about its holder; nothing where nobody holds it."""
+    try:
+        holder = json.loads(location.read(key, LARGEST_RECORD))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _read_fence(location: Location, key: str) -> int:
+    try:
+        return max(0, int(location.read(key, LARGEST_RECORD)[:18]))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _named(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "nobody, its lease is gone"
+    pid, host, since = (holder.get(name, "?") for name in ("pid", "host", "since"))
+    return f"process {pid} on {host} (since {since})"
+
+
+def _machine() -> str:
+    """Returns what tells running kernels apart: on one of them a lock is seen by all processes."""
+    with contextlib.suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    return socket.gethostname()

@@ -22,13 +22,13 @@ from latent_store.components import base as component
 from latent_store.components.finalize import Closed, finalize
 from latent_store.components.writer import ShardWriter
 from latent_store.console import progress
-from latent_store.errors import LatentStoreError
+from latent_store.errors import LatentStoreError, LeaseLostError
 from latent_store.format.plan import ShardPlan, read_plan
 from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards import receipts
 from latent_store.shards.receipts import OK, Receipt, RowRecord
-from latent_store.storage.lease import Lease
+from latent_store.storage.lease import Claim, Lease
 from latent_store.storage.location import Location
 from pipelines.jobs.beam_jobs import run_over_shards
 
@@ -81,12 +81,14 @@ class ComponentJob(ABC):
         threads: For torch. Fixed for a component, since ŷ may differ by rounding ties elsewhere.
         max_failures: Failed rows that are tolerated; None keeps to what the component's job
             tolerated before, or 0.
+        claims: Component -> its lease, which is asked for before anything is written.
     """
 
     store: Location
     split: str
     threads: int
     max_failures: int | None = None
+    claims: Mapping[str, Claim] = field(default_factory=dict)
 
     verb: ClassVar[str]
     """The job in one word."""
@@ -115,11 +117,13 @@ class ComponentJob(ABC):
     def run(self, plan: ShardPlan, options: PipelineOptions) -> Iterator[Closed]:
         """Writes the shards that lack a receipt, then closes the components, one after another.
 
-        The caller holds their leases.
+        The caller holds their leases, `claims`.
 
         Raises:
+            LeaseLostError: One of them was taken over meanwhile.
             JobFailedError: Shards are missing, or more rows failed than are tolerated.
         """
+        self._require_leases()
         for spec in self.components:
             self._prepare(plan, spec)
         for spec in self.components:
@@ -130,6 +134,7 @@ class ComponentJob(ABC):
             if shards:
                 run_over_shards(self.verb.capitalize(), shards, self.write_shard, options)
         for key in [spec.key for spec in self.components]:
+            self._require_leases()
             with progress(total=plan.num_shards, desc=f"check {key}", unit="shard") as bar:
                 closed = finalize(self.store, plan.name, key, on_shard=lambda _: bar.update())
             yield closed
@@ -138,24 +143,31 @@ class ComponentJob(ABC):
         """Writes one shard of every component that lacks it; returns of how many.
 
         An error of the whole shard (a full disk, say) becomes a note that `finalize` reports: it
-        does not end the job.
+        does not end the job. Where a lease was lost nothing is made or written: `run` says so.
         """
         plan = read_plan(self.store, *self.split.split("/"))
         lacking = [spec for spec in self.components if shard not in self._finished(spec)]
         if not lacking:
             return 0
         try:
+            self._require_leases()
             gathered = {spec.key: ShardRows() for spec in lacking}
             with torch_threads(self.threads):
                 self.fill(plan, shard, gathered)
             for spec in lacking:
                 rows = gathered[spec.key]
-                writer = ShardWriter(self.store, plan, spec)
+                writer = ShardWriter(self.store, plan, spec, self.claims.get(spec.key))
                 writer.write(shard, rows.columns, rows.streams, rows.records)
+        except LeaseLostError:
+            return 0
         except (OSError, LatentStoreError) as error:
             self._note_failure(shard, lacking, str(error) or type(error).__name__)
             return 0
         return len(lacking)
+
+    def _require_leases(self) -> None:
+        for claim in self.claims.values():
+            claim.require()
 
     def _prepare(self, plan: ShardPlan, spec: ComponentSpec) -> None:
         component.create_component(self.store, plan, spec)
@@ -213,16 +225,22 @@ class ComponentJob(ABC):
 
 
 @contextlib.contextmanager
-def leased(location: Location, split: str, keys: Sequence[str], *, steal: bool) -> Iterator[None]:
+def leased(
+    location: Location, split: str, keys: Sequence[str], *, steal: bool
+) -> Iterator[dict[str, Claim]]:
     """Holds the right to write components of a split, `dataset/split`, while a block runs.
+
+    Yields:
+        Component -> its lease, for those who write.
 
     Raises:
         LeaseHeldError: Another job writes one of them.
     """
     with contextlib.ExitStack() as leases:
-        for key in keys:
-            leases.enter_context(Lease(location, split, key, steal=steal))
-        yield
+        taken = {key: Lease(location, split, key, steal=steal) for key in keys}
+        for lease in taken.values():
+            leases.enter_context(lease)
+        yield {key: lease.claim for key, lease in taken.items()}
 
 
 def finished_receipts(location: Location, split: str, key: str) -> dict[int, Receipt]:

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -34,7 +34,7 @@ from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan, 
 from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.storage.groups import array_of
-from latent_store.storage.lease import Lease
+from latent_store.storage.lease import Claim, Lease
 from latent_store.storage.location import Location
 from pipelines.datasets.base import read_picture
 from pipelines.datasets.registry import DatasetFlags, open_dataset
@@ -153,7 +153,9 @@ class EncodeRequest:
         """Returns how many rows of a component failed."""
         return sum(record.status == FAILED for record in self._rows(key))
 
-    def make_job(self, encoders: Sequence[Encoder], options: PipelineOptions) -> EncodeJob:
+    def make_job(
+        self, encoders: Sequence[Encoder], claims: Mapping[str, Claim], options: PipelineOptions
+    ) -> EncodeJob:
         """Registers codec and teacher, and forgets what is made anew; leases are held."""
         if self.codec is not None:
             tables = self.codec.tables.to_arrays()
@@ -174,6 +176,7 @@ class EncodeRequest:
             store=self.location,
             split=self.plan.name,
             threads=int(threads),
+            claims=claims,
             max_failures=self.flags.max_failures,
             reader=self.reader,
             encoders=tuple(encoders),

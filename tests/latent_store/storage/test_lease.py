@@ -1,0 +1,143 @@
+"""One writer a component: who holds a lease, who lost it, and the number that tells them apart."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from latent_store.errors import LeaseHeldError, LeaseLostError
+from latent_store.storage import lease as leases
+from latent_store.storage.lease import STALE_SECONDS, Lease
+from latent_store.storage.location import Location
+
+SPLIT = "made/train"
+ELSEWHERE = {
+    "token": "other",
+    "pid": 7,
+    "host": "gone",
+    "machine": "another kernel",
+    "since": "9:00",
+}
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
+    """An empty object store in memory, whose leases are settled at once."""
+    monkeypatch.setattr(leases, "SETTLE_SECONDS", 0.0)
+    location = Location("memory://held.zarr")
+    yield location
+    location.delete_tree("")
+
+
+def grow_old(location: Location, key: str) -> None:
+    """Makes an object as old as a stale lease, by the clock of its store."""
+    if location.local_path is not None:
+        long_ago = time.time() - STALE_SECONDS - 5
+        os.utime(location.local_path / key, (long_ago, long_ago))
+        return
+    written = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=STALE_SECONDS + 5)
+    fsspec.filesystem("memory").store[location.path(key)].modified = written
+
+
+@pytest.mark.parametrize("url", ["memory://held.zarr", "local"])
+def test_each_holder_has_a_higher_number(url: str, tmp_path: Path, memory: Location) -> None:
+    location = memory if url.startswith("memory") else Location(tmp_path)
+    fences = []
+    for _ in range(3):
+        with Lease(location, SPLIT, "labels") as lease:
+            assert json.loads(location.read(lease.key))["fence"] == lease.fence
+            fences.append(lease.claim.fence)
+        assert not location.exists(lease.key)
+    with Lease(location, SPLIT, "boxes") as other:
+        assert (fences, other.fence) == ([1, 2, 3], 1)
+
+
+def test_a_writer_whose_lease_was_stolen_is_told_by_whom(memory: Location) -> None:
+    with Lease(memory, SPLIT, "labels") as first:
+        claim = pickle.loads(pickle.dumps(first.claim))
+        claim.require()
+        with Lease(memory, SPLIT, "labels", steal=True) as second:
+            assert second.fence == first.fence + 1
+            second.claim.require()
+            with pytest.raises(
+                LeaseLostError,
+                match=rf"write made/train/labels was lost to process {os.getpid()} on .*run the",
+            ):
+                claim.require()
+        with pytest.raises(LeaseLostError, match="was lost to nobody, its lease is gone"):
+            claim.require()
+
+
+def test_a_writer_whose_lease_lapsed_stops(memory: Location) -> None:
+    with Lease(memory, SPLIT, "labels") as lease:
+        grow_old(memory, lease.key)
+        with pytest.raises(LeaseLostError, match="lapsed: nobody renewed it for 90 seconds"):
+            lease.claim.require()
+
+
+def test_a_local_lease_that_is_late_is_still_locked(tmp_path: Path) -> None:
+    """A machine that slept took its lock with it: nobody else can have written."""
+    with Lease(Location(tmp_path), SPLIT, "labels") as lease:
+        grow_old(lease.location, lease.key)
+        lease.claim.require()
+
+
+def test_a_record_of_another_machine_is_read(tmp_path: Path) -> None:
+    """Its lock may not be seen here, where a folder is shared."""
+    location = Location(tmp_path)
+    lease = Lease(location, SPLIT, "labels")
+    location.write(lease.key, json.dumps(ELSEWHERE).encode())
+    with pytest.raises(LeaseHeldError, match=r"by process 7 on gone \(since 9:00\); wait for it"):
+        lease.__enter__()
+    with Lease(location, SPLIT, "labels", steal=True) as taken:
+        assert json.loads(location.read(taken.key))["token"] == taken.token
+    location.write(lease.key, json.dumps(ELSEWHERE).encode())
+    grow_old(location, lease.key)
+    with Lease(location, SPLIT, "labels") as taken:
+        taken.claim.require()
+
+
+class Failing(Location):
+    """An address at which some writes fail."""
+
+    failures = 0
+
+    def write(self, key: str, data: bytes) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("the store is away")
+        super().write(key, data)
+
+
+def test_the_renewing_thread_outlives_failed_requests(
+    memory: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.01)
+    location = Failing(memory.url)
+    with Lease(location, SPLIT, "labels") as lease:
+        location.failures = 3
+        grow_old(memory, lease.key)
+        waited = time.monotonic() + 10
+        while location.failures or memory.age_seconds(lease.key) > STALE_SECONDS:
+            assert time.monotonic() < waited
+            time.sleep(0.01)
+        lease.claim.require()
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"7", b"null", b"9" * 5000, b'{"token": 3}'])
+def test_a_lease_that_is_none_is_nobodys(tmp_path: Path, text: bytes) -> None:
+    location = Location(tmp_path)
+    key = Lease(location, SPLIT, "labels").key
+    location.write(key, text)
+    location.write(key.replace(".json", ".fence"), text)
+    grow_old(location, key)
+    with Lease(location, SPLIT, "labels") as lease:
+        lease.claim.require()
