@@ -29,6 +29,7 @@ from pipelines.datasets.base import DatasetReader
 from pipelines.datasets.raw_images import RawImages
 from pipelines.datasets.registry import DatasetFlags, open_dataset
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.source import held_out
 from training.flags import add_flags, flag, free_fields, read_flags
 from training.networks.backbones import BACKBONES
 from training.networks.network_config import MOST_WIDTH, NetworkConfig
@@ -52,7 +53,16 @@ class TeacherConfig(DatasetFlags):
     """Flags of the teacher's network and data."""
 
     split: str = flag("split to train on", default="train")
-    val_split: str = flag("split to validate on; none = no validation", default="val", free=True)
+    hold_out: tuple[str, ...] | None = flag(
+        "samples whose ids begin with one of these (in Cityscapes: cities) are not trained on, and "
+        "are validated on unless --val_split is given",
+        default=None,
+    )
+    val_split: str | None = flag(
+        "split to validate on (default: what is held out, else val); none = no validation",
+        default=None,
+        free=True,
+    )
     val_max_samples: int = flag(
         "validate on the first so many samples; 0 = all", default=0, free=True
     )
@@ -127,7 +137,8 @@ def train_teacher(
     config = _network_config(teacher, reader)
     task = find_task(config.task)
     require_batch_norm(task, loader_config, trainer_config)
-    samples = _first(reader.manifest(teacher.split), loader_config.max_samples)
+    samples, held = _parts(reader, teacher.split, teacher.hold_out or ())
+    samples = _first(samples, loader_config.max_samples)
     if loader_config.views:
         samples += [sample.seen_as(FLIPPED) for sample in samples]
     images = RawImages(reader, samples, cache_mb=loader_config.cache_mb)
@@ -144,7 +155,7 @@ def train_teacher(
         config=_resolved(teacher, config, loader.config, trainer_config),
         free=free_fields(*CONFIGS),
     )
-    validate = _validator(reader, teacher, loader_config, ranks)
+    validate = _validator(reader, teacher, held, loader_config, ranks)
     try:
         trainer = Trainer(objective, loader, trainer_config, folder, validate=validate, ranks=ranks)
         return trainer.fit(resume=resume)
@@ -201,14 +212,32 @@ def _resolved(teacher: TeacherConfig, config: NetworkConfig, *more: Any) -> dict
 
 
 def _validator(
-    reader: DatasetReader, teacher: TeacherConfig, loader: LoaderConfig, ranks: Ranks
+    reader: DatasetReader,
+    teacher: TeacherConfig,
+    held: list[Sample],
+    loader: LoaderConfig,
+    ranks: Ranks,
 ) -> Validator | None:
     if teacher.val_split == NONE:
         return None
-    samples = _first(reader.manifest(teacher.val_split), teacher.val_max_samples)
+    if teacher.val_split is not None or not held:
+        held = reader.manifest(teacher.val_split or "val")
+    samples = _first(held, teacher.val_max_samples)
     images = RawImages(reader, samples, cache_mb=loader.cache_mb)
     whole = WholeImages(images, share=ranks)
     return Validator(find_task(reader.task), whole, reader.class_names, ranks=ranks)
+
+
+def _parts(
+    reader: DatasetReader, split: str, hold_out: Sequence[str]
+) -> tuple[list[Sample], list[Sample]]:
+    """Returns the samples to train on, and those that are held out."""
+    parts: tuple[list[Sample], list[Sample]] = ([], [])
+    samples = reader.manifest(split)
+    held = held_out([sample.sample_id for sample in samples], hold_out, split)
+    for sample, is_held in zip(samples, held, strict=True):
+        parts[is_held].append(sample)
+    return parts
 
 
 def _first(samples: list[Sample], count: int) -> list[Sample]:

@@ -60,6 +60,26 @@ def test_a_teacher_of_either_task_learns_from_mixed_sizes(
     assert train_teacher.main([*args, "--resume"]) == 0
 
 
+def test_a_teacher_is_validated_on_what_is_held_out_of_its_training(
+    data_root: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    words = arguments(data_root, tmp_path / "run", "segmentation", *SHAPES["segmentation"])
+    at = words.index("--val_split")
+    words = words[:at] + words[at + 2 :]
+    reader = open_dataset(
+        DatasetFlags(dataset="voc", data_root=str(data_root), voc_task="segmentation", year=(2007,))
+    )
+    first, *others = (sample.sample_id for sample in reader.manifest("trainval"))
+    words += ["--batch_size", "1", "--freeze_batch_norm"]
+    assert train_teacher.main([*words, "--hold_out", first]) == 0
+    trained = torch.load(tmp_path / "run/resume.pt", weights_only=False)["loader"]["settings"]
+    assert trained["number of samples"] == len(others)
+    assert '"kind": "validation"' in (tmp_path / "run/log.jsonl").read_text()
+    assert "no id of trainval begins with it" in fails(
+        train_teacher.main, [*words, "--hold_out", "9", "--output", str(tmp_path / "other")]
+    )
+
+
 def raw_loader(data_root: Path, task: str, config: LoaderConfig) -> CropLoader:
     reader = open_dataset(
         DatasetFlags(dataset="voc", data_root=str(data_root), voc_task=task, year=(2007,))

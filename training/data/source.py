@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from latent_store.components.reader import Window
+from latent_store.errors import DatasetError
 from training.data.annotations import Annotations
 from training.data.sampling import Batch, crop_origin, group_by_size
 from training.data.shares import WHOLE, Share
@@ -37,6 +38,21 @@ class CropRule:
         """Returns what is cut from a row's image in an epoch: top, left, height, width."""
         size = self.size(coded)
         return (*crop_origin(self.seed, epoch, row, size=coded, crop=size), *size)
+
+
+def held_out(ids: Sequence[str], prefixes: Sequence[str], split: str) -> list[bool]:
+    """Returns which samples are held out of training: those whose ids begin with a prefix.
+
+    Raises:
+        DatasetError: A prefix is that of no sample.
+    """
+    for prefix in prefixes:
+        if not any(sample_id.startswith(prefix) for sample_id in ids):
+            raise DatasetError(
+                f"--hold_out {prefix!r}: no id of {split} begins with it, the first is "
+                f"{ids[0] if len(ids) else 'none'}; in Cityscapes' layout ids begin with cities"
+            )
+    return [sample_id.startswith(tuple(prefixes)) for sample_id in ids]
 
 
 class Source(ABC):

@@ -24,7 +24,7 @@ from latent_store.errors import DatasetError
 from latent_store.format.schema import FEATURE_STRIDE, LATENT_STRIDE
 from latent_store.store import Split
 from training.data.annotations import Annotations
-from training.data.source import Arrays, Rows, Source
+from training.data.source import Arrays, Rows, Source, held_out
 from training.data.stored_channels import StoredChannels
 
 
@@ -40,6 +40,8 @@ class SourceSpec:
         codec_id: Whose latents.
         stored: Which of their channels.
         teacher_id: Whose features; None for none.
+        hold_out: Samples whose ids begin with one of these are left out.
+        held: Whether these are read instead, and the others left out.
         views: Whether stored views (flips) count as samples.
         max_samples: Only the first so many pictures, and with `views` theirs; 0 for all.
         cache_mb: Memory for images that need not be read or decoded twice, in each worker process.
@@ -52,6 +54,8 @@ class SourceSpec:
     codec_id: str
     stored: StoredChannels = field(default_factory=StoredChannels)
     teacher_id: str | None = None
+    hold_out: tuple[str, ...] = ()
+    held: bool = False
     views: bool = False
     max_samples: int = 0
     cache_mb: int = 1024
@@ -103,7 +107,7 @@ class StoreSource(Source):
         """Rows that every component has, ascending.
 
         Raises:
-            DatasetError: If there is none.
+            DatasetError: If there is none, or nothing to hold out.
         """
         wanted = (self.learned, self.latents, self.ranked, self.teacher)
         readers: list[ComponentReader] = [reader for reader in wanted if reader is not None]
@@ -114,6 +118,8 @@ class StoreSource(Source):
                 f"{self.spec.split} of {self.split.store.url} has no sample with {keys}: see "
                 "`latent-store inspect` for what failed, and encode some"
             )
+        held = held_out(self.split.sample_ids(rows), self.spec.hold_out, self.spec.split)
+        rows = rows[np.array(held) == self.spec.held]
         sources = self.split.source_rows(rows)
         if self.spec.views and np.array_equal(sources, rows):
             raise DatasetError(

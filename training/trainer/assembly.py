@@ -109,9 +109,9 @@ def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
     )
 
 
-def source_spec(job: Job, inputs: Inputs, split: str) -> SourceSpec:
-    """Returns what is read of a split, for training, or of another one for validation."""
-    training = split == job.data.split
+def source_spec(job: Job, inputs: Inputs, split: str, *, held: bool = False) -> SourceSpec:
+    """Returns what is read for training, of another split, or of what is `held` out of training."""
+    training = split == job.data.split and not held
     model = job.model
     distils = training and model.domain == "latent" and model.lambda_kd > 0
     return SourceSpec(
@@ -122,6 +122,8 @@ def source_spec(job: Job, inputs: Inputs, split: str) -> SourceSpec:
         codec_id=inputs.spec.codec_id,
         stored=inputs.selection.stored(model.mask),
         teacher_id=inputs.teacher_id if distils else None,
+        hold_out=(job.data.hold_out or ()) if split == job.data.split else (),
+        held=held,
         views=training and job.loader.views,
         max_samples=job.loader.max_samples if training else job.data.val_max_samples,
         cache_mb=job.loader.cache_mb,
@@ -203,7 +205,8 @@ def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> Validator 
     Raises:
         StoreNotFoundError: If a split was asked for by name and is not there.
     """
-    split = job.data.val_split or "val"
+    held = bool(job.data.hold_out) and job.data.val_split is None
+    split = job.data.split if held else job.data.val_split or "val"
     name = f"{job.data.dataset}/{split}"
     present = name in inputs.store.splits()
     if split == NONE or (job.data.val_split is None and not present):
@@ -213,7 +216,7 @@ def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> Validator 
             f"{inputs.store.url} has no split {name} (it has: {', '.join(inputs.store.splits())}): "
             "give another --val_split, or --val_split none"
         )
-    source = StoreSource(source_spec(job, inputs, split))
+    source = StoreSource(source_spec(job, inputs, split, held=held))
     whole = WholeImages(source, share=ranks)
     return Validator(find_task(job.model.task), whole, inputs.classes, ranks=ranks)
 

@@ -27,8 +27,14 @@ class DataConfig(Flags):
     store: str = flag("URL of the store", free=True)
     dataset: str = flag("the dataset's id in the store", default="cityscapes")
     split: str = flag("split to train on", default="train")
+    hold_out: tuple[str, ...] | None = flag(
+        "samples whose ids begin with one of these (in Cityscapes: cities) are not trained on, and "
+        "are validated on unless --val_split is given",
+        default=None,
+    )
     val_split: str | None = flag(
-        "split to validate on (default: val, if the store has it); none = no validation",
+        "split to validate on (default: what is held out, else val, if the store has it); none = "
+        "no validation",
         default=None,
         free=True,
     )

@@ -247,6 +247,19 @@ def test_validation_takes_every_image_once_in_order(tiny_store: TinyStore) -> No
     images.close()
 
 
+def test_what_is_held_out_and_the_rest_are_the_split_and_share_nothing(
+    tiny_store: TinyStore,
+) -> None:
+    ids = StoreSource(make_spec(tiny_store)).sample_ids(range(6))
+    hold_out = (ids[1], ids[4])
+    rest = StoreSource(make_spec(tiny_store, hold_out=hold_out, max_samples=3))
+    held = StoreSource(make_spec(tiny_store, hold_out=hold_out, held=True))
+    assert (rest.rows.tolist(), held.rows.tolist()) == ([0, 2, 3], [1, 4])
+    wrong = StoreSource(make_spec(tiny_store, hold_out=(ids[1], "atlantis")))
+    with pytest.raises(DatasetError, match="--hold_out 'atlantis': no id of cityscapes/train beg"):
+        _ = wrong.rows
+
+
 def test_a_batch_larger_than_the_split(tiny_store: TinyStore) -> None:
     with pytest.raises(LatentStoreError, match="--batch_size 7 is larger than cityscapes/train"):
         make_loader(make_spec(tiny_store), batch_size=7)
