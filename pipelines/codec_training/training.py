@@ -163,11 +163,7 @@ class CodecTrainer(Trainer):
     remedy = "go on with --resume and a lower --learning_rate"
 
     def __init__(
-        self,
-        model: ScaleHyperprior,
-        crops: RandomCrops,
-        training: CodecTraining,
-        files: RunFiles,
+        self, model: ScaleHyperprior, crops: RandomCrops, training: CodecTraining, files: RunFiles
     ) -> None:
         super().__init__(RateDistortion(model, training), crops, training.trainer_config(), files)
         self.limit = training.time_limit_minutes * 60 or math.inf

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
-from pipelines.scenes.camera import BUILDING, Colour, Painter, jitter
+from pipelines.scenes.camera import XY, Colour, Label, Painter, jitter
 
 WHOLE = np.array([[0.0, 1.0]])  # the span from one end of a wall to the other
 
@@ -26,9 +27,7 @@ class Wall:
     levels [n or 1, 2], heights in metres.
     """
 
-    def __init__(
-        self, painter: Painter, start: tuple[float, float], end: tuple[float, float]
-    ) -> None:
+    def __init__(self, painter: Painter, start: XY, end: XY) -> None:
         self.painter, self.start, self.end = painter, np.array(start), np.array(end)
         self.depth = (self.start[1] + self.end[1]) / 2
 
@@ -78,10 +77,10 @@ class Facade:
     frame: np.ndarray
     shop: np.ndarray | None
     bricks: bool
-    pane: tuple[float, float]
+    pane: XY
 
 
-def random_facade(rng: np.random.Generator, tall: float) -> Facade:
+def random_facade(rng: Generator, tall: float) -> Facade:
     """Draws a building's style; tall is the typical number of storeys."""
     storey = rng.uniform(2.8, 3.8)
     paint = jitter(rng, _WALL_PAINTS[rng.integers(len(_WALL_PAINTS))], 0.25)
@@ -99,16 +98,11 @@ def random_facade(rng: np.random.Generator, tall: float) -> Facade:
 
 
 def facade(
-    painter: Painter,
-    rng: np.random.Generator,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    style: Facade,
-    gain: float,
+    painter: Painter, rng: Generator, start: XY, end: XY, style: Facade, gain: float
 ) -> None:
     """Draws one wall of a building with its windows, where these are large enough to be seen."""
     wall = Wall(painter, start, end)
-    wall.solid(style.height, style.paint, BUILDING, gain)
+    wall.solid(style.height, style.paint, Label.BUILDING, gain)
     along = wall.end - wall.start
     length = float(np.hypot(*along))
     bays, storeys = max(1, int(length / style.bay)), max(1, int(style.height / style.storey))
@@ -140,13 +134,7 @@ def facade(
 
 
 def building(
-    painter: Painter,
-    rng: np.random.Generator,
-    side: int,
-    s: float,
-    z0: float,
-    z1: float,
-    tall: float,
+    painter: Painter, rng: Generator, side: int, s: float, z0: float, z1: float, tall: float
 ) -> None:
     """Draws a building beside the road: its gable first, then the facade along the road."""
     view, style = painter.view, random_facade(rng, tall)
@@ -161,7 +149,7 @@ def building(
         roof = jitter(rng, rng.choice(_ROOFS), 0.2)
         corners = [(x0, style.height, z0), (x1, style.height, z1)]
         ridge = [(x1 + back, rise, z1), (x0 + back, rise, z0)]
-        painter.world(corners + ridge, roof, BUILDING, gain=sunny)
+        painter.world(corners + ridge, roof, Label.BUILDING, gain=sunny)
         if z0 > 2:
             far = (x0 + 2 * back, style.height, z0)
-            painter.world([corners[0], ridge[1], far], style.paint, BUILDING, gain=2 - sunny)
+            painter.world([corners[0], ridge[1], far], style.paint, Label.BUILDING, gain=2 - sunny)

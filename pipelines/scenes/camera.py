@@ -8,19 +8,23 @@ coordinates of their own: s metres to the right of the centre line at depth z.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 Colour = Sequence[float] | np.ndarray  # red, green, blue in [0, 1]
+XY = tuple[float, float]
 
-IGNORED, ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE = 0, 7, 8, 11, 12, 13, 17
-LIGHT, SIGN, VEGETATION, TERRAIN, SKY = 19, 20, 21, 22, 23
-PERSON, RIDER, CAR, TRUCK, BUS, BICYCLE = 24, 25, 26, 27, 28, 33
 
-# One integer mask carries both answers, the label in its lowest byte, so that everything is
-# rasterised twice, not three times.
-INSTANCE_UNIT = 256
+class Label(IntEnum):
+    """Those of Cityscapes' label ids that are drawn."""
+
+    IGNORED, ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE = 0, 7, 8, 11, 12, 13, 17
+    LIGHT, SIGN, VEGETATION, TERRAIN, SKY = 19, 20, 21, 22, 23
+    PERSON, RIDER, CAR, TRUCK, BUS, BICYCLE = 24, 25, 26, 27, 28, 33
+
 
 _FOLIAGE = (
     (0.2, 0.34, 0.12), (0.28, 0.38, 0.16), (0.16, 0.28, 0.18), (0.45, 0.38, 0.12), (0.5, 0.26, 0.1),
@@ -81,7 +85,7 @@ class View:
         y = self.horizon + v + self.roll * u
         return np.clip(np.stack([x, y], axis=-1), -4 * self.width, 5 * self.width)
 
-    def outline(self, points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    def outline(self, points: Sequence[Sequence[float]]) -> list[XY]:
         """Projects a few points as `project` does: plain Python is faster on short lists."""
         low, high, shape = -4.0 * self.width, 5.0 * self.width, []
         for x, h, z in points:
@@ -92,7 +96,7 @@ class View:
         return shape
 
 
-def random_look(rng: np.random.Generator) -> Look:
+def random_look(rng: Generator) -> Look:
     """Draws the light: day, overcast, dusk or haze."""
     mood = rng.choice(["day", "overcast", "dusk", "haze"], p=[0.4, 0.27, 0.15, 0.18])
     light, haze, top, visibility, shadow, lit = {
@@ -116,7 +120,7 @@ def random_look(rng: np.random.Generator) -> Look:
     )
 
 
-def random_view(rng: np.random.Generator, height: int, width: int) -> View:
+def random_view(rng: Generator, height: int, width: int) -> View:
     """Draws the camera's place and direction, and the road's course before it."""
     scale = math.sqrt(height * width / 2)
     heading = rng.normal(0, 0.1)
@@ -136,19 +140,23 @@ def random_view(rng: np.random.Generator, height: int, width: int) -> View:
 
 
 class Painter:
-    """Rasterises polygons into a picture and, at the same time, into its exact label mask."""
+    """Rasterises polygons into a picture and, at the same time, into its exact label mask.
+
+    One integer mask carries both answers, so that everything is rasterised twice, not three times:
+    a shape's mark is its label in the lowest byte and, above, its number if it is counted.
+    """
 
     def __init__(self, view: View, look: Look, picture: Image.Image, mask: Image.Image) -> None:
         self.view, self.look, self.picture, self.mask = view, look, picture, mask
         self._picture_draw = ImageDraw.Draw(picture)
         self._mask_draw = ImageDraw.Draw(mask)
         self._light, self._haze = look.light.tolist(), look.haze.tolist()
-        self.instances = 0
+        self._objects = 0
 
-    def new_instance(self) -> int:
-        """Returns the next unused instance id (1, 2, …)."""
-        self.instances += 1
-        return self.instances
+    def new_object(self, label: Label) -> int:
+        """Returns the mark of a counted object with the next number (1, 2, …)."""
+        self._objects += 1
+        return label + 256 * self._objects
 
     def shade(self, colour: Colour, z: float, gain: float = 1.0) -> tuple[int, int, int]:
         """Returns 8-bit RGB of a colour in [0, 1] under the scene's light and air at depth z."""
@@ -160,45 +168,27 @@ class Painter:
         )
         return red, green, blue
 
-    def pixels(
-        self,
-        shape: list[tuple[float, float]],
-        fill: tuple[int, ...],
-        label: int | None,
-        instance: int = 0,
-    ) -> None:
-        """Fills one polygon given in pixels; without a label only the picture changes."""
+    def pixels(self, shape: list[XY], fill: tuple[int, ...], mark: int | None) -> None:
+        """Fills one polygon given in pixels; without a mark only the picture changes."""
         xs = [x for x, _ in shape]
         if max(xs) < 0 or min(xs) > self.view.width:
             return
         self._picture_draw.polygon(shape, fill=fill)
-        if label is not None:
-            self._mask_draw.polygon(shape, fill=label + INSTANCE_UNIT * instance)
+        if mark is not None:
+            self._mask_draw.polygon(shape, fill=mark)
 
     def world(
-        self,
-        points: Sequence[Sequence[float]],
-        colour: Colour,
-        label: int | None,
-        instance: int = 0,
-        gain: float = 1.0,
+        self, points: Sequence[Sequence[float]], colour: Colour, mark: int | None, gain: float = 1.0
     ) -> None:
         """Fills one polygon of (x, h, z) in metres, shaded at its mean depth."""
         depth = sum(point[2] for point in points) / len(points)
-        self.pixels(self.view.outline(points), self.shade(colour, depth, gain), label, instance)
+        self.pixels(self.view.outline(points), self.shade(colour, depth, gain), mark)
 
     def billboard(
-        self,
-        x: float,
-        z: float,
-        outline: Sequence[tuple[float, float]],
-        colour: Colour,
-        label: int | None,
-        instance: int = 0,
-        gain: float = 1.0,
+        self, x: float, z: float, shape: list[XY], colour: Colour, mark: int | None, gain: float = 1
     ) -> None:
-        """Fills a flat shape that faces the camera: outline is (metres right of x, metres up)."""
-        self.world([(x + dx, h, z) for dx, h in outline], colour, label, instance, gain)
+        """Fills a flat shape that faces the camera: metres right of x, metres up."""
+        self.world([(x + dx, h, z) for dx, h in shape], colour, mark, gain)
 
     def discs(
         self, xy: np.ndarray, radius: np.ndarray, fills: Sequence[tuple[int, int, int]], label: int
@@ -210,22 +200,20 @@ class Painter:
             self._mask_draw.ellipse(box, fill=label)
 
 
-def ellipse(
-    x: float, h: float, rx: float, ry: float, corners: int = 12
-) -> list[tuple[float, float]]:
+def ellipse(x: float, h: float, rx: float, ry: float, corners: int = 12) -> list[XY]:
     """Returns an ellipse as an outline of (x, h) corners, metres."""
     turns = [2 * math.pi * k / corners for k in range(corners)]
     return [(x + rx * math.cos(t), h + ry * math.sin(t)) for t in turns]
 
 
-def bar(x0: float, h0: float, x1: float, h1: float, w: float) -> list[tuple[float, float]]:
+def bar(x0: float, h0: float, x1: float, h1: float, w: float) -> list[XY]:
     """Returns a limb or tube from (x0, h0) to (x1, h1), w wide, as an outline in metres."""
     length = math.hypot(x1 - x0, h1 - h0) or 1.0
     nx, nh = -(h1 - h0) / length * w / 2, (x1 - x0) / length * w / 2
     return [(x0 + nx, h0 + nh), (x1 + nx, h1 + nh), (x1 - nx, h1 - nh), (x0 - nx, h0 - nh)]
 
 
-def jitter(rng: np.random.Generator, colour: Colour, spread: float) -> np.ndarray:
+def jitter(rng: Generator, colour: Colour, spread: float) -> np.ndarray:
     """Returns the colour, randomly lighter or darker and slightly tinted."""
     gain = 1 + spread * rng.uniform(-1, 1) + 0.3 * spread * rng.uniform(-1, 1, 3)
     return np.clip(np.asarray(colour) * gain, 0.02, 1.0)

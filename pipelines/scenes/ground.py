@@ -8,9 +8,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image
 
-from pipelines.scenes.camera import ROAD, SIDEWALK, SKY, TERRAIN, Look, View, jitter
+from pipelines.scenes.camera import Label, Look, View, jitter
 
 FAR = 220.0  # metres: where the ground fades into the backdrop
 
@@ -39,7 +40,7 @@ class Plan:
     paving: np.ndarray
 
 
-def random_plan(rng: np.random.Generator) -> Plan:
+def random_plan(rng: Generator) -> Plan:
     """Draws the kind of place: narrow street, avenue, suburb or open country."""
     kind = rng.choice(["narrow", "avenue", "suburb", "country"], p=[0.3, 0.3, 0.2, 0.2])
     road, walk, verge, density, tall = {
@@ -65,9 +66,7 @@ def random_plan(rng: np.random.Generator) -> Plan:
     )
 
 
-def octaves(
-    rng: np.random.Generator, height: int, width: int, cells: tuple[float, ...]
-) -> np.ndarray:
+def octaves(rng: Generator, height: int, width: int, cells: tuple[float, ...]) -> np.ndarray:
     """Returns smooth noise float32 [height, width], about -1 to 1: a sum of grids of cells."""
     total = np.zeros((height, width), np.float32)
     for cell in cells:
@@ -78,7 +77,7 @@ def octaves(
 
 
 def sky_and_ground(
-    rng: np.random.Generator, look: Look, view: View, plan: Plan
+    rng: Generator, look: Look, view: View, plan: Plan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws everything flat: image uint8 [height, width, 3] and labels uint8 [height, width]."""
     height, width = view.height, view.width
@@ -97,13 +96,13 @@ def sky_and_ground(
     surface, flat = _ground(rng, look, view, plan, u[top:], np.maximum(v[top:], 0.1))
     image = np.concatenate([sky[:top], surface])
     image[top:low] = np.where(ground[top:low, :, None], surface[: low - top], sky[top:])
-    labels = np.full((height, width), SKY, np.uint8)
+    labels = np.full((height, width), Label.SKY, np.uint8)
     np.copyto(labels[top:], flat, where=ground[top:])
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), labels
 
 
 def _ground(
-    rng: np.random.Generator, look: Look, view: View, plan: Plan, u: np.ndarray, v: np.ndarray
+    rng: Generator, look: Look, view: View, plan: Plan, u: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns colour float32 [h, w, 3] and labels uint8 [h, w] of ground seen at offsets u, v."""
     z = np.minimum(view.focal * view.camera_height / v, FAR).astype(np.float32)
@@ -114,11 +113,11 @@ def _ground(
     corner = (across > -plan.walk - 0.3) & (across < plan.crossing_width + plan.walk + 0.3)
     road = (out < plan.road) | junction
     walk = ~road & ((out < plan.road + plan.walk) | (corner & (plan.walk > 0.2)))
-    labels = np.where(road, ROAD, np.where(walk, SIDEWALK, TERRAIN)).astype(np.uint8)
+    labels = np.select([road, walk], [Label.ROAD, Label.SIDEWALK], Label.TERRAIN).astype(np.uint8)
     if plan.density > 0.9:  # a narrow street is paved up to its walls
-        labels[labels == TERRAIN] = SIDEWALK
+        labels[labels == Label.TERRAIN] = Label.SIDEWALK
     palette = np.zeros((256, 3), np.float32)
-    palette[[ROAD, SIDEWALK, TERRAIN]] = plan.asphalt, plan.paving, plan.grass
+    palette[[Label.ROAD, Label.SIDEWALK, Label.TERRAIN]] = plan.asphalt, plan.paving, plan.grass
     colour = palette[labels]
     near = np.exp(-z / 25)
     grain = _tile(rng, s * 14, z * 5) * near + _tile(rng, s * 1.1, z * 0.5)
@@ -144,15 +143,13 @@ def _cycle(x: np.ndarray, period: float) -> np.ndarray:
     return (turns - np.floor(turns)) * period
 
 
-def _tile(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _tile(rng: Generator, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Looks up world-fixed noise float32, about -1 to 1, at texture coordinates a, b."""
     texture = rng.random((128, 128), dtype=np.float32) * 2 - 1
     return texture[b.astype(np.int32) & 127, np.floor(a).astype(np.int32) & 127]
 
 
-def _shadows(
-    rng: np.random.Generator, look: Look, plan: Plan, s: np.ndarray, z: np.ndarray
-) -> np.ndarray:
+def _shadows(rng: Generator, look: Look, plan: Plan, s: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Returns where the ground lies in the shadow of what stands on the sun's side: bool [h, w]."""
     reach = rng.uniform(0.0, 1.6, 64) * (plan.road + plan.walk) * (0.5 + plan.density)
     reach = np.where(rng.random(64) < 0.75, reach, -5.0).astype(np.float32)

@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.random import Generator
 
 from pipelines.scenes.buildings import building
-from pipelines.scenes.camera import FENCE, WALL, Painter
+from pipelines.scenes.camera import Label, Painter
 from pipelines.scenes.ground import Plan
 from pipelines.scenes.roadside import barrier, hedge, pole, tree
 from pipelines.scenes.traffic import LARGE, bicycle, cyclist, person, vehicle
@@ -17,7 +18,7 @@ _KINDS, _ODDS = ["saloon", "hatch", "van", "bus", "truck"], [0.42, 0.32, 0.14, 0
 class Population:
     """Objects along a road, planned at once and drawn later, the farthest first."""
 
-    def __init__(self, painter: Painter, rng: np.random.Generator, plan: Plan) -> None:
+    def __init__(self, painter: Painter, rng: Generator, plan: Plan) -> None:
         self.painter, self.rng, self.plan = painter, rng, plan
         self._entries: list[tuple[float, Callable[[], object]]] = []
         for side in (-1, 1):
@@ -56,7 +57,7 @@ class Population:
             if rng.random() < density:
                 self._add(z + length, building, side, s, z, z + length, plan.tall)
             elif rng.random() < 0.45:
-                label = FENCE if rng.random() < 0.6 else WALL
+                label = Label.FENCE if rng.random() < 0.6 else Label.WALL
                 self._add(z + length, barrier, side, edge + 0.4, z, z + length, label)
             for _ in range(rng.poisson(0.8 if plan.density > 0.5 else 2.0)):
                 back, deep = rng.exponential(12) + 0.5, z + rng.uniform(0, length)

@@ -9,25 +9,12 @@ what a pixel shows has to be seen.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image, ImageFilter
 
 from latent_store.errors import LatentStoreError
 from pipelines.scenes.buildings import facade, random_facade
-from pipelines.scenes.camera import (
-    BUILDING,
-    IGNORED,
-    PERSON,
-    RIDER,
-    ROAD,
-    SIDEWALK,
-    TERRAIN,
-    VEGETATION,
-    WALL,
-    Look,
-    Painter,
-    random_look,
-    random_view,
-)
+from pipelines.scenes.camera import Label, Look, Painter, random_look, random_view
 from pipelines.scenes.ground import FAR, Plan, octaves, random_plan, sky_and_ground
 from pipelines.scenes.population import Population
 
@@ -104,7 +91,7 @@ def render_scene(seed: int, index: int, height: int, width: int) -> Scene:
     )
 
 
-def _backdrop(painter: Painter, rng: np.random.Generator, plan: Plan) -> None:
+def _backdrop(painter: Painter, rng: Generator, plan: Plan) -> None:
     """Draws what closes the view: hills, woods or a skyline, far away."""
     view = painter.view
     edges = np.linspace(-1, 1, 60) * 2.2 * FAR * view.width / view.focal
@@ -113,7 +100,7 @@ def _backdrop(painter: Painter, rng: np.random.Generator, plan: Plan) -> None:
         ridge = np.stack([edges, rise, np.full(60, FAR)], axis=1)
         feet = [(edges[-1], -3.0, FAR), (edges[0], -3.0, FAR)]
         colour = painter.look.foliage * rng.uniform(0.6, 1.1)
-        painter.world([*ridge.tolist(), *feet], colour, VEGETATION)
+        painter.world([*ridge.tolist(), *feet], colour, Label.VEGETATION)
     if plan.density > 0.3 and rng.random() < 0.8:
         for left in edges[::2]:
             if rng.random() < plan.density:
@@ -124,7 +111,7 @@ def _backdrop(painter: Painter, rng: np.random.Generator, plan: Plan) -> None:
                 facade(painter, rng, (float(left), z), corner, style, rng.uniform(0.8, 1.1))
 
 
-def _ego_bonnet(painter: Painter, rng: np.random.Generator) -> None:
+def _ego_bonnet(painter: Painter, rng: Generator) -> None:
     """Draws the bonnet of the camera's own car over the lower edge; it is not annotated."""
     view = painter.view
     top = view.height * (1 - rng.uniform(0.04, 0.12))
@@ -133,20 +120,18 @@ def _ego_bonnet(painter: Painter, rng: np.random.Generator) -> None:
     x = centre - reach * np.cos(turns)
     y = view.height + 2 - (view.height - top) * np.sin(turns) ** 0.35
     paint = painter.shade(rng.uniform(0.05, 0.6) * np.ones(3), 1.0)
-    painter.pixels(list(zip(x.tolist(), y.tolist(), strict=True)), paint, IGNORED)
+    painter.pixels(list(zip(x.tolist(), y.tolist(), strict=True)), paint, Label.IGNORED)
     gleam = tuple(min(255, int(channel * 1.4) + 12) for channel in paint)
     middle = (y + view.height) / 2
     painter.pixels(list(zip(x.tolist(), middle.tolist(), strict=True)), gleam, None)
 
 
-def _develop(
-    rng: np.random.Generator, look: Look, picture: Image.Image, labels: np.ndarray
-) -> np.ndarray:
+def _develop(rng: Generator, look: Look, picture: Image.Image, labels: np.ndarray) -> np.ndarray:
     """Returns the finished photograph uint8 [H, W, 3]: surface texture, optics, sensor noise."""
     height, width = labels.shape
     amount = np.zeros(256, np.float32)
-    amount[[VEGETATION, TERRAIN, BUILDING, WALL]] = 0.3, 0.08, 0.07, 0.1
-    amount[[SIDEWALK, ROAD, PERSON, RIDER]] = 0.03, 0.02, 0.1, 0.1
+    amount[[Label.VEGETATION, Label.TERRAIN, Label.BUILDING, Label.WALL]] = 0.3, 0.08, 0.07, 0.1
+    amount[[Label.SIDEWALK, Label.ROAD, Label.PERSON, Label.RIDER]] = 0.03, 0.02, 0.1, 0.1
     unit = max(1.0, width / 512)
     texture = octaves(rng, height, width, (1.5 * unit, 3 * unit, 8 * unit))
     # Air lies before what is far away and bright, and shows no leaves.

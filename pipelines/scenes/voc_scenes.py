@@ -10,17 +10,21 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image
 
 from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
 from pipelines.datasets.voc import ANNOTATIONS, FILES, IMAGES, MASKS
-from pipelines.scenes.camera import BICYCLE, BUS, CAR, PERSON, RIDER
+from pipelines.scenes.camera import Label
 from pipelines.scenes.scene import LARGEST, Scene, render_scene
 from pipelines.scenes.sets import SceneSet
 from training.flags import flag
 from training.tasks.classes import VOC_CLASSES, voc_colour
 
-VOC_NAMES = {PERSON: "person", RIDER: "person", CAR: "car", BUS: "bus", BICYCLE: "bicycle"}
+VOC_NAMES = {
+    Label.PERSON: "person", Label.RIDER: "person", Label.CAR: "car", Label.BUS: "bus",
+    Label.BICYCLE: "bicycle",
+}  # fmt: skip
 """Label id of a scene -> VOC's class. VOC's annotators were told that lorries are no cars: trucks
 are background, as is everything that cannot be counted."""
 SHAPES = ((0.75, 1), (0.75, 1), (0.664, 1), (1, 0.75), (1, 0.664), (0.9, 1), (1, 1))
@@ -45,10 +49,7 @@ class VocScenes(SceneSet):
     """Scenes of many sizes, in one year's folder, with the lists of both tasks."""
 
     longest: int = flag(
-        "side of the pictures, in pixels",
-        default=500,
-        least=SMALLEST_LONGEST,
-        most=LARGEST_LONGEST,
+        "side of the pictures, in pixels", default=500, least=SMALLEST_LONGEST, most=LARGEST_LONGEST
     )
     year: int = flag("of the folder and the scenes", default=2007, least=1000, most=9999)
 
@@ -175,7 +176,7 @@ def write_objects(
     path.write_text(f"{ET.tostring(root, encoding='unicode')}\n")
 
 
-def _framed(scene: Scene, rng: np.random.Generator, height: int, width: int) -> Scene:
+def _framed(scene: Scene, rng: Generator, height: int, width: int) -> Scene:
     """Cuts a picture around an object of VOC's classes, the larger the likelier."""
     numbers_HW = scene.instance_ids_HW * np.isin(scene.label_ids_HW, list(VOC_NAMES))
     areas = np.bincount(numbers_HW.ravel())
