@@ -2,18 +2,19 @@
 
 Scenes, teacher, encoding, a dynamic network with a rate-aware gate, masks, ranked latents, two
 static networks, evaluation, and one new scene sent through a stream file. Then a short chain with
-boxes, in VOC's layout: `pipelines.demo_boxes`. It ends with checks: did every network learn, does
-it look at its input, is the ranking decided by its score?
+boxes, in VOC's layout, where a detector learns from latents. It ends with checks: did every network
+learn, does it look at its input, is the ranking decided by its score?
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +23,51 @@ from PIL import Image
 import latent_store
 from latent_store.console import MOST_SEED, Number, make_parser, run_command
 from latent_store.errors import JobFailedError, LatentStoreError
-from pipelines.demo_boxes import BoxesScale, find_problems, run_boxes
-from pipelines.demo_commands import run_shown, say
+from pipelines import encode, frequency, generate_scenes, reorder, train_teacher
 from pipelines.scenes.scene import render_scene
+from pipelines.scenes.voc_scenes import VocScenes
+from training import detect, evaluate, segment, train
 
-RANKING = "gate"
+COMMANDS = {
+    "generate-scenes": generate_scenes.main,
+    "train-teacher": train_teacher.main,
+    "encode-to-store": encode.main,
+    "train-from-store": train.main,
+    "channel-frequency": frequency.main,
+    "reorder-latents": reorder.main,
+    "evaluate-from-store": evaluate.main,
+    "segment": segment.main,
+    "detect": detect.main,
+}
+
+# The amount of work: a few minutes on two cores.
+SIZE = {"height": 128, "width": 256}
+SCENES = {"train": 128, "val": 24}
+MORE_SCENES = 64
+"""Of each further city, drawn where two channels tie at a cut of the ranking."""
+CITIES = 6
+TEACHER_STEPS, STATIC_STEPS = 110, 55
+DYNAMIC_STEPS = 110
+"""More than for static networks: the gate's noise hides half of what is seen."""
+SCHEDULE = {"batch_size": 8, "learning_rate": 5e-4}
+"""Half of the default rate; with so few steps a larger one ends in noise."""
+BOX_SCENES = {"train": 192, "val": 24, "longest": 128}
+BOX_SCHEDULE = {"max_steps": 200, "batch_size": 4, "learning_rate": 2e-3}
+"""From random weights: enough to look at the picture, far from a good detector."""
+
+RANKING, BOX_RANKING = "gate", "variance"
+KEEPS, BOX_KEEP = (32, 16), 32
 TRAIN = "train-from-store --transform_init fresh"
 """From nothing: a computed start wants a longer schedule than minutes, and scored less in them."""
-KEEPS = (32, 16)
+YEAR = 2007
 NEW_SCENE = 900_000
-"""Index of the scene that is segmented at the end; neither training nor validation has it."""
+"""Index of the scenes that are looked at at the end; neither training nor validation has them."""
 NEW_SEED = 1000
 """Further cities' scenes are of another family than the first one's."""
 _LEARNED = 3.0
 _LOOKS = 0.5
 
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """The amount of work of the demo; the defaults take a few minutes on two cores.
-
-    Attributes:
-        train: Training scenes to begin with.
-        more: Scenes of each further city, drawn where two channels tie at a cut of the ranking.
-        cities: How many cities there can be.
-        dynamic_steps: More than for static networks: the gate's noise hides half of what is seen.
-        learning_rate: Half of the default; with so few steps a larger one ends in noise.
-    """
-
-    train: int = 128
-    more: int = 64
-    cities: int = 6
-    val: int = 24
-    height: int = 128
-    width: int = 256
-    teacher_steps: int = 110
-    dynamic_steps: int = 110
-    static_steps: int = 55
-    batch_size: int = 8
-    learning_rate: float = 5e-4
-    rate_weight: float = 0.5
+_say = partial(print, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     seed = Number(int, most=MOST_SEED)
     parser.add_argument("--seed", type=seed, default=0, help="of scenes and networks")
     args = parser.parse_args(argv)
-    return run_command("demo", lambda: run_demo(args.output, Scale(), args.seed))
+    return run_command("demo", lambda: run_demo(args.output, args.seed))
 
 
-def run_demo(out: Path, scale: Scale, seed: int) -> int:
+def run_demo(out: Path, seed: int) -> int:
     """Runs every step in a new folder and checks what came out.
 
     Raises:
@@ -82,11 +88,10 @@ def run_demo(out: Path, scale: Scale, seed: int) -> int:
     """
     start = time.monotonic()
     _make_room(out)
-    maps = _Maps(out, scale, seed)
-    results = maps.run()
-    boxes = run_boxes(out, BoxesScale(), seed)
-    problems = _network_problems(results) + _ranking_problems(maps.store) + find_problems(boxes)
-    say(_closing(out, time.monotonic() - start))
+    maps = _Maps(out, seed)
+    results, boxes = maps.run(), run_boxes(out, seed)
+    problems = [*_network_problems(results), *_ranking_problems(maps.store), *_box_problems(boxes)]
+    _say(_closing(out, time.monotonic() - start))
     if problems:
         raise JobFailedError("; ".join(problems))
     return 0
@@ -95,34 +100,30 @@ def run_demo(out: Path, scale: Scale, seed: int) -> int:
 class _Maps:
     """The first leg: segmentation, on street scenes in Cityscapes' layout."""
 
-    def __init__(self, out: Path, scale: Scale, seed: int) -> None:
-        self.out, self.scale, self.seed = out, scale, seed
+    def __init__(self, out: Path, seed: int) -> None:
+        self.out, self.seed = out, seed
         self.data, self.store = out / "scenes", out / "scenes.zarr"
         self.where: dict[str, Any] = {"store": self.store, "dataset": "cityscapes"}
 
     def run(self) -> Path:
         """Runs every step; returns the results of the evaluation, a JSON file."""
-        scale, evaluation = self.scale, self.out / "evaluation"
-        self._generate("generate-scenes", seed=self.seed, train=scale.train, val=scale.val)
+        evaluation = self.out / "evaluation"
+        run_shown("generate-scenes", output=self.data, seed=self.seed, **SCENES, **SIZE)
         teacher = self._train(
             "train-teacher --dataset cityscapes --backbone resnet18 --aspp_width 64",
-            *("teacher", scale.teacher_steps),
+            *("teacher", TEACHER_STEPS),
             data_root=self.data,
         )
         for split in ("train", "val"):
             self._encode(split, teacher)
-        dynamic = self._train(
-            f"{TRAIN} --selection dynamic --gate_pool rms",
-            *("dynamic", scale.dynamic_steps),
-            **self.where,
-            rate_weight=scale.rate_weight,
-        )
+        command = f"{TRAIN} --selection dynamic --gate_pool rms --rate_weight 0.5"
+        dynamic = self._train(command, "dynamic", DYNAMIC_STEPS, **self.where)
         self._rank(teacher, dynamic)
         for split in ("train", "val"):
             run_shown("reorder-latents", **self.where, split=split, ranking=RANKING)
         command = f"{TRAIN} --selection static --mask {RANKING} --keep"
         static = [
-            self._train(f"{command} {keep}", f"static-{keep}", scale.static_steps, **self.where)
+            self._train(f"{command} {keep}", f"static-{keep}", STATIC_STEPS, **self.where)
             for keep in KEEPS
         ]
         run_shown(
@@ -131,36 +132,28 @@ class _Maps:
             output=evaluation,
             checkpoint=(teacher, dynamic, *static),
         )
-        self._segment(static[-1])
+        picture = self.out / "new_scene.png"
+        Image.fromarray(render_scene(self.seed, NEW_SCENE, **SIZE).image_HWC).save(picture)
+        run_shown("segment", checkpoint=static[-1], image=picture, output=self.out / "segment")
         return evaluation / "results.json"
-
-    def _generate(self, command: str, **flags: object) -> None:
-        size = {"height": self.scale.height, "width": self.scale.width}
-        run_shown(command, output=self.data, **flags, **size)
 
     def _encode(self, split: str, teacher: Path) -> None:
         flags = {"data_root": self.data, "split": split, "teacher_checkpoint": teacher}
         run_shown("encode-to-store --demo_codec", **self.where, **flags)
 
     def _train(self, command: str, name: str, steps: int, **flags: object) -> Path:
-        run_shown(
-            f"{command} --crop 128 --validate_epochs 0",
-            **flags,
-            output=self.out / name,
-            seed=self.seed,
-            max_steps=steps,
-            batch_size=self.scale.batch_size,
-            learning_rate=self.scale.learning_rate,
-        )
+        command = f"{command} --crop 128 --validate_epochs 0 --max_steps {steps}"
+        run_shown(command, **flags, output=self.out / name, seed=self.seed, **SCHEDULE)
         return self.out / name / "last.pt"
 
     def _rank(self, teacher: Path, dynamic: Path) -> None:
         """Ranks the channels; a further city joins the store where two channels tie at a cut."""
-        for city in range(self.scale.cities):
+        for city in range(CITIES):
             if city:
-                say("\nA cut runs through a tie; another city's scenes are added, to decide it.")
+                _say("\nA cut runs through a tie; another city's scenes are added, to decide it.")
                 command = f"generate-scenes --overwrite --city procedural{city + 1} --val 0"
-                self._generate(command, seed=NEW_SEED + self.seed + city, train=self.scale.more)
+                seed = NEW_SEED + self.seed + city
+                run_shown(command, output=self.data, seed=seed, train=MORE_SCENES, **SIZE)
                 self._encode("train", teacher)
             run_shown(
                 "channel-frequency --split train --overwrite",
@@ -169,11 +162,65 @@ class _Maps:
             if not _ranking_problems(self.store):
                 return
 
-    def _segment(self, checkpoint: Path) -> None:
-        picture, output = self.out / "new_scene.png", self.out / "segment"
-        scene = render_scene(self.seed, NEW_SCENE, self.scale.height, self.scale.width)
-        Image.fromarray(scene.image_HWC).save(picture)
-        run_shown("segment", checkpoint=checkpoint, image=picture, output=output)
+
+def run_boxes(out: Path, seed: int) -> Path:
+    """Runs the second leg: detection, on street scenes in VOC's layout, in about a minute.
+
+    Returns:
+        The results of the evaluation, a JSON file.
+
+    Raises:
+        JobFailedError: A step failed.
+    """
+    data, url, folder = out / "VOCdevkit", out / "voc.zarr", out / "boxes"
+    side = BOX_SCENES["longest"]
+    run_shown("generate-scenes --layout voc", output=data, seed=seed, year=YEAR, **BOX_SCENES)
+    command = f"encode-to-store --dataset voc --voc_task detection --demo_codec --year {YEAR}"
+    for split in ("train", "val"):
+        run_shown(command, data_root=data, split=split, store=url, canvas=(side, side))
+    where = {"store": url, "dataset": f"voc{YEAR}"}
+    ranked = {"ranking": BOX_RANKING, "keep": BOX_KEEP}
+    run_shown("channel-frequency --split train --method variance", **where, **ranked)
+    for split in ("train", "val"):
+        run_shown("reorder-latents", **where, split=split, ranking=BOX_RANKING)
+    run_shown(
+        "train-from-store --task detection --teacher none --lambda_kd 0 --init scratch "
+        "--selection static --backbone resnet18 --fpn_width 32 --box_head_width 64 --anchor_size 8 "
+        f"--validate_epochs 0 --mask {BOX_RANKING} --keep {BOX_KEEP}",
+        **{**where, "output": folder / "static", "seed": seed, **BOX_SCHEDULE},
+    )
+    checkpoint, evaluation = folder / "static/last.pt", folder / "evaluation"
+    run_shown(
+        "evaluate-from-store --split val --permute_latents --pictures 2",
+        **{**where, "output": evaluation, "checkpoint": checkpoint},
+    )
+    picture = out / "new_scene.jpg"
+    scene = VocScenes(seed=seed, longest=side).scene(NEW_SCENE)
+    Image.fromarray(scene.image_HWC).save(picture)
+    output = folder / "detect"
+    run_shown("detect --least_score 0.1", checkpoint=checkpoint, image=picture, output=output)
+    return evaluation / "results.json"
+
+
+def run_shown(command: str, **flags: object) -> None:
+    """Runs a command in this process, shown as it would be typed.
+
+    Args:
+        command: Its name, and flags if one likes.
+        flags: Further flags, by name; a tuple is several values of one.
+
+    Raises:
+        JobFailedError: It ended with another status than 0.
+    """
+    words = command.split()
+    for name, value in flags.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    _say(f"\n$ {shlex.join(words)}")
+    start = time.monotonic()
+    status = COMMANDS[words[0]](words[1:])
+    _say(f"({time.monotonic() - start:.0f} s)")
+    if status:
+        raise JobFailedError(f"{words[0]} ended with status {status}; its error is above")
 
 
 def _network_problems(results: Path) -> list[str]:
@@ -186,6 +233,15 @@ def _network_problems(results: Path) -> list[str]:
         if point["permuted_score"] > _LOOKS * miou:
             problems.append(f"{point['label']} keeps {point['permuted_score']:.3f} when permuted")
     return problems
+
+
+def _box_problems(results: Path) -> list[str]:
+    """Returns what is wrong with the detector; nothing if it found what is in its pictures."""
+    return [
+        f"{point['label']} has AP50 {point['score']:.4f}, {point['permuted_score']:.4f} permuted"
+        for point in json.loads(results.read_text())["points"]
+        if point["permuted_score"] >= _LOOKS * point["score"]
+    ]
 
 
 def _ranking_problems(url: Path) -> list[str]:

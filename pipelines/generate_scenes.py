@@ -37,24 +37,23 @@ def make_flags() -> argparse.ArgumentParser:
     add_flags(parser, SceneSet, "scenes")
     for layout, kind in LAYOUTS.items():
         add = parser.add_argument_group(f"layout {layout}").add_argument
-        for name in _own_fields(kind):
-            field = kind.__dataclass_fields__[name]
+        for name, field in _own_fields(kind).items():
             # Without defaults, so that what the layout does not know is refused.
             text = f"{field.metadata['help']} (default: {field.default})"
             add(f"--{name}", type=flag_types(kind)[name], help=text)
     return parser
 
 
-def _own_fields(kind: type[SceneSet]) -> list[str]:
-    common = {field.name for field in dataclasses.fields(SceneSet)}
-    return [field.name for field in dataclasses.fields(kind) if field.name not in common]
+def _own_fields(kind: type[SceneSet]) -> dict[str, dataclasses.Field[object]]:
+    common = SceneSet.__dataclass_fields__
+    return {name: one for name, one in kind.__dataclass_fields__.items() if name not in common}
 
 
 def _run(args: argparse.Namespace) -> int:
     kind = LAYOUTS[args.layout]
     given = {name: value for name, value in vars(args).items() if value is not None}
     for layout, other in LAYOUTS.items():
-        strange = given.keys() & set(_own_fields(other)) - set(_own_fields(kind))
+        strange = given.keys() & _own_fields(other).keys() - _own_fields(kind).keys()
         if strange:
             raise SceneError(
                 f"--{min(strange)} is of --layout {layout}, not of {args.layout}; leave it out"

@@ -9,32 +9,25 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import make_parser, run_command
 from latent_store.errors import CheckpointError
-from pipelines.codec_training.checkpoint import TrainingCheckpoint
+from pipelines.codec_training import publishing
 from pipelines.codec_training.images import (
     RandomCrops,
     folder_images,
     held_out_scenes,
     procedural_images,
 )
-from pipelines.codec_training.publishing import (
-    evaluate_codec,
-    finished_state,
-    fit_quantiles,
-    write_codec,
-)
 from pipelines.codec_training.training import (
     CodecTrainer,
     CodecTraining,
     TrainCodecError,
+    TrainingCheckpoint,
     new_codec,
 )
-from pipelines.scenes.scene import CODEC_TRAIN_FIRST
 from training.flags import add_flags, read_flags
 
 COMMAND = "train-codec"
@@ -54,27 +47,18 @@ def _parser() -> argparse.ArgumentParser:
         help="training state (default: OUTPUT.checkpoint); its log lies beside it",
     )
     add("--resume", action="store_true", help="go on from the checkpoint")
-    add(
-        "--finalize_only",
-        action="store_true",
-        help="write the codec from the checkpoint, no more steps",
-    )
+    only = "write the codec from the checkpoint, no more steps"
+    add("--finalize_only", action="store_true", help=only)
     add("--overwrite", action="store_true", help="start anew where a checkpoint exists")
     add_flags(parser, CodecTraining, "training")
     return parser
 
 
-def _read_images(training: CodecTraining) -> list[np.ndarray]:
-    """Draws or reads the pictures to train on."""
-    if training.data == "procedural":
-        return procedural_images(CODEC_TRAIN_FIRST, training.num_scenes, training.seed)
-    return folder_images(Path(training.data), training.crop)
-
-
 def _run(args: argparse.Namespace) -> int:
     training = read_flags(args, CodecTraining)
     path = args.checkpoint or args.output.with_name(args.output.name + ".checkpoint")
-    checkpoint = TrainingCheckpoint(path, training, overwrite=args.overwrite and not args.resume)
+    overwrite = args.overwrite and not args.resume
+    checkpoint = TrainingCheckpoint(path, training, overwrite=overwrite)
     model = new_codec(training.seed)
     if checkpoint.holds_run() and not (args.resume or args.finalize_only):
         raise TrainCodecError(
@@ -87,18 +71,21 @@ def _run(args: argparse.Namespace) -> int:
         model.load_state_dict(saved["model"])
         print(f"finishing the training checkpoint of step {saved['step']}", flush=True)
     else:
-        images = _read_images(training)
+        if training.data == "procedural":
+            images = procedural_images(training.num_scenes, training.seed)
+        else:
+            images = folder_images(Path(training.data), training.crop)
         crops = RandomCrops(images, training.crop, training.batch_size, training.seed)
         CodecTrainer(model, crops, training, checkpoint).fit(resume=args.resume)
-    aux = fit_quantiles(model, training.aux_steps)
+    aux = publishing.fit_quantiles(model, training.aux_steps)
     if not aux < AUX_LIMIT:
         raise CheckpointError(
             f"the auxiliary loss is {aux:.3f}, and must be below {AUX_LIMIT:g}; "
             "run again with --finalize_only and more --aux_steps"
         )
-    digest = write_codec(finished_state(model), args.output)
+    digest = publishing.write_codec(publishing.finished_state(model), args.output)
     stored = ScaleHyperprior.from_state_dict(torch.load(args.output, weights_only=True))
-    score = evaluate_codec(stored, held_out_scenes(training.seed))
+    score = publishing.evaluate_codec(stored, held_out_scenes(training.seed))
     print(f"auxiliary loss {aux:.4f}")
     print(f"{args.output}: {args.output.stat().st_size} bytes, sha256 {digest}")
     print(

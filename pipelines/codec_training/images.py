@@ -14,7 +14,7 @@ from latent_store.errors import DatasetError
 from latent_store.storage.location import Location
 from pipelines.datasets.files import read_pixels
 from pipelines.datasets.listing import list_files
-from pipelines.scenes.scene import CODEC_CHECK_FIRST, render_scene
+from pipelines.scenes.scene import CODEC_CHECK_FIRST, CODEC_TRAIN_FIRST, render_scene
 from training.data.loader import EpochLoader, TensorBatch
 
 EPOCH_STEPS = 100
@@ -28,9 +28,7 @@ class RandomCrops(EpochLoader):
     """Random square crops of pictures held in memory: "x_BCHW", and their "step".
 
     Args:
-        images: Uint8 [height, width, 3] each, at least `crop` high and wide.
-        crop: Side of a crop in pixels.
-        batch_size: Crops in a batch.
+        images: Uint8 [height, width, 3] each, at least `crop` pixels high and wide.
         seed: With the step's number it fixes a batch, so a resumed run sees the same ones.
     """
 
@@ -38,7 +36,7 @@ class RandomCrops(EpochLoader):
         super().__init__()
         self._images, self._crop, self._batch_size, self._seed = images, crop, batch_size, seed
         # Large pictures hold more crops, but each picture is one scene only: halfway between.
-        areas = np.array([image.shape[0] * image.shape[1] for image in images], dtype=np.float64)
+        areas = np.array([image[..., 0].size for image in images], dtype=np.float64)
         self._odds = np.cumsum(np.sqrt(areas) / np.sqrt(areas).sum())
 
     def __len__(self) -> int:
@@ -67,10 +65,10 @@ class RandomCrops(EpochLoader):
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div_(255)
 
 
-def procedural_images(first: int, count: int, seed: int) -> list[np.ndarray]:
-    """Draw `count` scenes of mixed sizes, uint8 [height, width, 3], from index `first` on."""
+def procedural_images(count: int, seed: int) -> list[np.ndarray]:
+    """Draw `count` scenes of mixed sizes, uint8 [height, width, 3], to train on."""
     return [
-        render_scene(seed, first + k, *_SCENE_SIZES[k % len(_SCENE_SIZES)]).image_HWC
+        render_scene(seed, CODEC_TRAIN_FIRST + k, *_SCENE_SIZES[k % len(_SCENE_SIZES)]).image_HWC
         for k in progress(range(count), desc="drawing scenes", unit="scene")
     ]
 
@@ -98,6 +96,6 @@ def folder_images(folder: Path, crop: int) -> list[np.ndarray]:
     return images
 
 
-def held_out_scenes(seed: int, count: int = 16) -> list[np.ndarray]:
+def held_out_scenes(seed: int) -> list[np.ndarray]:
     """Draw scenes 256x512 that no training has seen."""
-    return [render_scene(seed, CODEC_CHECK_FIRST + k, 256, 512).image_HWC for k in range(count)]
+    return [render_scene(seed, CODEC_CHECK_FIRST + k, 256, 512).image_HWC for k in range(16)]

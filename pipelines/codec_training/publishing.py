@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from latent_store.codec.pictures import image_to_tensor, psnr, tensor_to_image
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import progress
 from latent_store.errors import CheckpointError
@@ -90,13 +90,11 @@ def evaluate_codec(model: ScaleHyperprior, images: Sequence[np.ndarray]) -> Code
     model = model.eval()
     rates, psnrs = [], []
     for image in progress(images, desc="coding held-out images", unit="image"):
-        x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
-        coded = model.compress(x)
-        x_hat = model.decompress(coded["strings"], coded["shape"])["x_hat"]
+        coded = model.compress(image_to_tensor(image))
+        x_hat_BCHW = model.decompress(coded["strings"], coded["shape"])["x_hat"]
         size = sum(len(string) for group in coded["strings"] for string in group)
-        error = (x_hat.clamp(0, 1) * 255).round() - x * 255
-        rates.append(8 * size / (image.shape[0] * image.shape[1]))
-        psnrs.append(10 * math.log10(255**2 / max(float((error**2).mean()), 1e-9)))
+        rates.append(8 * size / image[..., 0].size)
+        psnrs.append(psnr(tensor_to_image(x_hat_BCHW)[0], image))
     return CodecScore(bpp=float(np.mean(rates)), psnr=float(np.mean(psnrs)), images=len(images))
 
 

@@ -1,29 +1,34 @@
-"""Training of CompressAI's scale hyperprior: its settings, its loss, and its trainer."""
+"""Training of CompressAI's scale hyperprior: its settings, loss, trainer and checkpoint."""
 
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import MOST_SEED
-from latent_store.errors import LatentStoreError
+from latent_store.errors import CheckpointError, LatentStoreError
 from pipelines.codec_training.images import EPOCH_STEPS, RandomCrops
 from pipelines.scenes.sets import MOST_SCENES
-from training.flags import Flags, flag
+from training.flags import Flags, flag, free_fields
+from training.networks.digests import DIGEST
 from training.tasks.losses import Counts
-from training.trainer.run_folder import RunFiles
-from training.trainer.run_log import RunLog
+from training.trainer.checkpoints import require_whole, write_payload
+from training.trainer.run_folder import RunFiles, require_same_config
+from training.trainer.run_log import Meters, RunLog
+from training.trainer.run_state import RunState
 from training.trainer.trainer import Trainer
 from training.trainer.trainer_config import TrainerConfig
 
 CHANNELS_N, CHANNELS_M = 128, 192
 TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
+_ENTRIES = ("model", "optimizer", "training", "step", "spent")
 
 
 class TrainCodecError(LatentStoreError):
@@ -73,8 +78,9 @@ class CodecTraining(Flags):
         Eight crops of 128x128 on two cores took 0.84 s a step as they are, 0.77 s with channels
         last, 0.72 s compiled, 0.61 s with both.
         """
-        able = shutil.which(os.environ.get("CXX", "c++")) is not None
-        return self.compile == "on" or (self.compile == "auto" and able and self.steps >= 500)
+        if self.compile == "auto":
+            return self.steps >= 500 and shutil.which(os.environ.get("CXX", "c++")) is not None
+        return self.compile == "on"
 
     def trainer_config(self) -> TrainerConfig:
         """Returns the settings of the loop that trains."""
@@ -124,9 +130,8 @@ class RateDistortion:
         """Returns "loss", "bpp", "mse" and "psnr" of a batch of `RandomCrops`."""
         # The noise that stands in for rounding is a function of the step, as the crops are.
         torch.manual_seed(self.training.seed * 1_000_003 + batch["step"])
-        loss, bpp, mse = rate_distortion(
-            self.network, self.transforms, batch["x_BCHW"], self.training.lmbda
-        )
+        lmbda = self.training.lmbda
+        loss, bpp, mse = rate_distortion(self.network, self.transforms, batch["x_BCHW"], lmbda)
         psnr = -10 * torch.log10(mse.detach().clamp_min(1e-10))
         return {"loss": loss, "bpp": bpp, "mse": mse, "psnr": psnr}
 
@@ -152,12 +157,6 @@ class CodecTrainer(Trainer):
 
     The learning rate follows a cosine over the steps or over the time limit, whichever is nearer
     its end, so that a run stopped by the clock has cooled down too.
-
-    Args:
-        model: The codec.
-        crops: Where batches come from.
-        training: Loss weight, steps, learning rate and so on.
-        files: The training checkpoint.
     """
 
     remedy = "go on with --resume and a lower --learning_rate"
@@ -191,3 +190,62 @@ def new_codec(seed: int) -> ScaleHyperprior:
     """Return a freshly initialised scale hyperprior, N = 128 and M = 192."""
     torch.manual_seed(seed)
     return ScaleHyperprior(CHANNELS_N, CHANNELS_M)
+
+
+class TrainingCheckpoint(RunFiles):
+    """A dict of "model", "optimizer", "training" (settings), "step" and "spent" (seconds).
+
+    Args:
+        path: Of the file; its log lies beside it.
+        training: The settings.
+        overwrite: Take no notice of a run that it holds.
+    """
+
+    def __init__(self, path: Path, training: CodecTraining, *, overwrite: bool = False) -> None:
+        free = free_fields(CodecTraining)
+        super().__init__(path, path.with_suffix(".jsonl"), config=asdict(training), free=free)
+        self.overwrite = overwrite
+
+    def holds_run(self) -> bool:
+        """Says whether there is a run to go on with."""
+        return super().holds_run() and not self.overwrite
+
+    def save(self, network: nn.Module, state: RunState, parts: Mapping[str, Any]) -> None:
+        """Replaces the file."""
+        values = (parts["network"], parts["optimizer"], self.config, state.step, state.seconds)
+        write_payload(self.resume, dict(zip(_ENTRIES, values, strict=True)))
+
+    def load(self) -> dict[str, Any]:
+        """Returns the parts that there are: means of the epoch under way begin anew."""
+        payload = self.read()
+        require_same_config(payload["training"], self.config, self.free)
+        epoch, position = divmod(payload["step"], EPOCH_STEPS)
+        return {
+            "state": {"step": payload["step"], "epoch": epoch, "seconds": payload["spent"]},
+            "network": payload["model"],
+            "optimizer": payload["optimizer"],
+            "loader": {"epoch": epoch, "position": position, "settings": {}},
+            "meters": Meters().state_dict(),
+            "rng": [],
+        }
+
+    def read(self) -> dict[str, Any]:
+        """Returns the file's dict, whatever its settings.
+
+        Raises:
+            CheckpointError: If the file is missing or damaged.
+        """
+        if not self.resume.is_file():
+            raise CheckpointError(
+                f"there is no training checkpoint {self.resume}; start without --resume and "
+                "--finalize_only"
+            )
+        try:
+            payload = torch.load(self.resume, weights_only=True)
+            require_whole(payload, payload.pop(DIGEST, None), str(self.resume))
+            return {name: payload[name] for name in _ENTRIES}
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.resume} is no usable training checkpoint ({type(error).__name__}); "
+                "remove it and start anew"
+            ) from error

@@ -45,20 +45,10 @@ class Scene:
 
 
 def render_scene(seed: int, index: int, height: int, width: int) -> Scene:
-    """Draws one street scene.
-
-    Args:
-        seed: Which family of scenes, 0 or more.
-        index: Which scene of the family, 0 or more.
-        height: Pixels, 64 to 4096.
-        width: Pixels, 64 to 4096.
-
-    Returns:
-        The scene: image uint8 [height, width, 3], labels uint8 and instances uint16
-        [height, width]. Equal arguments give equal arrays.
+    """Draws scene `index` of the family `seed`; equal arguments give equal arrays.
 
     Raises:
-        SceneError: If a size or a number is out of range.
+        SceneError: If a size is not 64 to 4096 pixels, or a number below 0.
     """
     for name, pixels in (("height", height), ("width", width)):
         if not SMALLEST <= pixels <= LARGEST:
@@ -78,17 +68,17 @@ def render_scene(seed: int, index: int, height: int, width: int) -> Scene:
         _ego_bonnet(painter, rng)
     drawn = np.asarray(mask)
     labels = drawn.astype(np.uint8)  # the lower byte
-    numbers = drawn >> 8
-    # Objects hidden by nearer ones leave no pixel: the numbers are closed up again.
-    seen = np.bincount(numbers.ravel()) > 0
+    # Objects hidden by nearer ones leave no pixel.
+    instances = closed_up(drawn >> 8)
+    image = _develop(rng, look, painter.picture, labels)
+    return Scene(image_HWC=image, label_ids_HW=labels, instance_ids_HW=instances)
+
+
+def closed_up(numbers_HW: np.ndarray) -> np.ndarray:
+    """Returns objects' numbers, uint16, without gaps in their order; 0 stays no object."""
+    seen = np.bincount(numbers_HW.ravel()) > 0
     seen[0] = False
-    instances = np.cumsum(seen).astype(np.uint16)[numbers]
-    instances[numbers == 0] = 0
-    return Scene(
-        image_HWC=_develop(rng, look, painter.picture, labels),
-        label_ids_HW=labels,
-        instance_ids_HW=instances,
-    )
+    return (np.cumsum(seen) * seen).astype(np.uint16)[numbers_HW]
 
 
 def _backdrop(painter: Painter, rng: Generator, plan: Plan) -> None:

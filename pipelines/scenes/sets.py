@@ -31,6 +31,12 @@ class SceneSet(Flags, ABC):
             raise SceneError("--train and --val are both 0; ask for at least one scene")
 
     @property
+    def pictures(self) -> list[tuple[str, int]]:
+        """The split and the number in it, from 0, of every picture."""
+        counts = (("train", self.train), ("val", self.val))
+        return [(split, number) for split, count in counts for number in range(count)]
+
+    @property
     @abstractmethod
     def size(self) -> str:
         """The pictures' size, in words."""
@@ -47,30 +53,22 @@ class SceneSet(Flags, ABC):
     def generate(self, root: Path, *, overwrite: bool = False) -> int:
         """Draws and writes all scenes below a dataset's root; returns their number.
 
-        Args:
-            root: The folder.
-            overwrite: Replace what the set owns in a root that already has content.
-
         Raises:
-            SceneError: If the root has content and overwrite is not set.
+            SceneError: If the root has content and `overwrite`, to replace what the set owns in it,
+                is not set.
         """
-        self._make_room(root, overwrite=overwrite)
-        jobs = [("train", k, TRAIN_FIRST + k) for k in range(self.train)]
-        jobs += [("val", k, VAL_FIRST + k) for k in range(self.val)]
-        for job in progress(jobs, desc="drawing scenes", unit="scene"):
-            self.write_scene(root, *job)
-        return len(jobs)
-
-    def _make_room(self, root: Path, *, overwrite: bool) -> None:
         name, folders = self.owned
         if root.exists() and not root.is_dir():
             raise SceneError(f"--output {root} is a file; name a folder")
-        if not root.is_dir() or not any(root.iterdir()):
-            return
-        if not overwrite:
-            raise SceneError(
-                f"--output {root} is not empty; name a new folder, or give --overwrite to replace "
-                f"the pictures of {name} in it"
-            )
-        for folder in folders:
-            shutil.rmtree(root / folder, ignore_errors=True)
+        if root.is_dir() and any(root.iterdir()):
+            if not overwrite:
+                raise SceneError(
+                    f"--output {root} is not empty; name a new folder, or give --overwrite to "
+                    f"replace the pictures of {name} in it"
+                )
+            for folder in folders:
+                shutil.rmtree(root / folder, ignore_errors=True)
+        for split, number in progress(self.pictures, desc="drawing scenes", unit="scene"):
+            first = TRAIN_FIRST if split == "train" else VAL_FIRST
+            self.write_scene(root, split, number, first + number)
+        return len(self.pictures)

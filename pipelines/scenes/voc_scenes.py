@@ -16,7 +16,7 @@ from PIL import Image
 from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
 from pipelines.datasets.voc import ANNOTATIONS, FILES, IMAGES, MASKS
 from pipelines.scenes.camera import Label
-from pipelines.scenes.scene import LARGEST, Scene, render_scene
+from pipelines.scenes.scene import LARGEST, Scene, closed_up, render_scene
 from pipelines.scenes.sets import SceneSet
 from training.flags import flag
 from training.tasks.classes import VOC_CLASSES, voc_colour
@@ -31,7 +31,6 @@ SHAPES = ((0.75, 1), (0.75, 1), (0.664, 1), (1, 0.75), (1, 0.664), (0.9, 1), (1,
 """Heights and widths as shares of the longest side; most are VOC's 375x500, 333x500, 500x375."""
 ZOOMS = (1.5, 3.5)
 """VOC's photographers frame an object: a picture is cut from a scene that is so much larger."""
-SMALLEST_LONGEST, LARGEST_LONGEST = 128, int(LARGEST / ZOOMS[1])
 UNSEEN, HARD = 0.001, 0.004
 """Shares of a picture's pixels: smaller objects are void and have no box, or are difficult."""
 LEAST_SIDE = 4
@@ -49,7 +48,7 @@ class VocScenes(SceneSet):
     """Scenes of many sizes, in one year's folder, with the lists of both tasks."""
 
     longest: int = flag(
-        "side of the pictures, in pixels", default=500, least=SMALLEST_LONGEST, most=LARGEST_LONGEST
+        "side of the pictures, in pixels", default=500, least=128, most=int(LARGEST / ZOOMS[1])
     )
     year: int = flag("of the folder and the scenes", default=2007, least=1000, most=9999)
 
@@ -94,9 +93,8 @@ class VocScenes(SceneSet):
     def generate(self, root: Path, *, overwrite: bool = False) -> int:
         """Draws and writes all scenes, and the lists train, val and trainval of both tasks."""
         count = super().generate(root, overwrite=overwrite)
-        pictures = [("train", k) for k in range(self.train)] + [("val", k) for k in range(self.val)]
-        masked = [(split, number) for split, number in pictures if _is_segmented(number)]
-        for task, listed in ((DETECTION, pictures), (SEGMENTATION, masked)):
+        masked = [(split, number) for split, number in self.pictures if _is_segmented(number)]
+        for task, listed in ((DETECTION, self.pictures), (SEGMENTATION, masked)):
             folder = root / f"VOC{self.year}" / FILES[task].lists
             folder.mkdir(parents=True)
             for name, splits in SPLITS.items():
@@ -153,13 +151,8 @@ def write_mask(path: Path, mask_HW: np.ndarray) -> None:
 def write_objects(
     path: Path, size: tuple[int, ...], objects: Iterable[VocObject], *, segmented: bool
 ) -> None:
-    """Writes an annotation as the devkit's are: `path` is `VOCyear/Annotations/ID.xml`.
-
-    Args:
-        path: The file.
-        size: Height and width of the picture.
-        objects: Its objects.
-        segmented: Whether it has a mask too.
+    """Writes an annotation as the devkit's are: `path` is `VOCyear/Annotations/ID.xml`, `size` is
+    height and width, `segmented` whether there is a mask too.
     """
     root = ET.Element("annotation")
     _add(root, {"folder": path.parent.parent.name, "filename": f"{path.stem}.jpg"})
@@ -184,21 +177,17 @@ def _framed(scene: Scene, rng: Generator, height: int, width: int) -> Scene:
     number = rng.choice(len(areas), p=areas / areas.sum())
     ys, xs = np.nonzero(numbers_HW == number)
     window = []
-    for places, side, whole in (
-        (ys, height, numbers_HW.shape[0]),
-        (xs, width, numbers_HW.shape[1]),
-    ):
+    for places, side, whole in zip((ys, xs), (height, width), numbers_HW.shape, strict=True):
         middle = (places.min() + places.max()) / 2 + rng.uniform(-0.3, 0.3) * side
         start = min(max(round(middle - side / 2), 0), whole - side)
         window.append(slice(start, start + side))
     image_HWC, labels_HW, instances_HW = (
         array[*window] for array in (scene.image_HWC, scene.label_ids_HW, scene.instance_ids_HW)
     )
-    _, closed = np.unique(np.append(instances_HW, 0), return_inverse=True)
     return Scene(
         image_HWC=np.ascontiguousarray(image_HWC),
         label_ids_HW=labels_HW,
-        instance_ids_HW=closed[:-1].reshape(labels_HW.shape).astype(np.uint16),
+        instance_ids_HW=closed_up(instances_HW),
     )
 
 
