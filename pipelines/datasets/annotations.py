@@ -1,14 +1,20 @@
-"""XML annotations of a data root: decoded as they declare, and held against what they are for."""
+"""XML annotations of a PASCAL VOC devkit: decoded as they declare, and their objects, with classes,
+boxes and flags, or the reason why they are none."""
 
 from __future__ import annotations
 
 import codecs
+import math
 import re
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from latent_store.errors import DatasetError
+from latent_store.format.boxes import Boxes
+from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 from pipelines.datasets.files import read_file
+from training.tasks.classes import VOC_CLASSES
 
 MOST_BYTES = 1 << 22
 """Bytes of the longest annotation that is read: some ten thousand objects."""
@@ -26,14 +32,19 @@ _WIDER = {"gb2312": "gb18030", "gbk": "gb18030"}
 _NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
 """Python's own ways of writing text, which no file declares."""
 
+BEYOND = 1
+"""Pixels by which a box may leave its picture. The real set has boxes that touch the edge + 1; the
+devkit scores them as they are written, so they are stored as they are written."""
 
-def read_annotation(location: Location, uri: str, root: str) -> ET.Element:
-    """Reads an XML file.
+_LABEL_IDS = {name: label for label, name in enumerate(VOC_CLASSES) if label}
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""Python's own reader takes more for a number: `1_1`, `nan`, the digits of every script."""
+_ROOT, _OBJECT, _BOX = "annotation", "object", "bndbox"
 
-    Args:
-        location: The data root.
-        uri: Path in it.
-        root: Name of the element that it must be; none in it may be of a namespace.
+
+def read_annotation(location: Location, uri: str) -> ET.Element:
+    """Reads an XML file that is an `annotation` element, in which none is of a namespace.
 
     Raises:
         DatasetError: The file is missing, no XML, or another kind of XML; names it.
@@ -48,15 +59,15 @@ def read_annotation(location: Location, uri: str, root: str) -> ET.Element:
     except (ET.ParseError, LookupError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DatasetError(f"{uri} is no readable XML ({reason}); restore it") from error
-    if element.tag != root:
+    if element.tag != _ROOT:
         raise DatasetError(
-            f"{uri} begins with <{_shown(element.tag)}>: such an annotation begins with <{root}>, "
+            f"{uri} begins with <{_shown(element.tag)}>: such an annotation begins with <{_ROOT}>, "
             "without a namespace; convert it"
         )
-    foreign = next((e for e in element.iter() if "}" in str(e.tag)), None)
+    foreign = next((e.tag for e in element.iter() if "}" in str(e.tag)), None)
     if foreign is not None:
         raise DatasetError(
-            f"{uri} has <{_shown(foreign.tag)}>: such an annotation has no namespaces; convert it"
+            f"{uri} has <{_shown(foreign)}>: such an annotation has no namespaces; convert it"
         )
     return element
 
@@ -80,3 +91,89 @@ def _decoded(data: bytes) -> str:
 
 def _shown(tag: str) -> str:
     return tag[:100] if tag.isprintable() else repr(tag[:100])
+
+
+def read_objects(location: Location, sample: Sample) -> Boxes:
+    """Reads a sample's objects in the order of its file.
+
+    Raises:
+        DatasetError: As `read_annotation`; or an object has an unknown class, no box or several, an
+            inverted one, or one that is not in the picture; or lies where the devkit has none.
+    """
+    annotation = read_annotation(location, sample.boxes_uri)
+    # Of the root itself: the parts of a person are inside of its object.
+    objects = annotation.findall(_OBJECT)
+    try:
+        _require_layout(annotation, objects)
+        found = [_read_object(element, sample) for element in objects]
+    except DatasetError as error:
+        raise DatasetError(f"{sample.boxes_uri}: {error}; correct that object") from error
+    columns: list[Any] = list(zip(*found, strict=True)) if found else [()] * 4
+    edges, labels, difficult, truncated = columns
+    return Boxes(boxes_N4=edges, labels_N=labels, difficult_N=difficult, truncated_N=truncated)
+
+
+def _require_layout(annotation: ET.Element, objects: list[ET.Element]) -> None:
+    """Refuses objects and boxes that nobody would find: converters put them elsewhere."""
+    inside = {id(e) for element in objects for e in element.iter()}
+    for element in annotation.iter():
+        name = str(element.tag).lower().rstrip("s")
+        if id(element) not in inside and name in (_OBJECT, _BOX):
+            raise DatasetError(
+                f"it has <{element.tag}> where the devkit has none: objects are <{_OBJECT}>, "
+                f"directly in <{_ROOT}>, and each has its <{_BOX}>"
+            )
+
+
+def _read_object(
+    element: ET.Element, sample: Sample
+) -> tuple[tuple[float, float, float, float], int, bool, bool]:
+    """Returns half-open edges from 0, class id, difficult, truncated."""
+    name = _text(element, "name", "an object")
+    if not name:
+        raise DatasetError("an object has no name")
+    if name not in _LABEL_IDS:
+        raise DatasetError(
+            f"an object is a {name!r}, which is none of VOC's classes: {', '.join(_LABEL_IDS)}"
+        )
+    boxes = element.findall(_BOX)
+    if len(boxes) != 1:
+        raise DatasetError(f"the {name} has {len(boxes) or 'no'} {_BOX}")
+    written = tuple(_number(boxes[0], edge, name) for edge in _EDGES)
+    xmin, ymin, xmax, ymax = written
+    shown = ", ".join(f"{edge} {value:g}" for edge, value in zip(_EDGES, written, strict=True))
+    if xmax < xmin or ymax < ymin:
+        raise DatasetError(f"the box of the {name} is inverted ({shown})")
+    x1, y1, x2, y2 = xmin - 1, ymin - 1, xmax, ymax
+    width, height = sample.width, sample.height
+    touches = min(x2, y2) > 0 and x1 < width and y1 < height
+    if not touches or max(-x1, -y1, x2 - width, y2 - height) > BEYOND:
+        raise DatasetError(
+            f"the box of the {name} ({shown}) leaves the picture of {width}x{height} "
+            f"(width x height) by more than {BEYOND} pixel, or is not in it at all"
+        )
+    difficult, truncated = (_flag(element, flag, name) for flag in ("difficult", "truncated"))
+    return (x1, y1, x2, y2), _LABEL_IDS[name], difficult, truncated
+
+
+def _text(element: ET.Element, tag: str, owner: str) -> str:
+    found = element.findall(tag)
+    if len(found) > 1:
+        raise DatasetError(f"{owner} has {tag} {len(found)} times")
+    return (found[0].text or "").strip() if found else ""
+
+
+def _number(box: ET.Element, edge: str, name: str) -> float:
+    text = _text(box, edge, f"the box of the {name}")
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(value):
+        raise DatasetError(f"the box of the {name} has {edge} {text!r}, which is no number")
+    return value
+
+
+def _flag(element: ET.Element, tag: str, name: str) -> bool:
+    # As the devkit has it: what is not marked is not so.
+    text = _text(element, tag, f"the {name}") or "0"
+    if text not in ("0", "1"):
+        raise DatasetError(f"the {name} has {tag} {text!r}, which is neither 0 nor 1")
+    return text == "1"

@@ -26,15 +26,11 @@ TRAIN_IDS = {
 LABEL_IDS = range(34)
 """All of them; the licence plate's, -1, is never drawn."""
 
+TRAIN_ID_TABLE = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+"""Train id of each label id."""
+TRAIN_ID_TABLE[list(TRAIN_IDS)] = list(TRAIN_IDS.values())
+
 _LOG = logging.getLogger(__name__)
-
-
-def train_id_table() -> np.ndarray:
-    """Returns uint8 `[256]`: the train id of each label id, 255 where a pixel is ignored."""
-    table = np.full(256, IGNORE_LABEL, dtype=np.uint8)
-    for label_id, train_id in TRAIN_IDS.items():
-        table[label_id] = train_id
-    return table
 
 
 class Cityscapes(DatasetReader):
@@ -76,7 +72,7 @@ class Cityscapes(DatasetReader):
     def read_labels(self, sample: Sample) -> np.ndarray:
         """Reads a sample's `labelIds`, an 8-bit PNG, as train ids."""
         rule = f"label ids are 0 to {LABEL_IDS[-1]}"
-        return train_id_table()[read_label_map(self.data_root, sample, LABEL_IDS, rule)]
+        return TRAIN_ID_TABLE[read_label_map(self.data_root, sample, LABEL_IDS, rule)]
 
     def _require_layout(self, split: str, images: FoundFiles, labels: FoundFiles) -> None:
         root = self.data_root.url

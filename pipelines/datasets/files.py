@@ -40,13 +40,7 @@ _NO_SUCH_PART = {errno.EINVAL}
 def read_file(
     location: Location, uri: str, *, first: int | None = None, most: int = MOST_BYTES
 ) -> bytes:
-    """Reads a file, or its first bytes.
-
-    Args:
-        location: The data root.
-        uri: Path in it.
-        first: Bytes to read; None for all.
-        most: Bytes that a file of its kind may have.
+    """Reads a file, or its `first` bytes; one of its kind may have at most `most`.
 
     Raises:
         DatasetError: It is missing, no file, too long, or may not be read; names it and the reason.
@@ -93,10 +87,7 @@ def read_png(
 ) -> tuple[str, np.ndarray]:
     """Reads a PNG as it is stored: its mode, and values `[H, W, ...]`.
 
-    Args:
-        location: The data root.
-        uri: Path in it.
-        size: Height and width of the picture that it belongs to; None for any.
+    `size` is the height and width of the picture that it belongs to; None for any.
 
     Raises:
         DatasetError: It is missing, unreadable, of another size, or of another format under a PNG's
@@ -131,11 +122,7 @@ def read_label_map(
 ) -> np.ndarray:
     """Reads a sample's labels as they are stored: uint8 `[H, W]`.
 
-    Args:
-        location: The data root.
-        sample: The sample.
-        ids: Values that a label may have.
-        rule: Says in words which these are.
+    A label may have the values `ids`; `rule` says in words which these are.
 
     Raises:
         DatasetError: The file is missing, unreadable, no palette or greyscale PNG, of another

@@ -20,15 +20,10 @@ APPLE_DOUBLE = "._"
 def list_files(location: Location, folder: str, *suffixes: str) -> dict[str, int]:
     """Lists the files below a folder, in the order of their paths, with their lengths in bytes.
 
-    Links are followed, to files and to folders, but not in circles. Folders that begin with a
-    dot are left out, and files that begin with `._`: systems and their archives strew them. A
-    folder, a pipe or a link to nothing that has such a suffix is listed as well: reading it says
-    what it is.
-
-    Args:
-        location: The data root.
-        folder: Path in it; one that is not there has no files.
-        suffixes: What the names end in, in whatever case.
+    Links are followed, to files and to folders, but not in circles. Folders that begin with a dot
+    are left out, and files that begin with `._`: systems and their archives strew them. A folder, a
+    pipe or a link to nothing that has such a suffix is listed as well: reading it says what it is.
+    A folder that is not there has no files. Suffixes count in whatever case.
 
     Raises:
         OSError: A folder cannot be listed.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -18,11 +19,10 @@ from latent_store.format.ids import normal_id
 from latent_store.format.samples import Sample
 from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
 from latent_store.storage.location import Location
-from pipelines.datasets.annotations import read_annotation
+from pipelines.datasets.annotations import read_objects
 from pipelines.datasets.base import DatasetReader
 from pipelines.datasets.files import FILES_AT_ONCE, picture_sizes, read_label_map
 from pipelines.datasets.listing import find_files, list_files, list_folders, read_list
-from pipelines.datasets.voc_objects import read_objects
 from training.flags import Flags, flag
 from training.tasks.classes import VOC_CLASSES
 
@@ -42,9 +42,6 @@ FILES = {
     SEGMENTATION: TaskFiles("ImageSets/Segmentation", MASKS, "png"),
     DETECTION: TaskFiles("ImageSets/Main", ANNOTATIONS, "xml"),
 }
-
-ROOT = "annotation"
-"""The element that holds a picture's objects."""
 
 LABELS = (*range(len(VOC_CLASSES)), IGNORE_LABEL)
 
@@ -89,15 +86,23 @@ class Voc(DatasetReader):
             data_root = Location(f"{data_root.address}/{DEVKIT}", data_root.storage_options)
         self.data_root = data_root
         self.task, self.files = task, FILES[task]
-        self.years = tuple(sorted(set(years))) or self._only_year()
+        folders = (re.fullmatch(r"VOC(\d{4})", name) for name in list_folders(data_root, ""))
+        there = [int(match[1]) for match in folders if match]
+        words = ", ".join(f"VOC{year}" for year in there) or "no VOC year"
+        if not years and len(there) != 1:
+            raise DatasetError(
+                f"{data_root.url} has: {words}; --data_root is the folder that holds VOC2007, "
+                "VOC2012, ... or VOCdevkit, and --year says which to read"
+            )
+        self.years = tuple(sorted(set(years or there)))
         # Of several years `voc0712`.
         short = "".join(f"{year % 100:02d}" for year in self.years)
         self.dataset_id = f"voc{short if len(self.years) > 1 else self.years[0]}"
-        missing = [year for year in self.years if year not in self._years_there()]
+        missing = [year for year in self.years if year not in there]
         if missing:
             raise DatasetError(
-                f"{data_root.url} has no VOC{missing[0]}; it has: {self._in_words()}; check "
-                "--data_root and --year"
+                f"{data_root.url} has no VOC{missing[0]}; it has: {words}; check --data_root and "
+                "--year"
             )
 
     @classmethod
@@ -118,9 +123,9 @@ class Voc(DatasetReader):
         self._require_one_year(listed)
         listed.sort(key=lambda pair: pair[1])
         images = self._files(listed, split, IMAGES, "jpg")
-        kind, suffix = self.files.annotations, self.files.suffix
-        annotations = self._files(listed, split, kind, suffix)
+        annotations = self._files(listed, split, self.files.annotations, self.files.suffix)
         sizes = picture_sizes(self.data_root, images)
+        has_boxes = self.task == DETECTION
         samples = [
             Sample(
                 sample_id=name,
@@ -128,15 +133,17 @@ class Voc(DatasetReader):
                 height=height,
                 width=width,
                 image_bytes=length,
-                label_uri="" if kind == ANNOTATIONS else annotation,
-                boxes_uri=annotation if kind == ANNOTATIONS else "",
+                label_uri="" if has_boxes else annotation,
+                boxes_uri=annotation if has_boxes else "",
             )
             for (_, name), (image, length), annotation, (height, width) in zip(
                 listed, images.items(), annotations, sizes, strict=True
             )
         ]
-        # A mask has no objects to count.
-        return self._counted(samples) if kind == ANNOTATIONS else samples
+        if not has_boxes:
+            return samples  # A mask has no objects to count.
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return list(pool.map(self._counted, samples))
 
     def read_labels(self, sample: Sample) -> np.ndarray:
         """Reads a sample's mask, a palette or greyscale PNG whose values are class ids."""
@@ -145,20 +152,19 @@ class Voc(DatasetReader):
 
     def read_boxes(self, sample: Sample) -> Boxes:
         """Reads a sample's objects in the order of its file; each has a class and a box inside."""
-        annotation = read_annotation(self.data_root, sample.boxes_uri, ROOT)
-        try:
-            return read_objects(annotation, sample)
-        except DatasetError as error:
-            raise DatasetError(f"{sample.boxes_uri}: {error}; correct that object") from error
+        return read_objects(self.data_root, sample)
 
     def _list(self, year: int, split: str) -> list[str]:
         uri = self._list_uri(year, split)
         try:
             names = read_list(self.data_root, uri)
         except FileNotFoundError:
+            files = list_files(self.data_root, f"VOC{year}/{self.files.lists}", ".txt")
+            # Lists of single classes, such as car_train, are no lists of ids.
+            stems = sorted(stem for stem in (Path(name).stem for name in files) if "_" not in stem)
             raise DatasetError(
                 f"no list of images at {self.data_root.url}/{uri}; check --year and --split (there "
-                f"are: {self._splits(year) or 'no lists'})"
+                f"are: {', '.join(stems) or 'no lists'})"
             ) from None
         if not names:
             raise DatasetError(
@@ -205,40 +211,9 @@ class Voc(DatasetReader):
         lengths = {uri: n for files in found.values() for uri, n in files.lengths.items()}
         return {uri: lengths[uri] for uri in uris}
 
-    def _counted(self, samples: list[Sample]) -> list[Sample]:
-        """Returns samples with the numbers of their objects; 0 where reading them will fail."""
-
-        def count(sample: Sample) -> int:
-            try:
-                return len(self.read_boxes(sample))
-            except DatasetError:
-                return 0  # The job itself reports it, with its row.
-
-        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            counts = list(pool.map(count, samples))
-        return [
-            dataclasses.replace(sample, num_boxes=number)
-            for sample, number in zip(samples, counts, strict=True)
-        ]
-
-    def _years_there(self) -> list[int]:
-        names = (re.fullmatch(r"VOC(\d{4})", name) for name in list_folders(self.data_root, ""))
-        return [int(match[1]) for match in names if match]
-
-    def _only_year(self) -> tuple[int, ...]:
-        there = self._years_there()
-        if len(there) != 1:
-            raise DatasetError(
-                f"{self.data_root.url} has: {self._in_words()}; --data_root is the folder that "
-                "holds VOC2007, VOC2012, ... or VOCdevkit, and --year says which to read"
-            )
-        return tuple(there)
-
-    def _in_words(self) -> str:
-        return ", ".join(f"VOC{year}" for year in self._years_there()) or "no VOC year"
-
-    def _splits(self, year: int) -> str:
-        files = list_files(self.data_root, f"VOC{year}/{self.files.lists}", ".txt")
-        # Lists of single classes, such as car_train, are no lists of ids.
-        stems = (uri.rsplit("/", 1)[1][:-4] for uri in files)
-        return ", ".join(sorted(stem for stem in stems if "_" not in stem))
+    def _counted(self, sample: Sample) -> Sample:
+        """Returns a sample with the number of its objects; 0 where reading them will fail."""
+        try:
+            return dataclasses.replace(sample, num_boxes=len(self.read_boxes(sample)))
+        except DatasetError:
+            return sample  # The job itself reports it, with its row.

@@ -26,7 +26,7 @@ from latent_store.storage.location import CONTROL, Location
 from latent_store.tools import verify as integrity
 from latent_store.tools.verify_streams import check_streams
 from pipelines import encode, frequency, reorder
-from pipelines.datasets.cityscapes import train_id_table
+from pipelines.datasets.cityscapes import TRAIN_ID_TABLE
 from pipelines.jobs.encoders import load_stem
 from tests.conftest import HEIGHT, TRAIN, VAL, WIDTH, TinyStore, encode_args
 
@@ -60,7 +60,7 @@ def contents(url: Path) -> dict[str, bytes]:
 def test_labels_are_padded_train_ids(tiny_store: TinyStore) -> None:
     split = latent_store.open(tiny_store.url)["cityscapes/val"]
     path = sorted((tiny_store.data_root / "gtFine/val/procedural").glob("*_labelIds.png"))[1]
-    expected = train_id_table()[np.asarray(Image.open(path))]
+    expected = TRAIN_ID_TABLE[np.asarray(Image.open(path))]
     np.testing.assert_array_equal(split.labels().read([1])[0, :HEIGHT, :WIDTH], expected)
 
 

@@ -13,7 +13,7 @@ from pipelines.datasets.annotations import MOST_BYTES, read_annotation
 
 def read(folder: Path, data: bytes) -> str | None:
     (folder / "a.xml").write_bytes(data)
-    return read_annotation(Location(folder), "a.xml", "annotation").findtext("name")
+    return read_annotation(Location(folder), "a.xml").findtext("name")
 
 
 def document(name: str, encoding: str = "") -> str:
