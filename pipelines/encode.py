@@ -16,7 +16,7 @@ from pipelines.datasets.registry import DatasetFlags
 from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
 from pipelines.jobs.component_job import leased
 from pipelines.jobs.encode_request import DEFAULT_SAMPLES_PER_SHARD, EncodeRequest
-from pipelines.jobs.encoders import PSNR_ROWS
+from pipelines.jobs.encoding import PSNR_ROWS
 from training.flags import add_flags
 
 DESCRIPTION = """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +22,8 @@ import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
 
-from latent_store.catalogue.rankings import (
-    Ranking,
-    compare_orders,
-    make_cuts,
-    order_channels,
-    ties_at_cuts,
-)
+from latent_store.catalogue import rankings
+from latent_store.catalogue.rankings import Ranking
 from latent_store.components.latents import LatentsReader
 from latent_store.errors import CheckpointError, RankingError
 from latent_store.storage.location import CONTROL, Location
@@ -46,27 +42,25 @@ class Totals:
 
     Attributes:
         samples: How many were counted.
-        first: `[M]` object integers. frequency: times on. variance: sum of y² (fixed point).
-            entropy: sum of bits (fixed point).
-        second: `[M]` object integers. frequency: sum of P(on) (fixed point). variance: sum of
-            y (fixed point). entropy: zeros.
+        first: M sums. frequency: times on. variance: of y² (fixed point). entropy: of bits (fixed
+            point).
+        second: M sums. frequency: of P(on) (fixed point). variance: of y (fixed point). entropy:
+            zeros.
     """
 
-    samples: int
-    first: tuple[int, ...]
-    second: tuple[int, ...]
+    samples: int = 0
+    first: tuple[int, ...] = ()
+    second: tuple[int, ...] = ()
 
     def __add__(self, other: Totals) -> Totals:
-        if not self.samples or not other.samples:
-            return self if self.samples else other
-        return Totals(
-            samples=self.samples + other.samples,
-            first=tuple(a + b for a, b in zip(self.first, other.first, strict=True)),
-            second=tuple(a + b for a, b in zip(self.second, other.second, strict=True)),
+        first, second = (
+            tuple(a + b for a, b in itertools.zip_longest(*pair, fillvalue=0))
+            for pair in ((self.first, other.first), (self.second, other.second))
         )
+        return Totals(samples=self.samples + other.samples, first=first, second=second)
 
 
-EMPTY = Totals(samples=0, first=(), second=())
+EMPTY = Totals()
 
 Halves = tuple[Totals, Totals]
 """Totals of two halves of the samples, which say whether another such set would rank alike."""
@@ -135,11 +129,10 @@ class CountJob:
             sounding = latents.column("channel_rms", rows) > 0
             first, second = count_gates(loaded, pooled, sounding)
         elif self.method == "variance":
-            mean = latents.column("channel_mean", rows).astype(np.float64)
             rms = latents.column("channel_rms", rows).astype(np.float64)
-            first, second = _exact_sum(rms**2), _exact_sum(mean)
+            first, second = _exact_sum(rms**2), _exact_sum(latents.column("channel_mean", rows))
         else:
-            first = _exact_sum(latents.column("channel_bits", rows).astype(np.float64))
+            first = _exact_sum(latents.column("channel_bits", rows))
             second = (0,) * latents.channels
         return Totals(samples=len(rows), first=first, second=second)
 
@@ -173,7 +166,7 @@ def count_gates(
         outputs = [gate(torch.from_numpy(row[None])) for row in pooled_BC]
     on = np.stack([o.gate_BC[0].numpy() for o in outputs]) * sounding_BC
     probability = np.stack([o.probability_BC[0].numpy() for o in outputs]) * sounding_BC
-    return tuple(int(n) for n in on.sum(axis=0)), _exact_sum(probability.astype(np.float64))
+    return tuple(on.sum(axis=0, dtype=np.int64).tolist()), _exact_sum(probability)
 
 
 def make_ranking(
@@ -207,22 +200,21 @@ def make_ranking(
         keys = [np.random.default_rng(seed).permutation(channels).astype(np.float64)]
     else:
         keys = _keys(totals, method)
-    order = order_channels(*keys)
-    cuts = make_cuts(keep, channels)
-    counted = method == "frequency"
-    agreement = None
+    order = rankings.order_channels(*keys)
+    cuts = rankings.make_cuts(keep, channels)
+    agreement, counted = None, method == "frequency"
     if first.samples and second.samples:
-        agreement = compare_orders(_keys(first, method), _keys(second, method), cuts[:-1])
+        agreement = rankings.compare_orders(_keys(first, method), _keys(second, method), cuts[:-1])
     return Ranking(
         ranking_id=ranking_id,
         codec_id=codec_id,
         method=method,
-        order=tuple(int(c) for c in order),
+        order=tuple(order.tolist()),
         cuts=cuts,
-        score=tuple(float(s) for s in keys[0]),
+        score=tuple(keys[0].tolist()),
         counts=totals.first if counted else None,
-        mean_probability=tuple(float(p) for p in keys[1]) if counted else None,
-        tied_at_cut=ties_at_cuts(keys[0], order, cuts),
+        mean_probability=tuple(keys[1].tolist()) if counted else None,
+        tied_at_cut=rankings.ties_at_cuts(keys[0], order, cuts),
         num_samples=totals.samples,
         dataset=dataset,
         split=name,

@@ -40,15 +40,16 @@ from pipelines.datasets.base import read_picture
 from pipelines.datasets.registry import DatasetFlags, open_dataset
 from pipelines.jobs.beam_jobs import local_threads
 from pipelines.jobs.component_job import finished_rows
-from pipelines.jobs.encoders import (
+from pipelines.jobs.encoding import (
     PSNR_ROWS,
+    EncodeJob,
     Encoder,
     encode_boxes,
     encode_features,
     encode_labels,
     encode_picture,
+    newly_listed,
 )
-from pipelines.jobs.encoding import EncodeJob, newly_listed
 from training.flags import read_flags
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import load_network

@@ -1,22 +1,80 @@
-"""The job that encodes: pictures in, whole shards of every missing component out."""
+"""The job that encodes, pictures in and whole shards of every missing component out, and what it is
+made of: plain functions, one a component, bound to what they need."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
+from latent_store.codec import (
+    Codec,
+    channel_bits,
+    codec_from_store,
+    decode_y,
+    decode_z,
+    encode_y,
+    encode_z,
+    hyper_bits,
+    image_to_tensor,
+    pad_image,
+    psnr,
+    tensor_to_image,
+)
 from latent_store.components.registry import kind_of
 from latent_store.errors import DatasetError, IntegrityError
+from latent_store.format.feature_encoding import FeatureEncoding
 from latent_store.format.plan import ShardPlan
+from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
-from pipelines.datasets.base import DatasetReader, read_picture
-from pipelines.jobs.component_job import ComponentJob, ShardRows
-from pipelines.jobs.encoders import Encoder, Picture
+from latent_store.storage.location import Location
+from latent_store.store import LatentStore
+from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
+from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
+from training.networks.backbones import Stem
+from training.trainer.checkpoints import load_network
 
 _LOG = logging.getLogger(__name__)
+
+PSNR_ROWS = {"none": 0, "sample": 16, "all": 1}
+"""By the choices of `--psnr`: every so many rows, one is decoded to pixels and measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One planned sample, its picture in memory: uint8 RGB `[H, W, 3]`, and its file's bytes."""
+
+    row: int
+    sample: Sample
+    image_HWC: np.ndarray
+    data: bytes
+
+    @property
+    def digest(self) -> dict[str, str]:
+        """Tells, in the samples table, which picture a row was made from."""
+        return {"image_sha256": hashlib.sha256(self.data).hexdigest()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Makes the rows of one component; small and picklable, since it travels to the workers.
+
+    Attributes:
+        make: Makes one row; raises `DatasetError` or `IntegrityError` where it cannot.
+        annotation: It is read from the dataset, so that a task's list may leave samples out, and it
+            is cheap to make again.
+    """
+
+    spec: ComponentSpec
+    make: Callable[[Picture], Encoded]
+    annotation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +129,120 @@ def newly_listed(plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], 
     pairs = zip(plan.rows, plan.samples, strict=True)
     listed = {row for row, sample in pairs if kind_of(spec.key).lists(sample)}
     return lambda record: record.status == NOT_LISTED and record.row in listed
+
+
+def encode_labels(reader: DatasetReader, canvas: tuple[int, int], picture: Picture) -> Encoded:
+    """Reads a sample's labels, padded to the canvas."""
+    labels_HW = read_labels(reader, picture.sample, canvas)
+    return Encoded(arrays={"segmentation": labels_HW}, stats=picture.digest)
+
+
+def encode_boxes(reader: DatasetReader, max_boxes: int, picture: Picture) -> Encoded:
+    """Reads a sample's objects and pads them with 0 to `max_boxes`, which holds them all."""
+    boxes = read_boxes(reader, picture.sample)
+    arrays = {
+        "boxes": boxes.boxes_N4,
+        "box_label": boxes.labels_N.astype(np.uint8),
+        "box_difficult": boxes.difficult_N.astype(np.uint8),
+        "box_truncated": boxes.truncated_N.astype(np.uint8),
+    }
+    room = max_boxes - len(boxes)
+    padded = {
+        name: np.pad(values, [(0, room), *[(0, 0)] * (values.ndim - 1)])
+        for name, values in arrays.items()
+    }
+    count = np.asarray(len(boxes), dtype=np.int32)
+    return Encoded(arrays={**padded, "box_count": count}, stats=picture.digest)
+
+
+def encode_features(
+    store: Location, teacher_id: str, encoding: FeatureEncoding, picture: Picture
+) -> Encoded:
+    """Runs a teacher's stem on a picture, padded as the codec pads it.
+
+    Returns:
+        `features` `[D, H/4, W/4]`, and for uint8 `feature_scale` `[D]`.
+    """
+    stem = load_stem(store, teacher_id)
+    with torch.inference_mode():
+        features_CHW = stem(image_to_tensor(pad_image(picture.image_HWC)))[0].numpy()
+    return Encoded(arrays=encoding.encode(features_CHW))
+
+
+def encode_picture(store: Location, codec_id: str, psnr_rows: int, picture: Picture) -> Encoded:
+    """Runs a stored codec on a picture; of every `psnr_rows` rows, one is measured (0: none)."""
+    measured = bool(psnr_rows) and picture.row % psnr_rows == 0
+    codec = load_store_codec(store, codec_id)
+    return encode_latents(codec, picture.image_HWC, measure_psnr=measured)
+
+
+def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -> Encoded:
+    """Runs the frozen codec on one picture and proves that its strings decode.
+
+    Args:
+        codec: The codec.
+        image_HWC: Uint8 RGB, any size; padded right and bottom to multiples of 64.
+        measure_psnr: Also decode to pixels.
+
+    Returns:
+        ŷ `[M, h, w]` at the picture's own coded size, the ledger, the pooled statistics, both
+        strings.
+
+    Raises:
+        IntegrityError: A string does not decode to what was encoded.
+    """
+    height, width = image_HWC.shape[:2]
+    latents = codec.encode(image_to_tensor(pad_image(image_HWC)))
+    y_hat_CHW = latents.y_hat_BCHW[0].cpu().numpy()
+    z_NHW = latents.z_symbols_BNHW[0].cpu().numpy()
+    indexes_CHW = codec.indexes(latents.z_symbols_BNHW)[0].cpu().numpy()
+    y_string = encode_y(codec.tables, y_hat_CHW, indexes_CHW)
+    z_string = encode_z(codec.tables, z_NHW)
+    z_again = decode_z(codec.tables, z_string, *z_NHW.shape[1:])
+    y_again = decode_y(codec.tables, y_string, indexes_CHW)
+    if not (np.array_equal(z_again, z_NHW) and np.array_equal(y_again, y_hat_CHW)):
+        raise IntegrityError(
+            "its streams do not decode to what was encoded: the codec's tables are damaged"
+        )
+    bits_C = channel_bits(codec.tables, y_hat_CHW, indexes_CHW)
+    z_bits = hyper_bits(codec.tables, z_NHW)
+    stream_bits = 8 * (len(y_string) + len(z_string))
+    values = y_hat_CHW.reshape(len(y_hat_CHW), -1).astype(np.float64)
+    fidelity = None
+    if measure_psnr:
+        decoded_HWC = tensor_to_image(codec.reconstruct(latents.y_hat_BCHW))[0, :height, :width]
+        fidelity = float(psnr(decoded_HWC, image_HWC))
+    stats: dict[str, Any] = {
+        "y_bytes": len(y_string),
+        "z_bytes": len(z_string),
+        "bpp": stream_bits / (height * width),
+        "overhead_bits": float(stream_bits - bits_C.sum() - z_bits),
+        "psnr": fidelity,
+    }
+    return Encoded(
+        arrays={
+            "y_hat": y_hat_CHW,
+            "channel_bits": bits_C,
+            "channel_mean": values.mean(axis=1),
+            "channel_rms": np.sqrt((values**2).mean(axis=1)),
+            "hyper_bits": np.asarray(z_bits),
+            "overhead_bits": np.asarray(stats["overhead_bits"]),
+        },
+        streams={"bitstream/y": y_string, "bitstream/z": z_string},
+        stats=stats,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def load_store_codec(store: Location, codec_id: str) -> Codec:
+    """Loads a codec from the store that keeps it, once a process."""
+    return codec_from_store(LatentStore(store), codec_id)
+
+
+@functools.lru_cache(maxsize=2)
+def load_stem(store: Location, teacher_id: str) -> Stem:
+    """Loads a teacher's stem from the store that keeps it, once a process."""
+    data = LatentStore(store).teacher_checkpoint(teacher_id)
+    teacher: Any = load_network(data, kind="teacher").network
+    stem: Stem = teacher.stem
+    return stem.eval()

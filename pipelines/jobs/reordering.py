@@ -20,7 +20,7 @@ from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.store import LatentStore
 from latent_store.tools.decode import decode_indexes
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
-from pipelines.jobs.encoders import load_store_codec
+from pipelines.jobs.encoding import load_store_codec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,7 @@ from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.datasets.base import DatasetReader, read_picture
 from pipelines.datasets.registry import DatasetFlags, open_dataset
-from pipelines.jobs.encoders import Encoder, encode_features, load_stem
-from pipelines.jobs.encoding import EncodeJob
+from pipelines.jobs.encoding import EncodeJob, Encoder, encode_features, load_stem
 from tests.benchmarks.table import markdown
 from training.networks.network_config import NetworkConfig
 from training.tasks.registry import build_network

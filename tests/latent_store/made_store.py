@@ -42,7 +42,7 @@ from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.storage.location import Location
 from latent_store.tools.decode import decode_indexes
 from pipelines.jobs.component_job import Encoded
-from pipelines.jobs.encoders import encode_latents
+from pipelines.jobs.encoding import encode_latents
 from pipelines.jobs.reordering import reorder_row
 from tests.latent_store.codec.made_codec import make_model, save
 

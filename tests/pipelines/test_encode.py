@@ -27,7 +27,7 @@ from latent_store.tools import verify as integrity
 from latent_store.tools.verify_streams import check_streams
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import TRAIN_ID_TABLE
-from pipelines.jobs.encoders import load_stem
+from pipelines.jobs.encoding import load_stem
 from tests.conftest import HEIGHT, TRAIN, VAL, WIDTH, TinyStore, encode_args
 
 Fails = Callable[..., str]
