@@ -55,9 +55,9 @@ def decode(flags: argparse.Namespace) -> int:
     pictures = [source.decode(_keep(channels)) for channels in flags.channels]
     reference = _reference(flags, source, pictures[0])
     for channels, picture in zip(flags.channels, pictures, strict=True):
-        path = flags.output
+        one = flags.strip or len(pictures) == 1
+        path = flags.output if one else flags.output / f"{channels}.png"
         if not flags.strip:
-            path = flags.output / f"{channels}.png" if len(pictures) > 1 else flags.output
             save_png(path, picture.image_HWC)
         fidelity = "no PSNR without --image" if reference is None else reference.describe(picture)
         line = f"{path}: {picture.describe()}; {fidelity}"
@@ -171,8 +171,8 @@ def _split_of(store: LatentStore, sample_id: str, name: str | None) -> Split:
     if len(found) == 1:
         return found[0]
     where = ", ".join(s.plan.name for s in found or splits)
+    if not found:
+        raise MissingComponentError(f"{store.url} has no sample {sample_id!r} in any of: {where}")
     raise MissingComponentError(
         f"{store.url} has a sample {sample_id!r} in each of: {where}; name one with --split"
-        if found
-        else f"{store.url} has no sample {sample_id!r} in any of: {where}"
     )

@@ -80,7 +80,7 @@ def decode_stream(codec: Codec, stream: StreamFile, name: str) -> DecodedPicture
         IntegrityError: The stream, or what it decodes to, is not what was encoded.
     """
     y_hat_CHW = unpack_stream(codec, stream).full()
-    image_HWC = reconstruct_image(codec, y_hat_CHW, stream.height, stream.width)
+    image_HWC = _reconstruct(codec, y_hat_CHW, stream.height, stream.width)
     return DecodedPicture(name=name, image_HWC=image_HWC, stream=stream)
 
 
@@ -105,24 +105,17 @@ def decode_row(
     codec = codec_from_store(split.store, latents.spec.codec_id)
     y_hat_CHW = latents.read([row])[0]
     if channels is not None:
-        dropped = np.setdiff1d(np.arange(len(y_hat_CHW)), channels)
-        y_hat_CHW[dropped] = 0
-    height, width = (int(n) for n in split.sizes([row])[0])
+        y_hat_CHW[np.setdiff1d(np.arange(len(y_hat_CHW)), channels)] = 0
     ((coded_height, coded_width),) = (split.coded_sizes([row]) // LATENT_STRIDE).tolist()
-    return reconstruct_image(codec, y_hat_CHW[:, :coded_height, :coded_width], height, width)
+    y_hat_CHW = y_hat_CHW[:, :coded_height, :coded_width]
+    return _reconstruct(codec, y_hat_CHW, *split.sizes([row])[0].tolist())
 
 
-def reconstruct_image(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Runs g_s and rounds to 8 bits.
-
-    Args:
-        codec: The codec.
-        y_hat_CHW: Integers `[M, h, w]`.
-        height: Of the original picture, in pixels; the padding is cut off.
-        width: As `height`.
+def _reconstruct(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Runs g_s on integers `[M, h, w]`, rounds to 8 bits and cuts the padding off.
 
     Returns:
-        uint8 RGB `[height, width, 3]`.
+        uint8 RGB `[height, width, 3]`, the original size in pixels.
     """
     x_hat_BCHW = codec.reconstruct(torch.from_numpy(np.ascontiguousarray(y_hat_CHW))[None])
     return tensor_to_image(x_hat_BCHW)[0, :height, :width]
@@ -140,8 +133,8 @@ def picture_strip(pictures: Sequence[DecodedPicture], reference: Reference | Non
     """Returns pictures side by side, uint8 [H, W, 3]; over each its channels, bytes, rate, PSNR."""
     panels = []
     for picture in pictures:
-        title = f"{len(picture.stream.channels)} channels, {picture.num_bytes} B"
-        title += f", {picture.bpp:.3f} bpp"
+        title = f"{len(picture.stream.channels)} channels, {picture.num_bytes} B, "
+        title += f"{picture.bpp:.3f} bpp"
         value = np.inf if reference is None else reference.psnr(picture)
         title += f", {value:.1f} dB" if np.isfinite(value) else ""
         panels.append((title, picture.image_HWC))

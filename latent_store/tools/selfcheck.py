@@ -212,19 +212,14 @@ def _indexes(codec: Codec, h_s: nn.Module, z_BNHW: Tensor, execution: Execution)
         torch.from_numpy(array.astype(np.float64))
         for array in (codec.tables.z_median, codec.tables.scale_table, codec.tables.scale_bound)
     )
+    device, dtype = torch.device(execution.device), execution.dtype
     found = []
     for part_BNHW in torch.split(z_BNHW, execution.batch):
-        z_hat = (part_BNHW.double() + median[:, None, None]).to(execution.device, execution.dtype)
+        z_hat = (part_BNHW.double() + median[:, None, None]).to(device, dtype)
         z_hat = z_hat.contiguous(memory_format=FORMATS[execution.memory_format])
-        with (
-            torch.no_grad(),
-            exact_float32(torch.device(execution.device)),
-            torch_threads(execution.threads),
-        ):
+        with torch.no_grad(), exact_float32(device), torch_threads(execution.threads):
             scales = h_s(z_hat).cpu().contiguous()
-        found.append(
-            scale_indexes(scales, table.to(execution.dtype), bound.to(execution.dtype)).numpy()
-        )
+        found.append(scale_indexes(scales, table.to(dtype), bound.to(dtype)).numpy())
     return np.concatenate(found)
 
 
@@ -232,10 +227,8 @@ def _compare_stored(
     found: SelfCheck, codec: Codec, split: Split, rows: Sequence[int], indexes: list[np.ndarray]
 ) -> None:
     for key, complete in split.components().items():
-        if not complete or ids_of(key).get("codec") != codec.spec.codec_id:
-            continue
-        ranked = split.component(key)
-        if not isinstance(ranked, RankedReader):
+        ours = complete and ids_of(key).get("codec") == codec.spec.codec_id
+        if not ours or not isinstance(ranked := split.component(key), RankedReader):
             continue
         order = list(ranked.ranking.order)
         for row, indexes_CHW in zip(rows, indexes, strict=True):

@@ -20,13 +20,9 @@ from latent_store.tools.decode import decode_indexes
 
 
 class StoredSample:
-    """One sample of a store, with its codec.
+    """One sample of a split, with its codec, which is named where the store has several.
 
-    Args:
-        split: The split that holds it.
-        sample_id: The sample.
-        codec_id: Needed if the store has several codecs.
-        ranking_id: Needed for N channels if the codec has several rankings.
+    Likewise a ranking is named for N channels where the codec has several.
 
     Raises:
         LatentStoreError: Something is missing; each names its remedy.
@@ -57,22 +53,22 @@ class StoredSample:
             raise MissingComponentError(f"name a ranking with `ranking=`; {codec_id} has: {names}")
         return self.split.ranked(self.ranking_id or known[0], codec_id)
 
-    def stream(self, keep: int | None = None) -> StreamFile:
-        """Returns the natural-order stream, or the first `keep` channels of the scalable one."""
-        return self.natural_stream() if keep is None else self.scalable_stream(keep)
-
     def export(self, keep: int | None = None) -> StreamFile:
         """Returns the scalable stream up to `keep`; without any ranking the natural-order one."""
         known = self.split.store.rankings(self.codec.spec.codec_id)
         ranked = known or keep is not None or self.ranking_id is not None
-        return self.scalable_stream(keep) if ranked else self.natural_stream()
+        return self._scalable(keep) if ranked else self.stream()
 
-    def natural_stream(self) -> StreamFile:
-        """Returns the stream of all channels in natural order.
+    def stream(self, keep: int | None = None) -> StreamFile:
+        """Returns all channels in natural order, or the scalable stream up to the cut at `keep`.
 
         Raises:
+            RankingError: `keep` is no cut of the ranked copy.
+            MissingComponentError: There is no such copy, or several rankings and none is named.
             IntegrityError: A stored string is not what was written.
         """
+        if keep is not None:
+            return self._scalable(keep)
         indexes_CHW = decode_indexes(self.codec, self.latents, self.row)
         channels, height, width = indexes_CHW.shape
         # The canvas of a split of mixed sizes is larger than a picture's own latent.
@@ -88,14 +84,8 @@ class StoredSample:
             y=y_string,
         )
 
-    def scalable_stream(self, keep: int | None = None) -> StreamFile:
-        """Returns the scalable stream up to the cut at `keep`; None means all of it.
-
-        Raises:
-            RankingError: `keep` is no cut of the ranked copy.
-            MissingComponentError: There is no such copy, or several rankings and none is named.
-            IntegrityError: A stored string is not what was written.
-        """
+    def _scalable(self, keep: int | None) -> StreamFile:
+        """Returns the scalable stream up to the cut at `keep`; None means all of it."""
         row, ranked = self.row, self.ranked
         keep = ranked.cuts[-1] if keep is None else keep
         y_string = ranked.scalable_string(row, keep)

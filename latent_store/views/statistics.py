@@ -86,7 +86,7 @@ def channel_sums(dataset: xr.Dataset) -> Delayed:
     parts = [delayed(sum_shard)(*block) for block in blocks]
     while len(parts) > 1:
         groups = range(0, len(parts), _ADDED_AT_ONCE)
-        parts = [delayed(_add_up)(parts[g : g + _ADDED_AT_ONCE]) for g in groups]
+        parts = [delayed(reduce)(add, parts[g : g + _ADDED_AT_ONCE]) for g in groups]
     total: Delayed = parts[0]
     return total
 
@@ -101,11 +101,13 @@ def sum_shard(y_hat_BCHW: np.ndarray, bits_BC: np.ndarray, grids_B2: np.ndarray)
     """
     channels = y_hat_BCHW.shape[1]
     low, high = int(y_hat_BCHW.min(initial=0)), int(y_hat_BCHW.max(initial=0))
-    count_CV = np.zeros((channels, high - low + 1), dtype=np.int64)
+    width = high - low + 1
+    count_CV = np.zeros((channels, width), dtype=np.int64)
     product_CC = np.zeros((channels, channels), dtype=np.int64)
     for y_hat_CHW, (height, width) in zip(y_hat_BCHW, grids_B2, strict=True):
         symbols_CP = y_hat_CHW[:, :height, :width].reshape(channels, -1)
-        count_CV += _histogram(symbols_CP, low, count_CV.shape[1])
+        bins_CP = symbols_CP.astype(np.int64) - low + width * np.arange(channels)[:, None]
+        count_CV += np.bincount(bins_CP.ravel(), minlength=count_CV.size).reshape(count_CV.shape)
         # In float64 sums of products of integers are exact, and as fast as matrix products are.
         values_CP = symbols_CP.astype(np.float64)
         product_CC += (values_CP @ values_CP.T).astype(np.int64)
@@ -140,14 +142,3 @@ def statistics_of(sums: ChannelSums, channels: Sequence[int] | np.ndarray) -> xr
         coords={"channel": np.asarray(channels), "other_channel": np.asarray(channels)},
         attrs={"symbols": sums.symbols},
     )
-
-
-def _histogram(symbols_CP: np.ndarray, low: int, width: int) -> np.ndarray:
-    """Counts the values `low`, `low + 1`, ... of each channel: int64 `[C, width]`."""
-    channels = len(symbols_CP)
-    bins_CP = symbols_CP.astype(np.int64) - low + width * np.arange(channels)[:, None]
-    return np.bincount(bins_CP.ravel(), minlength=channels * width).reshape(channels, width)
-
-
-def _add_up(parts: Sequence[ChannelSums]) -> ChannelSums:
-    return reduce(add, parts)
