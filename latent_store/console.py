@@ -106,10 +106,6 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> argpa
 def run_command(prog: str, command: Callable[[], int]) -> int:
     """Runs a command and turns expected errors into one line on stderr and an exit status.
 
-    Args:
-        prog: The command's name, which starts the error line.
-        command: Does the work and returns the exit status of success.
-
     Returns:
         The command's own status; 2 for bad input, 1 for a job or an operating system call that
         failed, 130 after an interrupt. Anything else is a bug and keeps its traceback.

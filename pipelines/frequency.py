@@ -8,13 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_store.catalogue.rankings import (
-    METHODS,
-    Ranking,
-    describe_agreement,
-    make_cuts,
-    write_ranking,
-)
+from latent_store.catalogue import rankings
+from latent_store.catalogue.rankings import Ranking
 from latent_store.console import MOST_SEED, Number, run_command
 from latent_store.errors import CheckpointError, IdentityError, RankingError
 from latent_store.format.ids import require_name
@@ -23,6 +18,7 @@ from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
 from pipelines.jobs.counting import CountJob, load_gate, make_ranking
+from training.trainer.checkpoints import read_file
 
 DESCRIPTION = """
 Ranks a codec's channels for a task. With --method frequency (the paper's) the gate of a dynamic
@@ -52,7 +48,7 @@ def make_flags() -> argparse.ArgumentParser:
     add("--split", default="train", help="split to count over")
     add("--codec", help="codec id (default: the only one)")
     add("--ranking", required=True, help="name of the ranking to write")
-    add("--method", default="frequency", choices=METHODS, help="what orders the channels")
+    add("--method", default="frequency", choices=rankings.METHODS, help="what orders the channels")
     add("--checkpoint", type=Path, help="checkpoint of a dynamic network, for --method frequency")
     add("--keep", type=Number(int, 1), nargs="+", help="cut points N (default: 16 32 64 128)")
     add("--seed", type=Number(int, most=MOST_SEED), default=0, help="for --method random")
@@ -67,7 +63,7 @@ def _run(argv: Sequence[str] | None) -> int:
     location = Location(flags.store)
     store = LatentStore(location)
     spec = store.codec(flags.codec)
-    make_cuts(flags.keep, spec.channels)  # Before the job, which may take hours.
+    rankings.make_cuts(flags.keep, spec.channels)  # Before the job, which may take hours.
     split = store[f"{flags.dataset}/{flags.split}"]
     split.latents(spec.codec_id)
     checkpoint, task = _read_gate(flags, spec)
@@ -87,7 +83,7 @@ def _run(argv: Sequence[str] | None) -> int:
         seed=flags.seed,
     )
     _report_ties(ranking, strict=flags.strict)
-    write_ranking(location, ranking, overwrite=flags.overwrite)
+    rankings.write_ranking(location, ranking, overwrite=flags.overwrite)
     print(_describe(ranking))
     return 0
 
@@ -100,12 +96,7 @@ def _read_gate(flags: argparse.Namespace, spec: CodecSpec) -> tuple[bytes, str]:
         raise CheckpointError(
             "--method frequency needs --checkpoint, the file of a --selection dynamic run"
         )
-    try:
-        data = flags.checkpoint.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"no checkpoint at {flags.checkpoint}; give the file that train-from-store wrote"
-        ) from None
+    data = read_file(flags.checkpoint)
     gate = load_gate(data)
     for name, value in (gate.meta["codec_identity"] or {}).items():
         if spec.identity.get(name) != value:
@@ -145,6 +136,8 @@ def _describe(ranking: Ranking) -> str:
         state = f"undetermined ({ties} tied)" if ties else "decided"
         lines.append(f"  N = {cut:<4} score {edge[0]:.6g} | {edge[1]:.6g}   {state}")
     if ranking.halves is not None:
-        lines.append(f"  {describe_agreement(ranking.halves)} between halves of the samples")
+        lines.append(
+            f"  {rankings.describe_agreement(ranking.halves)} between halves of the samples"
+        )
     lines.append(f"  first 16: {' '.join(str(c) for c in ranking.order[:16])}")
     return "\n".join(lines)

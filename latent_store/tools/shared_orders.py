@@ -51,10 +51,6 @@ class SharedCut:
 def share_order(rankings: Sequence[Ranking], ranking_id: str) -> Ranking:
     """Merges rankings of several tasks into the order of one stream that serves them all.
 
-    Args:
-        rankings: Two or more of one codec.
-        ranking_id: Name of the result.
-
     Returns:
         A ranking by `METHOD`. Its score is -1 times a channel's best rank, less a fraction
         that rises with the mean of its ranks; its cuts are where the first N of every task end,
@@ -89,18 +85,18 @@ def share_order(rankings: Sequence[Ranking], ranking_id: str) -> Ranking:
 
 
 def shared_cuts(rankings: Sequence[Ranking], split: Split) -> list[SharedCut]:
-    """Returns what each cut costs on a split, from its ledger of bits a channel.
-
-    Args:
-        rankings: The tasks' own, of one codec.
-        split: Its samples, views left out, are what the rates are of.
+    """Returns what each cut of the tasks' own rankings costs on a split, views left out.
 
     Raises:
         RankingError: As `share_order`.
         MissingComponentError: The split lacks latents of that codec.
     """
     _require_one_codec(rankings)
-    z_bpp, channel_bpp_C = _rates(split, rankings[0].codec_id)
+    latents = split.latents(rankings[0].codec_id)
+    rows = latents.rows[split.source_rows(latents.rows) == latents.rows]
+    pixels = int(split.sizes(rows).astype(np.int64).prod(1).sum())
+    z_bpp = 8 * int(latents.stream_bytes(rows)["z"].sum()) / pixels
+    channel_bpp_C = latents.column("channel_bits", rows).sum(0, dtype=np.float64) / pixels
 
     def bpp(channels: set[int]) -> float:
         return z_bpp + float(channel_bpp_C[sorted(channels)].sum())
@@ -154,12 +150,3 @@ def _require_one_codec(rankings: Sequence[Ranking]) -> None:
                 f"rankings {first.ranking_id} of {first.codec_id} and {second.ranking_id} of "
                 f"{second.codec_id} order different things; share rankings of one codec"
             )
-
-
-def _rates(split: Split, codec_id: str) -> tuple[float, np.ndarray]:
-    """Returns the bits a pixel of z, and of each channel of y, float64 [M]."""
-    latents = split.latents(codec_id)
-    rows = latents.rows[split.source_rows(latents.rows) == latents.rows]
-    pixels = int(split.sizes(rows).astype(np.int64).prod(1).sum())
-    bits_C = latents.column("channel_bits", rows).sum(0, dtype=np.float64)
-    return 8 * int(latents.stream_bytes(rows)["z"].sum()) / pixels, bits_C / pixels

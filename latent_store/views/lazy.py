@@ -5,9 +5,8 @@ exactly one shard, so chunks may be shorter than `samples_per_shard` and of diff
 and a shard without a usable row has no chunk. The other axes are whole; slicing them before
 computing makes Dask fetch only what was sliced (16 ranked channels: one inner chunk of twelve).
 
-What is read is checked as the readers check it, on a worker too.
-
-It loads xarray and Dask; `import latent_store` does not load it.
+What is read is checked as the readers check it, on a worker too. `import latent_store` does not
+load this module, which loads xarray and Dask.
 """
 
 from __future__ import annotations
@@ -92,12 +91,8 @@ class UsableRows:
     """One stored array without its unusable rows; each axis indexed as Dask does, by position.
 
     It holds an address, not an open file: a Dask worker that receives it opens the component
-    itself, once a process, and checks it and every read of it as a reader does.
-
-    Args:
-        reader: The component.
-        variable: The array, and what dequantises it.
-        rows: Row numbers, ascending: position `i` is row `rows[i]`.
+    itself, once a process, and checks it and every read of it as a reader does. Position `i` is row
+    `rows[i]`; these are ascending.
     """
 
     def __init__(self, reader: ComponentReader, variable: Variable, rows: np.ndarray):

@@ -8,7 +8,6 @@ is the same in whatever order the tasks ran.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -70,7 +69,27 @@ def channel_statistics(dataset: xr.Dataset) -> xr.Dataset:
         never varies. The attribute `symbols` counts those of one channel. Canvas beyond a
         picture's coded size is left out.
     """
-    return statistics_of(channel_sums(dataset).compute(), dataset["channel"].values)
+    sums, channels = channel_sums(dataset).compute(), dataset["channel"].values
+    values_V = sums.low + np.arange(sums.count_CV.shape[1])
+    p_CV = sums.count_CV / sums.symbols
+    mean_C = p_CV @ values_V
+    covariance_CC = sums.product_CC / sums.symbols - np.outer(mean_C, mean_C)
+    variance_C = p_CV @ values_V**2 - mean_C**2
+    variance_C[(sums.count_CV > 0).sum(axis=1) <= 1] = 0.0
+    varies_C = np.where(variance_C > 0, variance_C, np.nan)
+    correlation_CC = covariance_CC / np.sqrt(np.outer(varies_C, varies_C))
+    logs_CV = np.log2(p_CV, where=p_CV > 0, out=np.zeros_like(p_CV))
+    return xr.Dataset(
+        {
+            "entropy": ("channel", 0.0 - (p_CV * logs_CV).sum(axis=1)),
+            "ledger": ("channel", sums.ledger_bits_C / sums.symbols),
+            "mean": ("channel", mean_C),
+            "variance": ("channel", variance_C),
+            "correlation": (("channel", "other_channel"), correlation_CC),
+        },
+        coords={"channel": channels, "other_channel": channels},
+        attrs={"symbols": sums.symbols},
+    )
 
 
 def channel_sums(dataset: xr.Dataset) -> Delayed:
@@ -117,28 +136,4 @@ def sum_shard(y_hat_BCHW: np.ndarray, bits_BC: np.ndarray, grids_B2: np.ndarray)
         count_CV=count_CV,
         product_CC=product_CC,
         ledger_bits_C=bits_BC.sum(axis=0, dtype=np.float64),
-    )
-
-
-def statistics_of(sums: ChannelSums, channels: Sequence[int] | np.ndarray) -> xr.Dataset:
-    """Turns sums into statistics; `channels` numbers them. See `channel_statistics`."""
-    values_V = sums.low + np.arange(sums.count_CV.shape[1])
-    p_CV = sums.count_CV / sums.symbols
-    mean_C = p_CV @ values_V
-    covariance_CC = sums.product_CC / sums.symbols - np.outer(mean_C, mean_C)
-    variance_C = p_CV @ values_V**2 - mean_C**2
-    variance_C[(sums.count_CV > 0).sum(axis=1) <= 1] = 0.0
-    varies_C = np.where(variance_C > 0, variance_C, np.nan)
-    correlation_CC = covariance_CC / np.sqrt(np.outer(varies_C, varies_C))
-    logs_CV = np.log2(p_CV, where=p_CV > 0, out=np.zeros_like(p_CV))
-    return xr.Dataset(
-        {
-            "entropy": ("channel", 0.0 - (p_CV * logs_CV).sum(axis=1)),
-            "ledger": ("channel", sums.ledger_bits_C / sums.symbols),
-            "mean": ("channel", mean_C),
-            "variance": ("channel", variance_C),
-            "correlation": (("channel", "other_channel"), correlation_CC),
-        },
-        coords={"channel": np.asarray(channels), "other_channel": np.asarray(channels)},
-        attrs={"symbols": sums.symbols},
     )

@@ -183,7 +183,7 @@ def test_wrong_inputs_are_named(
     line = fails(frequency.main, [*args, "--method", "random", "--keep", "193"])
     assert "--keep [193] is out of range: the codec has 192 channels" in line
     line = fails(frequency.main, [*args, "--checkpoint", str(tmp_path / "none.pt")])
-    assert "no checkpoint at" in line
+    assert "no checkpoint file at" in line
     line = fails(frequency.main, [*args, "--checkpoint", str(teacher_checkpoint)])
     assert "holds a teacher, but a network is needed" in line
     line = fails(reorder.main, [*args, "--split", "train"])
