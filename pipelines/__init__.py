@@ -4,11 +4,6 @@ stored or how a network is made: that is `latent_store`'s and `training`'s, whic
 
 import logging
 
-
-def _about_bigquery(record: logging.LogRecord) -> bool:
-    return "apitools not found" not in record.getMessage()
-
-
 # Beam says at import, on every machine without Google's BigQuery client, that it is missing;
 # nothing here uses it, and a command's stderr belongs to its progress and errors.
-logging.getLogger().addFilter(_about_bigquery)
+logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())

@@ -168,9 +168,6 @@ def run_boxes(out: Path, seed: int) -> Path:
 
     Returns:
         The results of the evaluation, a JSON file.
-
-    Raises:
-        JobFailedError: A step failed.
     """
     data, url, folder = out / "VOCdevkit", out / "voc.zarr", out / "boxes"
     side = BOX_SCENES["longest"]

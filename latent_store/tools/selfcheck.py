@@ -162,7 +162,12 @@ def check_store(
             f"{store.url} has no complete {key} in any split; encode some first"
         )
     found = SelfCheck(tallies={execution: Tally() for execution in _executions(device)})
-    networks = {execution.network: _network(codec, execution) for execution in found.tallies}
+    networks = {
+        (device, name, dtype): copy.deepcopy(codec.model.h_s).to(
+            device=device, dtype=dtype, memory_format=FORMATS[name]
+        )
+        for device, name, dtype in {execution.network for execution in found.tallies}
+    }
     for split in splits:
         for rows, z_BNHW in _batches(codec, split, counts[split.plan.name] if counts else None):
             with torch_threads(1):
@@ -185,11 +190,6 @@ def _executions(device: str) -> list[Execution]:
         for dtype in DTYPES
         for (place, threads), name, batch in itertools.product(places, FORMATS, BATCHES)
     ]
-
-
-def _network(codec: Codec, execution: Execution) -> nn.Module:
-    h_s: nn.Module = copy.deepcopy(codec.model.h_s).to(execution.device, execution.dtype)
-    return h_s.to(memory_format=FORMATS[execution.memory_format])
 
 
 def _batches(codec: Codec, split: Split, count: int | None) -> Iterator[tuple[list[int], Tensor]]:

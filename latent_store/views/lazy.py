@@ -11,7 +11,7 @@ load this module, which loads xarray and Dask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -79,7 +79,9 @@ def to_xarray(
     variables: Variables = {}
     coords: Variables = {}
     for reader in readers:
-        variables |= _variables(reader, rows)
+        for name, variable in reader.variables().items():
+            lazy = _by_shard(UsableRows(reader, variable, rows), reader.plan.samples_per_shard)
+            variables[name] = (groups.dims_of(reader.array(variable.array)), lazy)
         coords |= {name: ((dim,), array) for name, (dim, array) in reader.coordinates().items()}
     quality = latents.quality(rows)
     variables |= {name: ((SAMPLE,), values) for name, values in quality.items()}
@@ -146,15 +148,6 @@ def _annotations(split: Split, task: str | None) -> list[ComponentReader]:
     return [split.component(kinds[task].key_of())] if task else []
 
 
-def _variables(reader: ComponentReader, rows: np.ndarray) -> Variables:
-    """Returns the arrays of a component by name, each with its dimensions."""
-    variables: Variables = {}
-    for name, variable in reader.variables().items():
-        lazy = _by_shard(UsableRows(reader, variable, rows), reader.plan.samples_per_shard)
-        variables[name] = (groups.dims_of(reader.array(variable.array)), lazy)
-    return variables
-
-
 def _by_shard(source: UsableRows, samples_per_shard: int) -> da.Array:
     shards = source.rows // samples_per_shard
     lengths = tuple(int(n) for n in np.unique(shards, return_counts=True)[1]) or (0,)
@@ -169,19 +162,18 @@ def _by_shard(source: UsableRows, samples_per_shard: int) -> da.Array:
     return array
 
 
-def _sample_coords(split: Split, rows: np.ndarray) -> Mapping[str, tuple[tuple[str, ...], Any]]:
+def _sample_coords(split: Split, rows: np.ndarray) -> Variables:
     by_row = {sample["row"]: sample for sample in split.index.to_pylist()}
     picked = [by_row[row] for row in rows.tolist()]
-
-    def column(name: str, dtype: type) -> tuple[tuple[str, ...], np.ndarray]:
-        return (SAMPLE,), np.array([sample[name] for sample in picked], dtype=dtype)
-
     return {
-        SAMPLE: column("sample_id", str),
-        "row": column("row", np.int64),
-        "view": column("view", str),
-        "original_height": column("height", np.int32),
-        "original_width": column("width", np.int32),
-        "coded_height": column("coded_height", np.int32),
-        "coded_width": column("coded_width", np.int32),
+        name: ((SAMPLE,), np.array([sample[column] for sample in picked], dtype=dtype))
+        for name, column, dtype in (
+            (SAMPLE, "sample_id", str),
+            ("row", "row", np.int64),
+            ("view", "view", str),
+            ("original_height", "height", np.int32),
+            ("original_width", "width", np.int32),
+            ("coded_height", "coded_height", np.int32),
+            ("coded_width", "coded_width", np.int32),
+        )
     }

@@ -58,13 +58,8 @@ def _describe_split(store: LatentStore, split: Split) -> list[str]:
 def describe_rows(location: Location, plan: ShardPlan, key: str, where: str = "") -> str:
     """Returns what a finished component holds: samples, failed and absent rows, mean rate and PSNR.
 
-    Views are counted apart and left out of the means: they show the same pictures again.
-
-    Args:
-        location: The store.
-        plan: The split's plan.
-        key: The component.
-        where: Words to put after the number of samples.
+    Views are counted apart and left out of the means: they show the same pictures again. `where`
+    is put after the number of samples.
     """
     table = OpenComponent(location, plan.name, key).index
     original = [plan.source_rows[row] == row for row in table["row"].to_pylist()]

@@ -112,9 +112,7 @@ def rate_distortion(
 class RateDistortion:
     """The rate-distortion loss of a codec, as the trainer minimises it.
 
-    Args:
-        network: The codec; its quantiles are left out, which bound the tables and nothing else.
-        training: Loss weight and seed.
+    The codec's quantiles are left out, which bound the tables and nothing else.
     """
 
     score = unlabelled = ""
@@ -195,10 +193,7 @@ def new_codec(seed: int) -> ScaleHyperprior:
 class TrainingCheckpoint(RunFiles):
     """A dict of "model", "optimizer", "training" (settings), "step" and "spent" (seconds).
 
-    Args:
-        path: Of the file; its log lies beside it.
-        training: The settings.
-        overwrite: Take no notice of a run that it holds.
+    The log lies beside the file; with `overwrite` no notice is taken of a run that it holds.
     """
 
     def __init__(self, path: Path, training: CodecTraining, *, overwrite: bool = False) -> None:

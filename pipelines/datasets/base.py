@@ -77,10 +77,7 @@ class DatasetReader(ABC):
 
 
 def read_picture(reader: DatasetReader, sample: Sample) -> tuple[np.ndarray, bytes]:
-    """Reads one sample's picture, as its view shows it.
-
-    Returns:
-        `(uint8 RGB [H, W, 3], the file's bytes)`.
+    """Reads one sample's picture, uint8 RGB `[H, W, 3]` as its view shows it, and its file's bytes.
 
     Raises:
         DatasetError: The file is missing, truncated or no picture, or has another size than

@@ -66,10 +66,7 @@ def read_file(
 
 
 def read_pixels(location: Location, uri: str) -> tuple[np.ndarray, bytes]:
-    """Reads a picture.
-
-    Returns:
-        `(uint8 RGB [H, W, 3], the file's bytes)`.
+    """Reads a picture, uint8 RGB `[H, W, 3]`, and its file's bytes.
 
     Raises:
         DatasetError: The file is missing, truncated or no picture.

@@ -20,12 +20,9 @@ Read = tuple[np.ndarray, Any]
 
 
 class RawImages(Source):
-    """Pictures and annotations of a data root, padded as the codec pads them.
+    """Pictures and annotations of a dataset's samples, padded as the codec pads them.
 
-    Args:
-        reader: The dataset.
-        samples: The samples; row numbers are positions in this list.
-        cache_mb: Memory, in MiB, for decoded pictures and labels.
+    Row numbers are positions among the samples; `cache_mb` is memory, in MiB, for what was decoded.
 
     Raises:
         DatasetError: A picture has no readable header.
