@@ -52,9 +52,8 @@ def make_flags() -> argparse.ArgumentParser:
     close = actions.add_parser("finalize", help="close what detached jobs have written")
     check = actions.add_parser("selfcheck", help="do streams decode alike under all settings?")
     check.add_argument("--codec", help="codec id (default: the only one)")
-    check.add_argument(
-        "--max_samples", type=Number(int, 1), help="only the first N samples of each split"
-    )
+    few = "only the first N samples of each split"
+    check.add_argument("--max_samples", type=Number(int, 1), help=few)
     check.add_argument("--device", default="cpu", help="cpu, or cuda: also decode there")
     export = actions.add_parser("export", help="one sample, as a stream file")
     share = actions.add_parser("share", help="one order of channels for several tasks' rankings")

@@ -57,11 +57,8 @@ def make_flags() -> argparse.ArgumentParser:
         help="name of the dataset in the store (default: cityscapes; voc2012; voc0712 for two "
         "years)",
     )
-    add(
-        "--max_samples",
-        type=Number(int, 1),
-        help="only the first N samples; the rest can follow later",
-    )
+    few = "only the first N samples; the rest can follow later"
+    add("--max_samples", type=Number(int, 1), help=few)
     add(
         "--canvas",
         type=Number(int, PAD_MULTIPLE, LARGEST_CANVAS),
@@ -91,11 +88,8 @@ def make_flags() -> argparse.ArgumentParser:
         help="failed samples that are tolerated (default: what the store's job tolerated, or 0); "
         "fewer than it has failed tries those again, as after mending them",
     )
-    add(
-        "--threads",
-        type=Number(int, 1, MOST_THREADS),
-        help="torch threads a worker (default: cores / workers)",
-    )
+    threads = Number(int, 1, MOST_THREADS)
+    add("--threads", type=threads, help="torch threads a worker (default: cores / workers)")
     add("--dry_run", action="store_true", help="print the plan and write nothing")
     add("--steal_lease", action="store_true", help="take over from a job that is known dead")
     return parser

@@ -27,9 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_flags() -> argparse.ArgumentParser:
     """Returns the command's parser."""
-    parser = make_parser(
-        COMMAND, "Write procedural street scenes in the folder layout of Cityscapes or PASCAL VOC."
-    )
+    what = "Write procedural street scenes in the folder layout of Cityscapes or PASCAL VOC."
+    parser = make_parser(COMMAND, what)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="the dataset's root")
     add("--layout", choices=sorted(LAYOUTS), default="cityscapes", help="layout of the folders")

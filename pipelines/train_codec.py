@@ -15,12 +15,7 @@ from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import make_parser, run_command
 from latent_store.errors import CheckpointError
 from pipelines.codec_training import publishing
-from pipelines.codec_training.images import (
-    RandomCrops,
-    folder_images,
-    held_out_scenes,
-    procedural_images,
-)
+from pipelines.codec_training.images import held_out_scenes
 from pipelines.codec_training.training import (
     CodecTrainer,
     CodecTraining,
@@ -35,17 +30,12 @@ AUX_LIMIT = 1.0  # above it the hyper-latent's tables do not reach its tails
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(
-        COMMAND, "Train CompressAI's scale hyperprior (N 128, M 192) and write its weights."
-    )
+    what = "Train CompressAI's scale hyperprior (N 128, M 192) and write its weights."
+    parser = make_parser(COMMAND, what)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FILE", help="the state dict to write")
-    add(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="training state (default: OUTPUT.checkpoint); its log lies beside it",
-    )
+    state = "training state (default: OUTPUT.checkpoint); its log lies beside it"
+    add("--checkpoint", type=Path, metavar="FILE", help=state)
     add("--resume", action="store_true", help="go on from the checkpoint")
     only = "write the codec from the checkpoint, no more steps"
     add("--finalize_only", action="store_true", help=only)
@@ -71,12 +61,7 @@ def _run(args: argparse.Namespace) -> int:
         model.load_state_dict(saved["model"])
         print(f"finishing the training checkpoint of step {saved['step']}", flush=True)
     else:
-        if training.data == "procedural":
-            images = procedural_images(training.num_scenes, training.seed)
-        else:
-            images = folder_images(Path(training.data), training.crop)
-        crops = RandomCrops(images, training.crop, training.batch_size, training.seed)
-        CodecTrainer(model, crops, training, checkpoint).fit(resume=args.resume)
+        CodecTrainer(model, training, checkpoint).fit(resume=args.resume)
     aux = publishing.fit_quantiles(model, training.aux_steps)
     if not aux < AUX_LIMIT:
         raise CheckpointError(
@@ -88,10 +73,8 @@ def _run(args: argparse.Namespace) -> int:
     score = publishing.evaluate_codec(stored, held_out_scenes(training.seed))
     print(f"auxiliary loss {aux:.4f}")
     print(f"{args.output}: {args.output.stat().st_size} bytes, sha256 {digest}")
-    print(
-        f"{score.images} held-out scenes 256x512: "
-        f"{score.bpp:.4f} bpp (real bytes), {score.psnr:.2f} dB"
-    )
+    result = f"{score.bpp:.4f} bpp (real bytes), {score.psnr:.2f} dB"
+    print(f"{score.images} held-out scenes 256x512: {result}")
     return 0
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,7 @@ def fit_quantiles(model: ScaleHyperprior, steps: int) -> float:
     """
     bottleneck = model.entropy_bottleneck
     target = bottleneck.target.reshape(1, 1, 3)
-
-    def logits(x: Tensor) -> Tensor:
-        return bottleneck._logits_cumulative(x, stop_gradient=True)
+    logits = partial(bottleneck._logits_cumulative, stop_gradient=True)
 
     low, high = -torch.ones_like(bottleneck.quantiles), torch.ones_like(bottleneck.quantiles)
     for _ in range(24):  # widen until the root is inside
@@ -61,9 +60,7 @@ def finished_state(model: ScaleHyperprior) -> dict[str, Tensor]:
     or `pedestal` rounded to half precision turns likelihoods into zeros. The tables are computed by
     a model that has already loaded the rounded parameters, the one that every user will have.
     """
-    halves = {
-        name for name, _ in model.named_parameters() if name.split(".", maxsplit=1)[0] in TRANSFORMS
-    }
+    halves = {name for name, _ in model.named_parameters() if name.partition(".")[0] in TRANSFORMS}
 
     def publish(source: nn.Module) -> dict[str, Tensor]:
         return {

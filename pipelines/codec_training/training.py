@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import MOST_SEED
 from latent_store.errors import CheckpointError, LatentStoreError
+from pipelines.codec_training import images
 from pipelines.codec_training.images import EPOCH_STEPS, RandomCrops
 from pipelines.scenes.sets import MOST_SCENES
 from training.flags import Flags, flag, free_fields
@@ -70,6 +72,12 @@ class CodecTraining(Flags):
             raise TrainCodecError(
                 f"--crop must be a multiple of 64 (the codec's stride), 64 or more, not {self.crop}"
             )
+
+    def read_images(self) -> list[np.ndarray]:
+        """Draws or reads the pictures to train on."""
+        if self.data == "procedural":
+            return images.procedural_images(self.num_scenes, self.seed)
+        return images.folder_images(Path(self.data), self.crop)
 
     @property
     def compiles(self) -> bool:
@@ -159,9 +167,10 @@ class CodecTrainer(Trainer):
 
     remedy = "go on with --resume and a lower --learning_rate"
 
-    def __init__(
-        self, model: ScaleHyperprior, crops: RandomCrops, training: CodecTraining, files: RunFiles
-    ) -> None:
+    def __init__(self, model: ScaleHyperprior, training: CodecTraining, files: RunFiles) -> None:
+        crops = RandomCrops(
+            training.read_images(), training.crop, training.batch_size, training.seed
+        )
         super().__init__(RateDistortion(model, training), crops, training.trainer_config(), files)
         self.limit = training.time_limit_minutes * 60 or math.inf
 

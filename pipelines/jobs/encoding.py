@@ -13,20 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from latent_store.codec import (
-    Codec,
-    channel_bits,
-    codec_from_store,
-    decode_y,
-    decode_z,
-    encode_y,
-    encode_z,
-    hyper_bits,
-    image_to_tensor,
-    pad_image,
-    psnr,
-    tensor_to_image,
-)
+from latent_store.codec import Codec, codec_from_store
+from latent_store.codec.ledger import channel_bits, hyper_bits
+from latent_store.codec.pictures import image_to_tensor, pad_image, psnr, tensor_to_image
+from latent_store.codec.streams import decode_y, decode_z, encode_y, encode_z
 from latent_store.components.registry import kind_of
 from latent_store.errors import DatasetError, IntegrityError
 from latent_store.format.feature_encoding import FeatureEncoding

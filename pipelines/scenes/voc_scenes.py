@@ -4,7 +4,7 @@ Sizes vary as VOC's do. Boxes and masks are exact: both come from the numbers th
 drawn with. Where masks end they have the devkit's void rim, which lies outside of the object here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -155,16 +155,15 @@ def write_objects(
     height and width, `segmented` whether there is a mask too.
     """
     root = ET.Element("annotation")
-    _add(root, {"folder": path.parent.parent.name, "filename": f"{path.stem}.jpg"})
-    _add(ET.SubElement(root, "source"), {"database": "procedural street scenes"})
-    _add(ET.SubElement(root, "size"), {"width": size[1], "height": size[0], "depth": 3})
+    about = {"folder": path.parent.parent.name, "filename": f"{path.stem}.jpg"}
+    shape = {"width": size[1], "height": size[0], "depth": 3}
+    _add(root, {**about, "source": {"database": "procedural street scenes"}, "size": shape})
     _add(root, {"segmented": int(segmented)})
     for found in objects:
-        element = ET.SubElement(root, "object")
         flags = {"truncated": int(found.truncated), "difficult": int(found.difficult)}
-        _add(element, {"name": found.name, "pose": "Unspecified", **flags})
-        edges = zip(("xmin", "ymin", "xmax", "ymax"), found.box, strict=True)
-        _add(ET.SubElement(element, "bndbox"), dict(edges))
+        box = dict(zip(("xmin", "ymin", "xmax", "ymax"), found.box, strict=True))
+        about = {"name": found.name, "pose": "Unspecified"}
+        _add(root, {"object": {**about, **flags, "bndbox": box}})
     ET.indent(root, "\t")
     path.write_text(f"{ET.tostring(root, encoding='unicode')}\n")
 
@@ -202,6 +201,10 @@ def _rim(mask_HW: np.ndarray) -> np.ndarray:
     return near_HW & (mask_HW == 0)
 
 
-def _add(parent: ET.Element, texts: dict[str, object]) -> None:
-    for tag, text in texts.items():
-        ET.SubElement(parent, tag).text = str(text)
+def _add(parent: ET.Element, content: Mapping[str, object]) -> None:
+    for tag, value in content.items():
+        child = ET.SubElement(parent, tag)
+        if isinstance(value, Mapping):
+            _add(child, value)
+        else:
+            child.text = str(value)
