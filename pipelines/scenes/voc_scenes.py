@@ -21,7 +21,7 @@ from pipelines.scenes.sets import SceneSet
 from training.flags import flag
 from training.tasks.classes import VOC_CLASSES, voc_colour
 
-VOC_NAMES = {
+VOC_NAMES: dict[int, str] = {
     Label.PERSON: "person", Label.RIDER: "person", Label.CAR: "car", Label.BUS: "bus",
     Label.BICYCLE: "bicycle",
 }  # fmt: skip
