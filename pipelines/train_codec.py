@@ -13,13 +13,12 @@ import torch
 
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import make_parser, run_command
-from latent_store.errors import CheckpointError
+from latent_store.errors import CheckpointError, LatentStoreError
 from pipelines.codec_training import publishing
 from pipelines.codec_training.images import held_out_scenes
 from pipelines.codec_training.training import (
     CodecTrainer,
     CodecTraining,
-    TrainCodecError,
     TrainingCheckpoint,
     new_codec,
 )
@@ -51,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
     checkpoint = TrainingCheckpoint(path, training, overwrite=overwrite)
     model = new_codec(training.seed)
     if checkpoint.holds_run() and not (args.resume or args.finalize_only):
-        raise TrainCodecError(
+        raise LatentStoreError(
             f"there is a training checkpoint {path}; give --resume to go on from it, "
             "--finalize_only to write its codec, or --overwrite to start anew"
         )

@@ -26,9 +26,14 @@ from latent_store.format.ids import normal_id
 from latent_store.format.schema import CodecSpec
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore, Split
-from latent_store.tools.decode import DecodedPicture, Reference, decode_stream, picture_strip
+from latent_store.tools.decode import (
+    DecodedPicture,
+    Reference,
+    StoredSample,
+    decode_stream,
+    picture_strip,
+)
 from latent_store.tools.selfcheck import check_store
-from latent_store.tools.stored_sample import StoredSample
 from latent_store.views.panels import save_png
 
 

@@ -33,10 +33,6 @@ TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 _ENTRIES = ("model", "optimizer", "training", "step", "spent")
 
 
-class TrainCodecError(LatentStoreError):
-    """The codec cannot be trained as asked."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class CodecTraining(Flags):
     """The settings of a codec's training: data, loss and schedule."""
@@ -69,7 +65,7 @@ class CodecTraining(Flags):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.crop % 64:
-            raise TrainCodecError(
+            raise LatentStoreError(
                 f"--crop must be a multiple of 64 (the codec's stride), 64 or more, not {self.crop}"
             )
 

@@ -24,8 +24,7 @@ from latent_store.shards import receipts
 from latent_store.shards.receipts import StoredObject
 from latent_store.storage.location import Location
 from latent_store.store import Split
-from latent_store.tools.decode import decode_indexes, decode_stream
-from latent_store.tools.stored_sample import StoredSample
+from latent_store.tools.decode import StoredSample, decode_indexes, decode_stream
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.registry import READERS
@@ -68,9 +67,7 @@ def args(root: Path, url: Path, *more: object) -> list[str]:
 
 @pytest.fixture(scope="session")
 def sized_stores(
-    tmp_path_factory: pytest.TempPathFactory,
-    size_roots: dict[str, Path],
-    teacher_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory, size_roots: dict[str, Path], teacher_checkpoint: Path
 ) -> dict[str, Path]:
     """One store of each size, and `both` on a canvas, with one ranking; do not write to them.
 

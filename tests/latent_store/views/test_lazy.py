@@ -16,8 +16,7 @@ import pytest
 import latent_store
 from latent_store.errors import IntegrityError, MissingComponentError
 from latent_store.storage.location import Location
-from latent_store.tools.decode import decode_stream
-from latent_store.tools.stored_sample import StoredSample
+from latent_store.tools.decode import StoredSample, decode_stream
 from latent_store.views import lazy
 from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
