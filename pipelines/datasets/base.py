@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,17 +39,13 @@ class DatasetReader(ABC):
     choices: ClassVar[tuple[str, ...]] = ()
     """Flags beside `--dataset` and `--data_root` that this reader knows."""
 
-    def __init__(self, data_root: Location) -> None:
-        self.data_root = data_root
-
-    @classmethod
-    def open(cls, data_root: Location, **choices: Any) -> Self:
-        """Returns the reader of a data root, given the values of its choices, or None of each.
+    def __init__(self, data_root: Location, **choices: Any) -> None:
+        """Opens a data root, given the value of each of the reader's choices, or None.
 
         Raises:
             DatasetError: A choice is missing, or names what is not there.
         """
-        return cls(data_root)
+        self.data_root = data_root
 
     @abstractmethod
     def manifest(self, split: str) -> list[Sample]:

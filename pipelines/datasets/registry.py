@@ -46,4 +46,4 @@ def open_dataset(flags: DatasetFlags) -> DatasetReader:
         raise DatasetError(
             f"no data root at {flags.data_root}; give --data_root the folder that holds the dataset"
         )
-    return reader.open(location, **{name: getattr(flags, name) for name in reader.choices})
+    return reader(location, **{name: getattr(flags, name) for name in reader.choices})

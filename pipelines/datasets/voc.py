@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,11 +69,11 @@ class Voc(DatasetReader):
 
     Args:
         data_root: Holds `VOC2007`, `VOC2012`, ..., or `VOCdevkit` with them inside.
-        task: `segmentation` or `detection`: whose lists are read.
-        years: Of the data root; empty for the only one that it holds.
+        voc_task: `segmentation` or `detection`: whose lists are read.
+        year: One or several of the data root; empty for the only one that it holds.
 
     Raises:
-        DatasetError: A year is not there, or none is named where there are several.
+        DatasetError: No task is named, a year is not there, or none is named of several.
     """
 
     canvas = (512, 512)
@@ -81,41 +81,36 @@ class Voc(DatasetReader):
     label_ids = "voc-class-ids"
     choices = ("voc_task", "year")
 
-    def __init__(self, data_root: Location, *, task: str, years: Sequence[int] = ()):
-        if DEVKIT in list_folders(data_root, ""):
-            data_root = Location(f"{data_root.address}/{DEVKIT}", data_root.storage_options)
-        self.data_root = data_root
-        self.task, self.files = task, FILES[task]
-        folders = (re.fullmatch(r"VOC(\d{4})", name) for name in list_folders(data_root, ""))
-        there = [int(match[1]) for match in folders if match]
-        words = ", ".join(f"VOC{year}" for year in there) or "no VOC year"
-        if not years and len(there) != 1:
-            raise DatasetError(
-                f"{data_root.url} has: {words}; --data_root is the folder that holds VOC2007, "
-                "VOC2012, ... or VOCdevkit, and --year says which to read"
-            )
-        self.years = tuple(sorted(set(years or there)))
-        # Of several years `voc0712`.
-        short = "".join(f"{year % 100:02d}" for year in self.years)
-        self.dataset_id = f"voc{short if len(self.years) > 1 else self.years[0]}"
-        missing = [year for year in self.years if year not in there]
-        if missing:
-            raise DatasetError(
-                f"{data_root.url} has no VOC{missing[0]}; it has: {words}; check --data_root and "
-                "--year"
-            )
-
-    @classmethod
-    def open(  # type: ignore[override]  # the choices are those that it names
-        cls, data_root: Location, *, voc_task: str | None, year: Sequence[int] | None
-    ) -> Self:
-        """Opens the lists of a task, of one year or several."""
+    def __init__(
+        self, data_root: Location, *, voc_task: str | None, year: Sequence[int] | None = None
+    ) -> None:
         if voc_task not in FILES:
             raise DatasetError(
                 "--dataset voc needs --voc_task segmentation or --voc_task detection, which says "
                 f"whose image lists and annotations are meant; got {voc_task or 'none'}"
             )
-        return cls(data_root, task=voc_task, years=year or ())
+        if DEVKIT in list_folders(data_root, ""):
+            data_root = Location(f"{data_root.address}/{DEVKIT}", data_root.storage_options)
+        self.data_root = data_root
+        self.task, self.files = voc_task, FILES[voc_task]
+        folders = (re.fullmatch(r"VOC(\d{4})", name) for name in list_folders(data_root, ""))
+        there = [int(match[1]) for match in folders if match]
+        words = ", ".join(f"VOC{number}" for number in there) or "no VOC year"
+        if not year and len(there) != 1:
+            raise DatasetError(
+                f"{data_root.url} has: {words}; --data_root is the folder that holds VOC2007, "
+                "VOC2012, ... or VOCdevkit, and --year says which to read"
+            )
+        self.years = tuple(sorted(set(year or there)))
+        # Of several years `voc0712`.
+        short = "".join(f"{number % 100:02d}" for number in self.years)
+        self.dataset_id = f"voc{short if len(self.years) > 1 else self.years[0]}"
+        missing = [number for number in self.years if number not in there]
+        if missing:
+            raise DatasetError(
+                f"{data_root.url} has no VOC{missing[0]}; it has: {words}; check --data_root and "
+                "--year"
+            )
 
     def manifest(self, split: str) -> list[Sample]:
         """Lists the samples that the task's list of a split names; no id occurs twice."""

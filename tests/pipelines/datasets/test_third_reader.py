@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from PIL import Image
 
 import latent_store
 from latent_store.format.samples import Sample
-from latent_store.storage.location import Location
 from pipelines import encode
 from pipelines.datasets import registry
 from pipelines.datasets.base import DatasetReader
@@ -29,10 +27,6 @@ class Pairs(DatasetReader):
     class_names = ("left", "right")
     label_ids = "pairs"
     canvas = (128, 128)
-
-    @classmethod
-    def open(cls, data_root: Location) -> Self:
-        return cls(data_root)
 
     def manifest(self, split: str) -> list[Sample]:
         files = self.data_root.sizes(split)

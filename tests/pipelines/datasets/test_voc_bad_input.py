@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def reader_of(folder: Path, task: str) -> Voc:
-    return Voc(Location(folder.parent), task=task)
+    return Voc(Location(folder.parent), voc_task=task)
 
 
 @pytest.mark.parametrize(
@@ -128,21 +128,21 @@ def test_a_listed_id_without_its_file(folder: Path, fails: Fails, kind: str) -> 
 
 def test_ids_that_are_listed_twice(folder: Path, tmp_path: Path) -> None:
     write_voc(tmp_path, 2012, detected=["000003"])
-    both = Voc(Location(tmp_path), task="detection", years=(2007, 2012))
+    both = Voc(Location(tmp_path), voc_task="detection", year=(2007, 2012))
     with pytest.raises(DatasetError) as caught:
         both.manifest("trainval")
     assert "the id '000003' is listed twice, in VOC2007 and VOC2012" in str(caught.value)
     assert "encode the years into datasets of their own" in str(caught.value)
     write_list(folder / "ImageSets/Main/trainval.txt", ["000001", "000001"])
     with pytest.raises(DatasetError, match="the id '000001' is listed twice, in VOC2007:"):
-        Voc(Location(tmp_path), task="detection", years=(2007,)).manifest("trainval")
+        Voc(Location(tmp_path), voc_task="detection", year=(2007,)).manifest("trainval")
 
 
 def test_several_years_make_one_dataset(folder: Path, tmp_path: Path) -> None:
     later = write_voc(tmp_path, 2012, detected=["2012_000001"])
     for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
         (later / f"{kind}/000001.{suffix}").rename(later / f"{kind}/2012_000001.{suffix}")
-    both = Voc(Location(tmp_path), task="detection", years=(2012, 2007))
+    both = Voc(Location(tmp_path), voc_task="detection", year=(2012, 2007))
     assert both.dataset_id == "voc0712"
     uris = [sample.boxes_uri for sample in both.manifest("trainval")]
     assert uris[0] == "VOC2007/Annotations/000001.xml"

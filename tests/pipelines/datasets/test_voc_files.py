@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def reader_of(root: Path, task: str = "detection", **more: Any) -> Voc:
-    return Voc(Location(root), task=task, **more)
+    return Voc(Location(root), voc_task=task, **more)
 
 
 def refused(folder: Path) -> str:

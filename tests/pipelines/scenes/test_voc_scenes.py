@@ -38,7 +38,7 @@ def flat_scene(labels_HW: np.ndarray, instances_HW: np.ndarray) -> Scene:
 
 def test_the_reader_lists_what_was_written(root: Path) -> None:
     for task, most in (("detection", TRAIN), ("segmentation", TRAIN - 1)):
-        reader = Voc(Location(root), task=task)
+        reader = Voc(Location(root), voc_task=task)
         split = {name: reader.manifest(name) for name in ("train", "val", "trainval")}
         assert len(split["train"]) == most
         assert len(split["val"]) == VAL
@@ -49,7 +49,7 @@ def test_the_reader_lists_what_was_written(root: Path) -> None:
 
 
 def test_boxes_and_masks_of_the_files_are_those_of_the_scene(root: Path) -> None:
-    boxes, masks = (Voc(Location(root), task=task) for task in ("detection", "segmentation"))
+    boxes, masks = (Voc(Location(root), voc_task=task) for task in ("detection", "segmentation"))
     known = {sample.sample_id: sample for sample in masks.manifest("train")}
     scenes = VocScenes(longest=128, seed=3)
     for index, sample in enumerate(boxes.manifest("train")):
@@ -101,7 +101,7 @@ def test_years_share_no_scene_and_no_id(tmp_path: Path) -> None:
         size = ("--longest", "128", "--train", "1", "--val", "1")
         args = ["--output", str(tmp_path), "--layout", "voc", "--year", year, *size]
         assert command.main([*args, *(["--overwrite"] if year == "2012" else [])]) == 0
-    reader = Voc(Location(tmp_path), task="detection", years=(2007, 2012))
+    reader = Voc(Location(tmp_path), voc_task="detection", year=(2007, 2012))
     assert reader.dataset_id == "voc0712"
     samples = reader.manifest("trainval")
     assert [s.sample_id for s in samples] == ["000001", "000002", "2012_000001", "2012_000002"]
