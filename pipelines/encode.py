@@ -52,11 +52,8 @@ def make_flags() -> argparse.ArgumentParser:
     add_flags(parser, DatasetFlags, "dataset")
     add = parser.add_argument_group("data").add_argument
     add("--split", required=True, help="split to encode, e.g. train")
-    add(
-        "--dataset_id",
-        help="name of the dataset in the store (default: cityscapes; voc2012; voc0712 for two "
-        "years)",
-    )
+    name = "name of the dataset in the store (default: cityscapes; voc2012; voc0712 for two years)"
+    add("--dataset_id", help=name)
     few = "only the first N samples; the rest can follow later"
     add("--max_samples", type=Number(int, 1), help=few)
     add(
@@ -109,12 +106,8 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
         help="of features; float16-bitround keeps few mantissa bits, which compress (default: what "
         "the store has, or uint8)",
     )
-    add(
-        "--y_hat_dtype",
-        default="auto",
-        choices=["auto", "int8", "int16"],
-        help="auto: int8 if the range of a few pictures leaves room",
-    )
+    auto = "auto: int8 if the range of a few pictures leaves room"
+    add("--y_hat_dtype", default="auto", choices=["auto", "int8", "int16"], help=auto)
     add("--psnr", default="all", choices=list(PSNR_ROWS), help="rows decoded to pixels")
 
 

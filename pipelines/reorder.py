@@ -57,14 +57,8 @@ def _run(argv: Sequence[str] | None) -> int:
     latents = split.latents(codec.codec_id)
     # Where the latents are behind the plan, so is the copy: it follows when they have caught up.
     plan = covered(location, split.plan, latents.key)
-    spec = ranked_spec(
-        codec,
-        ranking.ranking_id,
-        ranking.order,
-        ranking.cuts,
-        split.plan.canvas,
-        str(latents.array("y_hat").dtype),
-    )
+    canvas, dtype = split.plan.canvas, str(latents.array("y_hat").dtype)
+    spec = ranked_spec(codec, ranking.ranking_id, ranking.order, ranking.cuts, canvas, dtype)
     with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease) as claims:
         if flags.overwrite:
             # Its ranking may have been made again.

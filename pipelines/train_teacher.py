@@ -138,7 +138,7 @@ def train_teacher(
     task = find_task(config.task)
     require_batch_norm(task, loader_config, trainer_config)
     samples, held = _parts(reader, teacher.split, teacher.hold_out or ())
-    samples = _first(samples, loader_config.max_samples)
+    samples = samples[: loader_config.max_samples or None]
     if loader_config.views:
         samples += [sample.seen_as(FLIPPED) for sample in samples]
     images = RawImages(reader, samples, cache_mb=loader_config.cache_mb)
@@ -222,7 +222,7 @@ def _validator(
         return None
     if teacher.val_split is not None or not held:
         held = reader.manifest(teacher.val_split or "val")
-    samples = _first(held, teacher.val_max_samples)
+    samples = held[: teacher.val_max_samples or None]
     images = RawImages(reader, samples, cache_mb=loader.cache_mb)
     whole = WholeImages(images, share=ranks)
     return Validator(find_task(reader.task), whole, reader.class_names, ranks=ranks)
@@ -238,10 +238,6 @@ def _parts(
     for sample, is_held in zip(samples, held, strict=True):
         parts[is_held].append(sample)
     return parts
-
-
-def _first(samples: list[Sample], count: int) -> list[Sample]:
-    return samples[:count] if count else samples
 
 
 if __name__ == "__main__":

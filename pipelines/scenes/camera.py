@@ -26,6 +26,9 @@ class Label(IntEnum):
     PERSON, RIDER, CAR, TRUCK, BUS, BICYCLE = 24, 25, 26, 27, 28, 33
 
 
+COUNTABLE_LABELS = (24, 25, 26, 27, 28, 33)
+
+
 _FOLIAGE = (
     (0.2, 0.34, 0.12), (0.28, 0.38, 0.16), (0.16, 0.28, 0.18), (0.45, 0.38, 0.12), (0.5, 0.26, 0.1),
 )  # fmt: skip

@@ -7,14 +7,8 @@ import numpy as np
 from PIL import Image
 
 from pipelines.datasets.cityscapes import IMAGE_SUFFIX, IMAGES, LABEL_SUFFIX, LABELS
-from pipelines.scenes.scene import (
-    COUNTABLE_LABELS,
-    LARGEST,
-    SMALLEST,
-    Scene,
-    SceneError,
-    render_scene,
-)
+from pipelines.scenes.camera import COUNTABLE_LABELS
+from pipelines.scenes.scene import LARGEST, SMALLEST, Scene, SceneError, render_scene
 from pipelines.scenes.sets import SceneSet
 from training.flags import flag
 

@@ -21,7 +21,6 @@ from pipelines.scenes.population import Population
 SMALLEST, LARGEST = 64, 4096
 # Disjoint ranges of scene numbers, so that nothing is tested on what it was trained on.
 TRAIN_FIRST, VAL_FIRST, CODEC_TRAIN_FIRST, CODEC_CHECK_FIRST = 0, 1_000_000, 2_000_000, 3_000_000
-COUNTABLE_LABELS = (24, 25, 26, 27, 28, 33)
 
 
 class SceneError(LatentStoreError):
