@@ -164,11 +164,7 @@ class _Maps:
 
 
 def run_boxes(out: Path, seed: int) -> Path:
-    """Runs the second leg: detection, on street scenes in VOC's layout, in about a minute.
-
-    Returns:
-        The results of the evaluation, a JSON file.
-    """
+    """Runs the second leg: detection in VOC's layout; returns its evaluation's results, JSON."""
     data, url, folder = out / "VOCdevkit", out / "voc.zarr", out / "boxes"
     side = BOX_SCENES["longest"]
     run_shown("generate-scenes --layout voc", output=data, seed=seed, year=YEAR, **BOX_SCENES)

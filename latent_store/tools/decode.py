@@ -95,8 +95,6 @@ def decode_row(
     """Decodes the stored ŷ of one row to pixels: what its stream decodes to, or a part of it.
 
     Args:
-        split: The split that holds it.
-        row: Row number.
         channels: Channel numbers; the other channels are zero. None for all.
         codec_id: Needed where the store has several codecs.
 
@@ -117,11 +115,7 @@ def decode_row(
 
 
 def _reconstruct(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Runs g_s on integers `[M, h, w]`, rounds to 8 bits and cuts the padding off.
-
-    Returns:
-        uint8 RGB `[height, width, 3]`, the original size in pixels.
-    """
+    """Runs g_s on integers `[M, h, w]`: uint8 RGB `[height, width, 3]`, the padding cut off."""
     x_hat_BCHW = codec.reconstruct(torch.from_numpy(np.ascontiguousarray(y_hat_CHW))[None])
     return tensor_to_image(x_hat_BCHW)[0, :height, :width]
 

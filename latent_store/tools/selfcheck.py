@@ -141,7 +141,6 @@ def check_store(
     """Derives scale indexes of every split's images under every execution.
 
     Args:
-        store: The store.
         codec_id: Needed if the store has several codecs.
         counts: Split -> how many of its first images; None for all images of all splits.
         device: `cuda` adds executions on that device.

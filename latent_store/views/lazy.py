@@ -52,7 +52,6 @@ def to_xarray(
     `height` and `width` are axes of the labels).
 
     Args:
-        split: The split.
         codec: Codec id; None for the only one.
         ranking: Ranking id; None leaves ranked copies out.
         teacher: Teacher id; None leaves features out.

@@ -147,13 +147,12 @@ class CountJob:
 def count_gates(
     loaded: LoadedNetwork, pooled_BC: np.ndarray, sounding_BC: np.ndarray
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Runs the gate without noise (argmax) on each sample.
+    """Runs the gate of a dynamic network without noise (argmax) on each sample.
 
     A channel that is zero everywhere in a sample is not counted as kept there, whatever the gate
     says: keeping it changes nothing, so nothing ever taught the gate to drop it.
 
     Args:
-        loaded: A dynamic network.
         pooled_BC: Float32 `[B, M]`, the whole images' pooled latents.
         sounding_BC: Bool `[B, M]`, whether the channel has a symbol other than 0.
 

@@ -170,7 +170,6 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
     """Runs the frozen codec on one picture and proves that its strings decode.
 
     Args:
-        codec: The codec.
         image_HWC: Uint8 RGB, any size; padded right and bottom to multiples of 64.
         measure_psnr: Also decode to pixels.
 

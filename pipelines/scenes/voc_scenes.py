@@ -39,9 +39,6 @@ JPEG_QUALITY = 92
 UNMASKED = 4
 """Every fourth picture of a split has objects and no mask: in the real set most have none."""
 
-SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val")}
-"""The lists that are written, and the scenes' splits in each."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class VocScenes(SceneSet):
@@ -97,8 +94,8 @@ class VocScenes(SceneSet):
         for task, listed in ((DETECTION, self.pictures), (SEGMENTATION, masked)):
             folder = root / f"VOC{self.year}" / FILES[task].lists
             folder.mkdir(parents=True)
-            for name, splits in SPLITS.items():
-                ids = [self.picture_id(split, k) for split, k in listed if split in splits]
+            for name in ("train", "val", "trainval"):
+                ids = [self.picture_id(split, k) for split, k in listed if split in name]
                 (folder / f"{name}.txt").write_text("".join(f"{one}\n" for one in ids))
         return count
 
