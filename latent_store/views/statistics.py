@@ -120,12 +120,12 @@ def sum_shard(y_hat_BCHW: np.ndarray, bits_BC: np.ndarray, grids_B2: np.ndarray)
     """
     channels = y_hat_BCHW.shape[1]
     low, high = int(y_hat_BCHW.min(initial=0)), int(y_hat_BCHW.max(initial=0))
-    width = high - low + 1
-    count_CV = np.zeros((channels, width), dtype=np.int64)
+    count_CV = np.zeros((channels, high - low + 1), dtype=np.int64)
+    firsts_C1 = count_CV.shape[1] * np.arange(channels)[:, None] - low
     product_CC = np.zeros((channels, channels), dtype=np.int64)
     for y_hat_CHW, (height, width) in zip(y_hat_BCHW, grids_B2, strict=True):
         symbols_CP = y_hat_CHW[:, :height, :width].reshape(channels, -1)
-        bins_CP = symbols_CP.astype(np.int64) - low + width * np.arange(channels)[:, None]
+        bins_CP = symbols_CP + firsts_C1
         count_CV += np.bincount(bins_CP.ravel(), minlength=count_CV.size).reshape(count_CV.shape)
         # In float64 sums of products of integers are exact, and as fast as matrix products are.
         values_CP = symbols_CP.astype(np.float64)
