@@ -20,7 +20,7 @@ from latent_store.storage.location import write_text
 from training.evaluation import plots, report
 from training.evaluation.comparisons import Analysis, analyse
 from training.evaluation.evaluation_pictures import kept_path, write_pictures
-from training.evaluation.evaluation_split import EvaluationSplit, Options
+from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.measure import measure, point_key
 from training.evaluation.networks_to_evaluate import (
     EvaluatedNetwork,
@@ -60,12 +60,10 @@ def evaluate(
     folder: Path,
     shown: Collection[int] = (),
 ) -> list[Point]:
-    """Measures every network whose point is not in `folder` yet.
+    """Measures every network, on rows of `EvaluationSplit.rows`, whose point is not kept yet.
 
     Args:
-        split: The split.
-        networks: Networks with their codecs.
-        rows: From `EvaluationSplit.rows`.
+        split, networks, rows: What is measured on what.
         folder: Keeps one JSON file a point, and what networks say of `shown`.
         shown: Rows of which that is kept, for pictures.
 
@@ -100,11 +98,7 @@ def write_report(
 ) -> None:
     """Writes report.md, results.json, per_class.csv and the plots below `output`.
 
-    Args:
-        analysis: Of the measured points.
-        setting: Of the report; the plots are added to it.
-        output: The folder.
-        rankings: Those whose agreement is shown.
+    The plots are added to the setting; of rankings the agreement is shown.
     """
     setting = dataclasses.replace(setting, figures=plots.write_figures(analysis, output))
     content = json.dumps(report.results(analysis, setting, rankings), indent=1)
@@ -114,17 +108,16 @@ def write_report(
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    device = str(choose_device(args.device))
     store = latent_store.open(args.store)
     networks = find_networks(args.checkpoint, store, args.codec)
-    options = Options(
+    split = EvaluationSplit(
+        store[f"{args.dataset}/{args.split}"],
+        find_task(networks[0].config.task),
         decode=args.decode,
         permute=args.permute_latents,
         batch_size=args.batch_size,
-        device=device,
+        device=str(choose_device(args.device)),
     )
-    task = find_task(networks[0].config.task)
-    split = EvaluationSplit(store[f"{args.dataset}/{args.split}"], options, task)
     require_classes(networks, split.class_names)
     rows = split.rows(networks, args.max_samples)
     shown = rows[np.unique(np.linspace(0, len(rows) - 1, args.pictures).round().astype(int))]

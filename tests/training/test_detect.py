@@ -16,9 +16,9 @@ from latent_store.format.layout import coded_size
 from tests.training.made_detectors import BoxStore
 from tests.training.real_networks import make_checkpoint
 from training import detect, segment
-from training.evaluation.evaluation_split import EvaluationSplit, Options
+from training.evaluation.evaluation_split import EvaluationSplit
+from training.evaluation.measure import Pipeline
 from training.evaluation.networks_to_evaluate import find_networks
-from training.evaluation.pipeline import Pipeline
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection import DETECTION
 from training.trainer.checkpoints import write_payload
@@ -47,7 +47,7 @@ def test_objects_and_bytes_are_those_of_the_evaluation(
     assert _run(detectors[kind], tmp_path, "--image", *images, "--json", report) == 0
     store = latent_store.open(box_store.url)
     (evaluated,) = find_networks([detectors[kind]], store)
-    evaluation = EvaluationSplit(store["voc2007/test"], Options(), DETECTION)
+    evaluation = EvaluationSplit(store["voc2007/test"], DETECTION)
     pipeline = Pipeline(evaluation, evaluated)
     numbers = json.loads(report.read_text())["pictures"]
     for row, path in enumerate(images):

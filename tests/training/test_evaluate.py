@@ -22,10 +22,9 @@ from tests.conftest import HEIGHT, RANKING, VAL, WIDTH, TinyStore, encode_args
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training import evaluate as command
 from training.evaluation import evaluation_pictures
-from training.evaluation.evaluation_split import EvaluationSplit, Options
-from training.evaluation.measure import measure, permuted_rows, point_key
+from training.evaluation.evaluation_split import EvaluationSplit
+from training.evaluation.measure import Pipeline, measure, permuted_rows, point_key
 from training.evaluation.networks_to_evaluate import distinct_labels, find_networks
-from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW
 from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.mean_iou import MeanIou
@@ -74,7 +73,7 @@ def points(evaluated: Path) -> dict[str, dict]:
 
 
 def _evaluation(split: Split, **options) -> EvaluationSplit:
-    return EvaluationSplit(split, Options(**options), SEGMENTATION)
+    return EvaluationSplit(split, SEGMENTATION, **options)
 
 
 def _networks(split: Split, *paths: Path):

@@ -30,10 +30,9 @@ from tests.training.real_networks import make_checkpoint
 from training import evaluate as command
 from training import train as train_command
 from training.evaluation import evaluation_pictures
-from training.evaluation.evaluation_split import EvaluationSplit, Options
-from training.evaluation.measure import measure
+from training.evaluation.evaluation_split import EvaluationSplit
+from training.evaluation.measure import Pipeline, measure
 from training.evaluation.networks_to_evaluate import find_networks
-from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import PIXEL_RAW, read_point
 from training.selection.rates import ImageRate
 from training.tasks.average_precision import coco_ap, mean_ap, voc_ap
@@ -81,7 +80,7 @@ def _args(
 
 
 def _evaluation(split: Split, **options) -> EvaluationSplit:
-    return EvaluationSplit(split, Options(**({"decode": "none"} | options)), DETECTION)
+    return EvaluationSplit(split, DETECTION, **({"decode": "none"} | options))
 
 
 def _network(split: Split, path: Path):
@@ -267,7 +266,7 @@ def test_a_split_without_boxes_or_labels_says_what_to_run(
     line = fails(command.main, [*args, "--dataset", "cityscapes", "--split", "val"])
     assert "run encode-to-store with --voc_task detection" in line
     with pytest.raises(MissingComponentError, match="labels"):
-        EvaluationSplit(box_split, Options(), SEGMENTATION)
+        EvaluationSplit(box_split, SEGMENTATION)
 
 
 def test_networks_of_other_classes_are_refused(box_store, box_split, tmp_path, fails):

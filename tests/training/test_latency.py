@@ -60,7 +60,7 @@ def test_times_are_quantiles_of_sums_of_stages(checkpoints, monkeypatch):
     def run_once(ends, image_HWC):
         scale = next(scales)
         camera = {"g_a": 3 * scale, "entropy coding": scale}
-        return latency._TimedRun(camera=camera, server={"network": 2 * scale}, channels=KEEP)
+        return camera, {"network": 2 * scale}, KEEP
 
     monkeypatch.setattr(latency, "_run_once", run_once)
     picture_HWC = np.zeros((64, 64, 3), dtype=np.uint8)

@@ -21,9 +21,9 @@ from latent_store.codec import (
 )
 from tests.conftest import RANKING, VAL, TinyStore
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
-from training.evaluation.evaluation_split import EvaluationSplit, Options
+from training.evaluation.evaluation_split import EvaluationSplit
+from training.evaluation.measure import Pipeline
 from training.evaluation.networks_to_evaluate import find_networks
-from training.evaluation.pipeline import Pipeline
 from training.segment import main
 from training.tasks.pictures import read_labels
 from training.tasks.segmentation import SEGMENTATION
@@ -58,7 +58,7 @@ def test_maps_and_bytes_are_those_of_the_evaluation(
     report = tmp_path / "numbers.json"
     assert _run(checkpoints[kind], tmp_path, "--image", *images, "--json", report) == 0
     (evaluated,) = find_networks([checkpoints[kind]], split.store)
-    pipeline = Pipeline(EvaluationSplit(split, Options(), SEGMENTATION), evaluated)
+    pipeline = Pipeline(EvaluationSplit(split, SEGMENTATION), evaluated)
     found = json.loads(report.read_text())["pictures"]
     for row, path in enumerate(images):
         assert split.sample_ids([row])[0].endswith(path.stem.removesuffix("_leftImg8bit"))

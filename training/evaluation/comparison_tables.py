@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from latent_store.catalogue.rankings import Agreement, Ranking, compare_rankings
-from training.evaluation.comparisons import Analysis, Difference, Saved, SeedSpread
-from training.evaluation.curves import Bound
+from training.evaluation.comparisons import Analysis, Saved
 from training.evaluation.methods import codec_name
 from training.evaluation.resampling import FEW_IMAGES, Interval
 from training.tables import section
@@ -45,8 +44,9 @@ def differences_section(analysis: Analysis) -> str:
     codecs = list(dict.fromkeys(codec_name(d.point) for d in analysis.differences))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for found in analysis.differences:
-        row = cells.setdefault((found.test, found.anchor), {})
-        row[codec_name(found.point)] = _difference(found)
+        ends = found.interval and f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
+        text = f"{found.score:+.4f}{ends or ''} at {100 * found.rate:.0f} %"
+        cells.setdefault((found.test, found.anchor), {})[codec_name(found.point)] = text
     rows = [(*pair, *(row.get(codec, "-") for codec in codecs)) for pair, row in cells.items()]
     note = (
         f"{analysis.metric} of the method less the other one's at one codec, hence at different "
@@ -61,7 +61,13 @@ def differences_section(analysis: Analysis) -> str:
 def seeds_section(analysis: Analysis) -> str:
     """Returns the spread over seeds; empty if every method has one."""
     header = ("method", "codec", "seeds", f"{analysis.metric} (mean)", "min-max", "bpp (mean)")
-    rows = [_spread_row(s) for s in analysis.spreads]
+    rows = [
+        (
+            *(s.name, codec_name(s.point), str(len(s.seeds)), f"{s.mean:.4f}"),
+            *(f"{s.low:.4f}-{s.high:.4f}", f"{s.mean_bpp:.4f}"),
+        )
+        for s in analysis.spreads
+    ]
     note = "Curves, savings and differences are those of the means over seeds."
     return section("Seeds", header, rows, 2, note)
 
@@ -124,28 +130,23 @@ def brackets(found: Interval | None) -> str:
 
 
 def _saving_row(saved: Saved) -> tuple[str, ...]:
-    found = saved.found
-    names = (found.test, found.anchor)
-    bd_rate = "-" if found.bd_rate is None else f"{found.bd_rate:+.1f} %"
-    seeds = _over_seeds(saved)
+    found, bound = saved.found, saved.found.bound
+    median, overlap = "-", "none"
     if found.saving is not None:
-        low, high = found.saving.overlap
         best = percent(found.saving.maximum) + _percents(saved.maximum)
         best += f" at {found.saving.maximum_at:.4f}"
         median = percent(found.saving.median) + _percents(saved.median)
-        return (*names, best, median, f"{low:.4f}-{high:.4f}", bd_rate, seeds)
-    if found.bound is not None:
-        least = percent(found.bound.at_least) + _percents(saved.at_least)
-        text = f"at least {least} ({_bound_text(found.bound)})"
-        return (*names, text, "-", "none", bd_rate, seeds)
-    return (*names, f"not shown: {found.note}", "-", "none", bd_rate, seeds)
-
-
-def _bound_text(found: Bound) -> str:
-    return (
-        f"{found.test_score:.4f} at {found.test_rate:.4f} bpp, "
-        f"{found.anchor_score:.4f} at {found.anchor_rate:.4f}"
-    )
+        overlap = "{:.4f}-{:.4f}".format(*found.saving.overlap)
+    elif bound is not None:
+        best = (
+            f"at least {percent(bound.at_least)}{_percents(saved.at_least)} "
+            f"({bound.test_score:.4f} at {bound.test_rate:.4f} bpp, "
+            f"{bound.anchor_score:.4f} at {bound.anchor_rate:.4f})"
+        )
+    else:
+        best = f"not shown: {found.note}"
+    bd_rate = "-" if found.bd_rate is None else f"{found.bd_rate:+.1f} %"
+    return (found.test, found.anchor, best, median, overlap, bd_rate, _over_seeds(saved))
 
 
 def _percents(found: Interval | None) -> str:
@@ -159,24 +160,6 @@ def _over_seeds(saved: Saved) -> str:
         return "-"
     of = f"{len(values)} of {len(saved.over_seeds)} seeds"
     return f"{percent(min(values))} to {percent(max(values))} ({of})"
-
-
-def _difference(found: Difference) -> str:
-    ends = ""
-    if found.interval is not None:
-        ends = f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
-    return f"{found.score:+.4f}{ends} at {100 * found.rate:.0f} %"
-
-
-def _spread_row(found: SeedSpread) -> tuple[str, ...]:
-    return (
-        found.name,
-        codec_name(found.point),
-        str(len(found.seeds)),
-        f"{found.mean:.4f}",
-        f"{found.low:.4f}-{found.high:.4f}",
-        f"{found.mean_bpp:.4f}",
-    )
 
 
 def _agreement_row(first: Ranking, second: Ranking | None, found: Agreement) -> tuple[str, ...]:

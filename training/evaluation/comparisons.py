@@ -19,8 +19,6 @@ from training.evaluation.resampling import (
     Interval,
     draw_images,
     drawn_curves,
-    drawn_mean,
-    drawn_score,
     interval,
     why_not_drawn,
 )
@@ -35,8 +33,8 @@ class Saved:
 
     Attributes:
         found: The saving at all images, means over seeds.
-        maximum, median: Intervals of the saving's; None without a saving or without draws.
-        at_least: Interval of the bound; None without a bound or without draws.
+        maximum, median, at_least: Intervals of the saving's and of the bound; None without it or
+            without draws.
         over_seeds: The largest saving (or the bound) seed by seed, None where there is neither; a
             method without one of the seeds takes part with its mean. Empty where neither method has
             several.
@@ -51,10 +49,9 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The score of one method less that of another at one codec, means over the seeds of each.
+    """The score of a test less that of an anchor at one codec, means over the seeds of each.
 
     Attributes:
-        anchor, test: Names; the difference is test less anchor.
         point: One of the test's points at the codec.
         score: Of all images.
         interval: By the same draws of images for both; None without draws.
@@ -71,14 +68,11 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedSpread:
-    """The score of one method at one codec over its seeds.
+    """The score of one method at one codec over its seeds, two or more.
 
     Attributes:
-        name: The method's.
         point: One of its points at the codec.
-        seeds: Two or more.
         mean, low, high: Of the score.
-        mean_bpp: Of the rate.
     """
 
     name: str
@@ -100,7 +94,6 @@ class Analysis:
         images: Draws of the images, the same for every point; None if there can be none.
         why_no_intervals: The reason then.
         intervals: Of each point's score; None without draws.
-        saved, differences, spreads: See their classes.
     """
 
     points: tuple[Point, ...]
@@ -134,9 +127,7 @@ def analyse(points: Sequence[Point], seed: int = 0) -> Analysis:
         names=tuple(point_names(points)),
         images=images,
         why_no_intervals=why_not_drawn(points),
-        intervals=tuple(
-            None if images is None else interval(drawn_score(p, images)) for p in points
-        ),
+        intervals=tuple(images and interval(images.score(p)) for p in points),
         saved=tuple(find_savings(pairs, images)),
         differences=tuple(d for pair in pairs for d in find_differences(*pair, images)),
         spreads=tuple(spread for method in methods for spread in find_spreads(method)),
@@ -176,7 +167,7 @@ def find_differences(anchor: Method, test: Method, images: Images | None) -> lis
             test=test.name,
             point=mine[0],
             score=_mean_score(mine) - _mean_score(theirs),
-            interval=None if images is None else _drawn_difference(mine, theirs, images),
+            interval=images and interval(images.score(*mine) - images.score(*theirs)),
             rate=_mean_bpp(mine) / _mean_bpp(theirs),
         )
         for codec_id, mine in test.by_codec.items()
@@ -199,13 +190,6 @@ def find_spreads(method: Method) -> list[SeedSpread]:
         for group in method.by_codec.values()
         if len(group) > 1
     ]
-
-
-def _drawn_difference(
-    points: Sequence[Point], others: Sequence[Point], images: Images
-) -> Interval | None:
-    mine_D, theirs_D = (drawn_mean(drawn_score, group, images) for group in (points, others))
-    return interval(mine_D - theirs_D)
 
 
 def _find_saving(

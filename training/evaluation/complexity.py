@@ -42,14 +42,9 @@ class Macs:
 
 
 def count_macs(module: nn.Module, *input_shapes: Sequence[int]) -> Macs:
-    """Counts a module's multiply-adds, without computing anything.
+    """Counts a module's multiply-adds over a whole batch, without computing or changing anything.
 
-    Args:
-        module: Any module; neither it nor its mode is changed.
-        input_shapes: Shapes of its positional float32 inputs, e.g. (1, 192, 64, 128).
-
-    Returns:
-        Totals over the whole batch.
+    `input_shapes` are those of its positional float32 inputs, e.g. (1, 192, 64, 128).
     """
     true = _by_module(module, input_shapes, {})
     thop = _by_module(module, input_shapes, {torch.ops.aten.convolution: _at_outputs})
@@ -65,21 +60,14 @@ def count_macs(module: nn.Module, *input_shapes: Sequence[int]) -> Macs:
 
 
 def network_macs(config: NetworkConfig, height: int, width: int) -> Macs:
-    """Counts a network's multiply-adds for one image of a coded size.
-
-    Args:
-        config: Of the network.
-        height: Coded height in pixels, a multiple of 64.
-        width: Coded width in pixels.
-    """
+    """Counts a network's multiply-adds for one image of a coded size in pixels."""
     with torch.random.fork_rng(devices=[]):
         network = build_network(config)
     layers = find_task(config.task).countable(network)
     if config.domain == "pixel":
         return count_macs(layers, (1, 3, height, width))
     grid = (height // LATENT_STRIDE, width // LATENT_STRIDE)
-    inputs = (1, config.input_channels, *grid), (1, config.latent_channels)
-    return count_macs(layers, *inputs)
+    return count_macs(layers, (1, config.input_channels, *grid), (1, config.latent_channels))
 
 
 def _by_module(

@@ -9,7 +9,6 @@ saved at a score is then `1 − r_test / r_anchor`, and the headline of the pape
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,7 +25,6 @@ class Curve:
     """One method at several rates.
 
     Attributes:
-        name: What tables call the method.
         rates: Bits per original pixel of each point, above 0, in any order.
         scores: MIoU, AP or another score of which more is better, of each point.
     """
@@ -50,8 +48,15 @@ class Curve:
 
     @cached_property
     def front(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rates and scores of the Pareto front, float64, both strictly ascending."""
-        return pareto_front(self.rates, self.scores)
+        """Rates and scores of the Pareto front, float64 [k], both strictly ascending.
+
+        Those are the points that no other point beats: less rate and at least the score.
+        """
+        rate, score = np.array([self.rates, self.scores], dtype=np.float64)
+        order = np.lexsort((-score, rate))
+        best_before = np.maximum.accumulate(np.concatenate([[-np.inf], score[order][:-1]]))
+        kept = order[score[order] > best_before]
+        return rate[kept], score[kept]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,33 +115,11 @@ class Comparison:
         return None if self.bound is None else self.bound.at_least
 
 
-def pareto_front(rates: Sequence[float], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the points that no other point beats: less rate and at least the score.
-
-    Args:
-        rates: [n], any order.
-        scores: [n].
-
-    Returns:
-        Rates and scores, float64 [k], both strictly ascending.
-    """
-    rate = np.asarray(rates, dtype=np.float64)
-    score = np.asarray(scores, dtype=np.float64)
-    order = np.lexsort((-score, rate))
-    best_before = np.maximum.accumulate(np.concatenate([[-np.inf], score[order][:-1]]))
-    kept = order[score[order] > best_before]
-    return rate[kept], score[kept]
-
-
 def rate_at(curve: Curve, scores: np.ndarray) -> np.ndarray:
-    """Returns the rates at which a curve's front reaches `scores`, log-rate interpolated.
+    """Returns the rates [n] at which a curve's front reaches `scores` [n], log-rate interpolated.
 
-    Args:
-        curve: The method.
-        scores: Float [n], each within the front's range.
-
-    Returns:
-        float64 [n], bits per pixel.
+    Raises:
+        ValueError: A score lies beyond the front.
     """
     rate, score = curve.front
     low, high = score[0], score[-1]
@@ -150,8 +133,7 @@ def rate_at(curve: Curve, scores: np.ndarray) -> np.ndarray:
 
 def saving(anchor: Curve, test: Curve) -> Saving | None:
     """Returns what `test` saves against `anchor` at equal score; None without an overlap."""
-    _, anchor_score = anchor.front
-    _, test_score = test.front
+    anchor_score, test_score = anchor.front[1], test.front[1]
     low = max(anchor_score[0], test_score[0])
     high = min(anchor_score[-1], test_score[-1])
     if low > high:
@@ -179,12 +161,10 @@ def bound(anchor: Curve, test: Curve) -> Bound | None:
     beyond it that score less would only flatter. None if the test never reaches that score, or
     only at a higher rate.
     """
-    anchor_rate, anchor_score = anchor.front
-    test_rate, test_score = test.front
-    reaching = np.flatnonzero(test_score >= anchor_score[-1])
-    if reaching.size == 0 or test_rate[reaching[0]] >= anchor_rate[-1]:
+    (anchor_rate, anchor_score), (test_rate, test_score) = anchor.front, test.front
+    first = np.searchsorted(test_score, anchor_score[-1])
+    if first == len(test_score) or test_rate[first] >= anchor_rate[-1]:
         return None
-    first = reaching[0]
     return Bound(
         at_least=float(1 - test_rate[first] / anchor_rate[-1]),
         anchor_rate=float(anchor_rate[-1]),
@@ -204,13 +184,9 @@ def bd_rate(anchor: Curve, test: Curve) -> tuple[float | None, str | None]:
         `(percent, None)`, negative where the test needs less rate, or `(None, reason)`.
     """
     for curve in (anchor, test):
-        points = len(curve.front[0])
-        if points < MIN_BD_POINTS:
-            reason = (
-                f"{curve.name} has {points} Pareto points of {len(curve.rates)}, "
-                f"BD-rate needs {MIN_BD_POINTS}"
-            )
-            return None, reason
+        if (points := len(curve.front[0])) < MIN_BD_POINTS:
+            found = f"{points} Pareto points of {len(curve.rates)}"
+            return None, f"{curve.name} has {found}, BD-rate needs {MIN_BD_POINTS}"
     (anchor_rate, anchor_score), (test_rate, test_score) = anchor.front, test.front
     if min(anchor_score[-1], test_score[-1]) <= max(anchor_score[0], test_score[0]):
         return None, "no overlap in score"

@@ -18,8 +18,8 @@ from latent_store.codec import tensor_to_image
 from latent_store.format.schema import LATENT_STRIDE
 from latent_store.views.panels import save_png, strip
 from training.evaluation.evaluation_split import EvaluationSplit
+from training.evaluation.measure import Pipeline
 from training.evaluation.networks_to_evaluate import EvaluatedNetwork
-from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import Point
 
 
@@ -30,11 +30,7 @@ def write_pictures(
     rows: np.ndarray,
     output: Path,
 ) -> tuple[str, ...]:
-    """Writes one strip a row: decoded picture, what is there, and what each network says.
-
-    Returns:
-        The files' names relative to `output`.
-    """
+    """Writes one strip a row, and returns the files' names relative to `output`."""
     outputs = [
         _outputs(split, evaluated, rows, output / "points", point.key)
         for evaluated, point in zip(networks, points, strict=True)
@@ -46,7 +42,8 @@ def write_pictures(
         for point, found in zip(points, outputs, strict=True):
             drawn_HWC = split.task.draw(found[row], decoded_HWC, split.class_names)
             panels.append((_title(point, points), drawn_HWC))
-        name = f"pictures/{row:06d}_{_file_name(split.stored.sample_ids([row])[0])}.png"
+        (sample_id,) = split.stored.sample_ids([row])
+        name = f"pictures/{row:06d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', sample_id)[:80]}.png"
         save_png(output / name, strip(panels))
         names.append(name)
     return tuple(names)
@@ -65,7 +62,7 @@ def _outputs(
     found = {row: split.task.read_kept(p) for row, p in paths.items() if p.exists()}
     if len(found) < len(paths):
         pipeline = Pipeline(split, evaluated)
-        for row in [row for row in paths if row not in found]:
+        for row in paths.keys() - found.keys():
             (size,) = split.stored.coded_sizes([row]).tolist()
             ((found[row],), _) = pipeline.outputs([row], size)
             split.task.keep(paths[row], found[row])
@@ -74,10 +71,9 @@ def _outputs(
 
 def _decoded_picture(split: EvaluationSplit, evaluated: EvaluatedNetwork, row: int) -> np.ndarray:
     ((height, width),) = split.stored.sizes([row]).tolist()
-    (coded,) = split.stored.coded_sizes([row]).tolist()
+    ((grid_height, grid_width),) = (split.stored.coded_sizes([row]) // LATENT_STRIDE).tolist()
     codec_id = evaluated.spec.codec_id
-    y_hat_BCHW = split.latents(codec_id).read([row])
-    y_hat_BCHW = y_hat_BCHW[..., : coded[0] // LATENT_STRIDE, : coded[1] // LATENT_STRIDE]
+    y_hat_BCHW = split.latents(codec_id).read([row])[..., :grid_height, :grid_width]
     x_hat_BCHW = split.codec(codec_id).reconstruct(torch.from_numpy(y_hat_BCHW))
     return tensor_to_image(x_hat_BCHW)[0, :height, :width]
 
@@ -86,7 +82,3 @@ def _title(point: Point, points: Sequence[Point]) -> str:
     several = len({p.codec_id for p in points}) > 1
     suffix = f" {point.codec_id[-8:]}" if several else ""
     return f"{point.label}{suffix}, {point.bpp:.3f} bpp"
-
-
-def _file_name(sample_id: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", sample_id)[:80]

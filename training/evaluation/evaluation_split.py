@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from latent_store.codec import Codec, codec_from_store
+from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader
 from latent_store.errors import DatasetError
 from latent_store.store import Split
@@ -20,52 +20,55 @@ from training.tasks.base import Task
 from training.tasks.classes import class_names
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of a measurement.
+class EvaluationSplit:
+    """One split, opened for measuring networks on it.
 
-    Attributes:
+    Args:
+        stored: The split of a store.
+        task: Of the networks.
         decode: Which rows' streams are decoded, see `rates.DECODE_MODES`.
         permute: Whether what is said of each image is also compared with another image's truth.
         batch_size: Images in one forward pass; they are of one coded size.
         device: Where networks and the codec run.
-    """
-
-    decode: str = "all"
-    permute: bool = False
-    batch_size: int = 1
-    device: str = "cpu"
-
-
-class EvaluationSplit:
-    """One split, opened for measuring networks on it.
 
     Attributes:
-        store, stored: The store, and its split.
-        options: See `Options`.
-        task: Of the networks.
-        truth: The annotations that predictions are compared with.
+        truth: Reads the annotations that predictions are compared with.
         class_names: Of the dataset.
-        codec: Returns the codec of an id on the device.
-        latents: Returns the reader of one codec's latents.
-        ranked: Returns the reader of one ranking's copy, by the ids of ranking and codec.
+        codec, latents: Return the codec of an id, on the device, and the reader of its latents.
 
     Raises:
         DatasetError: The annotations name no classes, and they are not known otherwise.
         MissingComponentError: The split has no such annotations.
     """
 
-    def __init__(self, stored: Split, options: Options, task: Task) -> None:
-        self.store, self.stored, self.options, self.task = stored.store, stored, options, task
+    def __init__(
+        self,
+        stored: Split,
+        task: Task,
+        *,
+        decode: str = "all",
+        permute: bool = False,
+        batch_size: int = 1,
+        device: str = "cpu",
+    ) -> None:
+        self.stored, self.task = stored, task
+        self.decode, self.permute, self.batch_size = decode, permute, batch_size
+        self.device = device
         self.truth = task.annotations().open(stored)
         self.class_names = self.truth.class_names or class_names(stored.dataset)
-        self.annotations = task.annotations(num_classes=len(self.class_names))
+        self._annotations = task.annotations(num_classes=len(self.class_names))
         self.codec = functools.cache(self._codec)
         self.latents = functools.cache(stored.latents)
-        self.ranked = functools.cache(stored.ranked)
+        self._ranked = functools.cache(stored.ranked)
 
     def _codec(self, codec_id: str) -> Codec:
-        return codec_from_store(self.store, codec_id).to(self.options.device)
+        return codec_from_store(self.stored.store, codec_id).to(self.device)
+
+    def ranked(self, evaluated: EvaluatedNetwork) -> RankedReader | None:
+        """Returns the reader of the ranked copy that a network's channels come from, if any."""
+        if evaluated.ranking_id is None:
+            return None
+        return self._ranked(evaluated.ranking_id, evaluated.spec.codec_id)
 
     def read_truth(self, row: int) -> Any:
         """Returns the annotations of a row.
@@ -73,15 +76,12 @@ class EvaluationSplit:
         Raises:
             DatasetError: They contain a class that the dataset does not have.
         """
-        return self.annotations.read(self.truth, row)
+        return self._annotations.read(self.truth, row)
 
     def readers(self, evaluated: EvaluatedNetwork) -> list[ComponentReader]:
         """Returns the components that the numbers of a network depend on."""
-        codec_id = evaluated.spec.codec_id
-        readers: list[ComponentReader] = [self.truth, self.latents(codec_id)]
-        if evaluated.ranking_id is not None:
-            readers.append(self.ranked(evaluated.ranking_id, codec_id))
-        return readers
+        readers = (self.truth, self.latents(evaluated.spec.codec_id), self.ranked(evaluated))
+        return [reader for reader in readers if reader is not None]
 
     def rows(self, networks: Sequence[EvaluatedNetwork], max_samples: int | None) -> np.ndarray:
         """Returns the rows that every network can be measured on: all see the same images.
@@ -93,7 +93,7 @@ class EvaluationSplit:
         rows = self.stored.common_rows(*readers)[:max_samples]
         if not len(rows):
             raise DatasetError(
-                f"{self.stored.plan.name} of {self.store.url} has no sample with both "
+                f"{self.stored.plan.name} of {self.stored.store.url} has no sample with both "
                 f"{self.truth.key} and latents of every codec and ranking asked for; encode some, "
                 "or see `latent-store inspect` for what failed"
             )
@@ -103,5 +103,5 @@ class EvaluationSplit:
         """Yields rows in order, in batches of one coded size, with that size."""
         sizes = dict(zip(rows.tolist(), self.stored.coded_sizes(rows).tolist(), strict=True))
         for (height, width), alike in itertools.groupby(rows.tolist(), key=sizes.__getitem__):
-            for (batch,) in plan_in_order([list(alike)], batch_size=self.options.batch_size):
+            for (batch,) in plan_in_order([list(alike)], batch_size=self.batch_size):
                 yield list(batch), (height, width)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from latent_store.components.reader import ComponentReader
 from latent_store.errors import DatasetError
@@ -17,13 +18,49 @@ from latent_store.format.schema import LATENT_STRIDE
 from training.evaluation.complexity import Macs, count_macs, network_macs
 from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.networks_to_evaluate import EvaluatedNetwork
-from training.evaluation.pipeline import Pipeline
 from training.evaluation.points import POINT_VERSION, Point, SampleResult
-from training.selection.rates import ImageRate
+from training.selection.gated import split_gate
+from training.selection.rates import ImageRate, StoredStreams
 from training.tasks.metric import ImageResult
+from training.trainer.checkpoints import load_network
+from training.transmission.inference import predict, require_finite_weights
 
 _KEY_DIGITS = 24
 _PERMUTATION_SEED = 0
+
+
+class Pipeline:
+    """The way of one network from the store's streams to predictions."""
+
+    def __init__(self, split: EvaluationSplit, evaluated: EvaluatedNetwork) -> None:
+        self.split, self.evaluated = split, evaluated
+        self.network = load_network(evaluated.path, map_location=split.device).network
+        require_finite_weights(self.network, str(evaluated.path))
+        self.codec = split.codec(evaluated.spec.codec_id)
+        streams = StoredStreams(
+            codec=self.codec,
+            latents=split.latents(evaluated.spec.codec_id),
+            ranked=split.ranked(evaluated),
+            decode=split.decode,
+        )
+        selection, gate = evaluated.config.channel_selection, split_gate(self.network)
+        self.receiver = selection.receiver(streams, evaluated.keep, gate)
+
+    def outputs(
+        self, rows: Sequence[int], size: tuple[int, int]
+    ) -> tuple[list[Any], list[ImageRate]]:
+        """Returns predictions and rates of rows of one coded size."""
+        y_hat_BCHW, rates = self.receiver.receive(rows, size)
+        predictions = predict(
+            self.split.task,
+            self.network,
+            torch.from_numpy(np.ascontiguousarray(y_hat_BCHW)),
+            self.split.stored.sizes(rows).tolist(),
+            self.codec if self.evaluated.config.domain == "pixel" else None,
+            torch.device(self.split.device),
+            name=str(self.evaluated.path),
+        )
+        return predictions, rates
 
 
 def measure(
@@ -32,13 +69,9 @@ def measure(
     rows: np.ndarray,
     on_output: Callable[[int, Any], object] = lambda row, prediction: None,
 ) -> Point:
-    """Measures one network on `rows`.
+    """Measures one network on rows of `EvaluationSplit.rows`.
 
-    Args:
-        split: The split.
-        evaluated: The network and its codec.
-        rows: Rows of the split, from `EvaluationSplit.rows`.
-        on_output: Called with each row and its prediction.
+    `on_output` is called with each row and its prediction.
 
     Raises:
         DatasetError: These rows have nothing to get right, or a label is no class.
@@ -46,16 +79,20 @@ def measure(
     """
     pipeline = Pipeline(split, evaluated)
     metric, classes = split.task.metric, len(split.class_names)
-    others = _others(split, rows)
+    # Whose truth each row is also compared with.
+    others: dict[int, int] = {}
+    if split.permute and len(rows) > 1:
+        others = dict(zip(rows.tolist(), permuted_rows(rows).tolist(), strict=True))
     samples: list[SampleResult] = []
     mixed: list[ImageResult] = []
     for batch, size in split.batches(rows):
-        predictions, rates = pipeline.outputs(batch, size)
-        for row, prediction, rate in zip(batch, predictions, rates, strict=True):
+        ids, pixels = split.stored.sample_ids(batch), split.stored.sizes(batch).prod(1).tolist()
+        measured = zip(batch, ids, pixels, *pipeline.outputs(batch, size), strict=True)
+        for row, sample_id, area, prediction, rate in measured:
             part = metric.compare(split.read_truth(row), prediction, classes)
             if row in others:
                 mixed.append(metric.compare(split.read_truth(others[row]), prediction, classes))
-            samples.append(_sample(split, row, rate, part))
+            samples.append(SampleResult(sample_id=sample_id, pixels=area, rate=rate, part=part))
             on_output(row, prediction)
     scores = _scores(split, [sample.part for sample in samples])
     permuted = metric.summary(mixed, split.class_names)[metric.score] if mixed else None
@@ -79,8 +116,8 @@ def point_key(split: EvaluationSplit, evaluated: EvaluatedNetwork, rows: np.ndar
         "rows": rows.tolist(),
         "sample_ids": split.stored.sample_ids(rows),
         "objects": {reader.key: _objects(reader, shards) for reader in split.readers(evaluated)},
-        "decode": split.options.decode,
-        "permute": split.options.permute,
+        "decode": split.decode,
+        "permute": split.permute,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
 
@@ -95,19 +132,6 @@ def permuted_rows(rows: np.ndarray) -> np.ndarray:
     moved = np.empty_like(rows)
     moved[order] = rows[np.roll(order, 1)]
     return moved
-
-
-def _others(split: EvaluationSplit, rows: np.ndarray) -> dict[int, int]:
-    """Returns whose truth each row is also compared with; empty where that is not asked for."""
-    if not split.options.permute or len(rows) < 2:
-        return {}
-    return dict(zip(rows.tolist(), permuted_rows(rows).tolist(), strict=True))
-
-
-def _sample(split: EvaluationSplit, row: int, rate: ImageRate, part: ImageResult) -> SampleResult:
-    ((height, width),) = split.stored.sizes([row]).tolist()
-    (sample_id,) = split.stored.sample_ids([row])
-    return SampleResult(sample_id=sample_id, pixels=height * width, rate=rate, part=part)
 
 
 def _scores(split: EvaluationSplit, parts: Sequence[ImageResult]) -> dict[str, Any]:
@@ -147,11 +171,8 @@ def _point(
     psnr = psnr[np.isfinite(psnr)]
     macs = _server_macs(split, evaluated, int(rows[0]))
     keep = evaluated.keep
-    ranking = (
-        None
-        if evaluated.ranking_id is None
-        else split.ranked(evaluated.ranking_id, spec.codec_id).ranking
-    )
+    ranked = split.ranked(evaluated)
+    ranking = ranked.ranking if ranked else None
     return Point(
         key=point_key(split, evaluated, rows),
         label=evaluated.label,

@@ -22,12 +22,7 @@ from training.tasks.registry import find_task
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One method at one N.
-
-    Attributes:
-        name: What tables and plots call it.
-        points: At least one, of every codec and seed, in order of appearance.
-    """
+    """One method at one N, with points of every codec and seed, in order of appearance."""
 
     name: str
     points: tuple[Point, ...]
@@ -72,7 +67,6 @@ class Sweep:
 
     Attributes:
         name: The label with N in the place of the number.
-        codec_id: The codec.
         methods: By rising N, each with the points of this codec alone.
     """
 
@@ -157,7 +151,7 @@ def require_comparable(points: Sequence[Point]) -> None:
         )
     first = points[0]
     for point in points:
-        if find_task(point.task) is not find_task(first.task):
+        if point.task != first.task:
             raise DatasetError(
                 f"{first.label} was measured in {first.task}, {point.label} in {point.task}; "
                 "compare points of one task"
@@ -167,13 +161,14 @@ def require_comparable(points: Sequence[Point]) -> None:
                 f"{first.label} was measured with {len(first.class_names)} classes, {point.label} "
                 f"with {len(point.class_names)}; compare points of one dataset"
             )
-        if point.class_names != first.class_names:
-            pairs = zip(first.class_names, point.class_names, strict=True)
-            number, (mine, theirs) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
-            raise DatasetError(
-                f"class {number} of {first.label} is {mine!r}, of {point.label} it is {theirs!r}; "
-                "compare points of one dataset"
-            )
+        for number, (mine, theirs) in enumerate(
+            zip(first.class_names, point.class_names, strict=True)
+        ):
+            if mine != theirs:
+                raise DatasetError(
+                    f"class {number} of {first.label} is {mine!r}, of {point.label} it is "
+                    f"{theirs!r}; compare points of one dataset"
+                )
         if not point.samples:
             raise DatasetError(
                 f"{point.label} was measured on no images; measure it on a split that has some"

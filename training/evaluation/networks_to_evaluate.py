@@ -7,6 +7,7 @@ the other checkpoints belong to.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,7 @@ class EvaluatedNetwork:
     """One network with one codec: what becomes a point.
 
     Attributes:
-        path: The checkpoint.
-        sha256: Of the checkpoint.
+        path, sha256: Of the checkpoint.
         label: Its name in tables.
         config: The network's shape.
         ranking_id: The ranking that its channels come from, if any.
@@ -45,9 +45,7 @@ class EvaluatedNetwork:
 
 
 def find_networks(
-    paths: Sequence[Path],
-    store: LatentStore,
-    codec_ids: Sequence[str] | None = None,
+    paths: Sequence[Path], store: LatentStore, codec_ids: Sequence[str] | None = None
 ) -> list[EvaluatedNetwork]:
     """Reads every checkpoint once and pairs it with its codecs, in the order given.
 
@@ -66,28 +64,25 @@ def find_networks(
     """
     chosen = None if codec_ids is None else [store.codec(c) for c in dict.fromkeys(codec_ids)]
     loaded = {path: load_network(path) for path in dict.fromkeys(paths)}
-    own: dict[Path, CodecSpec] = {}
     _require_one_task(loaded)
-    for path, network in loaded.items():
-        if network.meta["kind"] != "teacher":
-            own[path] = _own_codec(path, network, store, chosen)
+    own = {
+        path: _own_codec(path, network, store, chosen)
+        for path, network in loaded.items()
+        if network.meta["kind"] != "teacher"
+    }
     for_teachers = chosen or list({s.codec_id: s for s in own.values()}.values())
-    found: list[EvaluatedNetwork] = []
-    for path, network in loaded.items():
-        specs = [own[path]] if path in own else (for_teachers or [store.codec()])
-        found += [c for spec in specs for c in _networks(path, network, spec)]
-    return found
+    return [
+        evaluated
+        for path, network in loaded.items()
+        for spec in ([own[path]] if path in own else for_teachers or [store.codec()])
+        for evaluated in _networks(path, network, spec)
+    ]
 
 
 def require_classes(networks: Sequence[EvaluatedNetwork], class_names: Sequence[str]) -> None:
-    """Refuses networks of other classes than the dataset's.
-
-    Raises:
-        CheckpointError: A network's class count is not the dataset's.
-    """
+    """Raises a CheckpointError if a network's class count is not the dataset's."""
     for evaluated in networks:
-        found = evaluated.config.num_classes
-        if found != len(class_names):
+        if (found := evaluated.config.num_classes) != len(class_names):
             raise CheckpointError(
                 f"{evaluated.path} predicts {found} classes, the dataset has {len(class_names)}; "
                 "evaluate it on the dataset that it was trained on"
@@ -100,13 +95,13 @@ def distinct_labels(networks: Sequence[EvaluatedNetwork]) -> list[str]:
     Networks of one label and codec but other seeds repeat one method. Two of one seed are two
     methods: on one curve, the better would hide the other.
     """
-    files: dict[tuple[str, str, int | None], dict[str, Path]] = {}
+    files: dict[tuple[str, str, int | None], dict[str, Path]] = defaultdict(dict)
     for c in networks:
-        files.setdefault((c.label, c.spec.codec_id, c.seed), {})[c.sha256] = c.path
-    shared: dict[str, set[Path]] = {}
+        files[c.label, c.spec.codec_id, c.seed][c.sha256] = c.path
+    shared: dict[str, set[Path]] = defaultdict(set)
     for (label, _, _), found in files.items():
         if len(found) > 1:
-            shared.setdefault(label, set()).update(found.values())
+            shared[label].update(found.values())
     return [
         f"{c.label} [{_short(c, shared[c.label])}]" if c.label in shared else c.label
         for c in networks
@@ -139,13 +134,13 @@ def _networks(path: Path, network: LoadedNetwork, spec: CodecSpec) -> list[Evalu
 
 
 def _require_one_task(loaded: Mapping[Path, LoadedNetwork]) -> None:
-    names = {path: network.config.task for path, network in loaded.items()}
-    first = next(iter(names))
-    for path in (path for path, name in names.items() if name != names[first]):
-        raise CheckpointError(
-            f"{first} is a network for {names[first]}, {path} for {names[path]}: one table has "
-            "one score; evaluate them in two calls"
-        )
+    (first, task), *others = ((path, network.config.task) for path, network in loaded.items())
+    for path, other in others:
+        if other != task:
+            raise CheckpointError(
+                f"{first} is a network for {task}, {path} for {other}: one table has one score; "
+                "evaluate them in two calls"
+            )
 
 
 def _own_codec(

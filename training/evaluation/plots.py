@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from latent_store.storage.location import atomic_path
 from training.evaluation.comparisons import Analysis
 from training.evaluation.methods import Method, Sweep, codec_name, make_methods, make_sweeps
 from training.evaluation.points import Point
-from training.evaluation.resampling import Images, drawn_mean, drawn_score, interval
+from training.evaluation.resampling import Images, interval
 
 Style = dict[str, Any]
 _MARKERS = "osD^v<>pPX*h"
@@ -30,15 +31,10 @@ _NARROW = 8
 
 
 def write_figures(analysis: Analysis, folder: Path) -> tuple[tuple[str, str], ...]:
-    """Draws every figure that the points allow.
+    """Draws every figure that the points allow, and returns file name and title of each.
 
-    Args:
-        analysis: Of the points.
-        folder: Gets `rate_miou.png` or `rate_ap50.png`, and `channels_CODEC.png` for every
-            codec at which one method was measured at several N.
-
-    Returns:
-        File name and title of each.
+    They are `rate_miou.png` or `rate_ap50.png`, and `channels_CODEC.png` for every codec at which
+    one method was measured at several N.
     """
     points, images = analysis.points, analysis.images
     name = f"rate_{analysis.metric.lower()}.png"
@@ -53,15 +49,10 @@ def write_figures(analysis: Analysis, folder: Path) -> tuple[tuple[str, str], ..
 
 
 def plot_rate_score(points: Sequence[Point], images: Images | None, path: Path) -> None:
-    """Draws bpp (log) against the score: a line along each method's Pareto front.
+    """Draws bpp (log) against the score to a PNG: a line along each method's Pareto front.
 
-    Points are means over seeds, with the interval over images as error bar; single seeds are small
-    dots, points that the method itself beats are hollow.
-
-    Args:
-        points: At least one.
-        images: Draws of their images; None draws no error bars.
-        path: PNG to write.
+    Points are means over seeds, with the interval over images, if these can be drawn, as error bar;
+    single seeds are small dots, points that the method itself beats are hollow.
     """
     with _figure(path, points, images, "one marker a codec, line: Pareto front") as axes:
         for index, method in enumerate(make_methods(points)):
@@ -69,14 +60,10 @@ def plot_rate_score(points: Sequence[Point], images: Images | None, path: Path) 
 
 
 def plot_channels(points: Sequence[Point], images: Images | None, path: Path) -> None:
-    """Draws how rate and score move with N at one codec; methods without an N are single markers.
+    """Draws to a PNG how rate and score move with N, of one codec's points with several N.
 
-    The pixel domain is left out: as far below as it is, it would press the rest together.
-
-    Args:
-        points: Of one codec, with at least one family of several N.
-        images: Draws of their images; None draws no error bars.
-        path: PNG to write.
+    Methods without an N are single markers. The pixel domain is left out: as far below as it is, it
+    would press the rest together.
     """
     points = [p for p in points if p.domain != "pixel"]
     sweeps = make_sweeps(points)
@@ -124,12 +111,10 @@ def _draw_points(axes: Axes, method: Method, images: Images | None, style: Style
     """Draws the error bars of a curve's points, and each point's seeds if there are several."""
     groups, curve = method.by_codec.values(), method.curve
     for group, rate, score in zip(groups, curve.rates, curve.scores, strict=True):
-        if images is not None:
-            found = interval(drawn_mean(drawn_score, group, images))
-            if found is not None:
-                ends = [[max(0, score - found.low)], [max(0, found.high - score)]]
-                look = Style(fmt="none", capsize=2, elinewidth=0.9, alpha=0.7)
-                axes.errorbar([rate], [score], yerr=ends, ecolor=style["color"], **look)
+        if found := images and interval(images.score(*group)):
+            ends = [[max(0, score - found.low)], [max(0, found.high - score)]]
+            look = Style(fmt="none", capsize=2, elinewidth=0.9, alpha=0.7)
+            axes.errorbar([rate], [score], yerr=ends, ecolor=style["color"], **look)
         if len(group) > 1:
             dots = [p.bpp for p in group], [p.score for p in group]
             look = Style(linestyle="", marker=".", markersize=4, alpha=0.6)
@@ -158,9 +143,8 @@ def _figure(
     bars = "" if images is None else ", bars: 95 % over images"
     axes.set_title(title + bars, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png", dpi=_DPI)
-    unfinished.replace(path)
+    with atomic_path(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=_DPI)
 
 
 def _decorate(axes: Axes, points: Sequence[Point]) -> None:

@@ -1,8 +1,4 @@
-"""One network on one split: what was measured, image by image, and the file that keeps it.
-
-Everything that a score of the whole split is made of is kept image by image, so that images can be
-drawn again with replacement later.
-"""
+"""One network on one split: what was measured, image by image, and the file that keeps it."""
 
 from __future__ import annotations
 
@@ -34,42 +30,12 @@ _RENAMED = {
 
 @dataclass(frozen=True, kw_only=True)
 class SampleResult:
-    """The measurements of one image.
-
-    Attributes:
-        sample_id: As in the store's index.
-        pixels: Original height × width.
-        rate: Its bytes.
-        part: Its part of the score.
-    """
+    """The measurements of one image: original pixels, bytes, and its part of the score."""
 
     sample_id: str
     pixels: int
     rate: ImageRate
     part: ImageResult
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-ready dict that `from_json` reads; the part's fields are beside ours."""
-        return {
-            "sample_id": self.sample_id,
-            "pixels": self.pixels,
-            "rate": dataclasses.asdict(self.rate),
-            **self.part.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], kind: type[ImageResult]) -> SampleResult:
-        """Reads `to_json`; `kind` is that of the task's results.
-
-        Raises:
-            KeyError, TypeError: The dict is of another shape.
-        """
-        return cls(
-            sample_id=data["sample_id"],
-            pixels=data["pixels"],
-            rate=ImageRate(**data["rate"]),
-            part=kind.from_json(data),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,56 +106,26 @@ class Point:
     @property
     def bpp(self) -> float:
         """All bytes of all images, in bits, over all original pixels."""
-        return self._per_pixel(sum(8 * s.rate.total_bytes for s in self.samples))
+        return sum(8 * s.rate.total_bytes for s in self.samples) / self.pixels
 
     @property
-    def hyper_bpp(self) -> float:
-        """The z strings' part of `bpp`."""
-        return self._per_pixel(sum(8 * s.rate.hyper_bytes for s in self.samples))
-
-    @property
-    def y_bpp(self) -> float:
-        """The y strings' part of `bpp`."""
-        return self._per_pixel(sum(8 * s.rate.y_bytes for s in self.samples))
-
-    @property
-    def mask_bpp(self) -> float:
-        """The dynamic masks' part of `bpp`."""
-        return self._per_pixel(sum(8 * s.rate.mask_bytes for s in self.samples))
-
-    @property
-    def flush_bpp(self) -> float:
-        """The coder's flush, a part of `hyper_bpp` and `y_bpp`."""
-        return self._per_pixel(sum(s.rate.flush_bits for s in self.samples))
-
-    @property
-    def channels_mean(self) -> float:
-        """Kept channels, mean over images."""
-        return sum(s.rate.channels for s in self.samples) / len(self.samples)
-
-    @property
-    def channels_min(self) -> int:
-        """Fewest kept channels of an image."""
-        return min(s.rate.channels for s in self.samples)
-
-    @property
-    def channels_max(self) -> int:
-        """Most kept channels of an image."""
-        return max(s.rate.channels for s in self.samples)
-
-    @property
-    def decoded(self) -> int:
-        """Images whose network input came out of the entropy decoder."""
-        return sum(s.rate.decoded for s in self.samples)
-
-    def _per_pixel(self, bits: float) -> float:
-        return bits / sum(s.pixels for s in self.samples)
+    def pixels(self) -> int:
+        """Original pixels of all images."""
+        return sum(s.pixels for s in self.samples)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready dict that `from_json` reads."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        samples = [sample.to_json() for sample in self.samples]
-        return {"version": POINT_VERSION, **values, "samples": samples}
+        values["samples"] = [
+            {
+                "sample_id": sample.sample_id,
+                "pixels": sample.pixels,
+                "rate": dataclasses.asdict(sample.rate),
+                **sample.part.to_json(),
+            }
+            for sample in self.samples
+        ]
+        return {"version": POINT_VERSION, **values}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Point:
@@ -204,19 +140,42 @@ class Point:
         for name in ("class_names", "class_scores"):
             fields[name] = tuple(fields[name])
         kind = find_task(fields.get("task", cls.task)).metric.result
-        fields["samples"] = tuple(SampleResult.from_json(s, kind) for s in fields["samples"])
+        fields["samples"] = tuple(
+            SampleResult(
+                sample_id=sample["sample_id"],
+                pixels=sample["pixels"],
+                rate=ImageRate(**sample["rate"]),
+                part=kind.from_json(sample),
+            )
+            for sample in fields["samples"]
+        )
         return cls(**fields)
 
 
 def summary(point: Point) -> dict[str, Any]:
-    """Returns a point's numbers without its images: an entry of `results.json`."""
-    names = (f.name for f in dataclasses.fields(point) if f.name != "samples")
-    measured = (
-        "metric", "bpp", "hyper_bpp", "y_bpp", "mask_bpp", "flush_bpp",
-        "channels_mean", "channels_min", "channels_max", "decoded",
-    )  # fmt: skip
-    values = {name: getattr(point, name) for name in (*names, *measured)}
-    return {**values, "num_samples": len(point.samples)}
+    """Returns a point's numbers without its images: an entry of `results.json`.
+
+    Beside the fields these are the parts of "bpp" ("flush_bpp" lies in those of both strings), how
+    many channels images keep, how many were "decoded", and of how many images they are.
+    """
+    rates, pixels = [s.rate for s in point.samples], point.pixels
+    channels = [rate.channels for rate in rates]
+    return {
+        **{
+            f.name: getattr(point, f.name) for f in dataclasses.fields(point) if f.name != "samples"
+        },
+        "metric": point.metric,
+        "bpp": point.bpp,
+        "hyper_bpp": 8 * sum(rate.hyper_bytes for rate in rates) / pixels,
+        "y_bpp": 8 * sum(rate.y_bytes for rate in rates) / pixels,
+        "mask_bpp": 8 * sum(rate.mask_bytes for rate in rates) / pixels,
+        "flush_bpp": sum(rate.flush_bits for rate in rates) / pixels,
+        "channels_mean": sum(channels) / len(channels),
+        "channels_min": min(channels),
+        "channels_max": max(channels),
+        "decoded": sum(rate.decoded for rate in rates),
+        "num_samples": len(rates),
+    }
 
 
 def write_point(folder: Path, point: Point) -> Path:

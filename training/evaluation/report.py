@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,7 @@ class ReportSetting:
     """The store, the split and the files that the points of one report have in common.
 
     Attributes:
-        store: The store's URL.
-        dataset, split: The evaluated split.
+        store: Its URL.
         decode: Which images' streams were decoded: `all`, `sample` or `none`.
         pictures: File names of the pictures, relative to the report.
         figures: File names and titles of the plots.
@@ -77,20 +76,16 @@ def results(
 ) -> dict[str, Any]:
     """Returns the content of `results.json`: every number of the report, no images.
 
-    Args:
-        analysis: Of the measured points.
-        setting: Of the report.
-        rankings: Those whose agreement is shown.
+    Of rankings the agreement is shown.
     """
     draws, images = (0, 0) if analysis.images is None else analysis.images.times_DS.shape
-    why_none = analysis.why_no_intervals
     return {
         "setting": dataclasses.asdict(setting),
         "points": [
             {**summary(point), "name": name, "score_interval": _ends(found)}
             for point, name, found in _named(analysis)
         ],
-        "intervals": {"images": images, "draws": draws, "why_none": why_none},
+        "intervals": {"images": images, "draws": draws, "why_none": analysis.why_no_intervals},
         "comparisons": [dataclasses.asdict(saved) for saved in analysis.saved],
         "differences": [_without_point(d) for d in analysis.differences],
         "seeds": [_without_point(s) for s in analysis.spreads],
@@ -126,7 +121,9 @@ def constant_line(points: Sequence[Point]) -> str:
         f"Always predicting {name!r}, the most frequent class, gives {metric} {score:.4f}."
         for name, metric, score in sorted(always)
     ]
-    weak = dict.fromkeys(p.label for p in points if p.score <= _to_beat(p))
+    beaten = [p.permuted_score if p.constant_score is None else p.constant_score for p in points]
+    pairs = zip(points, beaten, strict=True)
+    weak = dict.fromkeys(p.label for p, level in pairs if p.score <= (level or 0))
     if weak:
         level = "that" if always else "chance"
         lines.append(f"No better than {level}, so that its rates mean nothing: {', '.join(weak)}.")
@@ -189,10 +186,11 @@ def _rows(analysis: Analysis) -> list[tuple[str, ...]]:
 
 
 def _row(point: Point, name: str, found: Interval | None) -> tuple[str, ...]:
-    rates = (point.bpp, point.hyper_bpp, point.y_bpp, point.mask_bpp, point.flush_bpp)
+    numbers = summary(point)
+    rates = ("bpp", "hyper_bpp", "y_bpp", "mask_bpp", "flush_bpp", "score")
     return (
-        *(name, codec_name(point), _channels(point)),
-        *(f"{value:.4f}" for value in (*rates, point.score)),
+        *(name, codec_name(point), _channels(numbers)),
+        *(f"{numbers[rate]:.4f}" for rate in rates),
         "-" if found is None else f"{found.low:.4f}-{found.high:.4f}",
         *(f"{score:.4f}" for score in point.more_scores.values()),
         "-" if point.permuted_score is None else f"{point.permuted_score:.4f}",
@@ -201,16 +199,12 @@ def _row(point: Point, name: str, found: Interval | None) -> tuple[str, ...]:
     )
 
 
-def _channels(point: Point) -> str:
-    if point.tied:
-        return f"{point.keep}, undetermined ({point.tied} tied)"
-    if point.channels_min == point.channels_max:
-        return str(point.channels_min)
-    return f"{point.channels_mean:.1f} ({point.channels_min}-{point.channels_max})"
-
-
-def _to_beat(point: Point) -> float:
-    return (point.permuted_score or 0.0) if point.constant_score is None else point.constant_score
+def _channels(numbers: Mapping[str, Any]) -> str:
+    if numbers["tied"]:
+        return "{keep}, undetermined ({tied} tied)".format_map(numbers)
+    if numbers["channels_min"] == numbers["channels_max"]:
+        return str(numbers["channels_min"])
+    return "{channels_mean:.1f} ({channels_min}-{channels_max})".format_map(numbers)
 
 
 def _head(points: Sequence[Point], setting: ReportSetting) -> str:
@@ -225,37 +219,29 @@ def _head(points: Sequence[Point], setting: ReportSetting) -> str:
 
 def _thop_line(points: Sequence[Point]) -> str:
     thop = [f"{p.label}: {p.macs_thop / 1e9:.2f}" for p in points if p.macs_thop != p.macs]
-    if not thop:
-        return ""
-    return (
-        "Counted as the tool thop counts transposed convolutions, at output positions, GMAC would "
-        f"be {'; '.join(dict.fromkeys(thop))}."
-    )
+    start = "Counted as the tool thop counts transposed convolutions, at output positions, GMAC"
+    return f"{start} would be {'; '.join(dict.fromkeys(thop))}." if thop else ""
 
 
 def _per_class(analysis: Analysis) -> str:
     points = analysis.points
     names = points[0].class_names
     present = [i for i in range(len(names)) if any(p.class_scores[i] is not None for p in points)]
+    scores = [[point.class_scores[i] for i in present] for point in points]
     rows = [
-        (name, codec_name(point), *(_class_score(point.class_scores[i]) for i in present))
-        for point, name, _ in _named(analysis)
+        (name, codec_name(point), *("-" if v is None else f"{v:.3f}" for v in values))
+        for point, name, values in zip(points, analysis.names, scores, strict=True)
     ]
     header = ("network", "codec", *(names[i] for i in present))
     title = f"## {find_task(points[0].task).metric.class_title} by class\n\n"
     return title + markdown_table(header, rows, _TEXT_COLUMNS)
 
 
-def _class_score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def _notes(points: Sequence[Point], setting: ReportSetting) -> str:
-    decoded = sum(p.decoded for p in points)
-    images = sum(len(p.samples) for p in points)
+    decoded = [sample.rate.decoded for point in points for sample in point.samples]
     streams = (
-        f"Streams were decoded, and the network saw what came out, for {decoded} of {images} "
-        f"images (decode = {setting.decode})."
+        f"Streams were decoded, and the network saw what came out, for {sum(decoded)} of "
+        f"{len(decoded)} images (decode = {setting.decode})."
     )
     task = find_task(points[0].task)
     lines = [task.score_note, *_NOTES, streams]

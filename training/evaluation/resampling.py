@@ -10,8 +10,9 @@ draws, and a point's scores are computed once for every comparison.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import final
 
 import numpy as np
 
@@ -44,31 +45,43 @@ class Interval:
         return self.low <= value <= self.high
 
 
+@final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
     """Draws of images, the same for every point.
 
     Attributes:
-        sample_ids: The images, in the order in which every point holds them.
-        times_DS: Float64 [draws, images], how often each draw has each image; rows sum to S.
-        scores: By a point's `id`, the point and its scores: AP of many draws takes seconds.
+        times_DS: Float64 [draws, images], how often each draw has each image, in the order in which
+            every point holds them; rows sum to S.
     """
 
-    sample_ids: tuple[str, ...]
     times_DS: np.ndarray
-    scores: dict[int, tuple[Point, np.ndarray]] = field(default_factory=dict)
+    _scores: dict[int, tuple[Point, np.ndarray]] = field(default_factory=dict, init=False)
+
+    def score(self, *points: Point) -> np.ndarray:
+        """Returns the mean of points in each draw, float64 [D]; nan where nothing counts."""
+        return np.mean([self._score(point) for point in points], axis=0)
+
+    def bpp(self, *points: Point) -> np.ndarray:
+        """Returns the mean of points in each draw, float64 [D], in bits per pixel."""
+        bits_PS = 8.0 * np.array([[s.rate.total_bytes for s in p.samples] for p in points])
+        pixels_PS = np.array([[s.pixels for s in p.samples] for p in points])
+        bpp_DP = (self.times_DS @ bits_PS.T) / (self.times_DS @ pixels_PS.T)
+        return bpp_DP.mean(axis=1)
+
+    def _score(self, point: Point) -> np.ndarray:
+        if id(point) not in self._scores:
+            parts = [sample.part for sample in point.samples]
+            scores_D = find_task(point.task).metric.drawn(parts, self.times_DS)
+            # The point is kept too, or another one could get its id.
+            self._scores[id(point)] = (point, scores_D)
+        return self._scores[id(point)][1]
 
 
 def draw_images(points: Sequence[Point], draws: int = DRAWS, seed: int = 0) -> Images | None:
     """Draws images for points that were all measured on the same ones.
 
-    Args:
-        points: At least one.
-        draws: How many.
-        seed: The same seed draws the same images.
-
-    Returns:
-        The draws; None where `why_not_drawn` has a reason.
+    The same seed draws the same images; None where `why_not_drawn` has a reason.
 
     Raises:
         DatasetError: See `training.evaluation.methods.require_comparable`.
@@ -79,8 +92,7 @@ def draw_images(points: Sequence[Point], draws: int = DRAWS, seed: int = 0) -> I
     size = len(points[0].samples)
     generator = np.random.default_rng(seed)
     times_DS = generator.multinomial(size, np.full(size, 1 / size), size=draws)
-    ids = tuple(s.sample_id for s in points[0].samples)
-    return Images(sample_ids=ids, times_DS=times_DS.astype(np.float64))
+    return Images(times_DS=times_DS.astype(np.float64))
 
 
 def why_not_drawn(points: Sequence[Point]) -> str | None:
@@ -97,40 +109,11 @@ def why_not_drawn(points: Sequence[Point]) -> str | None:
     return None
 
 
-def drawn_score(point: Point, images: Images) -> np.ndarray:
-    """Returns the score in each draw, float64 [D]; nan where the images have nothing to get right.
-
-    It is computed once for every point and its draws.
-    """
-    if id(point) not in images.scores:
-        # The point is kept too, or another one could get its id.
-        parts = [sample.part for sample in point.samples]
-        scores_D = find_task(point.task).metric.drawn(parts, images.times_DS)
-        images.scores[id(point)] = (point, scores_D)
-    return images.scores[id(point)][1]
-
-
-def drawn_bpp(point: Point, images: Images) -> np.ndarray:
-    """Returns bits per pixel in each draw, float64 [D]."""
-    bits_S = np.array([8 * s.rate.total_bytes for s in point.samples], dtype=np.float64)
-    pixels_S = np.array([s.pixels for s in point.samples], dtype=np.float64)
-    bpp_D: np.ndarray = (images.times_DS @ bits_S) / (images.times_DS @ pixels_S)
-    return bpp_D
-
-
-def drawn_mean(
-    quantity: Callable[[Point, Images], np.ndarray], points: Sequence[Point], images: Images
-) -> np.ndarray:
-    """Returns the mean of `drawn_score` or `drawn_bpp` over points, in each draw, float64 [D]."""
-    mean_D: np.ndarray = np.mean([quantity(point, images) for point in points], axis=0)
-    return mean_D
-
-
 def drawn_curves(method: Method, images: Images) -> list[Curve | None]:
     """Returns a method's curve in each draw, means over seeds; None where it has no score."""
     groups = list(method.by_codec.values())
-    rates_DQ = np.stack([drawn_mean(drawn_bpp, group, images) for group in groups], axis=1)
-    scores_DQ = np.stack([drawn_mean(drawn_score, group, images) for group in groups], axis=1)
+    rates_DQ = np.stack([images.bpp(*group) for group in groups], axis=1)
+    scores_DQ = np.stack([images.score(*group) for group in groups], axis=1)
     return [
         Curve(name=method.name, rates=tuple(rates_Q.tolist()), scores=tuple(scores_Q.tolist()))
         if np.isfinite(scores_Q).all()

@@ -75,10 +75,9 @@ class Transmission:
         class_names: Of the network's classes; their numbers where the file does not say.
         ranking_id: Of the ranking that the channels come from, if any.
         keep: The number of channels that is to be sent or used; None for the network's.
-        codec: The frozen codec, on the device.
         gate: Runs at the camera; None for networks without one.
         network: Runs at the server, without the gate.
-        device: Where they are.
+        device: Of codec, gate and network.
     """
 
     name: str
@@ -92,11 +91,9 @@ class Transmission:
     device: torch.device
 
     def send(self, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
-        """Turns a picture into streams, at the camera; see `Selection.sent` for what is sent.
+        """Turns a picture, uint8 RGB of any size, into streams; see `Selection.sent` for which.
 
-        Args:
-            image_HWC: Uint8 RGB of any size.
-            watch: Gets the stages "pad", "g_a", "h_a", "h_s", "gate" and "entropy coding".
+        The watch gets the stages "pad", "g_a", "h_a", "h_s", "gate" and "entropy coding".
         """
         watch.restart()
         x_BCHW = image_to_tensor(pad_image(image_HWC))
@@ -109,8 +106,7 @@ class Transmission:
         watch.lap("h_a")
         indexes_BCHW = self.codec.indexes(latents.z_symbols_BNHW)
         watch.lap("h_s")
-        selection = self.config.channel_selection
-        chosen = selection.sent(latents.y_hat_BCHW, self.keep, self.gate)
+        chosen = self.config.channel_selection.sent(latents.y_hat_BCHW, self.keep, self.gate)
         watch.lap("gate")
         stream = pack_stream(
             self.codec,
@@ -129,17 +125,14 @@ class Transmission:
     def receive(self, stream: StreamFile, watch: Stopwatch) -> tuple[Any, np.ndarray]:
         """Turns a picture's streams into the task's prediction, at the server.
 
-        Args:
-            stream: The streams.
-            watch: Gets the stages "entropy decoding" and "network" (for pixels with g_s).
+        The watch gets the stages "entropy decoding" and "network" (for pixels with g_s).
 
         Returns:
             The prediction at the picture's original size, and the decoded ŷ, int32 [M, h, w], with
             zeros where nothing was sent.
 
         Raises:
-            IdentityError: The stream is another codec's.
-            RankingError: It does not carry the channels that the network takes.
+            IdentityError, RankingError: See `require_channels`.
         """
         keep = self.require_channels(stream)
         watch.restart()
@@ -164,7 +157,7 @@ class Transmission:
 
         Raises:
             IdentityError: The stream is another codec's.
-            RankingError: The network takes other channels.
+            RankingError: It does not carry the channels that the network takes.
         """
         self.codec.spec.require_identity(stream.codec.identity, "the stream file")
         keep = self.config.channel_selection.accepted(stream, self.keep)

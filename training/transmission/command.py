@@ -6,6 +6,7 @@ import argparse
 import functools
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,33 +72,32 @@ def transmission_parser(task: Task, description: str, example: str) -> argparse.
 
 
 def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
-    """Runs the command of a task on the flags of `transmission_parser`.
+    """Runs the command of a task on the flags of `transmission_parser`; returns its exit status.
 
-    Args:
-        args: The flags.
-        task: The command's.
-        options: Of the task's `write`.
-
-    One input that fails does not keep the others from being done.
+    One input that fails does not keep the others from being done. The options are those of the
+    task's `write`.
 
     Raises:
-        JobFailedError: One of several inputs failed for one of the next four reasons, the others
-            are done; of a single one the reason itself is raised.
-        CheckpointError: The checkpoint's network is for another task.
-        DatasetError: A picture cannot be read.
-        IntegrityError: A stream file is damaged.
-        IdentityError: It is another codec's.
-        RankingError: It carries other channels than the network takes.
         LatentStoreError: Flags contradict each other.
+        CheckpointError: The checkpoint's network is for another task.
+        DatasetError, IntegrityError, IdentityError, RankingError: The only input is no picture, is
+            a damaged stream file or another codec's, or has other channels than the network takes.
+        JobFailedError: Of several inputs at least one failed for such a reason.
     """
-    inputs = args.image or args.stream
-    _check(args, inputs)
+    inputs: Sequence[Path] = args.image or args.stream
+    if args.encode_only and args.stream:
+        raise LatentStoreError("--encode_only goes with --image: a stream is encoded already")
+    names = Counter(path.stem for path in inputs)
+    if twice := sorted(name for name, number in names.items() if number > 1):
+        raise LatentStoreError(
+            f"two inputs are named {twice[0]}: their outputs would overwrite each other; run them "
+            "with different --output folders"
+        )
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = str(choose_device(args.device))
     ends = open_transmission(args.checkpoint, device, args.codec_checkpoint, args.keep)
-    found = find_task(ends.config.task)
-    if found is not task:
+    if (found := find_task(ends.config.task)) is not task:
         raise CheckpointError(
             f"{args.checkpoint} is a network for {found.name}; use `{found.command}`, or a "
             f"checkpoint for {task.name}"
@@ -112,25 +112,23 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
                 raise
             failed[str(path)] = " ".join(str(error).split())
     if sent:
-        sys.stdout.write(f"{table(sent)}\n\nwritten to {args.output}\n")
+        sys.stdout.write(f"{_tables(sent)}\n\nwritten to {args.output}\n")
     if args.json is not None:
         content = {"checkpoint": str(args.checkpoint), "codec_id": ends.codec.spec.codec_id}
-        text = json.dumps(content | {"pictures": sent, "failed": failed}, indent=1) + "\n"
-        write_text(args.json, text)
+        content |= {"pictures": sent, "failed": failed}
+        write_text(args.json, json.dumps(content, indent=1) + "\n")
     if failed:
         reasons = "; ".join(failed.values())
         raise JobFailedError(f"{len(failed)} of {len(inputs)} inputs failed: {reasons}")
     return 0
 
 
-def table(sent: Sequence[Mapping[str, Any]]) -> str:
-    """Returns bytes and milliseconds as tables for a terminal."""
+def _tables(sent: Sequence[Mapping[str, Any]]) -> str:
+    """Returns bytes and milliseconds for a terminal."""
     header = ("picture", "size", "channels", "hyper", "y", "mask", "header", "file", "bpp")
     rows = [
         (
-            numbers["name"],
-            f"{numbers['width']}x{numbers['height']}",
-            str(numbers["channels"]),
+            *(numbers["name"], f"{numbers['width']}x{numbers['height']}", str(numbers["channels"])),
             *(str(numbers["bytes"][part]) for part in header[3:8]),
             f"{numbers['bpp']:.4f}",
         )
@@ -174,10 +172,8 @@ def _decode(
     ends.require_channels(stream)
     watch.lap("read")
     prediction, y_hat_CHW = ends.receive(stream, watch)
-    if image is not None:
-        picture_HWC = read_image(image)
-    else:
-        picture_HWC = ends.decoded_picture(y_hat_CHW, (stream.height, stream.width))
+    size = stream.height, stream.width
+    picture_HWC = read_image(image) if image else ends.decoded_picture(y_hat_CHW, size)
     write(base, prediction, picture_HWC, ends.class_names)
     return watch
 
@@ -186,10 +182,12 @@ def _transmit_one(
     ends: Transmission, path: Path, args: argparse.Namespace, write: Write
 ) -> dict[str, Any]:
     """Returns one picture's bytes, and the milliseconds of each stage on each side; JSON-ready."""
-    image = path if args.image else None
-    stream_file = path if image is None else args.output / f"{path.stem}{STREAM_SUFFIX}"
-    camera = {} if image is None else _encode(ends, image, stream_file).milliseconds
+    image, stream_file = (path if args.image else None), path
+    camera: dict[str, float] = {}
     server: dict[str, float] = {}
+    if image:
+        stream_file = args.output / f"{path.stem}{STREAM_SUFFIX}"
+        camera = _encode(ends, image, stream_file).milliseconds
     if not args.encode_only:
         server = _decode(ends, stream_file, image, args.output / path.stem, write).milliseconds
     stream, file_bytes = read_stream_file(stream_file), stream_file.stat().st_size
@@ -210,15 +208,3 @@ def _transmit_one(
         "bpp": stream.bpp,
         "milliseconds": {"camera": camera, "server": server},
     }
-
-
-def _check(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
-    if args.encode_only and args.stream:
-        raise LatentStoreError("--encode_only goes with --image: a stream is encoded already")
-    stems = [path.stem for path in inputs]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise LatentStoreError(
-            f"two inputs are named {twice[0]}: their outputs would overwrite each other; run them "
-            "with different --output folders"
-        )

@@ -29,8 +29,7 @@ def predict(
     """Returns the task's predictions from decoded latents, one an image.
 
     Args:
-        task: The network's.
-        network: Without its gate.
+        task, network: The network is without its gate.
         y_hat_BCHW: Integers, the channels that the network takes (for pixels: all).
         sizes: Height and width of the original pictures.
         codec: For a network on pixels: decodes x̂, whole, rounded to 8 bits. None on latents.

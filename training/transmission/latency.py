@@ -20,7 +20,7 @@ import numpy as np
 from latent_store.console import progress
 from training.networks.network_config import NetworkConfig
 from training.selection.gated import Gated
-from training.tables import align, markdown_table
+from training.tables import align, markdown_table, section
 from training.transmission.camera_server import Stopwatch, Transmission, open_transmission
 
 PIXEL = "pixel"
@@ -39,6 +39,8 @@ _COLUMNS = (
     "paper: encode (s)", "decode + task (s)", "of pixel's",
 )  # fmt: skip
 _TEXT_COLUMNS = 2
+_TimedRun = tuple[dict[str, float], dict[str, float], int]
+"""Milliseconds of the camera's and of the server's stages, and how many channels were sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +62,8 @@ class Latency:
     Attributes:
         kind: As the rows of the paper's table are called.
         checkpoint: File name, with its folder's.
-        codec_id: The codec.
         channels: Sent channels, mean over the runs.
-        encode, decode: Of each side's sum.
-        total: Of both sides' sum.
+        encode, decode, total: Of each side's sum, and of both.
         stages: Of each stage of the camera, then of the server.
     """
 
@@ -83,16 +83,10 @@ def time_all(
     repeats: int,
     warm_up: int = 3,
 ) -> list[Latency]:
-    """Times networks on pictures in turn.
+    """Times networks on pictures, uint8 [H, W, 3] each, in turn, after runs that are not counted.
 
     Every run has each network once: what else the machine does, and how warm it is, changes over
     minutes, and would otherwise be taken for a difference between networks.
-
-    Args:
-        transmissions: Those of the networks.
-        pictures: Uint8 [H, W, 3] each, at least one.
-        repeats: Timed runs.
-        warm_up: Runs before them, which are not counted.
     """
     runs: list[list[_TimedRun]] = [[] for _ in transmissions]
     for number in progress(range(-warm_up, repeats), desc="latency", unit="run"):
@@ -131,19 +125,10 @@ def latency_markdown(found: Sequence[Latency], setting: dict[str, Any]) -> str:
         "The paper's seconds are of another machine (GeForce RTX 3090) and coder: compare the "
         "ratios to the pixel domain, not the times."
     )
-    parts = ["# Latency", what, table(found, markdown=True), note]
     header = ("network", "file", *(f"{name} (ms)" for name in names))
-    parts += ["## Stages", markdown_table(header, stages, _TEXT_COLUMNS)]
+    parts = ["# Latency", what, table(found, markdown=True), note]
+    parts.append(section("Stages", header, stages, _TEXT_COLUMNS))
     return "\n\n".join(parts) + "\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TimedRun:
-    """One picture: milliseconds of each side's stages, and how many channels were sent."""
-
-    camera: dict[str, float]
-    server: dict[str, float]
-    channels: int
 
 
 def _run_once(ends: Transmission, image_HWC: np.ndarray) -> _TimedRun:
@@ -154,20 +139,18 @@ def _run_once(ends: Transmission, image_HWC: np.ndarray) -> _TimedRun:
         ends.receive(stream, server)
     finally:
         hook.remove()
-    return _TimedRun(
-        camera=camera.milliseconds, server=server.milliseconds, channels=len(stream.channels)
-    )
+    return camera.milliseconds, server.milliseconds, len(stream.channels)
 
 
 def _latency(ends: Transmission, runs: Sequence[_TimedRun]) -> Latency:
-    sums = np.array([[sum(run.camera.values()), sum(run.server.values())] for run in runs])
-    stages = [run.camera | run.server for run in runs]
+    sums = np.array([[sum(camera.values()), sum(server.values())] for camera, server, _ in runs])
+    stages = [camera | server for camera, server, _ in runs]
     path = Path(ends.name)
     return Latency(
         kind=kind_of(ends.config, ends.keep),
         checkpoint=f"{path.parent.name}/{path.name}",
         codec_id=ends.codec.spec.codec_id,
-        channels=float(np.mean([run.channels for run in runs])),
+        channels=float(np.mean([channels for _, _, channels in runs])),
         encode=_spread(sums[:, 0]),
         decode=_spread(sums[:, 1]),
         total=_spread(sums.sum(axis=1)),
@@ -181,6 +164,7 @@ def _spread(values: np.ndarray) -> Spread:
 
 
 def table(found: Sequence[Latency], *, markdown: bool) -> str:
+    """Returns both sides beside the paper's, in Markdown or for a terminal."""
     pixel = next((x.total.median for x in found if x.kind == PIXEL), None)
     rows = [_row(latency, pixel) for latency in found]
     if markdown:
@@ -189,17 +173,13 @@ def table(found: Sequence[Latency], *, markdown: bool) -> str:
 
 
 def _row(latency: Latency, pixel: float | None) -> tuple[str, ...]:
-    paper = PAPER.get(latency.kind)
     theirs = ("-", "-", "-")
-    if paper is not None:
+    if paper := PAPER.get(latency.kind):
         ratio = sum(paper) / sum(PAPER[PIXEL])
         theirs = (f"{paper[0]:.3f}", f"{paper[1]:.3f}", f"{100 * ratio:.1f} %")
     return (
-        latency.kind,
-        latency.checkpoint,
-        str(latency.encode),
-        str(latency.decode),
-        str(latency.total),
+        *(latency.kind, latency.checkpoint),
+        *(str(latency.encode), str(latency.decode), str(latency.total)),
         "-" if pixel is None else f"{100 * latency.total.median / pixel:.1f} %",
         *theirs,
     )

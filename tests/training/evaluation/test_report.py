@@ -31,9 +31,11 @@ def test_parts_of_the_rate_add_up_to_bytes_over_original_pixels():
     sample = make_sample(mask_bytes=24)
     point = make_point(samples=(sample, make_sample("b", pixels=400, mask_bytes=24)))
     assert point.bpp == 8 * 2 * (30 + 70 + 24) / 2000
-    assert point.hyper_bpp + point.y_bpp + point.mask_bpp == pytest.approx(point.bpp)
-    assert point.mask_bpp == 8 * 48 / 2000
-    assert point.flush_bpp == 160 / 2000
+    found = points.summary(point)
+    parts = [found[f"{part}_bpp"] for part in ("hyper", "y", "mask")]
+    assert sum(parts) == pytest.approx(point.bpp)
+    assert found["mask_bpp"] == 8 * 48 / 2000
+    assert found["flush_bpp"] == 160 / 2000
 
 
 def test_points_survive_their_file(tmp_path):

@@ -22,9 +22,7 @@ from training.evaluation.methods import make_methods
 from training.evaluation.resampling import (
     Images,
     draw_images,
-    drawn_bpp,
     drawn_curves,
-    drawn_score,
     interval,
     why_not_drawn,
 )
@@ -35,7 +33,7 @@ def test_draws_are_counted_as_a_set_of_their_images_is():
     point = measured("a", make_images(0.7, images=12))
     images = draw_images([point], draws=20)
     assert (images.times_DS.sum(axis=1) == 12).all()
-    miou_D, bpp_D = drawn_score(point, images), drawn_bpp(point, images)
+    miou_D, bpp_D = images.score(point), images.bpp(point)
     for draw, times_S in enumerate(images.times_DS):
         drawn = [s for s, n in zip(point.samples, times_S, strict=True) for _ in range(int(n))]
         again = measured("b", tuple(drawn))
@@ -46,7 +44,7 @@ def test_draws_are_counted_as_a_set_of_their_images_is():
 def test_ap_of_a_draw_is_that_of_the_set_of_its_images():
     point = measured_ap("a", make_detections(0.6, images=12))
     images = draw_images([point], draws=20)
-    ap_D = drawn_score(point, images)
+    ap_D = images.score(point)
     assert len(np.unique(ap_D)) > 10
     for draw, times_S in enumerate(images.times_DS):
         drawn = [s for s, n in zip(point.samples, times_S, strict=True) for _ in range(int(n))]
@@ -65,17 +63,17 @@ def _apart(sample, number):
 
 def test_ap_of_each_image_once_is_the_points_own():
     point = measured_ap("a", make_detections(0.6))
-    once = Images(sample_ids=tuple(s.sample_id for s in point.samples), times_DS=np.ones((1, 40)))
-    assert drawn_score(point, once)[0] == pytest.approx(point.score, abs=1e-12)
+    once = Images(times_DS=np.ones((1, 40)))
+    assert once.score(point)[0] == pytest.approx(point.score, abs=1e-12)
 
 
 def test_ap_has_an_interval_around_it_and_none_where_nothing_counts():
     point = measured_ap("a", make_detections(0.6))
-    found = interval(drawn_score(point, draw_images([point])))
+    found = interval(draw_images([point]).score(point))
     assert found.low < point.score < found.high
     empty = [with_part(s, labels=(), scores=(), hits=(), objects=(0, 0, 0)) for s in point.samples]
     half = dataclasses.replace(point, samples=(point.samples[0], empty[1]))
-    ap_D = drawn_score(half, draw_images([half], draws=400))
+    ap_D = draw_images([half], draws=400).score(half)
     assert np.isnan(ap_D).mean() == pytest.approx(0.25, abs=0.1)
 
 
@@ -94,11 +92,11 @@ def test_each_image_once_gives_the_points_own_numbers():
         values = {k: tuple(v.tolist()) for k, v in values.items()}
         samples.append(with_part(make_sample(f"{number}", pixels=64), **values))
     point = make_point(samples=tuple(samples))
-    once = Images(sample_ids=tuple("01234"), times_DS=np.ones((1, 5)))
-    assert drawn_score(point, once)[0] == pytest.approx(
+    once = Images(times_DS=np.ones((1, 5)))
+    assert once.score(point)[0] == pytest.approx(
         MeanIou().summary(results, "abc")["miou"], abs=1e-12
     )
-    assert drawn_bpp(point, once)[0] == pytest.approx(point.bpp)
+    assert once.bpp(point)[0] == pytest.approx(point.bpp)
 
 
 def test_the_same_seed_draws_the_same_images():
@@ -111,22 +109,22 @@ def test_the_same_seed_draws_the_same_images():
 def test_a_method_does_not_differ_from_itself():
     a, b = measured("a", make_images(0.7)), measured("b", make_images(0.7))
     images = draw_images([a, b])
-    found = interval(drawn_score(a, images) - drawn_score(b, images))
+    found = interval(images.score(a) - images.score(b))
     assert (found.low, found.high, found.share) == (0, 0, 1)
 
 
 def test_networks_of_equal_skill_differ_by_an_interval_around_zero():
     a, b = (measured(str(n), make_images(0.7, noise=n)) for n in (1, 2))
     images = draw_images([a, b])
-    found = interval(drawn_score(a, images) - drawn_score(b, images))
+    found = interval(images.score(a) - images.score(b))
     assert found.low < 0 < found.high
 
 
 def test_the_paired_interval_is_narrower_than_the_unpaired():
     a, b = (measured(str(n), make_images(0.7, noise=n)) for n in (1, 2))
     images, others = draw_images([a, b], seed=0), draw_images([a, b], seed=1)
-    paired = interval(drawn_score(a, images) - drawn_score(b, images))
-    unpaired = interval(drawn_score(a, images) - drawn_score(b, others))
+    paired = interval(images.score(a) - images.score(b))
+    unpaired = interval(images.score(a) - others.score(b))
     assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
 
 
@@ -136,7 +134,7 @@ def test_the_interval_of_a_mean_is_the_one_that_theory_gives():
     rates = rng.integers(50, 150, 200)
     samples = tuple(make_sample(f"{i}", y_bytes=int(r), hyper_bytes=0) for i, r in enumerate(rates))
     point = make_point(samples=samples)
-    found = interval(drawn_bpp(point, draw_images([point], draws=4000)))
+    found = interval(draw_images([point], draws=4000).bpp(point))
     error = 8 / 1600 * rates.std() / np.sqrt(len(rates))
     assert found.low == pytest.approx(point.bpp - 1.96 * error, rel=0.01)
     assert found.high == pytest.approx(point.bpp + 1.96 * error, rel=0.01)
@@ -147,7 +145,7 @@ def test_draws_without_labels_are_left_out():
     nothing = with_part(make_sample("b"), **empty)
     point = make_point(samples=(make_sample("a"), nothing))
     images = draw_images([point], draws=400)
-    miou_D = drawn_score(point, images)
+    miou_D = images.score(point)
     found = interval(miou_D)
     assert found.share == np.isfinite(miou_D).mean() == pytest.approx(0.75, abs=0.1)
     assert interval(np.full(3, np.nan)) is None
