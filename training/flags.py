@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -41,12 +41,10 @@ def flag(
 
     Args:
         help: One line for `--help`.
-        default: The default; without one the flag is required.
+        default: Without one the flag is required.
         choices: Allowed values.
         free: Whether a resumed run may change it.
-        least: The least value of a number, like the next two; see `Number`.
-        most: The most.
-        above_least: Whether the least itself is refused.
+        least, most, above_least: The range of a number, see `Number`.
     """
     limits = {"least": least, "most": most, "above_least": above_least}
     metadata = {"help": help, "choices": choices, "free": free, "limits": limits}
@@ -73,34 +71,29 @@ class Flags:
 
 def flag_types(config: type) -> dict[str, Any]:
     """Returns each field's type for argparse: of numbers with their range, of tuples an item's."""
-    hints, found = typing.get_type_hints(config), {}
-    for field in dataclasses.fields(config):
-        kind = _plain_type(hints[field.name])
+    found = {}
+    for field, kind in _fields(config):
         if typing.get_origin(kind) is tuple:
             kind = typing.get_args(kind)[0]
-        if kind in (int, float):
-            kind = Number(kind, **field.metadata["limits"])
-        found[field.name] = kind
+        limits = field.metadata["limits"]
+        found[field.name] = Number(kind, **limits) if kind in (int, float) else kind
     return found
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None:
     """Adds a group of flags, one for each field of a dataclass."""
-    group = parser.add_argument_group(title)
-    hints, kinds = typing.get_type_hints(config), flag_types(config)
-    for field in dataclasses.fields(config):
-        kind = kinds[field.name]
-        options: dict[str, Any] = {"help": field.metadata["help"]}
-        if field.default is dataclasses.MISSING:
-            options["required"] = True
-        else:
+    group, kinds = parser.add_argument_group(title), flag_types(config)
+    for field, hint in _fields(config):
+        required = field.default is dataclasses.MISSING
+        options: dict[str, Any] = {"help": field.metadata["help"], "required": required}
+        if not required:
             options["default"] = field.default
-        if kind is bool:
+        if hint is bool:
             options["action"] = argparse.BooleanOptionalAction
-        elif typing.get_origin(_plain_type(hints[field.name])) is tuple:
-            options |= {"type": kind, "nargs": "+"}
+        elif typing.get_origin(hint) is tuple:
+            options |= {"type": kinds[field.name], "nargs": "+"}
         else:
-            options |= {"type": kind, "choices": field.metadata["choices"]}
+            options |= {"type": kinds[field.name], "choices": field.metadata["choices"]}
         group.add_argument(f"--{field.name}", **options)
 
 
@@ -116,8 +109,11 @@ def free_fields(*configs: type) -> frozenset[str]:
     return frozenset(field.name for field in fields if field.metadata["free"])
 
 
-def _plain_type(hint: Any) -> Any:
-    """Returns X for X | None."""
-    if isinstance(hint, types.UnionType):
-        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
-    return hint
+def _fields(config: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """Yields each field of a dataclass with its type, X for X | None."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        hint = hints[field.name]
+        if isinstance(hint, types.UnionType):
+            (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+        yield field, hint

@@ -36,7 +36,7 @@ from training.selection.all_channels import WholeStreams
 from training.selection.gated import ChosenStreams
 from training.selection.ranked import ScalableStreams
 from training.selection.rates import StoredStreams
-from training.tasks.pixel_labels import PixelLabels
+from training.tasks.annotations import PixelLabels
 
 Fails = Callable[..., str]
 

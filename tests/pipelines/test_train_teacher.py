@@ -18,8 +18,8 @@ from pipelines.datasets.registry import DatasetFlags, open_dataset
 from tests.pipelines.made_voc import write_voc
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.store_source import SourceSpec, StoreSource
+from training.tasks.annotations import ObjectBoxes
 from training.tasks.classes import VOC_CLASSES
-from training.tasks.object_boxes import ObjectBoxes
 from training.trainer.checkpoints import load_network
 
 SMALL = ("--backbone", "resnet18", "--batch_size", "2", "--max_steps", "2", "--no-tensorboard")

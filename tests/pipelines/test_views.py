@@ -28,7 +28,7 @@ from training.data.loader import CropLoader, LoaderConfig
 from training.data.store_source import SourceSpec, StoreSource
 from training.data.stored_channels import StoredChannels
 from training.networks.network_config import NetworkConfig
-from training.tasks.pixel_labels import PixelLabels
+from training.tasks.annotations import PixelLabels
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import save_checkpoint
 

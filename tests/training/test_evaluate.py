@@ -26,10 +26,10 @@ from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.measure import Pipeline, measure, permuted_rows, point_key
 from training.evaluation.networks_to_evaluate import distinct_labels, find_networks
 from training.evaluation.points import PIXEL_RAW
+from training.tasks.annotations import PixelLabels
 from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.mean_iou import MeanIou
 from training.tasks.pictures import read_labels
-from training.tasks.pixel_labels import PixelLabels
 from training.tasks.segmentation import SEGMENTATION
 from training.trainer.checkpoints import load_network, write_payload
 

@@ -35,11 +35,11 @@ from training.evaluation.measure import Pipeline, measure
 from training.evaluation.networks_to_evaluate import find_networks
 from training.evaluation.points import PIXEL_RAW, read_point
 from training.selection.rates import ImageRate
+from training.tasks.annotations import ObjectBoxes
 from training.tasks.average_precision import coco_ap, mean_ap, voc_ap
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection import DETECTION
 from training.tasks.detections import Detections
-from training.tasks.object_boxes import ObjectBoxes
 from training.tasks.segmentation import SEGMENTATION
 from training.trainer.checkpoints import load_network
 

@@ -19,9 +19,9 @@ from training import train
 from training.data.loader import WholeImages
 from training.data.store_source import SourceSpec, StoreSource
 from training.data.stored_channels import StoredChannels
+from training.tasks.annotations import ObjectBoxes
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection import DETECTION, DetectionLoss
-from training.tasks.object_boxes import ObjectBoxes
 from training.tasks.objective import Objective, network_inputs
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import load_network

@@ -22,11 +22,11 @@ from training.networks.backbones import Stem, find_backbone
 from training.networks.detection_network import DetectionLayers, DetectionTail
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
+from training.tasks.annotations import ObjectBoxes
 from training.tasks.average_precision import AveragePrecision
 from training.tasks.base import Panel, Task
 from training.tasks.detections import Detections
 from training.tasks.losses import Counts, TaskLoss
-from training.tasks.object_boxes import ObjectBoxes
 from training.tasks.pictures import SHOWN_SCORE, draw_detections, draw_objects
 
 _KEPT = {"boxes": "boxes_N4", "labels": "labels_N", "scores": "scores_N"}

@@ -14,12 +14,12 @@ from latent_store.views.panels import save_png
 from training.networks.backbones import Stem, find_backbone
 from training.networks.network_config import NetworkConfig
 from training.networks.segmentation_network import SegmentationTail
+from training.tasks.annotations import PixelLabels
 from training.tasks.base import Panel, Task
 from training.tasks.classes import class_colours
 from training.tasks.losses import Counts, TaskLoss
 from training.tasks.mean_iou import MeanIou
 from training.tasks.pictures import colourise, overlay, read_labels
-from training.tasks.pixel_labels import PixelLabels
 
 
 class SegmentationLoss(TaskLoss):

@@ -17,7 +17,7 @@ from training.data.prefetch import Prefetcher
 from training.data.sampling import crop_origin
 from training.data.store_source import SourceSpec, StoreSource
 from training.data.stored_channels import StoredChannels
-from training.tasks.pixel_labels import PixelLabels
+from training.tasks.annotations import PixelLabels
 from training.trainer.initialise import feature_statistics
 
 CODED = (128, 192)

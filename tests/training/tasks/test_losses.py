@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from training.tasks.annotations import PixelLabels
 from training.tasks.losses import Counts, cell_mask
-from training.tasks.pixel_labels import PixelLabels
 from training.tasks.segmentation import SegmentationLoss
 
 

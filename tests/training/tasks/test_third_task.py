@@ -22,10 +22,10 @@ from tests.conftest import VAL, TinyStore
 from training import evaluate, segment, train
 from training.networks.backbones import Stages, Stem, find_backbone
 from training.networks.network_config import NetworkConfig
+from training.tasks.annotations import PixelLabels
 from training.tasks.base import Panel, Task
 from training.tasks.losses import Counts, TaskLoss
 from training.tasks.metric import ImageResult, Metric
-from training.tasks.pixel_labels import PixelLabels
 from training.tasks.registry import TASKS
 from training.trainer.checkpoints import load_network
 from training.transmission.command import transmission_parser, transmit

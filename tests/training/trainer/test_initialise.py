@@ -12,7 +12,7 @@ from latent_store.errors import CheckpointError
 from tests.conftest import HEIGHT, WIDTH, TinyStore
 from training.data.store_source import SourceSpec, StoreSource
 from training.networks.network_config import NetworkConfig
-from training.tasks.pixel_labels import PixelLabels
+from training.tasks.annotations import PixelLabels
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import LoadedNetwork, load_network, save_checkpoint
 from training.trainer.initialise import (

@@ -19,7 +19,7 @@ from training import train
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.store_source import SourceSpec, StoreSource
 from training.selection.cut_norm import keep_statistics_per_cut
-from training.tasks.pixel_labels import PixelLabels
+from training.tasks.annotations import PixelLabels
 from training.trainer.checkpoints import load_network
 from training.trainer.ranks import ALONE, Ranks, joined
 

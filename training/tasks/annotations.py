@@ -1,4 +1,4 @@
-"""The objects of pictures: the annotations of detection, and what a crop leaves of them."""
+"""What pictures are annotated with: a class for every pixel, or the objects that are in them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from latent_store.components.boxes import BoxesReader
+from latent_store.components.labels import LabelsReader
 from latent_store.components.reader import Window
 from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
-from latent_store.format.schema import PAD_MULTIPLE
+from latent_store.format.schema import IGNORE_LABEL, PAD_MULTIPLE
 from latent_store.store import Split
 from training.data.annotations import Annotations
 
@@ -24,6 +25,49 @@ Between 0.3 and 0.5 is usual."""
 
 Target = dict[str, np.ndarray]
 """Of one image: "boxes" float32 [n, 4], "labels" int64 [n], "difficult" bool [n]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelLabels(Annotations):
+    """Uint8 class ids [H, W], 255 where a pixel has none; of a batch "labels_BHW"."""
+
+    component = "labels"
+    crop = 512
+    pixel_bytes = 1
+
+    def open(self, split: Split) -> LabelsReader:
+        """Opens the split's labels."""
+        return split.labels()
+
+    def read(self, reader: LabelsReader, row: int, window: Window | None = None) -> np.ndarray:
+        """Reads the labels of a row on its canvas, or those of a window alone."""
+        labels_HW = reader.read([row], window)[0]
+        classes = labels_HW[labels_HW != IGNORE_LABEL]
+        if classes.size and classes.max() >= self.num_classes:
+            raise DatasetError(
+                f"the labels of {reader.plan.by_row[row].sample_id} contain train id "
+                f"{int(classes.max())}, but {reader.plan.dataset} has {self.num_classes} classes "
+                f"(0 to {self.num_classes - 1}, {IGNORE_LABEL} = ignore): encode the split again "
+                "with that dataset's reader"
+            )
+        return labels_HW
+
+    def cut(self, whole: np.ndarray, window: Window) -> np.ndarray:
+        """Returns the window of a map."""
+        top, left, height, width = window
+        return whole[top : top + height, left : left + width]
+
+    def entries(self, cut: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns "labels_BHW"."""
+        return {"labels_BHW": np.stack(cut)}
+
+    def truths(self, batch: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Returns the maps."""
+        return list(batch["labels_BHW"])
+
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Returns the labelled pixels."""
+        return int((batch["labels_BHW"] != IGNORE_LABEL).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +103,8 @@ class ObjectBoxes(Annotations):
         Boxes are clipped to the crop; those of which less than `MIN_LEFT` is left are dropped.
         """
         top, left, height, width = window
-        moved_N4: np.ndarray = whole.boxes_N4 - np.array([left, top, left, top], np.float32)
-        clipped_N4: np.ndarray = np.clip(
-            moved_N4, 0, np.array([width, height, width, height], np.float32)
-        )
+        moved_N4: np.ndarray = whole.boxes_N4 - np.array(2 * [left, top], np.float32)
+        clipped_N4: np.ndarray = np.clip(moved_N4, 0, np.array(2 * [width, height], np.float32))
         area_N, left_N = _area(moved_N4), _area(clipped_N4)
         kept_N = (left_N > 0) & (left_N >= MIN_LEFT * area_N)
         return {
