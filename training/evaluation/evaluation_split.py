@@ -56,7 +56,7 @@ class EvaluationSplit:
         self.device = device
         self.truth = task.annotations().open(stored)
         self.class_names = self.truth.class_names or class_names(stored.dataset)
-        self._annotations = task.annotations(num_classes=len(self.class_names))
+        self.annotations = task.annotations(num_classes=len(self.class_names))
         self.codec = functools.cache(self._codec)
         self.latents = functools.cache(stored.latents)
         self._ranked = functools.cache(stored.ranked)
@@ -76,7 +76,7 @@ class EvaluationSplit:
         Raises:
             DatasetError: They contain a class that the dataset does not have.
         """
-        return self._annotations.read(self.truth, row)
+        return self.annotations.read(self.truth, row)
 
     def readers(self, evaluated: EvaluatedNetwork) -> list[ComponentReader]:
         """Returns the components that the numbers of a network depend on."""

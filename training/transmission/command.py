@@ -114,8 +114,12 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
     if sent:
         sys.stdout.write(f"{_tables(sent)}\n\nwritten to {args.output}\n")
     if args.json is not None:
-        content = {"checkpoint": str(args.checkpoint), "codec_id": ends.codec.spec.codec_id}
-        content |= {"pictures": sent, "failed": failed}
+        content = {
+            "checkpoint": str(args.checkpoint),
+            "codec_id": ends.codec.spec.codec_id,
+            "pictures": sent,
+            "failed": failed,
+        }
         write_text(args.json, json.dumps(content, indent=1) + "\n")
     if failed:
         reasons = "; ".join(failed.values())
