@@ -130,9 +130,9 @@ def test_a_scalable_stream_serves_static_networks_and_those_of_all_channels(
     )
     for kind in ("none", "static"):
         ends = open_transmission(checkpoints[kind])
-        own = ends.send(image_HWC, Stopwatch(ends.device))
-        expected_HW, _ = ends.receive(own, Stopwatch(ends.device))
-        map_HW, _ = ends.receive(scalable, Stopwatch(ends.device))
+        own = ends.send(image_HWC, Stopwatch(ends.network.device))
+        expected_HW, _ = ends.receive(own, Stopwatch(ends.network.device))
+        map_HW, _ = ends.receive(scalable, Stopwatch(ends.network.device))
         np.testing.assert_array_equal(map_HW, expected_HW)
 
 

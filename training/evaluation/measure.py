@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from latent_store.components.reader import ComponentReader
 from latent_store.errors import DatasetError
@@ -19,11 +18,9 @@ from training.evaluation.complexity import Macs, count_macs, network_macs
 from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.networks_to_evaluate import EvaluatedNetwork
 from training.evaluation.points import POINT_VERSION, Point, SampleResult
-from training.selection.gated import split_gate
 from training.selection.rates import ImageRate, StoredStreams
 from training.tasks.metric import ImageResult
-from training.trainer.checkpoints import load_network
-from training.transmission.inference import predict, require_finite_weights
+from training.transmission.inference import ServerNetwork
 
 _KEY_DIGITS = 24
 _PERMUTATION_SEED = 0
@@ -33,34 +30,24 @@ class Pipeline:
     """The way of one network from the store's streams to predictions."""
 
     def __init__(self, split: EvaluationSplit, evaluated: EvaluatedNetwork) -> None:
-        self.split, self.evaluated = split, evaluated
-        self.network = load_network(evaluated.path, map_location=split.device).network
-        require_finite_weights(self.network, str(evaluated.path))
-        self.codec = split.codec(evaluated.spec.codec_id)
+        self.split, self.codec = split, split.codec(evaluated.spec.codec_id)
+        self.network = ServerNetwork(evaluated.path, split.device)
         streams = StoredStreams(
             codec=self.codec,
             latents=split.latents(evaluated.spec.codec_id),
             ranked=split.ranked(evaluated),
             decode=split.decode,
         )
-        selection, gate = evaluated.config.channel_selection, split_gate(self.network)
-        self.receiver = selection.receiver(streams, evaluated.keep, gate)
+        selection = evaluated.config.channel_selection
+        self.receiver = selection.receiver(streams, evaluated.keep, self.network.gate)
 
     def outputs(
         self, rows: Sequence[int], size: tuple[int, int]
     ) -> tuple[list[Any], list[ImageRate]]:
         """Returns predictions and rates of rows of one coded size."""
         y_hat_BCHW, rates = self.receiver.receive(rows, size)
-        predictions = predict(
-            self.split.task,
-            self.network,
-            torch.from_numpy(np.ascontiguousarray(y_hat_BCHW)),
-            self.split.stored.sizes(rows).tolist(),
-            self.codec if self.evaluated.config.domain == "pixel" else None,
-            torch.device(self.split.device),
-            name=str(self.evaluated.path),
-        )
-        return predictions, rates
+        sizes = self.split.stored.sizes(rows).tolist()
+        return self.network.predict(y_hat_BCHW, sizes, self.codec), rates
 
 
 def measure(

@@ -30,11 +30,7 @@ from latent_store.codec import (
 )
 from latent_store.errors import CheckpointError, LatentStoreError, RankingError
 from training.networks.network_config import NetworkConfig
-from training.selection.gate import ChannelGate
-from training.selection.gated import split_gate
-from training.tasks.registry import find_task
-from training.trainer.checkpoints import load_network
-from training.transmission.inference import predict, require_finite_weights
+from training.transmission.inference import ServerNetwork
 
 
 class Stopwatch:
@@ -70,25 +66,14 @@ class Transmission:
     """Camera and server of one checkpoint, with its codec.
 
     Attributes:
-        name: The checkpoint's file, for messages.
-        config: The network's shape.
-        class_names: Of the network's classes; their numbers where the file does not say.
-        ranking_id: Of the ranking that the channels come from, if any.
+        network: Runs at the server; its gate, if it has one, at the camera.
+        codec: On the network's device.
         keep: The number of channels that is to be sent or used; None for the network's.
-        gate: Runs at the camera; None for networks without one.
-        network: Runs at the server, without the gate.
-        device: Of codec, gate and network.
     """
 
-    name: str
-    config: NetworkConfig
-    class_names: tuple[str, ...]
-    ranking_id: str | None
-    keep: int | None
+    network: ServerNetwork
     codec: Codec
-    gate: ChannelGate | None
-    network: torch.nn.Module
-    device: torch.device
+    keep: int | None = None
 
     def send(self, image_HWC: np.ndarray, watch: Stopwatch) -> StreamFile:
         """Turns a picture, uint8 RGB of any size, into streams; see `Selection.sent` for which.
@@ -106,7 +91,8 @@ class Transmission:
         watch.lap("h_a")
         indexes_BCHW = self.codec.indexes(latents.z_symbols_BNHW)
         watch.lap("h_s")
-        chosen = self.config.channel_selection.sent(latents.y_hat_BCHW, self.keep, self.gate)
+        selection = self.network.config.channel_selection
+        chosen = selection.sent(latents.y_hat_BCHW, self.keep, self.network.gate)
         watch.lap("gate")
         stream = pack_stream(
             self.codec,
@@ -114,7 +100,7 @@ class Transmission:
             latents.z_symbols_BNHW[0].cpu().numpy(),
             indexes_BCHW[0].cpu().numpy(),
             size=(image_HWC.shape[0], image_HWC.shape[1]),
-            ranking_id=self.ranking_id,
+            ranking_id=self.network.meta["ranking_id"],
             **chosen,
         )
         if cuts := chosen.get("cuts"):
@@ -138,17 +124,10 @@ class Transmission:
         watch.restart()
         decoded = unpack_stream(self.codec, stream, keep)
         y_hat_CHW = decoded.full()
-        y_hat_KHW = self.config.channel_selection.network_input(decoded)
+        y_hat_KHW = self.network.config.channel_selection.network_input(decoded)
         watch.lap("entropy decoding")
-        (prediction,) = predict(
-            find_task(self.config.task),
-            self.network,
-            torch.from_numpy(y_hat_KHW)[None],
-            [(stream.height, stream.width)],
-            self.codec if self.config.domain == "pixel" else None,
-            self.device,
-            name=self.name,
-        )
+        sizes = [(stream.height, stream.width)]
+        (prediction,) = self.network.predict(y_hat_KHW[None], sizes, self.codec)
         watch.lap("network")
         return prediction, y_hat_CHW
 
@@ -160,12 +139,12 @@ class Transmission:
             RankingError: It does not carry the channels that the network takes.
         """
         self.codec.spec.require_identity(stream.codec.identity, "the stream file")
-        keep = self.config.channel_selection.accepted(stream, self.keep)
+        keep = self.network.config.channel_selection.accepted(stream, self.keep)
         if keep is None:
             raise RankingError(
-                f"{self.name} ({_describe(self.config)}) cannot use this stream, which carries "
-                f"{len(stream.channels)} channels by selection {stream.selection!r}; encode the "
-                "picture with this checkpoint, or decode with the one that encoded it"
+                f"{self.network.name} ({_describe(self.network.config)}) cannot use this stream, "
+                f"which carries {len(stream.channels)} channels by selection {stream.selection!r}; "
+                "encode the picture with this checkpoint, or decode with the one that encoded it"
             )
         return keep
 
@@ -194,38 +173,27 @@ def open_transmission(
         LatentStoreError: `keep` is no cut of the network.
         IdentityError: `codec_checkpoint` is not the codec that the network was trained on.
     """
-    loaded = load_network(checkpoint, map_location=device)
-    selection = loaded.config.channel_selection
+    network = ServerNetwork(checkpoint, device)
+    selection = network.config.channel_selection
     if keep is not None and not (selection.for_any_n and keep in selection.accepts):
         raise LatentStoreError(
             f"--keep {keep} goes with a network for any N that has this cut, and {checkpoint} is "
-            f"one with {_describe(loaded.config)}; leave --keep out, or give one of its cuts"
+            f"one with {_describe(network.config)}; leave --keep out, or give one of its cuts"
         )
-    if loaded.codec_bytes is not None:
-        codec = codec_from_bytes(loaded.codec_bytes)
+    if network.codec_bytes is not None:
+        codec = codec_from_bytes(network.codec_bytes)
     elif isinstance(codec_checkpoint, bytes):
         codec = codec_from_bytes(codec_checkpoint)
     elif codec_checkpoint is not None:
         codec = load_codec(checkpoint=codec_checkpoint)
     else:
         raise CheckpointError(
-            f"{checkpoint} carries no codec (it is a {loaded.meta['kind']}): name one with "
+            f"{checkpoint} carries no codec (it is a {network.meta['kind']}): name one with "
             "--codec_checkpoint, or give a file of train-from-store"
         )
-    require_finite_weights(loaded.network, str(checkpoint))
-    if loaded.meta["codec_identity"] is not None:
-        codec.spec.require_identity(loaded.meta["codec_identity"], str(checkpoint))
-    return Transmission(
-        name=str(checkpoint),
-        config=loaded.config,
-        class_names=tuple(loaded.meta["class_names"] or map(str, range(loaded.config.num_classes))),
-        ranking_id=loaded.meta["ranking_id"],
-        keep=keep,
-        codec=codec.to(device),
-        gate=split_gate(loaded.network),
-        network=loaded.network,
-        device=torch.device(device),
-    )
+    if network.meta["codec_identity"] is not None:
+        codec.spec.require_identity(network.meta["codec_identity"], str(checkpoint))
+    return Transmission(network=network, codec=codec.to(device), keep=keep)
 
 
 def _describe(config: NetworkConfig) -> str:

@@ -97,7 +97,7 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
         torch.set_num_threads(args.threads)
     device = str(choose_device(args.device))
     ends = open_transmission(args.checkpoint, device, args.codec_checkpoint, args.keep)
-    if (found := find_task(ends.config.task)) is not task:
+    if (found := find_task(ends.network.config.task)) is not task:
         raise CheckpointError(
             f"{args.checkpoint} is a network for {found.name}; use `{found.command}`, or a "
             f"checkpoint for {task.name}"
@@ -153,7 +153,7 @@ def _tables(sent: Sequence[Mapping[str, Any]]) -> str:
 
 def _encode(ends: Transmission, image: Path, stream_file: Path) -> Stopwatch:
     """Runs the camera's side: a picture to a stream file."""
-    watch = Stopwatch(ends.device)
+    watch = Stopwatch(ends.network.device)
     image_HWC = read_image(image)
     watch.lap("read")
     stream = ends.send(image_HWC, watch)
@@ -171,14 +171,14 @@ def _decode(
     They are drawn on the picture where the camera's is at hand, else on what the received channels
     decode to.
     """
-    watch = Stopwatch(ends.device)
+    watch = Stopwatch(ends.network.device)
     stream = read_stream_file(stream_file)
     ends.require_channels(stream)
     watch.lap("read")
     prediction, y_hat_CHW = ends.receive(stream, watch)
     size = stream.height, stream.width
     picture_HWC = read_image(image) if image else ends.decoded_picture(y_hat_CHW, size)
-    write(base, prediction, picture_HWC, ends.class_names)
+    write(base, prediction, picture_HWC, ends.network.class_names)
     return watch
 
 

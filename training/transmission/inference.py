@@ -1,77 +1,75 @@
-"""Predictions from received latents, the same for a store's streams and for a camera's.
-
-The gate runs at the camera: it is taken out of the network.
-"""
+"""Predictions from received latents, the same for a store's streams and for a camera's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
 from latent_store.codec import Codec, tensor_to_image
 from latent_store.errors import CheckpointError
-from training.tasks.base import Task
+from training.selection.gated import split_gate
+from training.tasks.registry import find_task
+from training.trainer.checkpoints import load_network
 
 
-def predict(
-    task: Task,
-    network: nn.Module,
-    y_hat_BCHW: torch.Tensor,
-    sizes: Sequence[tuple[int, int]],
-    codec: Codec | None,
-    device: torch.device,
-    *,
-    name: str,
-) -> list[Any]:
-    """Returns the task's predictions from decoded latents, one an image.
+class ServerNetwork:
+    """A checkpoint's network as it runs at the server: without its gate.
 
-    Args:
-        task, network: The network is without its gate.
-        y_hat_BCHW: Integers, the channels that the network takes (for pixels: all).
-        sizes: Height and width of the original pictures.
-        codec: For a network on pixels: decodes x̂, whole, rounded to 8 bits. None on latents.
-        device: Where the network is.
-        name: The network's file, for messages.
+    Attributes:
+        name: The checkpoint's file, for messages.
+        config, meta, codec_bytes: See `LoadedNetwork`.
+        class_names: Of the network's classes; their numbers where the file does not say.
+        gate: Runs at the camera; None for networks without one.
+        device: Of network and gate.
 
     Raises:
-        CheckpointError: The network's output is not finite.
+        CheckpointError: The file is none of ours, or a weight is not finite. A detector drops boxes
+            that are not finite, which would look like a picture without objects.
     """
-    with torch.inference_mode():
-        valid_B2 = torch.tensor(sizes, device=device)
-        x_BCHW = _network_input(y_hat_BCHW, codec, device)
-        outputs = network(x_BCHW, **task.tail_inputs({"valid_B2": valid_B2}))
-        # argmax would make a class out of NaN without a word.
-        _require_finite([x for x in outputs.values() if isinstance(x, torch.Tensor)], name)
-        return task.predictions(outputs, sizes)
 
+    def __init__(self, checkpoint: Path, device: str) -> None:
+        loaded = load_network(checkpoint, map_location=device)
+        self.name, self.device = str(checkpoint), torch.device(device)
+        self.config, self.meta, self.codec_bytes = loaded.config, loaded.meta, loaded.codec_bytes
+        names = loaded.meta["class_names"] or map(str, range(loaded.config.num_classes))
+        self.class_names = tuple(names)
+        self._network, self._task = loaded.network, find_task(loaded.config.task)
+        self._require_finite((*loaded.network.parameters(), *loaded.network.buffers()))
+        self.gate = split_gate(loaded.network)
 
-def require_finite_weights(network: nn.Module, name: str) -> None:
-    """Refuses damaged networks whose output would not show it.
+    def predict(
+        self, y_hat_BCHW: np.ndarray, sizes: Sequence[tuple[int, int]], codec: Codec
+    ) -> list[Any]:
+        """Returns the task's predictions from decoded latents, one an image.
 
-    A detector drops boxes that are not finite: that looks like a picture without objects.
+        Args:
+            y_hat_BCHW: Integers, the channels that the network takes (for pixels: all).
+            sizes: Height and width of the original pictures.
+            codec: Decodes x̂, whole, rounded to 8 bits, for a network on pixels.
 
-    Raises:
-        CheckpointError: A weight is not finite.
-    """
-    _require_finite((*network.parameters(), *network.buffers()), name)
+        Raises:
+            CheckpointError: The network's output is not finite.
+        """
+        inputs_BCHW = torch.from_numpy(np.ascontiguousarray(y_hat_BCHW))
+        with torch.inference_mode():
+            if self.config.domain == "pixel":
+                pictures_BHWC = torch.from_numpy(tensor_to_image(codec.reconstruct(inputs_BCHW)))
+                x_BCHW = pictures_BHWC.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+            else:
+                x_BCHW = inputs_BCHW.to(self.device, torch.float32)
+            batch = {"valid_B2": torch.tensor(sizes, device=self.device)}
+            outputs = self._network(x_BCHW, **self._task.tail_inputs(batch))
+            # argmax would make a class out of NaN without a word.
+            self._require_finite(x for x in outputs.values() if isinstance(x, torch.Tensor))
+            return self._task.predictions(outputs, sizes)
 
-
-def _network_input(
-    y_hat_BCHW: torch.Tensor, codec: Codec | None, device: torch.device
-) -> torch.Tensor:
-    """Returns latents as float32, or the pictures that the codec makes of them, in [0, 1]."""
-    if codec is None:
-        return y_hat_BCHW.to(device, torch.float32)
-    pictures_BHWC = torch.from_numpy(tensor_to_image(codec.reconstruct(y_hat_BCHW)))
-    return pictures_BHWC.to(device).permute(0, 3, 1, 2).float().div_(255)
-
-
-def _require_finite(tensors: Iterable[torch.Tensor], name: str) -> None:
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise CheckpointError(
-            f"{name} gives values that are not finite: its training diverged, or its weights "
-            "are damaged; use an earlier checkpoint"
-        )
+    def _require_finite(self, tensors: Iterable[torch.Tensor]) -> None:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise CheckpointError(
+                f"{self.name} gives values that are not finite: its training diverged, or its "
+                "weights are damaged; use an earlier checkpoint"
+            )

@@ -100,7 +100,7 @@ def time_all(
 def open_all(checkpoint: Path, device: str, codec: bytes) -> list[Transmission]:
     """Opens a checkpoint once, with the codec for a teacher, for each number of kept channels."""
     ends = open_transmission(checkpoint, device, codec)
-    return [dataclasses.replace(ends, keep=k) for k in ends.config.channel_selection.keeps]
+    return [dataclasses.replace(ends, keep=k) for k in ends.network.config.channel_selection.keeps]
 
 
 def kind_of(config: NetworkConfig, keep: int | None = None) -> str:
@@ -132,7 +132,7 @@ def latency_markdown(found: Sequence[Latency], setting: dict[str, Any]) -> str:
 
 
 def _run_once(ends: Transmission, image_HWC: np.ndarray) -> _TimedRun:
-    camera, server = Stopwatch(ends.device), Stopwatch(ends.device)
+    camera, server = Stopwatch(ends.network.device), Stopwatch(ends.network.device)
     stream = ends.send(image_HWC, camera)
     hook = ends.codec.model.g_s.register_forward_hook(lambda *_: server.lap("g_s"))
     try:
@@ -145,9 +145,9 @@ def _run_once(ends: Transmission, image_HWC: np.ndarray) -> _TimedRun:
 def _latency(ends: Transmission, runs: Sequence[_TimedRun]) -> Latency:
     sums = np.array([[sum(camera.values()), sum(server.values())] for camera, server, _ in runs])
     stages = [camera | server for camera, server, _ in runs]
-    path = Path(ends.name)
+    path = Path(ends.network.name)
     return Latency(
-        kind=kind_of(ends.config, ends.keep),
+        kind=kind_of(ends.network.config, ends.keep),
         checkpoint=f"{path.parent.name}/{path.name}",
         codec_id=ends.codec.spec.codec_id,
         channels=float(np.mean([channels for _, _, channels in runs])),
