@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 import latent_store
-from latent_store.catalogue.rankings import Ranking
 from latent_store.codec.numerics import choose_device
 from latent_store.console import Number, make_parser, progress, run_command
 from latent_store.storage.location import write_text
 from training.evaluation import plots, report
-from training.evaluation.comparisons import Analysis, analyse
+from training.evaluation.comparisons import analyse
 from training.evaluation.evaluation_pictures import kept_path, write_pictures
 from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.measure import measure, point_key
@@ -60,15 +59,10 @@ def evaluate(
     folder: Path,
     shown: Collection[int] = (),
 ) -> list[Point]:
-    """Measures every network, on rows of `EvaluationSplit.rows`, whose point is not kept yet.
+    """Returns the networks' points on rows, in their order, with labels that tell them apart.
 
-    Args:
-        split, networks, rows: What is measured on what.
-        folder: Keeps one JSON file a point, and what networks say of `shown`.
-        shown: Rows of which that is kept, for pictures.
-
-    Returns:
-        Points in the order of the networks, with labels that tell them apart.
+    Those that `folder` keeps are not measured again; it also keeps what networks say of the rows
+    that are shown.
     """
     points = []
     for evaluated, label in zip(networks, distinct_labels(networks), strict=True):
@@ -88,23 +82,6 @@ def evaluate(
         name, seed = evaluated.path.name, evaluated.seed
         points.append(dataclasses.replace(point, label=label, checkpoint=name, seed=seed))
     return points
-
-
-def write_report(
-    analysis: Analysis,
-    setting: report.ReportSetting,
-    output: Path,
-    rankings: Sequence[Ranking] = (),
-) -> None:
-    """Writes report.md, results.json, per_class.csv and the plots below `output`.
-
-    The plots are added to the setting; of rankings the agreement is shown.
-    """
-    setting = dataclasses.replace(setting, figures=plots.write_figures(analysis, output))
-    content = json.dumps(report.results(analysis, setting, rankings), indent=1)
-    write_text(output / "results.json", content + "\n")
-    write_text(output / "per_class.csv", report.per_class_csv(analysis))
-    write_text(output / "report.md", report.markdown(analysis, setting, rankings))
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -129,10 +106,14 @@ def _evaluate(args: argparse.Namespace) -> int:
         split=args.split,
         decode=args.decode,
         pictures=write_pictures(split, networks, points, shown, args.output),
+        figures=plots.write_figures(analysis, args.output),
     )
     ids = dict.fromkeys((p.codec_id, p.ranking_id) for p in points if p.ranking_id is not None)
     rankings = [store.ranking(*both) for both in ids]
-    write_report(analysis, setting, args.output, rankings)
+    content = json.dumps(report.results(analysis, setting, rankings), indent=1)
+    write_text(args.output / "results.json", content + "\n")
+    write_text(args.output / "per_class.csv", report.per_class_csv(analysis))
+    write_text(args.output / "report.md", report.markdown(analysis, setting, rankings))
     lines = [report.console_table(analysis), report.constant_line(points)]
     sys.stdout.writelines(f"{line}\n" for line in lines if line)
     sys.stdout.write(f"report: {args.output / 'report.md'}\n")

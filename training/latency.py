@@ -44,6 +44,7 @@ def _measure(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = str(choose_device(args.device))
+    cpu = f"CPU ({platform.processor() or platform.machine()})"
     store = latent_store.open(args.store)
     pictures = _pictures(args, store)
     codec = store.codec_checkpoint(store.codec(args.codec).codec_id)
@@ -51,7 +52,7 @@ def _measure(args: argparse.Namespace) -> int:
     found = time_all(networks, pictures, args.repeats, args.warm_up)
     setting = {
         "store": store.url,
-        "device": _device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "repeats": args.repeats,
@@ -78,12 +79,6 @@ def _pictures(args: argparse.Namespace, store: LatentStore) -> list[np.ndarray]:
             "some, or give --image"
         )
     return [split.decode(int(row), codec=args.codec) for row in rows]
-
-
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.processor() or platform.machine()})"
 
 
 def _parser() -> argparse.ArgumentParser:

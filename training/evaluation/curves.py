@@ -8,7 +8,6 @@ saved at a score is then `1 − r_test / r_anchor`, and the headline of the pape
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -39,12 +38,11 @@ class Curve:
                 f"curve {self.name!r} has {len(self.rates)} rates and {len(self.scores)} scores; "
                 "give as many of each, and at least one"
             )
-        if not all(math.isfinite(r) and r > 0 for r in self.rates):
+        if not (np.isfinite([self.rates, self.scores]).all() and min(self.rates) > 0):
             raise ValueError(
-                f"curve {self.name!r} has rates {self.rates}; each must be finite and above 0"
+                f"curve {self.name!r} has rates {self.rates} and scores {self.scores}; rates must "
+                "be finite and above 0, scores finite"
             )
-        if not all(math.isfinite(s) for s in self.scores):
-            raise ValueError(f"curve {self.name!r} has scores {self.scores}; each must be finite")
 
     @cached_property
     def front(self) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ points of one family (a label but for its N) at one codec are a sweep over N.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,10 +40,8 @@ class Method:
     @property
     def by_codec(self) -> dict[str, list[Point]]:
         """The points of each codec, one a seed."""
-        grouped: dict[str, list[Point]] = {}
-        for point in self.points:
-            grouped.setdefault(point.codec_id, []).append(point)
-        return grouped
+        ids = dict.fromkeys(p.codec_id for p in self.points)
+        return {codec_id: [p for p in self.points if p.codec_id == codec_id] for codec_id in ids}
 
     @property
     def curve(self) -> Curve:
@@ -96,17 +94,14 @@ def make_methods(points: Sequence[Point]) -> list[Method]:
                 f"two points are {label!r} at codec {codec_id} with seed {seed}: on one curve the "
                 "better would hide the other; give them different labels"
             )
-    keeps: dict[str, set[int | None]] = {}
-    grouped: dict[tuple[str, int | None], list[Point]] = {}
-    for point in points:
-        keeps.setdefault(point.label, set()).add(point.keep)
-        grouped.setdefault((point.label, point.keep), []).append(point)
+    pairs = dict.fromkeys((p.label, p.keep) for p in points)
+    cuts = Counter(label for label, _ in pairs)
     return [
         Method(
-            name=label if len(keeps[label]) == 1 else f"{label}, N = {keep or 'all'}",
-            points=tuple(members),
+            name=label if cuts[label] == 1 else f"{label}, N = {keep or 'all'}",
+            points=tuple(p for p in points if (p.label, p.keep) == (label, keep)),
         )
-        for (label, keep), members in grouped.items()
+        for label, keep in pairs
     ]
 
 
@@ -122,15 +117,12 @@ def point_names(points: Sequence[Point]) -> list[str]:
 
 def make_sweeps(points: Sequence[Point]) -> list[Sweep]:
     """Returns the families that have several N at one codec, in order of appearance."""
-    grouped: dict[tuple[str, str], list[Method]] = {}
+    grouped: dict[tuple[str, str], list[Method]] = defaultdict(list)
     for method in make_methods(points):
-        if method.keep is None:
-            continue
-        label = method.points[0].label
-        family = re.sub(rf"(?<!\d){method.keep}(?!\d)", "N", label, count=1)
-        for codec_id, members in method.by_codec.items():
-            at_codec = Method(name=method.name, points=tuple(members))
-            grouped.setdefault((family, codec_id), []).append(at_codec)
+        number = rf"(?<!\d){method.keep}(?!\d)"
+        family = re.sub(number, "N", method.points[0].label, count=1)
+        for codec_id, members in method.by_codec.items() if method.keep else ():
+            grouped[family, codec_id].append(Method(name=method.name, points=tuple(members)))
     return [
         Sweep(name=name, codec_id=codec, methods=tuple(sorted(found, key=lambda m: m.keep or 0)))
         for (name, codec), found in grouped.items()

@@ -49,12 +49,8 @@ def find_networks(
 ) -> list[EvaluatedNetwork]:
     """Reads every checkpoint once and pairs it with its codecs, in the order given.
 
-    A network for any N is one at each of its cuts.
-
-    Args:
-        paths: Checkpoint files of any kind, domain and selection.
-        store: Holds the latents.
-        codec_ids: Only these codecs; None for those of the networks, or the store's only one.
+    A network for any N is one at each of its cuts. Without `codec_ids` the codecs are those of the
+    networks, or the store's only one.
 
     Raises:
         CheckpointError: A file is none of ours, or two are of different tasks.

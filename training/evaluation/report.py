@@ -10,14 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latent_store.catalogue.rankings import Ranking
-from training.evaluation.comparison_tables import (
-    agreements,
-    differences_section,
-    intervals_note,
-    rankings_section,
-    savings_section,
-    seeds_section,
-)
+from training.evaluation import comparison_tables
 from training.evaluation.comparisons import Analysis, Difference, SeedSpread
 from training.evaluation.methods import codec_name
 from training.evaluation.points import Point, summary
@@ -89,7 +82,7 @@ def results(
         "comparisons": [dataclasses.asdict(saved) for saved in analysis.saved],
         "differences": [_without_point(d) for d in analysis.differences],
         "seeds": [_without_point(s) for s in analysis.spreads],
-        "rankings": agreements(rankings),
+        "rankings": comparison_tables.agreements(rankings),
     }
 
 
@@ -151,10 +144,10 @@ def markdown(analysis: Analysis, setting: ReportSetting, rankings: Sequence[Rank
         constant_line(points),
         _thop_line(points),
         *(f"![{title}]({name})" for name, title in setting.figures),
-        savings_section(analysis) or intervals_note(analysis),
-        differences_section(analysis),
-        seeds_section(analysis),
-        rankings_section(rankings),
+        comparison_tables.savings_section(analysis) or comparison_tables.intervals_note(analysis),
+        comparison_tables.differences_section(analysis),
+        comparison_tables.seeds_section(analysis),
+        comparison_tables.rankings_section(rankings),
         _per_class(analysis),
         _notes(points, setting),
     ]

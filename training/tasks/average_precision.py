@@ -101,17 +101,11 @@ def match(truth: Boxes, prediction: Detections, num_classes: int) -> BoxesResult
 
 
 def voc_ap(pictures: Sequence[BoxesResult], *, use_07_metric: bool) -> np.ndarray:
-    """Returns each class's AP at an overlap of 0.5.
+    """Returns each class's AP at an overlap of 0.5, float64 [K]; nan where no object counts.
 
-    Equal scores rank in the order of the pictures, then of the detections within one.
-
-    Args:
-        pictures: At least one.
-        use_07_metric: Mean of the best precision at 11 recalls, as for VOC2007; else the area
-            below the curve of the best precision, as since VOC2010.
-
-    Returns:
-        float64 [K]; nan for classes of which no object counts.
+    Equal scores rank in the order of the pictures, then of the detections within one. With
+    `use_07_metric` it is the mean of the best precision at 11 recalls, as for VOC2007; else the
+    area below the curve of the best precision, as since VOC2010.
     """
     objects_K = np.sum([p.objects for p in pictures], axis=0)
     ap_K = np.where(objects_K > 0, 0.0, np.nan)
@@ -136,8 +130,7 @@ def ranked_hits(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yields each class that was detected at all, with its detections, surest first.
 
-    Yields:
-        The class; 1 or 0 for each of its detections; the number of the picture of each.
+    Of each detection these are 1 or 0, whether it is true, and the number of its picture.
     """
     labels_N, scores_N, hits_N = (
         np.concatenate([np.array(getattr(p, name), dtype) for p in pictures])
@@ -153,14 +146,10 @@ def ranked_hits(
 
 
 def drawn_ap50(results: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndarray:
-    """Returns VOC's mean AP (the area) of draws of pictures, float64 [D].
+    """Returns VOC's mean AP (the area) of draws of pictures, see `Metric.drawn`.
 
     The copies of a picture stand beside each other: of equal scores, all copies of a detection come
     before those of the next one.
-
-    Args:
-        results: Of S pictures.
-        times_DS: How often each draw has each picture.
     """
     objects_DK = times_DS @ np.array([result.objects for result in results], dtype=np.float64)
     areas_DK = np.zeros_like(objects_DK)
@@ -184,17 +173,12 @@ def drawn_ap50(results: Sequence[BoxesResult], times_DS: np.ndarray) -> np.ndarr
 
 
 def coco_ap(truths: Sequence[Boxes], found: Sequence[Detections]) -> float:
-    """Returns COCO's AP: mean over overlaps 0.5 to 0.95, 101 recalls and classes, all sizes.
+    """Returns COCO's AP, in [0, 1]; nan if no object counts.
 
-    COCO knows no difficult objects; they are its crowds (`iscrowd`): objects that need not be
-    found, and detections of which the most part lies in one, any number, are ignored.
-
-    Args:
-        truths: The objects of each picture.
-        found: The detections in each; beyond the surest 100 of a class they are left out.
-
-    Returns:
-        In [0, 1]; nan if no object counts.
+    It is the mean over overlaps 0.5 to 0.95, 101 recalls and classes, for all sizes, of the surest
+    100 detections of a class in a picture. COCO knows no difficult objects; they are its crowds
+    (`iscrowd`): objects that need not be found, and detections of which the most part lies in one,
+    any number, are ignored.
     """
     # Imported here: only evaluation needs it.
     from pycocotools.coco import COCO

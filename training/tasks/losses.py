@@ -38,14 +38,10 @@ class Counts:
 
 
 def cell_mask(batch: Mapping[str, Any]) -> torch.Tensor:
-    """Returns which positions of the feature map lie inside the original image.
+    """Returns which positions of "features_BCHW" lie inside the original image, bool [B, H/4, W/4].
 
-    Args:
-        batch: Has "features_BCHW", and "valid_B2" with the height and width in pixels, from the
-            crop's top left corner, that belong to the original image (the rest is padding).
-
-    Returns:
-        bool [B, H/4, W/4].
+    "valid_B2" has the height and width in pixels, from the crop's top left corner, that belong to
+    the original image (the rest is padding).
     """
     features_BCHW, valid_B2 = batch["features_BCHW"], batch["valid_B2"]
     inside_BH, inside_BW = (
@@ -108,10 +104,7 @@ class TaskLoss(nn.Module, ABC):
 def distillation(features_BCHW: torch.Tensor, batch: Mapping[str, Any], cells: int) -> torch.Tensor:
     """Returns L_KD, the mean squared error inside the original images, over all channels.
 
-    Args:
-        features_BCHW: A network's.
-        batch: Has the teacher's "features_BCHW", and "valid_B2".
-        cells: Positions of the whole step, see `Counts`.
+    The batch has the teacher's "features_BCHW", and "valid_B2"; `cells` are the whole step's.
     """
     target_BCHW = batch["features_BCHW"]
     error_BHW = (features_BCHW.float() - target_BCHW).square().sum(1)

@@ -75,9 +75,7 @@ class Metric(ABC):
     def drawn(self, results: Sequence[Any], times_DS: np.ndarray, /) -> np.ndarray:
         """Returns the main score of draws of images, float64 [D]; nan where nothing counts.
 
-        Args:
-            results: Of S images.
-            times_DS: How often each draw has each image.
+        `times_DS` tells how often each draw has each of S images.
         """
 
     def constant_class(self, results: Sequence[Any]) -> int | None:

@@ -83,10 +83,7 @@ class Objective(nn.Module):
         move on: its running statistics are of few batches and of older weights. As means over
         batches that all cuts see they fit the weights that the run ends with (Yu and Huang,
         Universally slimmable networks and improved training techniques, ICCV 2019:
-        post-statistics).
-
-        Args:
-            batches: As for `forward`; the network is in training mode.
+        post-statistics). The batches are as for `forward`, the network is in training mode.
         """
         if not self.selection.for_any_n:
             return

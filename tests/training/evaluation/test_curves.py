@@ -159,8 +159,8 @@ def test_no_saving_says_why():
     [
         ((), (), "has 0 rates and 0 scores; give as many of each, and at least one"),
         ((0.1,), (0.1, 0.2), "has 1 rates and 2 scores"),
-        ((0.0,), (0.5,), "each must be finite and above 0"),
-        ((0.1,), (float("nan"),), "each must be finite"),
+        ((0.0,), (0.5,), "rates must be finite and above 0"),
+        ((0.1,), (float("nan"),), "scores finite"),
     ],
 )
 def test_bad_curves_are_refused(rates, scores, text):
