@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from latent_store.codec import Codec, codec_from_store
+from latent_store.codec import codec_from_store
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader
 from latent_store.errors import DatasetError
@@ -57,12 +57,9 @@ class EvaluationSplit:
         self.truth = task.annotations().open(stored)
         self.class_names = self.truth.class_names or class_names(stored.dataset)
         self.annotations = task.annotations(num_classes=len(self.class_names))
-        self.codec = functools.cache(self._codec)
+        self.codec = functools.cache(lambda ident: codec_from_store(stored.store, ident).to(device))
         self.latents = functools.cache(stored.latents)
         self._ranked = functools.cache(stored.ranked)
-
-    def _codec(self, codec_id: str) -> Codec:
-        return codec_from_store(self.stored.store, codec_id).to(self.device)
 
     def ranked(self, evaluated: EvaluatedNetwork) -> RankedReader | None:
         """Returns the reader of the ranked copy that a network's channels come from, if any."""

@@ -41,9 +41,6 @@ class Interval:
     high: float
     share: float = 1.0
 
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)

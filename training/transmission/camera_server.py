@@ -83,11 +83,8 @@ class Transmission:
         watch.restart()
         x_BCHW = image_to_tensor(pad_image(image_HWC))
         watch.lap("pad")
-        hook = self.codec.model.g_a.register_forward_hook(lambda *_: watch.lap("g_a"))
-        try:
+        with self.codec.model.g_a.register_forward_hook(lambda *_: watch.lap("g_a")):
             latents = self.codec.encode(x_BCHW)
-        finally:
-            hook.remove()
         watch.lap("h_a")
         indexes_BCHW = self.codec.indexes(latents.z_symbols_BNHW)
         watch.lap("h_s")

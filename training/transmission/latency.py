@@ -134,11 +134,8 @@ def latency_markdown(found: Sequence[Latency], setting: dict[str, Any]) -> str:
 def _run_once(ends: Transmission, image_HWC: np.ndarray) -> _TimedRun:
     camera, server = Stopwatch(ends.network.device), Stopwatch(ends.network.device)
     stream = ends.send(image_HWC, camera)
-    hook = ends.codec.model.g_s.register_forward_hook(lambda *_: server.lap("g_s"))
-    try:
+    with ends.codec.model.g_s.register_forward_hook(lambda *_: server.lap("g_s")):
         ends.receive(stream, server)
-    finally:
-        hook.remove()
     return camera.milliseconds, server.milliseconds, len(stream.channels)
 
 
