@@ -9,7 +9,6 @@ from typing import Any
 
 from latent_store.catalogue.rankings import Agreement, Ranking, compare_rankings
 from training.evaluation.comparisons import Analysis, Saved
-from training.evaluation.methods import codec_name
 from training.evaluation.resampling import FEW_IMAGES, Interval
 from training.tables import section
 
@@ -41,12 +40,12 @@ def savings_section(analysis: Analysis) -> str:
 
 def differences_section(analysis: Analysis) -> str:
     """Returns the differences in score at equal codecs, one codec a column; empty without any."""
-    codecs = list(dict.fromkeys(codec_name(d.point) for d in analysis.differences))
+    codecs = list(dict.fromkeys(d.point.codec_name for d in analysis.differences))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for found in analysis.differences:
         ends = found.interval and f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
         text = f"{found.score:+.4f}{ends or ''} at {100 * found.rate:.0f} %"
-        cells.setdefault((found.test, found.anchor), {})[codec_name(found.point)] = text
+        cells.setdefault((found.test, found.anchor), {})[found.point.codec_name] = text
     rows = [(*pair, *(row.get(codec, "-") for codec in codecs)) for pair, row in cells.items()]
     note = (
         f"{analysis.metric} of the method less the other one's at one codec, hence at different "
@@ -63,7 +62,7 @@ def seeds_section(analysis: Analysis) -> str:
     header = ("method", "codec", "seeds", f"{analysis.metric} (mean)", "min-max", "bpp (mean)")
     rows = [
         (
-            *(s.name, codec_name(s.point), str(len(s.seeds)), f"{s.mean:.4f}"),
+            *(s.name, s.point.codec_name, str(len(s.seeds)), f"{s.mean:.4f}"),
             *(f"{s.low:.4f}-{s.high:.4f}", f"{s.mean_bpp:.4f}"),
         )
         for s in analysis.spreads

@@ -172,9 +172,3 @@ def require_comparable(points: Sequence[Point]) -> None:
                 f"{task.nothing.format(images=images)}: it has no {task.metric.title}; measure it "
                 f"on a split with {task.wanted}"
             )
-
-
-def codec_name(point: Point) -> str:
-    """Returns the last digits of a codec's id, and its quality if it has one."""
-    digits = point.codec_id.rsplit("-", 1)[-1]
-    return digits if point.quality is None else f"{digits} (q{point.quality})"

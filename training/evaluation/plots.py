@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from latent_store.storage.location import atomic_path
 from training.evaluation.comparisons import Analysis
-from training.evaluation.methods import Method, Sweep, codec_name, make_methods, make_sweeps
+from training.evaluation.methods import Method, Sweep, make_methods, make_sweeps
 from training.evaluation.points import Point
 from training.evaluation.resampling import Images, interval
 
@@ -44,7 +44,7 @@ def write_figures(analysis: Analysis, folder: Path) -> tuple[tuple[str, str], ..
         members = [p for p in points if p.codec_id == codec_id]
         name = f"channels_{codec_id.rsplit('-', 1)[-1]}.png"
         plot_channels(members, images, folder / name)
-        figures.append((name, f"N channels at codec {codec_name(members[0])}"))
+        figures.append((name, f"N channels at codec {members[0].codec_name}"))
     return tuple(figures)
 
 
@@ -69,7 +69,7 @@ def plot_channels(points: Sequence[Point], images: Images | None, path: Path) ->
     sweeps = make_sweeps(points)
     swept = {method.name for sweep in sweeps for method in sweep.methods}
     others = [method for method in make_methods(points) if method.name not in swept]
-    title = f"codec {codec_name(points[0])}, numbers: N"
+    title = f"codec {points[0].codec_name}, numbers: N"
     with _figure(path, points, images, title) as axes:
         for index, sweep in enumerate(sweeps):
             _draw_sweep(axes, sweep, images, _style(index, sweep.methods[0]), above=index % 2 == 0)

@@ -104,6 +104,12 @@ class Point:
         return find_task(self.task).metric.title
 
     @property
+    def codec_name(self) -> str:
+        """The last digits of the codec's id, and its quality if it has one."""
+        digits = self.codec_id.rsplit("-", 1)[-1]
+        return digits if self.quality is None else f"{digits} (q{self.quality})"
+
+    @property
     def bpp(self) -> float:
         """All bytes of all images, in bits, over all original pixels."""
         return sum(8 * s.rate.total_bytes for s in self.samples) / self.pixels

@@ -12,7 +12,6 @@ from typing import Any
 from latent_store.catalogue.rankings import Ranking
 from training.evaluation import comparison_tables
 from training.evaluation.comparisons import Analysis, Difference, SeedSpread
-from training.evaluation.methods import codec_name
 from training.evaluation.points import Point, summary
 from training.evaluation.resampling import Interval
 from training.tables import align, markdown_table
@@ -182,7 +181,7 @@ def _row(point: Point, name: str, found: Interval | None) -> tuple[str, ...]:
     numbers = summary(point)
     rates = ("bpp", "hyper_bpp", "y_bpp", "mask_bpp", "flush_bpp", "score")
     return (
-        *(name, codec_name(point), _channels(numbers)),
+        *(name, point.codec_name, _channels(numbers)),
         *(f"{numbers[rate]:.4f}" for rate in rates),
         "-" if found is None else f"{found.low:.4f}-{found.high:.4f}",
         *(f"{score:.4f}" for score in point.more_scores.values()),
@@ -222,7 +221,7 @@ def _per_class(analysis: Analysis) -> str:
     present = [i for i in range(len(names)) if any(p.class_scores[i] is not None for p in points)]
     scores = [[point.class_scores[i] for i in present] for point in points]
     rows = [
-        (name, codec_name(point), *("-" if v is None else f"{v:.3f}" for v in values))
+        (name, point.codec_name, *("-" if v is None else f"{v:.3f}" for v in values))
         for point, name, values in zip(points, analysis.names, scores, strict=True)
     ]
     header = ("network", "codec", *(names[i] for i in present))
@@ -243,6 +242,6 @@ def _notes(points: Sequence[Point], setting: ReportSetting) -> str:
     if any(p.permuted_score is not None for p in points):
         lines.append(
             f"permuted is {task.metric.title} with each image's ŷ given to another image's "
-            f"{task.truth_word}."
+            f"{task.annotations.component}."
         )
     return "## What is counted\n\n" + "\n".join(f"- {line}" for line in lines)

@@ -44,7 +44,6 @@ class Task(ABC):
         loss: Its class; both arguments of `TaskLoss` are given.
         metric: Its scores.
         nothing, wanted: What it means that nothing counts in {images}; what a split must have.
-        truth_word: What another image's truth is called in the report.
         score_note, pictures_note: How the report explains score and pictures.
         kept: Where predictions are kept beside a point's file, made of the {row}.
     """
@@ -64,7 +63,6 @@ class Task(ABC):
     metric: Metric
     nothing: str
     wanted: str
-    truth_word: str
     score_note: str
     pictures_note: str
     kept: str

@@ -70,7 +70,6 @@ class Detection(Task):
     metric = AveragePrecision()
     nothing = "no object of {images} counts (there is none, or all are difficult)"
     wanted = "objects that are not difficult"
-    truth_word = "boxes"
     score_note = (
         "AP50 is the VOC devkit's average precision at an overlap of 0.5 as it is since 2010, the "
         "area below the curve; AP50-07 is that of 2007, the mean at 11 recalls. A detection "

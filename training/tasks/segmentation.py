@@ -70,7 +70,6 @@ class Segmentation(Task):
     metric = MeanIou()
     nothing = "every pixel of {images} is labelled 255 (ignore)"
     wanted = "labels"
-    truth_word = "label"
     score_note = (
         "mIoU comes from one confusion matrix over all images, at original size, over classes that "
         "the labels contain; pixels labelled 255 are left out."

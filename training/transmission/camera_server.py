@@ -115,9 +115,10 @@ class Transmission:
             zeros where nothing was sent.
 
         Raises:
-            IdentityError, RankingError: See `require_channels`.
+            IdentityError: The stream is another codec's.
+            RankingError: It does not carry the channels that the network takes.
         """
-        keep = self.require_channels(stream)
+        keep = self._require_channels(stream)
         watch.restart()
         decoded = unpack_stream(self.codec, stream, keep)
         y_hat_CHW = decoded.full()
@@ -128,13 +129,8 @@ class Transmission:
         watch.lap("network")
         return prediction, y_hat_CHW
 
-    def require_channels(self, stream: StreamFile) -> int:
-        """Returns how many of a stream's channels the network takes.
-
-        Raises:
-            IdentityError: The stream is another codec's.
-            RankingError: It does not carry the channels that the network takes.
-        """
+    def _require_channels(self, stream: StreamFile) -> int:
+        """Returns how many of a stream's channels the network takes."""
         self.codec.spec.require_identity(stream.codec.identity, "the stream file")
         keep = self.network.config.channel_selection.accepted(stream, self.keep)
         if keep is None:

@@ -173,7 +173,6 @@ def _decode(
     """
     watch = Stopwatch(ends.network.device)
     stream = read_stream_file(stream_file)
-    ends.require_channels(stream)
     watch.lap("read")
     prediction, y_hat_CHW = ends.receive(stream, watch)
     size = stream.height, stream.width

@@ -113,7 +113,6 @@ class Presence(Task):
     metric = PresenceAccuracy()
     nothing = "{images} are none"
     wanted = "labels"
-    truth_word = "label"
     score_note = "Presence is the share of classes that are rightly said to occur, or not to."
     pictures_note = "Decoded picture, and how many classes each network says."
     kept = "classes/{row:06d}.json"
