@@ -150,10 +150,8 @@ def progress(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     """Returns a tqdm bar on stderr that stays silent where stderr is not a terminal."""
     from tqdm import tqdm
 
-    options.setdefault("disable", None)
-    options.setdefault("file", sys.stderr)
-    options.setdefault("dynamic_ncols", True)
-    return tqdm(iterable, **options)
+    defaults = {"disable": None, "file": sys.stderr, "dynamic_ncols": True}
+    return tqdm(iterable, **(defaults | options))
 
 
 def _fail(prog: str, message: str, status: int) -> int:

@@ -90,8 +90,17 @@ def run_demo(out: Path, seed: int) -> int:
     _make_room(out)
     maps = _Maps(out, seed)
     results, boxes = maps.run(), run_boxes(out, seed)
-    problems = [*_network_problems(results), *_ranking_problems(maps.store), *_box_problems(boxes)]
-    _say(_closing(out, time.monotonic() - start))
+    problems = _problems(results, "mIoU", _LEARNED) + _ranking_problems(maps.store)
+    problems += _problems(boxes, "AP50")
+    _say(
+        f"\nThe whole chain took {time.monotonic() - start:.0f} s. Look at:\n"
+        f"  {out}/evaluation/report.md          the table\n"
+        f"  {out}/evaluation/rate_miou.png      rate against mIoU\n"
+        f"  {out}/evaluation/pictures/          label and maps, side by side\n"
+        f"  {out}/segment/                      the new scene: stream file, map, overlay\n"
+        f"  {out}/boxes/                        the same for a detector, and its boxes drawn\n"
+        f"  latent-store inspect {out}/scenes.zarr"
+    )
     if problems:
         raise JobFailedError("; ".join(problems))
     return 0
@@ -216,25 +225,16 @@ def run_shown(command: str, **flags: object) -> None:
         raise JobFailedError(f"{words[0]} ended with status {status}; its error is above")
 
 
-def _network_problems(results: Path) -> list[str]:
-    """Returns what is wrong with the trained networks; nothing if they learned."""
+def _problems(results: Path, measure: str, learned: float = 0.0) -> list[str]:
+    """Returns what is wrong: a score below `learned` times a constant answer's, or a blind one."""
     problems = []
     for point in json.loads(results.read_text())["points"]:
-        miou, constant = point["score"], point["constant_score"]
-        if miou < _LEARNED * constant:
-            problems.append(f"{point['label']} has mIoU {miou:.3f}, constant {constant:.3f}")
-        if point["permuted_score"] > _LOOKS * miou:
-            problems.append(f"{point['label']} keeps {point['permuted_score']:.3f} when permuted")
+        found = f"{point['label']} has {measure} {point['score']:.4f}"
+        if learned and point["score"] < learned * point["constant_score"]:
+            problems.append(f"{found}, {point['constant_score']:.4f} constant")
+        if point["permuted_score"] >= _LOOKS * point["score"]:
+            problems.append(f"{found}, {point['permuted_score']:.4f} permuted")
     return problems
-
-
-def _box_problems(results: Path) -> list[str]:
-    """Returns what is wrong with the detector; nothing if it found what is in its pictures."""
-    return [
-        f"{point['label']} has AP50 {point['score']:.4f}, {point['permuted_score']:.4f} permuted"
-        for point in json.loads(results.read_text())["points"]
-        if point["permuted_score"] >= _LOOKS * point["score"]
-    ]
 
 
 def _ranking_problems(url: Path) -> list[str]:
@@ -253,18 +253,6 @@ def _make_room(out: Path) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()
-
-
-def _closing(out: Path, seconds: float) -> str:
-    return (
-        f"\nThe whole chain took {seconds:.0f} s. Look at:\n"
-        f"  {out}/evaluation/report.md          the table\n"
-        f"  {out}/evaluation/rate_miou.png      rate against mIoU\n"
-        f"  {out}/evaluation/pictures/          label and maps, side by side\n"
-        f"  {out}/segment/                      the new scene: stream file, map, overlay\n"
-        f"  {out}/boxes/                        the same for a detector, and its boxes drawn\n"
-        f"  latent-store inspect {out}/scenes.zarr"
-    )
 
 
 if __name__ == "__main__":

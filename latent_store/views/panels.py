@@ -14,8 +14,6 @@ _GAP = 4
 _TITLE_SIZE = 14
 _LEAST_PANEL = 160
 """Pixels across a panel, so that a title over a small picture can be read."""
-_BACKGROUND = (255, 255, 255)
-_INK = (0, 0, 0)
 
 
 def strip(panels: Sequence[tuple[str, np.ndarray]], across: int = 4) -> np.ndarray:
@@ -34,12 +32,12 @@ def strip(panels: Sequence[tuple[str, np.ndarray]], across: int = 4) -> np.ndarr
     width = max(_LEAST_PANEL, *(picture.shape[1] for _, picture in panels))
     columns, rows = min(across, len(panels)), -(-len(panels) // across)
     size = (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP)
-    canvas = Image.new("RGB", size, _BACKGROUND)
+    canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     for number, (title, picture) in enumerate(panels):
         down, right = divmod(number, columns)
         x, y = right * (width + _GAP), down * (height + _GAP)
-        draw.text((x + 2, y + _GAP), _fit(title, width - 4, font), fill=_INK, font=font)
+        draw.text((x + 2, y + _GAP), _fit(title, width - 4, font), fill="black", font=font)
         canvas.paste(Image.fromarray(picture), (x, y + top))
     return np.asarray(canvas)
 

@@ -130,14 +130,12 @@ def _develop(rng: Generator, look: Look, picture: Image.Image, labels: np.ndarra
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]
     gain *= 1 - np.float32(rng.uniform(0.0, 0.16)) * (x * x + y * y)
     image = np.asarray(picture, dtype=np.float32) * gain[..., None]
-    blurred = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).filter(
-        ImageFilter.GaussianBlur(look.blur * unit)
-    )
+    sharp = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+    blurred = sharp.filter(ImageFilter.GaussianBlur(look.blur * unit))
     # The sum of four uniform numbers is close to normal and the same on every machine.
     grain = np.zeros((height, width), np.int16)
     for part in rng.integers(0, 256, (4, height, width), dtype=np.uint8):
         grain += part
     noise = (grain - 510).astype(np.float32) * np.float32(look.noise / 148)
-    return np.clip(np.asarray(blurred, dtype=np.float32) + noise[..., None] + 0.5, 0, 255).astype(
-        np.uint8
-    )
+    noisy = np.asarray(blurred, dtype=np.float32) + noise[..., None]
+    return np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
