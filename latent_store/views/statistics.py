@@ -121,6 +121,7 @@ def sum_shard(y_hat_BCHW: np.ndarray, bits_BC: np.ndarray, grids_B2: np.ndarray)
     channels = y_hat_BCHW.shape[1]
     low, high = int(y_hat_BCHW.min(initial=0)), int(y_hat_BCHW.max(initial=0))
     count_CV = np.zeros((channels, high - low + 1), dtype=np.int64)
+    # Each channel has bins of its own, one channel's behind another's.
     firsts_C1 = count_CV.shape[1] * np.arange(channels)[:, None] - low
     product_CC = np.zeros((channels, channels), dtype=np.int64)
     for y_hat_CHW, (height, width) in zip(y_hat_BCHW, grids_B2, strict=True):
