@@ -58,7 +58,7 @@ def test_without_an_overlap_the_bound_has_an_interval():
     (saved,) = analyse([*pixel, *_curve("ours", factor=0.5)]).saved
     assert saved.maximum is saved.median is None
     assert saved.found.bound.at_least == pytest.approx(1 - 50 / 280, abs=0.01)
-    assert saved.found.bound.at_least in saved.at_least
+    assert saved.at_least.low <= saved.found.bound.at_least <= saved.at_least.high
 
 
 def test_seeds_are_averaged_and_their_spread_is_told():
