@@ -14,6 +14,7 @@ pipelines.train_teacher`; `--batch_size` counts all of them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -32,26 +33,22 @@ from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.source import held_out
 from training.flags import add_flags, flag, free_fields, read_flags
 from training.networks.backbones import BACKBONES
-from training.networks.network_config import MOST_WIDTH, NetworkConfig
+from training.networks.network_config import NetworkConfig
 from training.tasks.objective import Objective
 from training.tasks.registry import build_network, find_task, headline, require_own_fields
 from training.trainer.assembly import require_batch_norm
 from training.trainer.initialise import start_from_pretrained
-from training.trainer.job import NONE
+from training.trainer.job import NONE, ShapeFlags, TrainerConfig
 from training.trainer.ranks import ALONE, Ranks, joined
-from training.trainer.run_folder import RunFolder
-from training.trainer.run_state import FitResult
+from training.trainer.run_folder import FitResult, RunFolder
 from training.trainer.trainer import Trainer
-from training.trainer.trainer_config import TrainerConfig
 from training.trainer.validation import Validator
 
 FLIPPED = "hflip"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig(DatasetFlags):
-    """Flags of the teacher's network and data."""
-
+class _SplitFlags(DatasetFlags):
     split: str = flag("split to train on", default="train")
     hold_out: tuple[str, ...] | None = flag(
         "samples whose ids begin with one of these (in Cityscapes: cities) are not trained on, and "
@@ -66,33 +63,15 @@ class TeacherConfig(DatasetFlags):
     val_max_samples: int = flag(
         "validate on the first so many samples; 0 = all", default=0, free=True
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(ShapeFlags, _SplitFlags):
+    """Flags of the teacher's network and data."""
+
     backbone: str = flag(
         "ResNet of DeepLab v3 or Faster R-CNN", default="resnet50", choices=tuple(BACKBONES)
     )
-    aspp_width: int | None = flag(
-        "channels inside ASPP (default: 256)", default=None, least=1, most=MOST_WIDTH
-    )
-    fpn_width: int | None = flag(
-        "channels of the feature pyramid, in detection (default: 256)",
-        default=None,
-        least=1,
-        most=MOST_WIDTH,
-    )
-    box_head_width: int | None = flag(
-        "units of the box head's layers, in detection (default: 1024)",
-        default=None,
-        least=1,
-        most=MOST_WIDTH,
-    )
-    anchor_size: int | None = flag(
-        "side in pixels of the smallest anchors, in detection; each of five levels doubles it "
-        "(default: 24)",
-        default=None,
-        least=1,
-        most=MOST_WIDTH,
-    )
-    dropout: float = flag("dropout after ASPP", default=0.1, most=1)
-    auxiliary_head: bool = flag("train an FCN head on layer3 beside", default=False)
     pretrained: str = flag(
         "backbone to start from: imagenet (torchvision's), a file (for boxes torchvision's Faster "
         "R-CNN too), or none",
@@ -156,13 +135,9 @@ def train_teacher(
         free=free_fields(*CONFIGS),
     )
     validate = _validator(reader, teacher, held, loader_config, ranks)
-    try:
+    with contextlib.closing(loader):
         trainer = Trainer(objective, loader, trainer_config, folder, validate=validate, ranks=ranks)
         return trainer.fit(resume=resume)
-    finally:
-        loader.close()
-        if validate is not None:
-            validate.batches.close()
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -184,15 +159,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def _network_config(teacher: TeacherConfig, reader: DatasetReader) -> NetworkConfig:
     require_own_fields(teacher, reader.task)
-    given = {name: getattr(teacher, name) for name in find_task(reader.task).fields}
-    return NetworkConfig(
-        domain="pixel",
-        task=reader.task,
-        num_classes=len(reader.class_names),
-        backbone=teacher.backbone,
-        dropout=teacher.dropout,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    known = {"task": reader.task, "num_classes": len(reader.class_names)}
+    return NetworkConfig().with_flags(teacher, domain="pixel", **known)
 
 
 def _meta(reader: DatasetReader) -> dict[str, Any]:

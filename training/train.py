@@ -24,9 +24,8 @@ from training.data.loader import LoaderConfig
 from training.flags import add_flags, read_flags
 from training.tasks.registry import headline
 from training.trainer.assembly import train
-from training.trainer.job import CONFIGS, DataConfig, Job, ModelConfig
+from training.trainer.job import CONFIGS, DataConfig, Job, ModelConfig, TrainerConfig
 from training.trainer.ranks import joined
-from training.trainer.trainer_config import TrainerConfig
 
 COMMAND = "train-from-store"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import MOST_SEED
@@ -19,14 +19,12 @@ from pipelines.codec_training import images
 from pipelines.codec_training.images import EPOCH_STEPS, RandomCrops
 from pipelines.scenes.sets import MOST_SCENES
 from training.flags import Flags, flag, free_fields
-from training.networks.digests import DIGEST
 from training.tasks.losses import Counts
-from training.trainer.checkpoints import require_whole, write_payload
-from training.trainer.run_folder import RunFiles, require_same_config
+from training.trainer.checkpoints import DIGEST, require_whole, write_payload
+from training.trainer.job import TrainerConfig
+from training.trainer.run_folder import RunFiles, RunState, require_same_config
 from training.trainer.run_log import Meters, RunLog
-from training.trainer.run_state import RunState
 from training.trainer.trainer import Trainer
-from training.trainer.trainer_config import TrainerConfig
 
 CHANNELS_N, CHANNELS_M = 128, 192
 TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
@@ -173,7 +171,8 @@ class CodecTrainer(Trainer):
     @property
     def progress(self) -> float:
         """The share of the steps, or of the time, that is done."""
-        return max(super().progress, self.seconds / self.limit)
+        seconds = self.state.seconds + self.clock.since_lap
+        return max(super().progress, seconds / self.limit)
 
     @property
     def learning_rate(self) -> float:
@@ -210,7 +209,7 @@ class TrainingCheckpoint(RunFiles):
         """Says whether there is a run to go on with."""
         return super().holds_run() and not self.overwrite
 
-    def save(self, network: nn.Module, state: RunState, parts: Mapping[str, Any]) -> None:
+    def save(self, network: Any, state: RunState, parts: Mapping[str, Any]) -> None:
         """Replaces the file."""
         values = (parts["network"], parts["optimizer"], self.config, state.step, state.seconds)
         write_payload(self.resume, dict(zip(_ENTRIES, values, strict=True)))

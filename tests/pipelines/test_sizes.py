@@ -30,8 +30,7 @@ from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.registry import READERS
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
-from training.data.store_source import SourceSpec, StoreSource
-from training.data.stored_channels import StoredChannels
+from training.data.store_source import SourceSpec, StoredChannels, StoreSource
 from training.selection.all_channels import WholeStreams
 from training.selection.gated import ChosenStreams
 from training.selection.ranked import ScalableStreams

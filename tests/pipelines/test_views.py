@@ -25,8 +25,7 @@ from pipelines import encode, frequency, reorder
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from training import train
 from training.data.loader import CropLoader, LoaderConfig
-from training.data.store_source import SourceSpec, StoreSource
-from training.data.stored_channels import StoredChannels
+from training.data.store_source import SourceSpec, StoredChannels, StoreSource
 from training.networks.network_config import NetworkConfig
 from training.tasks.annotations import PixelLabels
 from training.tasks.registry import build_network

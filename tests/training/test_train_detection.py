@@ -17,8 +17,7 @@ from tests.training.made_detectors import KEEP, BoxStore, box_encode_args, make_
 from tests.training.trainer.test_ranks import torchrun
 from training import train
 from training.data.loader import WholeImages
-from training.data.store_source import SourceSpec, StoreSource
-from training.data.stored_channels import StoredChannels
+from training.data.store_source import SourceSpec, StoredChannels, StoreSource
 from training.tasks.annotations import ObjectBoxes
 from training.tasks.classes import VOC_CLASSES
 from training.tasks.detection import DETECTION, DetectionLoss
@@ -147,7 +146,6 @@ def test_an_image_is_the_same_in_any_batch_and_on_any_canvas(
     for url, batch_size in ((store.url, 1), (store.url, 3), (wide.url, 4)):
         images = WholeImages(source(url), batch_size=batch_size)
         found.append(detected(network, images))
-        images.close()
     alone, *others = found
     assert len(alone) == 6
     assert sum(len(one["boxes"]) for one in alone.values()) > 10
@@ -186,7 +184,6 @@ def detected(network: torch.nn.Module, images: WholeImages) -> dict[str, dict[st
 def test_views_show_mirrored_objects(store: BoxStore) -> None:
     images = WholeImages(source(store.url, views=True))
     targets = {batch["sample_ids"][0]: batch["targets"][0] for batch in images}
-    images.close()
     split = latent_store.open(store.url)["voc2007/trainval"]
     assert len(targets) == 12
     for name in [name for name in targets if "@" not in name]:

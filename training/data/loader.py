@@ -14,13 +14,12 @@ import torch
 from latent_store.console import MOST_THREADS
 from latent_store.errors import LatentStoreError
 from latent_store.format.schema import LATENT_STRIDE
-from training.data.annotations import Annotations
 from training.data.prefetch import KINDS, Prefetcher
-from training.data.sampling import Batch, batches_an_epoch, plan_epoch, plan_in_order
-from training.data.shares import WHOLE, Share
-from training.data.source import Arrays, CropRule, Source
+from training.data.sampling import WHOLE, Batch, Share, plan_epoch, plan_in_order
+from training.data.source import Annotations, Arrays, CropRule, Source
 from training.flags import Flags, flag
 
+_SIZES = ("batch_size", "chunk_rows", "preload_rows")
 TensorBatch = dict[str, Any]
 """Tensors by name, "sample_ids", a list of str, and for boxes "targets", a list of dicts."""
 
@@ -92,8 +91,7 @@ class EpochLoader(ABC):
     """
 
     def __init__(self) -> None:
-        self.epoch = 0
-        self.position = 0
+        self.epoch = self.position = 0
         self._stream: Iterator[TensorBatch] | None = None
 
     @abstractmethod
@@ -149,7 +147,6 @@ class CropLoader(EpochLoader):
 
     Args:
         source: What is read.
-        config: How batches are made.
         seed: Order and crops depend on it, the epoch and the row, on nothing else.
         pin_memory: Whether tensors are put into page-locked memory, for a GPU.
         share: What is read of each batch.
@@ -168,10 +165,13 @@ class CropLoader(EpochLoader):
         share: Share = WHOLE,
     ) -> None:
         super().__init__()
-        share.require_equal(config.batch_size)
+        if config.batch_size % share.world:
+            raise LatentStoreError(
+                f"--batch_size {config.batch_size} counts the images of all ranks together and "
+                f"cannot be shared equally by {share.world}: give a multiple of {share.world}"
+            )
         config = config.for_annotations(source.annotations)
-        self.source = source
-        self.config = config
+        self.source, self.config = source, config
         self.rule = CropRule(seed=seed, crop=config.crop or 0)
         self.groups = source.groups(self.rule)
         self._pin_memory, self._share = pin_memory, share
@@ -183,23 +183,18 @@ class CropLoader(EpochLoader):
         self._prefetcher = Prefetcher(source.load, workers=config.workers, kind=config.worker_kind)
 
     def __len__(self) -> int:
-        return batches_an_epoch(self.groups, self.config.batch_size)
+        return sum(-(-len(group) // self.config.batch_size) for group in self.groups)
 
     def stream(self, epoch: int, position: int) -> Generator[TensorBatch]:
-        """Yields batches for ever, starting with batch `position` of `epoch`."""
         for arrays in self._prefetcher.map(self._loads(epoch, position)):
             for batch in arrays:
                 yield to_tensors(batch, pin_memory=self._pin_memory)
 
     def settings(self) -> dict[str, Any]:
-        """Returns what a resumed run must have too: seed, sizes, and which samples."""
         ids = "\n".join(self.source.sample_ids(self.source.rows))
         return {
             "seed": self.rule.seed,
-            "crop": self.config.crop,
-            "batch_size": self.config.batch_size,
-            "chunk_rows": self.config.chunk_rows,
-            "preload_rows": self.config.preload_rows,
+            **{name: getattr(self.config, name) for name in ("crop", *_SIZES)},
             "number of samples": len(self.source.rows),
             "digest of sample ids": hashlib.sha256(ids.encode()).hexdigest()[:16],
         }
@@ -212,15 +207,9 @@ class CropLoader(EpochLoader):
     def _loads(
         self, epoch: int, position: int
     ) -> Iterator[tuple[list[Batch], CropRule, int, Share]]:
+        sizes = {name: getattr(self.config, name) for name in _SIZES}
         for current in itertools.count(epoch):
-            loads = plan_epoch(
-                self.groups,
-                batch_size=self.config.batch_size,
-                chunk_rows=self.config.chunk_rows,
-                preload_rows=self.config.preload_rows,
-                seed=self.rule.seed,
-                epoch=current,
-            )
+            loads = plan_epoch(self.groups, **sizes, seed=self.rule.seed, epoch=current)
             skip = position if current == epoch else 0
             if not self.source.in_runs:
                 loads = [[batch] for load in loads for batch in load]
@@ -233,38 +222,26 @@ class CropLoader(EpochLoader):
 class WholeImages:
     """A source's whole images in row order, for validation: every row once, in one of the shares.
 
-    Args:
-        source: What is read.
-        batch_size: Images in a batch, at most; they have one coded size.
-        workers: Background threads that read ahead, within one pass.
-        share: Of the batches.
+    A thread reads ahead, within one pass. A batch has at most `batch_size` images, of one coded
+    size; of the batches a share is read.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        batch_size: int = 1,
-        workers: int = 1,
-        share: Share = WHOLE,
-    ) -> None:
+    def __init__(self, source: Source, *, batch_size: int = 1, share: Share = WHOLE) -> None:
         self.source = source
         self.rule = CropRule(seed=0, crop=0)
         loads = plan_in_order(source.groups(self.rule), batch_size=batch_size)
         self.loads = loads[share.rank :: share.world]
-        self._prefetcher = Prefetcher(source.load, workers=workers)
+        self._prefetcher = Prefetcher(source.load, workers=1)
 
     def __len__(self) -> int:
         return len(self.loads)
 
     def __iter__(self) -> Iterator[TensorBatch]:
-        for arrays in self._prefetcher.map((load, self.rule, 0) for load in self.loads):
-            for batch in arrays:
-                yield to_tensors(batch)
-
-    def close(self) -> None:
-        """Stops the workers."""
-        self._prefetcher.close()
+        try:
+            for arrays in self._prefetcher.map((load, self.rule, 0) for load in self.loads):
+                yield from map(to_tensors, arrays)
+        finally:
+            self._prefetcher.close()
 
 
 def to_tensors(arrays: Arrays, *, pin_memory: bool = False) -> TensorBatch:
@@ -276,12 +253,11 @@ def to_tensors(arrays: Arrays, *, pin_memory: bool = False) -> TensorBatch:
     for name, value in arrays.items():
         if name == "targets":
             batch[name] = [to_tensors(target, pin_memory=pin_memory) for target in value]
-            continue
-        if not isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray):
+            tensor = torch.from_numpy(np.ascontiguousarray(value))
+            if name == "x_BHWC":
+                name, tensor = "x_BCHW", tensor.permute(0, 3, 1, 2)
+            batch[name] = tensor.pin_memory() if pin_memory else tensor
+        else:
             batch[name] = value
-            continue
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
-        if name == "x_BHWC":
-            name, tensor = "x_BCHW", tensor.permute(0, 3, 1, 2)
-        batch[name] = tensor.pin_memory() if pin_memory else tensor
     return batch

@@ -4,14 +4,11 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from latent_store.errors import LatentStoreError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 KINDS = ("thread", "process")
 
@@ -35,9 +32,7 @@ class Prefetcher:
                 f"--workers must be 0 or more and --worker_kind {' or '.join(KINDS)}, got "
                 f"{workers} and {kind!r}"
             )
-        self._work = work
-        self._workers = workers
-        self._kind = kind
+        self._work, self._workers, self._kind = work, workers, kind
         self._pool: Executor | None = None
 
     def map(self, items: Iterable[tuple[Any, ...]]) -> Iterator[Any]:

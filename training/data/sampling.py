@@ -1,4 +1,4 @@
-"""Sampling: the rows of each batch, their crops, how much is kept; pure functions.
+"""Sampling: the rows of each batch, a process's share of them, crops, how much is kept; all pure.
 
 Chunked shuffle: rows are cut into runs of `chunk_rows` consecutive ones, the runs are shuffled,
 `preload_rows` rows at a time are loaded with few contiguous reads and shuffled in memory. Random
@@ -9,16 +9,41 @@ batch, and all networks that are compared see the same crops in the same order.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from latent_store.format.schema import LATENT_STRIDE
 
+Value = TypeVar("Value")
 Batch = tuple[int, ...]
 """Row numbers."""
 
 # First in every generator's key, so that no two uses of randomness share a stream.
 ORDER_KEY, CROP_KEY, NOISE_KEY, CUT_KEY, SAMPLE_KEY = 1, 2, 3, 4, 5
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's of several equal shares.
+
+    Attributes:
+        rank: Its number, from 0.
+        world: How many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def part(self, batch: Sequence[Value]) -> Sequence[Value]:
+        """Returns this share of a batch's rows: consecutive ones, rank 0 has the first."""
+        size = len(batch) // self.world
+        return batch[self.rank * size : (self.rank + 1) * size]
+
+
+WHOLE = Share()
+"""The only share there is."""
 
 
 def plan_epoch(
@@ -38,8 +63,7 @@ def plan_epoch(
             beginning of its order, so that every batch is full and every row is seen.
         chunk_rows: Consecutive rows that stay together until they are in memory.
         preload_rows: Rows that are in memory together, rounded up to whole batches.
-        seed: Of the run.
-        epoch: From 0.
+        seed, epoch: Key what is drawn.
 
     Returns:
         Loads, each a list of batches: what is read, shuffled and handed out together.
@@ -65,20 +89,13 @@ def plan_in_order(groups: Sequence[Sequence[int]], *, batch_size: int) -> list[l
     ]
 
 
-def batches_an_epoch(groups: Sequence[Sequence[int]], batch_size: int) -> int:
-    """Returns how many batches `plan_epoch` makes."""
-    return sum(-(-len(group) // batch_size) for group in groups)
-
-
 def crop_origin(
     seed: int, epoch: int, row: int, *, size: tuple[int, int], crop: tuple[int, int]
 ) -> tuple[int, int]:
     """Returns (top, left) of an image's random crop in pixels, multiples of 16.
 
     Args:
-        seed: Of the run.
-        epoch: From 0.
-        row: Of the image.
+        seed, epoch, row: Key what is drawn.
         size: Coded height and width in pixels.
         crop: Height and width in pixels, multiples of 16, not larger than `size`.
     """
@@ -94,12 +111,6 @@ def draw_cut(seed: int, epoch: int, rows: Sequence[int], cuts: Sequence[int]) ->
     All rows of a batch get the same one, so that batch norm sees a whole batch of one distribution
     (see `training.selection.cut_norm`). The batch's first row keys it: which rows meet in a batch
     is random and new in every epoch, so each row meets every cut, as if it drew its own.
-
-    Args:
-        seed: Of the run.
-        epoch: From 0.
-        rows: Of the batch.
-        cuts: Numbers of channels.
     """
     rng = np.random.default_rng((CUT_KEY, seed, epoch, int(rows[0])))
     return int(rng.choice(cuts))

@@ -1,4 +1,4 @@
-"""The source of a loader's batches: whole images, wherever they lie, and crops of them."""
+"""The source of a loader's batches: whole images, what is learned of each, and crops of both."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from latent_store.components.reader import Window
+from latent_store.components.reader import ComponentReader, Window
 from latent_store.errors import DatasetError
-from training.data.annotations import Annotations
-from training.data.sampling import Batch, crop_origin, group_by_size
-from training.data.shares import WHOLE, Share
+from latent_store.store import Split
+from training.data.sampling import WHOLE, Batch, Share, crop_origin, group_by_size
 
 Rows = Sequence[int] | np.ndarray
 Arrays = dict[str, Any]
@@ -19,13 +18,55 @@ Arrays = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropRule:
-    """The rule by which images are cropped.
+class Annotations(ABC):
+    """One component of a split, read row by row. Plain values: workers are sent it.
 
     Attributes:
-        seed: Of the run.
-        crop: Side in pixels, a multiple of 16; 0 for whole images.
+        num_classes: Annotations of other classes are refused.
+        component: Kind of the component that holds them.
+        crop: Side in pixels of random crops where none is asked for; 0 = whole images.
+        least_crop: The smallest side that crops may have.
+        pixel_bytes: Size of a whole image's in a cache; 0 = they are read anew each time.
     """
+
+    num_classes: int = 19
+    component: ClassVar[str]
+    crop: ClassVar[int] = 0
+    least_crop: ClassVar[int] = 0
+    pixel_bytes: ClassVar[int] = 0
+
+    @abstractmethod
+    def open(self, split: Split) -> ComponentReader:
+        """Opens the component."""
+
+    @abstractmethod
+    def read(self, reader: Any, row: int, window: Window | None = None) -> Any:
+        """Reads one row's whole, or what a window in pixels, from its top left corner, leaves.
+
+        Raises:
+            DatasetError: If a class is none of the `num_classes`.
+        """
+
+    @abstractmethod
+    def cut(self, whole: Any, window: Window) -> Any:
+        """Returns what a window leaves of a row's whole."""
+
+    @abstractmethod
+    def entries(self, cut: Sequence[Any]) -> dict[str, Any]:
+        """Returns a batch's entries, made of what `cut` or `read` returned for each image."""
+
+    @abstractmethod
+    def truths(self, batch: Mapping[str, Any]) -> list[Any]:
+        """Returns the annotations of each whole image of a batch, as `read` has them."""
+
+    @abstractmethod
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Returns how much there is to get right in a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropRule:
+    """The rule by which images are cropped: a side in pixels, a multiple of 16; 0 for none."""
 
     seed: int
     crop: int

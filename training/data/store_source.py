@@ -23,9 +23,24 @@ from latent_store.components.reader import ComponentReader, Window
 from latent_store.errors import DatasetError
 from latent_store.format.schema import FEATURE_STRIDE, LATENT_STRIDE
 from latent_store.store import Split
-from training.data.annotations import Annotations
-from training.data.source import Arrays, Rows, Source, held_out
-from training.data.stored_channels import StoredChannels
+from training.data.source import Annotations, Arrays, Rows, Source, held_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredChannels:
+    """The channels that are read of one of the store's two copies of latents.
+
+    Attributes:
+        ranking_id: The ranked copy is read; None for the one in natural channel order.
+        keep: How many channels of the ranked copy; None for all.
+        channels: Numbers of the channels of the natural copy; None for all.
+        pooled: "mean" or "rms" where a gate sees these of every channel; None without a gate.
+    """
+
+    ranking_id: str | None = None
+    keep: int | None = None
+    channels: tuple[int, ...] | None = None
+    pooled: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +48,6 @@ class SourceSpec:
     """Names what is read.
 
     Attributes:
-        url: Of the store.
         split: "dataset/split".
         annotations: What is learned of each image.
         domain: "latent", or "pixel" for decoded images.
@@ -113,41 +127,34 @@ class StoreSource(Source):
         readers: list[ComponentReader] = [reader for reader in wanted if reader is not None]
         rows = self.split.common_rows(*readers, views=self.spec.views)
         keys = ", ".join(reader.key for reader in readers)
+        place = f"{self.spec.split} of {self.split.store.url}"
         if not len(rows):
             raise DatasetError(
-                f"{self.spec.split} of {self.split.store.url} has no sample with {keys}: see "
-                "`latent-store inspect` for what failed, and encode some"
+                f"{place} has no sample with {keys}: see `latent-store inspect` for what failed, "
+                "and encode some"
             )
         held = held_out(self.split.sample_ids(rows), self.spec.hold_out, self.spec.split)
         rows = rows[np.array(held) == self.spec.held]
         sources = self.split.source_rows(rows)
         if self.spec.views and np.array_equal(sources, rows):
             raise DatasetError(
-                f"{self.spec.split} of {self.split.store.url} has no stored view with {keys}: "
-                "write them with encode-to-store --views (and reorder-latents, for a ranked copy), "
-                "or leave --views out"
+                f"{place} has no stored view with {keys}: write them with encode-to-store --views "
+                "(and reorder-latents, for a ranked copy), or leave --views out"
             )
         first = np.unique(sources)[: self.spec.max_samples or None]
         return rows[np.isin(sources, first)]
 
     def sample_ids(self, rows: Rows) -> list[str]:
-        """Returns the ids of rows."""
         return self.split.sample_ids(rows)
 
     def sizes(self, rows: Rows) -> np.ndarray:
-        """Returns the original height and width of rows in pixels, integers [n, 2]."""
         return self.split.sizes(rows)
 
     def coded_sizes(self, rows: Rows) -> list[tuple[int, int]]:
-        """Returns the coded height and width of each row, in pixels."""
         return [(height, width) for height, width in self.split.coded_sizes(rows).tolist()]
 
     def read_features(self, row: int, window: Window | None = None) -> np.ndarray:
-        """Returns the teacher's features of one image, float32 [D, h, w].
-
-        Args:
-            row: Of the image.
-            window: In feature cells; None for all.
+        """Returns the teacher's features of one image, float32 [D, h, w]; a window is in cells.
 
         Raises:
             DatasetError: If one of them is not finite, which would spoil every weight at once.
@@ -173,17 +180,12 @@ class StoreSource(Source):
             and "pixels_B" (original pixels).
         """
         unit = 1 if self.spec.domain == "pixel" else LATENT_STRIDE
-        cut = [
-            _cut(wholes[row], _in_cells(w, unit), channels_last=unit == 1)
-            for row, w in zip(batch, windows, strict=True)
-        ]
+        each = list(zip(batch, windows, strict=True))
+        cut = [_cut(wholes[row], _in_cells(w, unit), channels_last=unit == 1) for row, w in each]
         arrays: Arrays = {"x_BHWC" if unit == 1 else "y_hat_BCHW": np.stack(cut)}
-        learned = [self._annotation(row, w) for row, w in zip(batch, windows, strict=True)]
-        arrays |= self.annotations.entries(learned)
+        arrays |= self.annotations.entries([self._annotation(row, w) for row, w in each])
         if self.teacher is not None:
-            arrays["features_BCHW"] = np.stack(
-                [self._features(row, w) for row, w in zip(batch, windows, strict=True)]
-            )
+            arrays["features_BCHW"] = np.stack([self._features(row, w) for row, w in each])
         arrays["channel_bits_BC"] = self.latents.column("channel_bits", batch)
         arrays["pixels_B"] = self.sizes(batch).astype(np.int64).prod(1).astype(np.float32)
         if self.spec.stored.pooled is not None:
@@ -234,9 +236,7 @@ class StoreSource(Source):
     def _features(self, row: int, window: Window) -> np.ndarray:
         window = _in_cells(window, FEATURE_STRIDE)
         whole_CHW = self._whole("features", row)
-        if whole_CHW is None:
-            return self.read_features(row, window)
-        return _cut(whole_CHW, window)
+        return self.read_features(row, window) if whole_CHW is None else _cut(whole_CHW, window)
 
     def _whole(self, name: str, row: int) -> np.ndarray | None:
         """Returns a whole cached array; None where the split does not fit into the cache."""
@@ -245,10 +245,8 @@ class StoreSource(Source):
         value = self._cache.get((name, row))
         if value is not None:
             return value
-        if name == "features":
-            value = self.read_features(row)
-        else:
-            value = self.annotations.read(self.learned, row)
+        features = name == "features"
+        value = self.read_features(row) if features else self.annotations.read(self.learned, row)
         return self._remember(name, row, value)
 
     @cached_property

@@ -236,7 +236,7 @@ def _is_anchor(anchor: Point, test: Point) -> bool:
     if kind.takes_all:
         return True
     return (
-        (not kind.for_any_n or kind is find_selection(test.selection))
+        ("cuts" not in kind.names or kind is find_selection(test.selection))
         and anchor.keep == test.keep
         and anchor.ranking_method in _BASELINE_RANKINGS
         and test.ranking_method not in _BASELINE_RANKINGS

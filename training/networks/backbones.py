@@ -126,11 +126,8 @@ class ResNet(Backbone):
         self.output_stride = 16 if basic else 8
 
     def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
-        """Returns stem and stages with fresh weights."""
-        if dilated and not self.basic:
-            options = {"replace_stride_with_dilation": [False, True, True]}
-        else:
-            options = {}
+        replaced = dilated and not self.basic
+        options = {"replace_stride_with_dilation": [False, True, True]} if replaced else {}
         resnet = models.get_model(self.name, weights=None, **options)
         if dilated and self.basic:
             _dilate(resnet.layer4)
@@ -155,7 +152,6 @@ class MobileNetV2(Backbone):
     _STAGE_ENDS = (4, 7, 14, 18)
 
     def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
-        """Returns stem and stages with fresh weights."""
         blocks: Any = models.mobilenet_v2(weights=None).features
         starts = (self._STEM_BLOCKS, *self._STAGE_ENDS)
         stages: dict[str, Any] = {
@@ -170,7 +166,6 @@ class MobileNetV2(Backbone):
         return Stem({str(i): blocks[i] for i in range(self._STEM_BLOCKS)}), stages
 
     def own_name(self, name: str) -> str:
-        """Returns the name of an entry of torchvision's inside our stem and tail."""
         name = super().own_name(name)
         found = re.match(r"features\.(\d+)\.", name)
         if found is None or int(found[1]) >= self._STAGE_ENDS[-1]:

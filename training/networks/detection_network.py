@@ -44,10 +44,8 @@ STRIDES = (4, 8, 16, 32, 64)
 """Pixels that one position of each pyramid level covers; the last is the fourth, subsampled."""
 PROPOSALS = {"training": 2000, "testing": 1000}
 """Most proposals of a level before, and of an image after, non-maximum suppression."""
-
 ROI_SIZE = 7
 """Cells a side that a proposal is pooled to."""
-
 _ASPECT_RATIOS = (0.5, 1.0, 2.0)
 _POOLED = ("0", "1", "2", "3")
 # Equation 1 of the FPN paper assigns a 224-pixel object to level 4, with anchors from 32 pixels.
@@ -80,13 +78,13 @@ class DetectionTail(Stages):
         """Detects objects, or computes what training minimises.
 
         Args:
-            features_BCHW: [B, D, H/4, W/4].
+            features_BCHW: At H/4 and W/4.
             size: H and W, in pixels.
             valid_B2: Height and width, in pixels from the top left corner, that belong to the
                 original picture.
             targets: For training: "boxes" float32 [n, 4] (x1, y1, x2, y2, half-open, in pixels) and
                 "labels" int64 [n] of each image; n may be 0.
-            sample_keys: For training: seed, epoch and row of each image.
+            sample_keys: For training, one an image.
 
         Returns:
             In evaluation "detections", one an image: "boxes" float32 [n, 4] inside the valid

@@ -43,9 +43,6 @@ class LastLayerFit:
             kernel 5, stride 2 that doubles it; it gives shapes only.
         ridge: Added to the diagonal, as a share of its mean: keeps hidden channels that are all
             but silent from getting huge weights.
-
-    Attributes:
-        positions: Output positions seen.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, *, ridge: float = 1e-4) -> None:
@@ -96,13 +93,9 @@ class LastLayerFit:
             )
         solved = [system.solve(self.ridge) for system in self._systems]
         # Of a phase: w = a − b ⊗ bias, where A a = r and A b = s. Put into the bias's own equation.
-        left = self.positions - sum(
-            s.sums_T @ b_T for s, (_, b_T) in zip(self._systems, solved, strict=True)
-        )
-        right_F = self._sums - sum(
-            s.sums_T @ a_TF for s, (a_TF, _) in zip(self._systems, solved, strict=True)
-        )
-        bias_F = right_F / left
+        pairs = list(zip(self._systems, solved, strict=True))
+        left = self.positions - sum(s.sums_T @ b_T for s, (_, b_T) in pairs)
+        bias_F = (self._sums - sum(s.sums_T @ a_TF for s, (a_TF, _) in pairs)) / left
         weight = torch.zeros(self.inputs, self.outputs, *self._kernel, dtype=torch.float64)
         for phase, (a_TF, b_T) in zip(self._phases, solved, strict=True):
             taps = (a_TF - b_T[:, None] * bias_F).unflatten(0, (len(phase.kernel), self.inputs))
@@ -113,10 +106,7 @@ class LastLayerFit:
         return weight.float().contiguous(), bias_F.float()
 
     def r_squared(self) -> float:
-        """Returns the share of the target's variance that the solution explains, over all channels.
-
-        Call `solve` first; the targets are those that it was fitted to.
-        """
+        """Returns the share of the fitted targets' variance that `solve`'s solution explains."""
         solved, bias_F = self._solution
         error = self._squares.sum()
         for system, (a_TF, b_T) in zip(self._systems, solved, strict=True):

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from latent_store.errors import CheckpointError, LatentStoreError
 from training.networks.backbones import find_backbone
@@ -36,10 +36,10 @@ class NetworkConfig:
             enlarged, and 24 to 384 span the objects of pictures of about 500.
         selection: One of `training.selection`; always "none" in the pixel domain.
         latent_channels: M of the codec.
-        channels: The numbers of the channels that come in, in their order; None for all.
-        cuts: The numbers of channels that a network for any N works with, rising; None for others.
-        transform: "deconv" or "res".
-        transform_activation: "igdn" or "relu".
+        channels: Numbers of the channels that come in, in their order; None for all.
+        cuts: The numbers of channels that a network for any N works with, rising.
+        transform: One of TRANSFORMS.
+        transform_activation: One of ACTIVATIONS.
         gate_pool: "mean" or "rms", what the gate sees of each channel.
         gate_bias: The gate's initial bias, see `parse_gate_bias`.
     """
@@ -78,6 +78,12 @@ class NetworkConfig:
                 f"got {self.selection!r}"
             )
 
+    def with_flags(self, flags: Any, **known: Any) -> Self:
+        """Returns the shape that flags ask for; a field that they lack, or that is None, stays."""
+        asked = {field.name: getattr(flags, field.name, None) for field in dataclasses.fields(self)}
+        given: dict[str, Any] = {name: v for name, v in asked.items() if v is not None}
+        return dataclasses.replace(self, **given | known)
+
     @property
     def channel_selection(self) -> Selection:
         """The way in which channels are chosen, with this network's channels."""
@@ -86,7 +92,7 @@ class NetworkConfig:
 
     @property
     def input_channels(self) -> int:
-        """Most channels that `forward` takes: 3, M, or those that the network names."""
+        """Most channels that `forward` takes."""
         return 3 if self.domain == "pixel" else len(self.channel_selection.numbers)
 
     @property
@@ -96,11 +102,11 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain types, ready for a checkpoint or JSON."""
-        tuples = {name: getattr(self, name) for name in ("channels", "cuts")}
-        return dataclasses.asdict(self) | {k: v and list(v) for k, v in tuples.items()}
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Builds a config from `to_dict`'s values.
 
         Raises:
@@ -112,5 +118,7 @@ class NetworkConfig:
                 f"the network has settings that this version does not know: {', '.join(unknown)}; "
                 "update the package"
             )
-        lists = {name: values.get(name) for name in ("channels", "cuts")}
-        return cls(**{**values, **{k: None if v is None else tuple(v) for k, v in lists.items()}})
+        made: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**made)

@@ -5,10 +5,8 @@
 
 The stem, which the paper removes and whose output it distils, is the backbone's
 (`training.networks.backbones`); the tail is the task's: `training.networks.segmentation_network`
-gives logits, `training.networks.detection_network` boxes.
-
-Which channels come in, and what is done with them before the transform, is up to the network's
-selection, see `training.selection`.
+gives logits, `training.networks.detection_network` boxes. Which channels come in, and what is done
+with them before the transform, is up to the network's selection (`training.selection`).
 
 One image's output is the same alone or in any batch. ASPP pools over the whole map, so a batch
 holds images of one coded size, and nothing is padded beyond that.
@@ -55,20 +53,14 @@ class PixelNetwork(Network):
         self.stem, self.tail = make_parts(config)
 
     def forward(self, x_BCHW: torch.Tensor, **tail_inputs: Any) -> dict[str, Any]:
-        """Runs the network on images.
+        """Returns "features" [B, D, H/4, W/4], and the tail's outputs.
 
-        Args:
-            x_BCHW: Float32 RGB in [0, 1], [B, 3, H, W].
-            tail_inputs: What the task's tail needs besides features.
-
-        Returns:
-            "features" [B, D, H/4, W/4], and the tail's outputs.
+        Images are float32 RGB in [0, 1]; `tail_inputs` is what the tail needs besides features.
         """
         outputs = self.transformed(x_BCHW)
         return outputs | self.tail(outputs["features"], x_BCHW.shape[-2:], **tail_inputs)
 
     def transformed(self, x_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns what comes before the tail: "features"."""
         return {"features": self.stem(x_BCHW)}
 
 
@@ -78,7 +70,7 @@ class LatentNetwork(Network):
     Attributes:
         latent_scale_C: Multiplies the incoming channels, 1 / their RMS over the training split.
         feature_mean_C, feature_std_C: Of the teacher's features; the transform's output is scaled
-            and shifted by them. Both are fixed, linear and could be folded into the transform's
+            and shifted by them. All are fixed, linear and could be folded into the transform's
             outer layers; they are there because Adam moves every weight by about its learning
             rate, which suits layers whose inputs and outputs are of order one.
     """
@@ -93,16 +85,15 @@ class LatentNetwork(Network):
         self.config = config
         self.selection = config.channel_selection
         self.gate = self.selection.make_gate()
+        channels, features = config.input_channels, config.feature_channels
+        activation = config.transform_activation
         self.transform = build_transform(
-            config.transform,
-            config.input_channels,
-            config.feature_channels,
-            activation=config.transform_activation,
+            config.transform, channels, features, activation=activation
         )
         self.tail = make_parts(config)[1]
-        self.register_buffer("latent_scale_C", torch.ones(config.input_channels))
-        self.register_buffer("feature_mean_C", torch.zeros(config.feature_channels))
-        self.register_buffer("feature_std_C", torch.ones(config.feature_channels))
+        self.register_buffer("latent_scale_C", torch.ones(channels))
+        self.register_buffer("feature_mean_C", torch.zeros(features))
+        self.register_buffer("feature_std_C", torch.ones(features))
         self.selection.adapt(self)
 
     def forward(
@@ -121,7 +112,7 @@ class LatentNetwork(Network):
             pooled_BC: Float32 [B, M], the whole image's channel means or RMS as
                 `config.gate_pool` says; a dynamic network needs it, others ignore it.
             noise_BC2: Gumbel noise; a dynamic network in training needs it.
-            tail_inputs: What the task's tail needs besides features.
+            tail_inputs: See `PixelNetwork`.
 
         Returns:
             "features" [B, D, 4h, 4w], the tail's ("logits" [B, K, 16h, 16w] in segmentation), and
@@ -141,13 +132,11 @@ class LatentNetwork(Network):
         pooled_BC: torch.Tensor | None = None,
         noise_BC2: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Returns what comes before the tail: "features", "gate" and "gate_probability"."""
         scaled_BCHW = self.scaled(y_hat_BCHW)
         selected_BCHW, outputs = self.selection.select(self, scaled_BCHW, pooled_BC, noise_BC2)
         features_BCHW = self.transform(selected_BCHW)
-        outputs["features"] = (
-            features_BCHW * self.feature_std_C[:, None, None] + self.feature_mean_C[:, None, None]
-        )
+        mean_C11, std_C11 = self.feature_mean_C[:, None, None], self.feature_std_C[:, None, None]
+        outputs["features"] = features_BCHW * std_C11 + mean_C11
         return outputs
 
     def scaled(self, y_hat_BCHW: torch.Tensor) -> torch.Tensor:
@@ -165,13 +154,11 @@ class LatentNetwork(Network):
         return y_hat_BCHW * self.latent_scale_C[:channels, None, None]
 
     def set_latent_statistics(self, channel_rms_C: torch.Tensor) -> None:
-        """Fixes the input scale from the RMS of every incoming channel, in incoming order.
-
-        The 0.5 keeps channels that are nearly always zero from being blown up to their noise.
-        """
+        """Fixes the input scale from the RMS of every incoming channel, in incoming order."""
+        # 0.5 keeps channels that are nearly always zero from being blown up to their noise.
         self.latent_scale_C.copy_(1 / (channel_rms_C + 0.5))
 
     def set_feature_statistics(self, mean_C: torch.Tensor, std_C: torch.Tensor) -> None:
-        """Fixes the output scale and shift from the teacher features' statistics [D]."""
+        """Fixes the output scale and shift from the teacher features' statistics."""
         self.feature_mean_C.copy_(mean_C)
         self.feature_std_C.copy_(std_C.clamp_min(1e-3))

@@ -62,13 +62,9 @@ class ModuleRes(nn.Module):
 def build_transform(
     name: str, channels: int, features: int, *, activation: str = "igdn"
 ) -> nn.Module:
-    """Returns the transform called `name` for `channels` latent channels.
+    """Returns the transform called `name`, from latent channels to feature channels.
 
-    Args:
-        name: "deconv" or "res".
-        channels: Number of latent channels that come in.
-        features: Number of feature channels that come out.
-        activation: "igdn" or "relu", between the two layers of `deconv`; `res` has its own.
+    The activation is between the two layers of `deconv`; `res` has its own.
 
     Raises:
         LatentStoreError: If the name or the activation is unknown.
@@ -84,9 +80,7 @@ def build_transform(
 
 
 def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
-    layer = nn.ConvTranspose2d(
-        inputs, outputs, kernel_size=5, stride=2, padding=2, output_padding=1
-    )
+    layer = nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1)
     # torch's default counts the fan-in of the transposed shape, 25 × outputs; at stride 2 an
     # output position really sums inputs × 25 / 4 terms.
     nn.init.normal_(layer.weight, std=(inputs * 25 / 4) ** -0.5)

@@ -9,23 +9,22 @@ So a batch in training has one cut, and evaluation uses the statistics of the cu
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from training.selection.base import Selection
+
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
+@dataclass
 class CutSwitch:
-    """Says which cut is in force; one for all batch norms of a network.
+    """Says which cut is in force, by its place; one for all batch norms of a network."""
 
-    Attributes:
-        index: Place of the cut among the network's cuts.
-    """
-
-    def __init__(self) -> None:
-        self.index = 0
+    index: int = 0
 
 
 class CutBatchNorm2d(nn.BatchNorm2d):
@@ -68,6 +67,22 @@ def keep_statistics_per_cut(network: nn.Module, cuts: int) -> CutSwitch:
             if isinstance(child, nn.BatchNorm2d):
                 setattr(parent, name, CutBatchNorm2d(child, cuts, switch))
     return switch
+
+
+def at_cuts(
+    name: str, value: torch.Tensor, mine: Selection, theirs: Selection | None = None
+) -> torch.Tensor:
+    """Returns an entry of another network's state dict as a network with this selection has it.
+
+    Batch norm statistics are for every cut the other network's at that cut; at its largest where it
+    has no such cut, and its only ones where it has none, or no selection. All else is as it was.
+    """
+    cuts = None if theirs is None else theirs.cuts
+    if not name.endswith(STATISTICS) or cuts == mine.cuts:
+        return value
+    have, per_cut = cuts or (0,), value if cuts else value[None]
+    places = [have.index(n) if n in have else -1 for n in mine.accepts]
+    return per_cut[places] if mine.cuts else per_cut[places[0]]
 
 
 @contextlib.contextmanager

@@ -37,8 +37,8 @@ class GateOutput(NamedTuple):
     """The gate's decisions, and the probability of each to be "on".
 
     Attributes:
-        gate_BC: Float32 [B, C] of exactly 0 or 1; in training its gradient is the soft sample's.
-        probability_BC: Float32 [B, C], P(on) without noise.
+        gate_BC: Float32, exactly 0 or 1; in training its gradient is the soft sample's.
+        probability_BC: Float32, P(on) without noise.
     """
 
     gate_BC: torch.Tensor
@@ -76,12 +76,10 @@ class ChannelGate(nn.Module):
             self.logits.bias.copy_(torch.tensor([off, on]).repeat(channels))
 
     def set_input_statistics(self, mean_C: torch.Tensor, std_C: torch.Tensor) -> None:
-        """Fixes the standardisation; the statistics are saved with the weights.
+        """Fixes the standardisation by each channel's pooled values over the training split.
 
-        Args:
-            mean_C: Mean of each channel's pooled value over the training split.
-            std_C: Its standard deviation; values under 0.05 count as 0.05, so that a channel that
-                is silent in training does not explode when it first speaks.
+        Deviations under 0.05 count as 0.05, so that a channel that is silent in training does not
+        explode when it first speaks.
         """
         self.input_mean_C.copy_(mean_C)
         self.input_std_C.copy_(std_C.clamp_min(_STD_FLOOR))
@@ -90,9 +88,9 @@ class ChannelGate(nn.Module):
         """Decides for each image of the batch on its own.
 
         Args:
-            pooled_BC: Float32 [B, C], the whole image's channel means or RMS, as stored.
-            noise_BC2: Float32 [B, C, 2] Gumbel noise for (off, on), from `gumbel_noise`; required
-                in training, not used in evaluation.
+            pooled_BC: Float32, the whole image's channel means or RMS, as stored.
+            noise_BC2: Float32, Gumbel noise for (off, on), from `gumbel_noise`; required in
+                training, not used in evaluation.
 
         Raises:
             ValueError: If in training there is no noise.
@@ -108,7 +106,10 @@ class ChannelGate(nn.Module):
                     "channels)), or call .eval() for its decisions without noise"
                 )
             noisy_B2C = logits_B2C + noise_BC2.transpose(1, 2)
-            return GateOutput(_straight_through(noisy_B2C, self.temperature), probability_BC)
+            soft_BC = (noisy_B2C / self.temperature).softmax(dim=1)[:, 1]
+            hard_BC = (noisy_B2C[:, 1] > noisy_B2C[:, 0]).to(soft_BC.dtype)
+            # The bracket is exactly zero forward, so the gate is exactly 0 or 1.
+            return GateOutput(hard_BC + (soft_BC - soft_BC.detach()), probability_BC)
 
     def paper_logits(self, pooled_BC: torch.Tensor) -> torch.Tensor:
         """Returns logits [B, 2, C]; flattened to [B, 2C] the first C are off, the last C on.
@@ -174,10 +175,3 @@ def _float32(device: str) -> contextlib.AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device):  # shapes are computed on the meta device
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
-
-
-def _straight_through(noisy_B2C: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    soft_BC = (noisy_B2C / temperature).softmax(dim=1)[:, 1]
-    hard_BC = (noisy_B2C[:, 1] > noisy_B2C[:, 0]).to(soft_BC.dtype)
-    # The bracket is exactly zero forward, so the gate is exactly 0 or 1.
-    return hard_BC + (soft_BC - soft_BC.detach())

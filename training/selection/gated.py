@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from latent_store.codec import StreamFile, decode_y, encode_y
-from latent_store.components.latents import LatentsReader
-from training.data.stored_channels import StoredChannels
+from training.data.store_source import StoredChannels
 from training.selection.base import Batch, Gate, Selected, Selection, Tensors
 from training.selection.gate import ChannelGate, gumbel_noise, pool_latents
 from training.selection.rates import Sent, Size, StoredStreams, StreamReceiver
@@ -54,26 +53,10 @@ class Gated(Selection):
         outputs = {"gate_probability": probability_BC, "gate": gate_BC}
         return y_hat_BCHW * gate_BC[:, :, None, None], outputs
 
-    def set_statistics(self, network: Any, latents: LatentsReader, rows: np.ndarray) -> None:
-        """Fixes how the gate standardises its input."""
-        pooled_BC = torch.from_numpy(latents.column(f"channel_{self.gate_pool}", rows)).double()
-        network.gate.set_input_statistics(
-            pooled_BC.mean(0).float(), pooled_BC.std(0, correction=0).float()
-        )
-
     def draw(self, batch: Batch, seed: int, epoch: int) -> tuple[Batch, Tensors]:
         """Draws the gate's noise."""
         noise_BC2 = gumbel_noise(seed, epoch, batch["rows_B"].tolist(), self.latent_channels)
         return batch, {"noise_BC2": noise_BC2.to(batch["y_hat_BCHW"].device)}
-
-    def kept(self, batch: Batch, outputs: Tensors) -> Tensors:
-        return {
-            "kept": outputs["gate"].detach().sum(1),
-            "decisions": (outputs["gate_probability"].detach() > 0.5).sum(0),
-        }
-
-    def anneal(self, network: Any, temperature: float) -> None:
-        network.gate.temperature.fill_(temperature)
 
     def receiver(self, streams: StoredStreams, keep: int | None, gate: Any) -> StreamReceiver:
 
@@ -96,10 +79,6 @@ class ChosenStreams(StreamReceiver):
 
     The mask is sent as a bitmap of ⌈M/8⌉ bytes. With `decode="none"` the string is still made,
     since its length is the rate, but not read back.
-
-    Args:
-        streams: Of the network's codec.
-        choose: The gate's decisions.
     """
 
     def __init__(self, streams: StoredStreams, choose: ChooseChannels) -> None:
@@ -144,9 +123,9 @@ def choose_channels(gate: ChannelGate, pooled_BC: torch.Tensor) -> np.ndarray:
 
 
 def gate_statistics(gates_NC: torch.Tensor) -> dict[str, float]:
-    """Returns what a gate keeps of N images: "kept", its extremes, and channels without a choice.
+    """Returns what a gate keeps of N images: "kept" and its extremes.
 
-    Those are "always_on" and "never_on", channels that are kept in all images and in none.
+    And "always_on" and "never_on", how many channels are kept in all images and in none.
     """
     kept_N, on_C = gates_NC.sum(1), gates_NC.sum(0)
     return {

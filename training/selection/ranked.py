@@ -19,16 +19,8 @@ from latent_store.codec import StreamFile, decode_scalable
 from latent_store.errors import LatentStoreError, RankingError
 from latent_store.format.schema import CodecSpec
 from training.data.sampling import draw_cut
-from training.data.stored_channels import StoredChannels
-from training.selection.base import (
-    Batch,
-    Gate,
-    Numbers,
-    Selected,
-    Selection,
-    Tensors,
-    cut_batch,
-)
+from training.data.store_source import StoredChannels
+from training.selection.base import Batch, Gate, Numbers, Selected, Selection, Tensors, cut_batch
 from training.selection.cut_norm import keep_statistics_per_cut
 from training.selection.rates import Sent, Size, StoredStreams, StreamReceiver
 
@@ -54,14 +46,11 @@ class Ranked(Selection):
 
     name = "static"
     summary = "a fixed subset of the channels"
-    incoming = "ranked channels"
     required: ClassVar[tuple[str, ...]] = ("mask", "keep")
-    names_channels = True
+    names: ClassVar[Sequence[str]] = ("channels",)
 
     @classmethod
-    def find_channels(
-        cls, flags: Any, store: LatentStore, spec: CodecSpec
-    ) -> dict[str, Numbers | None]:
+    def find_channels(cls, flags: Any, store: LatentStore, spec: CodecSpec) -> dict[str, Numbers]:
         return {"channels": find_ranking(flags.mask, store, spec).channels(flags.keep)}
 
     @classmethod
@@ -96,7 +85,7 @@ class AnyN(Ranked):
     summary = "the first of the ranked channels, as many of them as come"
     required = ("mask",)
     optional = ("cuts",)
-    for_any_n = True
+    names = ("channels", "cuts")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,9 +97,7 @@ class AnyN(Ranked):
             )
 
     @classmethod
-    def find_channels(
-        cls, flags: Any, store: LatentStore, spec: CodecSpec
-    ) -> dict[str, Numbers | None]:
+    def find_channels(cls, flags: Any, store: LatentStore, spec: CodecSpec) -> dict[str, Numbers]:
         """Returns the channels up to the largest cut, and the flags' cuts or the ranking's.
 
         Raises:
@@ -144,11 +131,6 @@ class AnyN(Ranked):
         """Cuts a batch to an N that is drawn for it."""
         return cut_batch(batch, draw_cut(seed, epoch, batch["batch_rows"], self.accepts)), {}
 
-    def kept(self, batch: Batch, outputs: Tensors) -> Tensors:
-        y_hat_BCHW = batch["y_hat_BCHW"]
-        images, keep = y_hat_BCHW.shape[:2]
-        return {"kept": torch.full((images,), float(keep), device=y_hat_BCHW.device)}
-
     def sent(self, y_hat_BCHW: torch.Tensor, keep: int | None, gate: Gate) -> dict[str, Any]:
         """Returns a stream that can be cut behind the camera too, or with `keep` one that can't.
 
@@ -157,24 +139,13 @@ class AnyN(Ranked):
         if keep is not None:
             return super().sent(y_hat_BCHW, keep, gate)
         rest = sorted(set(range(self.latent_channels)) - set(self.numbers))
-        channels = (*self.numbers, *rest)
-        return {"selection": "scalable", "channels": channels, "cuts": self.cuts}
-
-    def __str__(self) -> str:
-        return f"selection {self.name}, cuts {', '.join(map(str, self.accepts))}"
-
-    def label_at(self, label: str, keep: int | None) -> str:
-        """Returns "any-16 (gate)" for "any (gate)" at 16."""
-        name, bracket, rest = label.partition(" (")
-        return f"{name}-{keep}{bracket}{rest}"
+        return {"selection": "scalable", "channels": (*self.numbers, *rest), "cuts": self.cuts}
 
 
 class ScalableStreams(StreamReceiver):
     """The first N ranked channels, from the scalable y string up to the cut N.
 
-    Args:
-        streams: With `ranked`.
-        channels: The channel numbers that the network was trained on, in its order.
+    `channels` are the channel numbers that the network was trained on, in its order.
 
     Raises:
         RankingError: The ranking's first N channels are others now, or N is no cut of the stream.
@@ -214,8 +185,7 @@ class ScalableStreams(StreamReceiver):
             indexes_CHW = self.streams.indexes(row, size)
             prefix = self.ranked.scalable_string(row, self.keep)
             decoded_KHW = decode_scalable(self.tables, prefix, indexes_CHW, self.order, self.keep)
-            kept = self.order[: self.keep]
-            self.ranked.check_symbols(row, decoded_KHW, indexes_CHW[kept])
+            self.ranked.check_symbols(row, decoded_KHW, indexes_CHW[self.order[: self.keep]])
             return decoded_KHW
 
         cut_bytes = self.ranked.cut_bytes([row])[0]

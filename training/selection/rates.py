@@ -33,11 +33,11 @@ class ImageRate:
     """The real bytes of one image, part by part.
 
     Attributes:
-        hyper_bytes: Length of the z string.
-        y_bytes: Length of the y string, or of its prefix, that carries the kept channels.
-        mask_bytes: Bytes that tell the decoder which channels come, where that is no constant.
-        flush_bits: Bits of both strings beyond the ledger's: the coder's flush, and a cut's.
-        channels: Kept channels.
+        hyper_bytes: Of the z string.
+        y_bytes: Of the y string, or of its prefix, that carries the kept channels.
+        mask_bytes: That tell the decoder which channels come, where that is no constant.
+        flush_bits: Of both strings, beyond the ledger's: the coder's flush, and a cut's.
+        channels: That were kept.
         decoded: Whether the strings were decoded and gave the network its input.
     """
 
@@ -59,7 +59,6 @@ class StoredStreams:
     """A split's streams of one codec.
 
     Attributes:
-        codec: The store's codec.
         latents: Gives z strings, natural y strings and the ledger.
         ranked: Gives ŷ in ranked order and the scalable strings; None without a ranking.
         decode: Which rows' streams are decoded, one of `DECODE_MODES`.
@@ -101,11 +100,7 @@ class StoredStreams:
 
 
 class StreamReceiver(ABC):
-    """The server's end of a store's streams, by one way of choosing channels.
-
-    Args:
-        streams: The store's.
-    """
+    """The server's end of a store's streams, by one way of choosing channels."""
 
     def __init__(self, streams: StoredStreams) -> None:
         self.streams = streams
@@ -114,9 +109,7 @@ class StreamReceiver(ABC):
     def receive(self, rows: Sequence[int], size: Size) -> tuple[np.ndarray, list[ImageRate]]:
         """Returns the network's input, integers [B, K, h, w], and the rate of each row.
 
-        Args:
-            rows: All of one coded size.
-            size: That size, in pixels.
+        The rows have one coded size, `size` in pixels.
 
         Raises:
             IntegrityError: A stream does not decode to the store's ŷ.
@@ -127,7 +120,14 @@ class StreamReceiver(ABC):
         for row, y_hat_KHW, mask_C in zip(rows, y_hat_BKHW, masks_BC, strict=True):
             y_bytes, decode = self.send(row, size, y_hat_KHW, mask_C)
             if self.streams.is_decoded(row):
-                y_hat_KHW[...] = self._checked(decode(), y_hat_KHW, row)
+                decoded_KHW = decode()
+                if differing := int((decoded_KHW != y_hat_KHW).sum()):
+                    raise IntegrityError(
+                        f"the stream of row {row} of {self.streams.key} decodes to another ŷ than "
+                        f"the store holds ({differing} of {decoded_KHW.size} symbols differ); see "
+                        "`latent-store verify`"
+                    )
+                y_hat_KHW[...] = decoded_KHW
             mask_bytes = self.mask_bytes(mask_C)
             rates.append(self.streams.rate(row, mask_C, y_bytes=y_bytes, mask_bytes=mask_bytes))
         return y_hat_BKHW, rates
@@ -143,13 +143,3 @@ class StreamReceiver(ABC):
     def mask_bytes(self, mask_C: np.ndarray) -> int:
         """Returns what it costs to say which channels come: nothing where that is a constant."""
         return 0
-
-    def _checked(self, decoded_KHW: np.ndarray, stored_KHW: np.ndarray, row: int) -> np.ndarray:
-        if not np.array_equal(decoded_KHW, stored_KHW):
-            differing = int((decoded_KHW != stored_KHW).sum())
-            raise IntegrityError(
-                f"the stream of row {row} of {self.streams.key} decodes to another ŷ than the "
-                f"store holds ({differing} of {decoded_KHW.size} symbols differ); see "
-                "`latent-store verify`"
-            )
-        return decoded_KHW

@@ -14,7 +14,7 @@ from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.schema import IGNORE_LABEL, PAD_MULTIPLE
 from latent_store.store import Split
-from training.data.annotations import Annotations
+from training.data.source import Annotations
 
 MIN_LEFT = 0.4
 """Share of an object's area that a crop must leave, or it is no target.

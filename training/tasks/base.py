@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.data.annotations import Annotations
+from training.data.source import Annotations
 from training.networks.backbones import Stem
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network

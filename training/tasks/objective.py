@@ -85,7 +85,7 @@ class Objective(nn.Module):
         Universally slimmable networks and improved training techniques, ICCV 2019:
         post-statistics). The batches are as for `forward`, the network is in training mode.
         """
-        if not self.selection.for_any_n:
+        if not self.selection.cuts:
             return
         with averaged(self.network) as add_batch:
             for batch in batches:
@@ -97,7 +97,8 @@ class Objective(nn.Module):
 
     def anneal(self, progress: float) -> None:
         """Sets what changes over a run: the gate's temperature, at `progress` in [0, 1]."""
-        self.selection.anneal(self.network, annealed(*self.temperature, progress))
+        if (gate := getattr(self.network, "gate", None)) is not None:
+            gate.temperature.fill_(annealed(*self.temperature, progress))
 
 
 def network_inputs(network: Network, batch: Mapping[str, Any]) -> tuple[torch.Tensor | None, ...]:

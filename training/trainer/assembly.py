@@ -1,32 +1,54 @@
 """The assembly of a run on a store: network, loaders, initial weights and validator, from flags."""
 
+import contextlib
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+import latent_store
+from latent_store import LatentStore
 from latent_store.codec import codec_from_store
-from latent_store.errors import LatentStoreError, StoreNotFoundError
+from latent_store.errors import LatentStoreError, MissingComponentError, StoreNotFoundError
+from latent_store.format.schema import CodecSpec
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.store_source import SourceSpec, StoreSource
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork, Network
+from training.selection.base import Selection
 from training.selection.registry import find_selection
 from training.tasks.base import Task
+from training.tasks.classes import class_names
 from training.tasks.objective import Objective
 from training.tasks.registry import build_network, find_task
 from training.trainer import computed_start, initialise
-from training.trainer.checkpoints import load_network
-from training.trainer.inputs import Inputs, find_inputs
-from training.trainer.job import FREE, NONE, Job, ModelConfig
+from training.trainer.checkpoints import LoadedNetwork, load_network
+from training.trainer.job import FREE, NONE, Job, ModelConfig, TrainerConfig
 from training.trainer.ranks import ALONE, Ranks
-from training.trainer.run_folder import RunFolder
-from training.trainer.run_state import FitResult
+from training.trainer.run_folder import FitResult, RunFolder
 from training.trainer.trainer import Trainer
-from training.trainer.trainer_config import TrainerConfig
 from training.trainer.validation import Validator
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The parts of a store that a job needs, checked before anything is built.
+
+    Attributes:
+        selection: The channels of the network.
+        teacher_id: Whose features and weights are used; None for nobody's.
+        start: The network, or the teacher, that the weights start from; None for neither.
+    """
+
+    store: LatentStore
+    spec: CodecSpec
+    selection: Selection
+    teacher_id: str | None
+    start: LoadedNetwork | None
+    classes: tuple[str, ...]
 
 
 def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
@@ -42,13 +64,8 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
     torch.manual_seed(config.seed)
     network = build_network(network_config(job, inputs))
     source = StoreSource(source_spec(job, inputs, job.data.split))
-    loader = CropLoader(
-        source,
-        job.loader,
-        seed=config.seed,
-        pin_memory=ranks.device(config.device).type == "cuda",
-        share=ranks,
-    )
+    pinned = ranks.device(config.device).type == "cuda"
+    loader = CropLoader(source, job.loader, seed=config.seed, pin_memory=pinned, share=ranks)
     initialise_network(network, job, inputs, source)
     folder = RunFolder(
         job.output,
@@ -64,13 +81,49 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
     loss = task.loss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
     temperature = (job.model.temperature, end)
     objective = Objective(task, network, loss, seed=config.seed, temperature=temperature)
-    try:
+    with contextlib.closing(loader):
         trainer = Trainer(objective, loader, config, folder, validate=validator, ranks=ranks)
         return trainer.fit(resume=job.resume)
-    finally:
-        loader.close()
-        if validator is not None:
-            validator.batches.close()
+
+
+def find_inputs(job: Job) -> Inputs:
+    """Opens the store and finds codec, ranking, teacher and the classes' names.
+
+    Raises:
+        LatentStoreError: If one of them is missing or unfit, or there is nothing to learn from;
+            names the remedy.
+    """
+    store = latent_store.open(job.data.store)
+    name = f"{job.data.dataset}/{job.data.split}"
+    if name not in store.splits():
+        raise StoreNotFoundError(
+            f"{store.url} has no split {name} (it has: {', '.join(store.splits()) or 'none'}): "
+            "give another --dataset or --split, or encode it with encode-to-store"
+        )
+    split = store[name]  # Its plan comes first: where that was lost, a teacher is missing too.
+    spec = store.codec(job.data.codec)
+    kind = find_selection(job.model.selection)
+    selection = kind(
+        latent_channels=spec.channels,
+        gate_pool=job.model.gate_pool,
+        gate_bias=job.model.gate_bias,
+        **kind.find_channels(job.model, store, spec),
+    )
+    teacher_id = _teacher_id(job, store, name)
+    start = None
+    if job.model.init_from is not None:
+        start = load_network(job.model.init_from)
+    elif job.model.init == "teacher" and teacher_id is not None:
+        start = load_network(store.teacher_checkpoint(teacher_id), kind="teacher")
+    annotations = find_task(job.model.task).annotations().open(split)
+    return Inputs(
+        store=store,
+        spec=spec,
+        selection=selection,
+        teacher_id=teacher_id,
+        start=start,
+        classes=annotations.class_names or class_names(job.data.dataset),
+    )
 
 
 def require_batch_norm(task: Task, loader: LoaderConfig, trainer: TrainerConfig) -> None:
@@ -87,26 +140,9 @@ def require_batch_norm(task: Task, loader: LoaderConfig, trainer: TrainerConfig)
 
 def network_config(job: Job, inputs: Inputs) -> NetworkConfig:
     """Returns the network's shape; what is not asked for is taken from what it starts from."""
-    start = inputs.teacher.config if inputs.teacher is not None else NetworkConfig()
-    if job.model.init_from is not None:
-        start = load_network(job.model.init_from).config
-    model = job.model
-    return NetworkConfig(
-        domain=model.domain,
-        task=model.task,
-        num_classes=len(inputs.classes),
-        backbone=model.backbone or start.backbone,
-        aspp_width=model.aspp_width or start.aspp_width,
-        fpn_width=model.fpn_width or start.fpn_width,
-        box_head_width=model.box_head_width or start.box_head_width,
-        anchor_size=model.anchor_size or start.anchor_size,
-        dropout=model.dropout,
-        auxiliary_head=model.auxiliary_head,
-        selection=model.selection,
-        transform=model.transform,
-        transform_activation=model.transform_activation,
-        **vars(inputs.selection),
-    )
+    start = NetworkConfig() if inputs.start is None else inputs.start.config
+    classes, selection = len(inputs.classes), vars(inputs.selection)
+    return start.with_flags(job.model, num_classes=classes, **selection)
 
 
 def source_spec(job: Job, inputs: Inputs, split: str, *, held: bool = False) -> SourceSpec:
@@ -134,28 +170,19 @@ def initialise_network(network: Network, job: Job, inputs: Inputs, source: Store
     """Gives the network the weights and the statistics that it starts with."""
     if isinstance(network, LatentNetwork):
         initialise.set_statistics(network, source)
-    if job.model.init_from is not None:
-        fresh = initialise.start_from_network(network, load_network(job.model.init_from))
-        if fresh:
+    if inputs.start is not None and job.model.init_from is not None:
+        if fresh := initialise.start_from_network(network, inputs.start):
             _LOG.info("stay fresh: %s", ", ".join(fresh))
-    elif inputs.teacher is not None:
-        fresh = initialise.start_from_teacher(network, inputs.teacher)
-        if fresh:
-            _LOG.info(
-                "the teacher was trained for %s: stay fresh: %s",
-                inputs.teacher.config.task,
-                ", ".join(fresh),
-            )
+    elif inputs.start is not None:
+        if fresh := initialise.start_from_teacher(network, inputs.start):
+            task, names = inputs.start.config.task, ", ".join(fresh)
+            _LOG.info("the teacher was trained for %s: stay fresh: %s", task, names)
     elif job.model.pretrained != NONE:
         initialise.start_from_pretrained(network, job.model.pretrained)
 
 
 def start_transform(
-    network: Network,
-    job: Job,
-    inputs: Inputs,
-    source: StoreSource,
-    ranks: Ranks = ALONE,
+    network: Network, job: Job, inputs: Inputs, source: StoreSource, ranks: Ranks
 ) -> None:
     """Computes, or distils, the weights that the transform starts with.
 
@@ -185,8 +212,7 @@ def start_transform(
     if how == "computed" or not job.model.distil_steps:
         return
     # Every rank does the same on whole batches: it is a minute, and there is nothing to exchange.
-    loader = CropLoader(source, job.loader, seed=job.trainer.seed)
-    try:
+    with contextlib.closing(CropLoader(source, job.loader, seed=job.trainer.seed)) as loader:
         computed_start.distil(
             network,
             loader.stream(0, 0),
@@ -195,11 +221,9 @@ def start_transform(
             seed=job.trainer.seed,
             device=ranks.device(job.trainer.device),
         )
-    finally:
-        loader.close()
 
 
-def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> Validator | None:
+def make_validator(job: Job, inputs: Inputs, ranks: Ranks) -> Validator | None:
     """Returns the validator, or None without a split to validate on.
 
     Raises:
@@ -222,7 +246,7 @@ def make_validator(job: Job, inputs: Inputs, ranks: Ranks = ALONE) -> Validator 
 
 
 def make_meta(job: Job, inputs: Inputs, config: NetworkConfig) -> dict[str, Any]:
-    """Returns the checkpoint's meta."""
+    """Returns the checkpoint's meta, see `LoadedNetwork`."""
     return {
         "kind": "network",
         "dataset": job.data.dataset,
@@ -242,3 +266,38 @@ def _default_label(model: ModelConfig) -> str:
     name = find_selection(model.selection).label(model)
     name += " res" if model.transform == "res" else ""
     return name + (" fine-tuned" if model.init_from is not None else "")
+
+
+def _teacher_id(job: Job, store: LatentStore, split: str) -> str | None:
+    """Returns whose features and weights are used; None for nobody's.
+
+    Raises:
+        MissingComponentError: If a teacher is needed and there is none, or a choice.
+    """
+    model = job.model
+    distils = model.domain == "latent" and model.lambda_kd > 0
+    starts = model.init == "teacher" and model.init_from is None
+    known = store.teachers()
+    chosen = job.data.teacher
+    if chosen is None and len(known) == 1:
+        return known[0]
+    if chosen in known:
+        return chosen
+    if chosen not in (None, NONE) or (chosen is None and len(known) > 1 and (distils or starts)):
+        raise MissingComponentError(
+            f"{store.url} keeps the teachers {', '.join(known) or 'none'}, asked for: "
+            f"{chosen or 'the only one'}; name one with --teacher, or give --teacher none "
+            "--lambda_kd 0 --init scratch"
+        )
+    if distils:
+        raise MissingComponentError(
+            f"--lambda_kd {model.lambda_kd:g} distils teacher features, and {split} of {store.url} "
+            "has none: add them with encode-to-store --teacher_checkpoint FILE, or train without "
+            "them: --teacher none --lambda_kd 0"
+        )
+    if starts:
+        raise MissingComponentError(
+            f"--init teacher starts the tail from a teacher, and {store.url} keeps none: add one "
+            "with encode-to-store --teacher_checkpoint FILE, or give --init scratch"
+        )
+    return None

@@ -21,7 +21,6 @@ from torch import nn
 from latent_store.codec.state_dicts import refused_type
 from latent_store.errors import CheckpointError
 from latent_store.storage.location import write_atomically
-from training.networks.digests import DIGEST, content_sha256
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
 from training.tasks.registry import build_network, find_task
@@ -29,25 +28,22 @@ from training.tasks.registry import build_network, find_task
 FORMAT = "latent-store-network"
 FORMAT_VERSION = 1
 KINDS = ("teacher", "network")
+DIGEST = "content_sha256"
+"""Entry of a file that holds the `content_sha256` of the rest; earlier versions wrote none."""
 _DAMAGED = (
     *(RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, LookupError),
     *(TypeError, AttributeError, AssertionError, OverflowError, MemoryError),
 )
 """Errors that torch raises for a damaged file."""
+_STORE_META = ("dataset", "codec_id", "codec_identity", "ranking_id", "channels", "teacher_id")
 _META_DEFAULTS: dict[str, Any] = {
     "kind": "network",
-    "dataset": None,
-    "codec_id": None,
-    "codec_identity": None,
-    "ranking_id": None,
-    "channels": None,
-    "teacher_id": None,
-    "class_names": None,
-    "label": None,
+    **dict.fromkeys((*_STORE_META, "class_names", "label")),
     "train": {},
     "epoch": 0,
     "step": 0,
 }
+"""The entries of a checkpoint's meta; what was trained without a store has none of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +52,7 @@ class LoadedNetwork:
 
     Attributes:
         network: In evaluation mode.
-        config: Its shape.
-        meta: "kind", "dataset", "codec_id", "codec_identity", "ranking_id", "channels",
-            "teacher_id", "class_names", "label", "train", "epoch", "step".
+        meta: The entries of `_META_DEFAULTS`.
         codec_bytes: The codec's checkpoint file; None for a network trained without a store.
         sha256: Of the file.
     """
@@ -77,18 +71,12 @@ class LoadedNetwork:
 
 
 def save_checkpoint(
-    path: str | Path,
-    network: nn.Module,
-    *,
-    meta: Mapping[str, Any],
-    codec_bytes: bytes | None = None,
+    path: str | Path, network: Network, *, meta: Mapping[str, Any], codec_bytes: bytes | None = None
 ) -> str:
-    """Writes a network's checkpoint file atomically.
+    """Writes a network's checkpoint file atomically, into a folder that exists.
 
     Args:
-        path: The file; its folder must exist.
-        network: A PixelNetwork or LatentNetwork, compiled or not.
-        meta: See `LoadedNetwork.meta`; left-out entries get defaults, `kind` must be a known one.
+        meta: See `LoadedNetwork`; left-out entries get defaults, `kind` must be a known one.
         codec_bytes: The codec's checkpoint file.
 
     Returns:
@@ -103,30 +91,26 @@ def save_checkpoint(
             f"a checkpoint's meta has the entries {', '.join(_META_DEFAULTS)} and kind "
             f"{' or '.join(KINDS)}; got {', '.join(meta)} and kind {meta['kind']!r}"
         )
-    inner = uncompiled(network)
+    codec = np.frombuffer(codec_bytes or b"", dtype=np.uint8).copy()
     payload = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "config": inner.config.to_dict(),
+        "config": network.config.to_dict(),
         "meta": json.loads(json.dumps(meta)),
-        "state": state_on_cpu(inner),
-        "codec_weights": None if codec_bytes is None else _to_tensor(codec_bytes),
+        "state": state_on_cpu(network),
+        "codec_weights": None if codec_bytes is None else torch.from_numpy(codec),
     }
     return write_payload(path, payload)
 
 
 def load_network(
-    source: str | Path | bytes,
-    map_location: str | torch.device = "cpu",
-    *,
-    kind: str | None = None,
+    source: str | Path | bytes, map_location: str | torch.device = "cpu", *, kind: str | None = None
 ) -> LoadedNetwork:
     """Reads a network's checkpoint file.
 
     Args:
         source: Path, or the file's bytes.
-        map_location: Device to load to.
-        kind: "teacher" or "network" where only that will do.
+        kind: One of `KINDS` where only that will do.
 
     Raises:
         CheckpointError: If the file does not exist, is truncated, is not one of ours, comes from
@@ -162,17 +146,13 @@ def load_network(
     )
 
 
-def export_safetensors(path: str | Path, network: nn.Module, *, meta: Mapping[str, Any]) -> None:
+def export_safetensors(path: str | Path, network: Network, *, meta: Mapping[str, Any]) -> None:
     """Writes the weights as `.safetensors`; config, meta and a digest stand in its header."""
     from safetensors.torch import save  # only an export needs it
 
-    inner = uncompiled(network)
-    header = {
-        "format": "pt",
-        "config": json.dumps(inner.config.to_dict()),
-        "meta": json.dumps(dict(meta)),
-    }
-    state = state_on_cpu(inner)
+    config = json.dumps(network.config.to_dict())
+    header = {"format": "pt", "config": config, "meta": json.dumps(dict(meta))}
+    state = state_on_cpu(network)
     header[DIGEST] = content_sha256({"header": header, "state": state})
     write_atomically(Path(path), save(state, metadata=header))
 
@@ -181,8 +161,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
     """Reads `export_safetensors`: the state dict, and the header's `config` and `meta` as JSON.
 
     Raises:
-        CheckpointError: If it is no such file, or was altered; files of earlier versions have no
-            digest, and are believed.
+        CheckpointError: If it is no such file, or was altered, see `require_whole`.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -199,24 +178,17 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
     return state, header
 
 
-def uncompiled(network: nn.Module) -> Network:
-    """Returns the network inside torch.compile's wrapper, or the network itself."""
-    inner: Any = getattr(network, "_orig_mod", network)
-    return inner
-
-
 def state_on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the state dict as contiguous CPU tensors that share no memory with the module."""
+    """Returns the state dict, a compiled module's too, as contiguous CPU tensors of its own."""
+    inner: nn.Module = getattr(module, "_orig_mod", module)
     return {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in module.state_dict().items()
+        for name, tensor in inner.state_dict().items()
     }
 
 
 def write_payload(path: str | Path, payload: Mapping[str, Any]) -> str:
-    """Saves `payload` with torch so that `path` holds the old file or the whole new one.
-
-    A digest over all of it stands beside it, which `parse` checks.
+    """Saves `payload` with a digest over it, so that `path` holds the old file or the new one.
 
     Returns:
         The sha256 of the file.
@@ -266,12 +238,14 @@ def parse(
 
     Raises:
         CheckpointError: If it is truncated, foreign, of another format, from a newer version, or
-            altered. Files of earlier versions have no digest, and are believed.
+            altered.
     """
     payload = _unpack(data, name, map_location)
-    found = payload.get("format") if isinstance(payload, dict) else None
+    entries = payload if isinstance(payload, dict) else {}
+    found = entries.get("format")
     if found != expected_format:
-        hint = "weights of a codec go to --codec_checkpoint, " if _is_codec(payload) else ""
+        codec = any(str(key).startswith("g_a.") for key in entries)
+        hint = "weights of a codec go to --codec_checkpoint, " if codec else ""
         raise CheckpointError(
             f"{name} is not a {expected_format} file (its format is {found!r}): {hint}give a file "
             "that train-from-store or train-teacher wrote"
@@ -286,8 +260,39 @@ def parse(
     return payload
 
 
+def content_sha256(content: Any) -> str:
+    """Returns the sha256 over tensors and plain values, however deep; the order of names is none.
+
+    Neither torch's files nor safetensors notice a flipped bit in a weight.
+
+    Raises:
+        RecursionError: If it holds itself.
+    """
+    digest = hashlib.sha256()
+    _add_to(digest, content)
+    return digest.hexdigest()
+
+
+def _add_to(digest: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().to("cpu").contiguous().reshape(-1)
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(flat.view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        digest.update(f"dict {len(value)}\n".encode())
+        for name in sorted(value, key=repr):
+            digest.update(f"{name!r}\n".encode())
+            _add_to(digest, value[name])
+    elif isinstance(value, list | tuple):
+        digest.update(f"list {len(value)}\n".encode())
+        for item in value:
+            _add_to(digest, item)
+    else:
+        digest.update(f"{type(value).__name__} {value!r}\n".encode())
+
+
 def require_whole(content: Any, expected: str | None, name: str) -> None:
-    """Refuses content without the digest that was written beside it; None: none was."""
+    """Refuses content that differs from the digest beside it; without one, content is believed."""
     try:
         found = None if expected is None else content_sha256(content)
     except (RecursionError, *_DAMAGED) as error:
@@ -313,11 +318,3 @@ def _unpack(data: bytes, name: str, map_location: str | torch.device) -> Any:
             "written by torch.save, or holds more than tensors and plain types, which is not "
             f"loaded ({type(error).__name__})"
         ) from error
-
-
-def _is_codec(payload: Any) -> bool:
-    return isinstance(payload, dict) and any(str(key).startswith("g_a.") for key in payload)
-
-
-def _to_tensor(data: bytes) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())

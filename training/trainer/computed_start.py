@@ -50,8 +50,7 @@ def compute_start(
 
     Args:
         network: With its statistics set (`initialise.set_statistics`).
-        source: The training split, with the teacher's features.
-        codec: Whose latents they are.
+        source: The training split of the codec's latents, with the teacher's features.
         images: So many, spread over the split, are fitted to.
 
     Returns:
@@ -85,13 +84,11 @@ def compute_start(
 
 @torch.no_grad()
 def start_from_synthesis(network: LatentNetwork, synthesis: Any) -> None:
-    """Copies g_s' first layer and IGDN into half of the hidden channels, the layer into the rest.
+    """Copies g_s' first layer and IGDN into half of a Module-Deconv's hidden channels.
 
-    Args:
-        network: A Module-Deconv's.
-        synthesis: The codec's g_s.
+    The layer without the IGDN goes into the rest.
     """
-    layer, activation = synthesis[0], synthesis[1]
+    layer, theirs = synthesis[0], synthesis[1]
     transform, half = network.transform, layer.out_channels
     scale_C111 = network.latent_scale_C[:, None, None, None]
     weight = layer.weight[list(network.selection.numbers)] / scale_C111
@@ -105,7 +102,7 @@ def start_from_synthesis(network: LatentNetwork, synthesis: Any) -> None:
         transform.up1.weight[:, half:].neg_()
         transform.up1.bias[half:].neg_()
         return
-    ours, theirs = transform.activation, activation
+    ours = transform.activation
     # GDN keeps square roots, and a pedestal that stands for 0.
     pedestal = float(ours.gamma_reparam.pedestal) ** 0.5
     ours.gamma.fill_(pedestal)
@@ -126,12 +123,11 @@ def distil(
     """Trains the transform alone to give the teacher's features; the tail is not run.
 
     Args:
-        network: Whose transform is trained, in place; moved to the device.
         batches: As a `CropLoader` yields them, endlessly, with "features_BCHW".
         steps: Of Adam.
         learning_rate: At the start; it falls along a half cosine.
         seed: Of the cuts and of the gate's noise.
-        device: Where it is trained.
+        device: Where it is trained; the network is moved there.
 
     Returns:
         The mean squared error of the last tenth of the steps, in the features' own units.
@@ -139,10 +135,9 @@ def distil(
     network.to(device)
     optimizer = torch.optim.Adam(network.transform.parameters(), lr=learning_rate, fused=True)
     tenth, errors = max(1, steps // 10), []
-    some = progress(
-        itertools.islice(batches, steps), total=steps, desc="distilled start", unit="step"
-    )
-    for step, given in enumerate(some):
+    some = itertools.islice(batches, steps)
+    bar = progress(some, total=steps, desc="distilled start", unit="step")
+    for step, given in enumerate(bar):
         batch, more = network.selection.draw(to_device(given, device), seed, 0)
         inputs: tuple[Any, ...] = network_inputs(network, batch)
         features_BCHW = network.transformed(*inputs, **more)["features"]

@@ -4,6 +4,8 @@ All networks that are compared start alike: tail from the same teacher, transfor
 Starting from another network (a static one from a dynamic one) is a method of its own.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -11,11 +13,12 @@ from latent_store.errors import CheckpointError
 from training.data.store_source import StoreSource
 from training.networks.backbones import find_backbone
 from training.networks.networks import LatentNetwork, Network, PixelNetwork
-from training.networks.pretrained import load_pretrained
+from training.selection.cut_norm import at_cuts
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, read_state_dict
 
 _FEATURE_ROWS = 16
+_UNCOUNTED = "num_batches_tracked"  # which frozen batch norms do not count
 _OTHER_CLASSES = "use one that was trained on this dataset's classes"
 
 
@@ -45,7 +48,7 @@ def start_from_teacher(network: Network, teacher: LoadedNetwork) -> list[str]:
     own = network.tail.state_dict()
     stages = find_backbone(network.config.backbone).stage_names
     copied = {
-        name: network.config.channel_selection.matching(name, value)
+        name: at_cuts(name, value, network.config.channel_selection)
         for name, value in teacher.network.tail.state_dict().items()
         if name in own and (alike or name.partition(".")[0] in stages)
     }
@@ -60,7 +63,7 @@ def start_from_network(network: Network, source: LoadedNetwork) -> list[str]:
 
     Latent channels are matched by channel number: a static network takes its channels' share of
     the first layer of a network on all channels, or on other ranked ones that include them.
-    Batch norm statistics are matched by cut where one of the networks is for any N.
+    Batch norm statistics are matched by cut, see `at_cuts`.
 
     Returns:
         The names of this network's weights that stay fresh (a gate the other one lacks; with
@@ -86,18 +89,16 @@ def start_from_network(network: Network, source: LoadedNetwork) -> list[str]:
         if given is not None and index is not None:
             given = _pick_channels(name, given, index)
         if given is not None:
-            given = mine.channel_selection.matching(name, given, theirs.channel_selection)
+            given = at_cuts(name, given, mine.channel_selection, theirs.channel_selection)
         if given is None or given.shape != value.shape:
             fresh.append(name)
-            continue
-        value.copy_(given)
+        else:
+            value.copy_(given)
     return fresh
 
 
 def start_from_pretrained(network: Network, source: str) -> None:
-    """Copies torchvision's backbone weights: `imagenet` from its hub, or from a file.
-
-    Of a Faster R-CNN's file a detection network takes pyramid and heads too.
+    """Copies torchvision's weights, see `load_pretrained`: `imagenet` from its hub, or a file's.
 
     Raises:
         CheckpointError: If the hub cannot be reached and nothing is cached, or the weights do not
@@ -118,19 +119,56 @@ def start_from_pretrained(network: Network, source: str) -> None:
     load_pretrained(network, state)
 
 
-def set_statistics(network: LatentNetwork, source: StoreSource) -> None:
-    """Fixes the network's input and output scales from the training split.
+def load_pretrained(network: Network, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Copies torchvision's weights into a network of ours: stem, if it has one, and tail.
 
-    Args:
-        network: A fresh latent network.
-        source: The training split; with a teacher its features set the output scale, else that
-            stays 1.
+    The state dict, with torchvision's names, is of a backbone, a DeepLab v3 or a Faster R-CNN. Of
+    the last a detection network gets what fits of pyramid and heads too: with other classes all but
+    the predictor.
+
+    Returns:
+        The names of the entries that were copied.
+
+    Raises:
+        CheckpointError: If an entry has another shape, or stem and stages are not all there.
+    """
+    backbone = find_backbone(network.config.backbone)
+    state = {backbone.own_name(name): value for name, value in state.items()}
+    own, copied = network.state_dict(), []
+    for name, value in own.items():
+        part, _, source = name.partition(".")
+        if part not in ("stem", "tail"):
+            continue
+        ours = part == "stem" or source.partition(".")[0] in backbone.stage_names
+        given = state.get(source)
+        if given is not None:
+            given = at_cuts(source, given, network.config.channel_selection)
+        if given is not None and given.shape == value.shape:
+            value.copy_(given)
+            copied.append(name)
+        elif ours and not source.endswith(_UNCOUNTED):
+            found = "nothing" if given is None else tuple(given.shape)
+            raise CheckpointError(
+                f"the pretrained weights do not fit {backbone.name}: {source} should be "
+                f"{tuple(value.shape)}, found {found}; give weights of that backbone"
+            )
+    return copied
+
+
+def set_statistics(network: LatentNetwork, source: StoreSource) -> None:
+    """Fixes a fresh network's input and output scales, and how its gate standardises its input.
+
+    All are the training split's; without a teacher's features the output scale stays 1.
     """
     rms_BC = source.latents.column("channel_rms", source.rows)
     rms_C = np.sqrt(np.square(rms_BC, dtype=np.float64).mean(0))
     rms_C = rms_C[list(network.selection.numbers)]
     network.set_latent_statistics(torch.from_numpy(rms_C).float())
-    network.selection.set_statistics(network, source.latents, source.rows)
+    if network.gate is not None:
+        pooled = source.latents.column(f"channel_{network.config.gate_pool}", source.rows)
+        pooled_BC = torch.from_numpy(pooled).double()
+        mean_C, std_C = pooled_BC.mean(0), pooled_BC.std(0, correction=0)
+        network.gate.set_input_statistics(mean_C.float(), std_C.float())
     if source.teacher is not None:
         network.set_feature_statistics(*feature_statistics(source))
 

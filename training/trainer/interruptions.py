@@ -30,11 +30,7 @@ class LossWatch:
     """Remembers whether each step's loss was finite, and which samples it came from.
 
     Looking at every step would make a GPU wait for the loop; it is looked at when something is
-    logged or saved.
-
-    Args:
-        ranks: Those that train together; each has its own part of every batch.
-        remedy: What the user can do.
+    logged or saved. `remedy` says what the user can do.
     """
 
     def __init__(self, ranks: Ranks, remedy: str) -> None:
@@ -48,13 +44,10 @@ class LossWatch:
         own_loss: torch.Tensor,
         parts: Mapping[str, torch.Tensor],
     ) -> None:
-        """Adds a step.
+        """Adds a step of this rank's batches, which "sample_ids" name in the error.
 
-        Args:
-            step: Its number.
-            batches: This rank's; "sample_ids" names them in the error.
-            own_loss: This rank's part of the loss.
-            parts: Of all ranks: "loss", and "gradient_norm" if the gradient is clipped.
+        `own_loss` is this rank's part of the loss; of all ranks are the parts "loss", and
+        "gradient_norm" if the gradient is clipped.
         """
         finite = torch.isfinite(parts["loss"])
         if "gradient_norm" in parts:

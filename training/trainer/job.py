@@ -1,10 +1,11 @@
-"""The flags of `train-from-store`: what is trained, on what, and how."""
+"""The flags of a training: what is trained, on what, and how."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latent_store.console import MOST_SEED
 from latent_store.errors import LatentStoreError
 from latent_store.format.ids import is_one_line
 from training.data.loader import LoaderConfig
@@ -14,10 +15,15 @@ from training.networks.network_config import DOMAINS, MOST_WIDTH
 from training.networks.transforms import ACTIVATIONS, TRANSFORMS
 from training.selection.registry import SELECTIONS, check_flags
 from training.tasks.registry import TASKS, find_task, require_own_fields
-from training.trainer.trainer_config import TrainerConfig
+from training.trainer.arithmetic import AMP_CHOICES
 
 NONE = "none"
 TRANSFORM_INITS = ("distilled", "computed", "fresh")
+
+
+def _width(what: str, default: int) -> Any:
+    help = f"{what} (default: of what it starts from, else {default})"
+    return flag(help, default=None, least=1, most=MOST_WIDTH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +52,28 @@ class DataConfig(Flags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(Flags):
-    """Flags of the network that is trained."""
+class ShapeFlags(Flags):
+    """Flags of a network's tail, alike for teachers and for those that start from one."""
 
+    backbone: str | None = flag(
+        "ResNet of DeepLab v3 or Faster R-CNN (default: of what it starts from, else resnet50)",
+        default=None,
+        choices=tuple(BACKBONES),
+    )
+    aspp_width: int | None = _width("channels inside ASPP", 256)
+    fpn_width: int | None = _width("channels of the feature pyramid, in detection", 256)
+    box_head_width: int | None = _width("units of the box head's layers, in detection", 1024)
+    anchor_size: int | None = _width(
+        "side in pixels of the smallest anchors, in detection; each of five levels doubles it", 24
+    )
+    dropout: float = flag("dropout after ASPP", default=0.1, most=1)
+    auxiliary_head: bool = flag(
+        "train an FCN head on layer3 beside, as torchvision has it", default=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InputFlags(Flags):
     task: str = flag("the vision task", default="segmentation", choices=TASKS)
     domain: str = flag(
         "latents, or the images that the codec decodes from them", default="latent", choices=DOMAINS
@@ -72,40 +97,12 @@ class ModelConfig(Flags):
     transform_activation: str = flag(
         "inside the deconv transform", default="igdn", choices=ACTIVATIONS
     )
-    backbone: str | None = flag(
-        "ResNet of DeepLab v3 or Faster R-CNN (default: the teacher's, else resnet50)",
-        default=None,
-        choices=tuple(BACKBONES),
-    )
-    aspp_width: int | None = flag(
-        "channels inside ASPP (default: the teacher's, else 256)",
-        default=None,
-        least=1,
-        most=MOST_WIDTH,
-    )
-    fpn_width: int | None = flag(
-        "channels of the feature pyramid, in detection (default: the teacher's, else 256)",
-        default=None,
-        least=1,
-        most=MOST_WIDTH,
-    )
-    box_head_width: int | None = flag(
-        "units of the box head's layers, in detection (default: the teacher's, else 1024)",
-        default=None,
-        least=1,
-        most=MOST_WIDTH,
-    )
-    anchor_size: int | None = flag(
-        "side in pixels of the smallest anchors, in detection; each of five levels doubles it "
-        "(default: the teacher's, else 24)",
-        default=None,
-        least=1,
-        most=MOST_WIDTH,
-    )
-    dropout: float = flag("dropout after ASPP", default=0.1, most=1)
-    auxiliary_head: bool = flag(
-        "train an FCN head on layer3 beside, as torchvision has it", default=False
-    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ShapeFlags, _InputFlags):
+    """Flags of the network that is trained."""
+
     gate_pool: str = flag(
         "what the gate sees of a channel", default="mean", choices=("mean", "rms")
     )
@@ -146,6 +143,65 @@ class ModelConfig(Flags):
             raise LatentStoreError(f"--label must be one line, not blank, got {self.label!r}")
         if self.pretrained != NONE and self.init != "scratch":
             raise LatentStoreError("--pretrained goes with --init scratch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig(Flags):
+    """Flags of the training. The schedule's defaults are the paper's (section 3.1)."""
+
+    epochs: int = flag("epochs; the paper's 400", default=400, least=1)
+    max_steps: int | None = flag(
+        "stop after so many steps, with the schedule fitted to them; 0 saves the network as it "
+        "starts, measured (default: all of --epochs)",
+        default=None,
+    )
+    learning_rate: float = flag(
+        "Adam's learning rate at the start; the paper's 1e-3", default=1e-3, above_least=True
+    )
+    drop_at: float = flag(
+        "share of the run after which it drops; the paper's 300 of 400", default=0.75, most=1
+    )
+    drop_factor: float = flag("what it drops to, relatively; the paper's 1e-4", default=0.1, most=1)
+    warmup_steps: int = flag("steps over which the learning rate rises linearly", default=0)
+    accumulate: int = flag("batches in one optimiser step", default=1, least=1)
+    clip_norm: float = flag("largest norm of the gradient; 0 = no clipping", default=0.0)
+    freeze_batch_norm: bool = flag(
+        "batch norm keeps the statistics that it starts with", default=False
+    )
+    seed: int = flag("of weights, order, crops and the gate's noise", default=0, most=MOST_SEED)
+    deterministic: bool = flag(
+        "the same run gives the same weights bit for bit, also on a GPU; slower there",
+        default=False,
+    )
+    device: str = flag("auto, cpu, cuda or cuda:N", default="auto", free=True)
+    amp: str = flag(
+        "autocast of the networks; auto is bf16 where the device multiplies it natively",
+        default="auto",
+        choices=AMP_CHOICES,
+    )
+    compile: bool = flag("run the networks through torch.compile", default=False)
+    validate_epochs: int = flag(
+        "epochs between validations; 0 = only at the end", default=10, free=True
+    )
+    log_steps: int = flag(
+        "steps between log records and checks of the loss", default=10, free=True, least=1
+    )
+    checkpoint_minutes: float = flag(
+        "minutes between checkpoints; 0 = off", default=10.0, free=True
+    )
+    checkpoint_epochs: int = flag("epochs between checkpoints; 0 = off", default=0, free=True)
+    tensorboard: bool = flag("write TensorBoard files", default=True, free=True)
+
+    def rate(self, step: int, total: int) -> float:
+        """Returns the learning rate of the step after `step` of `total`."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        dropped = self.drop_factor if step >= self.drop_at * total else 1.0
+        return self.learning_rate * warm * dropped
+
+    def total_steps(self, batches: int) -> int:
+        """Returns how many optimiser steps a run has, with `batches` in an epoch."""
+        steps = self.epochs * -(-batches // self.accumulate)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
 
 CONFIGS = (DataConfig, ModelConfig, LoaderConfig, TrainerConfig)

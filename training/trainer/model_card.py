@@ -55,22 +55,23 @@ before.
 
 
 def model_card(config: NetworkConfig, meta: Mapping[str, Any], scores: Mapping[str, float]) -> str:
-    """Returns a model card in Markdown with YAML metadata.
-
-    Args:
-        config: Of the network.
-        meta: Of its checkpoint, see `LoadedNetwork`.
-        scores: The last validation; empty without one.
-    """
+    """Returns a model card in Markdown with YAML metadata; `scores` are the last validation's."""
     task = find_task(config.task)
+    what, comes = "images (raw or decoded)", "RGB in [0, 1], sides multiples of 64"
+    if config.domain == "latent":
+        selection, ranked = config.channel_selection, "ranked " * bool(meta.get("ranking_id"))
+        what = "the latents of a learned image codec, without decoding an image, from "
+        what += selection.summary
+        comes = f"{' or '.join(map(str, selection.accepts))} {ranked}channels of "
+        comes += f"{config.latent_channels}, at 1/16 of the size"
     return _CARD.format(
         pipeline=task.pipeline_tag,
         use=task.purpose,
         command=task.command,
         dataset=meta.get("dataset") or "unknown",
         label=meta.get("label") or "network",
-        what=_what(task, config),
-        input=_input(config),
+        what=f"{task.title} of {what}.",
+        input=comes,
         classes=", ".join(meta.get("class_names") or ()) or config.num_classes,
         backbone=f"{task.architecture}, {config.backbone}",
         codec=meta.get("codec_id") or "none (raw images)",
@@ -80,23 +81,6 @@ def model_card(config: NetworkConfig, meta: Mapping[str, Any], scores: Mapping[s
         epoch=meta["epoch"],
         scores=_scores(task, scores),
     )
-
-
-def _what(task: Task, config: NetworkConfig) -> str:
-    if config.domain == "pixel":
-        return f"{task.title} of images (raw or decoded)."
-    return (
-        f"{task.title} of the latents of a learned image codec, without decoding an image, from "
-        f"{config.channel_selection.summary}."
-    )
-
-
-def _input(config: NetworkConfig) -> str:
-    if config.domain == "pixel":
-        return "RGB in [0, 1], sides multiples of 64"
-    selection = config.channel_selection
-    counts = " or ".join(map(str, selection.accepts))
-    return f"{counts} {selection.incoming} of {config.latent_channels}, at 1/16 of the size"
 
 
 def _scores(task: Task, scores: Mapping[str, float]) -> str:

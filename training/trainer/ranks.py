@@ -23,7 +23,7 @@ from torch import distributed, nn
 
 from latent_store.codec.numerics import choose_device
 from latent_store.errors import JobFailedError, LatentStoreError
-from training.data.shares import Share, Value
+from training.data.sampling import Share, Value
 from training.selection.cut_norm import CutBatchNorm2d
 
 # Validation is shared, so that no rank works alone for long: who is waited for longer hangs.
@@ -35,8 +35,6 @@ class Ranks(Share):
     """This process among those that train together. Every method that exchanges is called by all.
 
     Attributes:
-        rank: Its number, from 0.
-        world: How many there are.
         local_rank: Its number on its machine, which is its GPU's.
     """
 
@@ -67,52 +65,17 @@ class Ranks(Share):
         return device
 
     def prepare(self, network: nn.Module, device: torch.device, *, frozen: bool) -> None:
-        """Makes batch norms in training see the whole batch.
+        """Makes batch norms see the whole batch in training, unless `frozen`.
 
         Args:
-            network: On `device`; its batch norms are replaced in place.
+            network: On `device`; they are replaced in place.
             device: Of this rank.
-            frozen: Whether batch norm keeps its statistics.
 
         Raises:
-            LatentStoreError: If batch norm cannot see the whole batch here.
+            LatentStoreError: If they cannot see the whole batch here.
         """
-        if self.world > 1 and not frozen:
-            self._synchronise_batch_norm(network, device)
-
-    def share_gradients(self, task: Any) -> Any:
-        """Returns what is called in a task's place: its backward sums gradients over the ranks.
-
-        All ranks start equal from now on: machines may differ in the last bit of an initial weight.
-
-        Args:
-            task: A module that holds the network.
-        """
-        if self.world == 1:
-            return task
-        with self._lost():
-            # Looking for unused parameters also keeps the order of sums, which resuming needs.
-            shared = nn.parallel.DistributedDataParallel(
-                task, broadcast_buffers=False, find_unused_parameters=True
-            )
-        shared.register_comm_hook(None, _sum_bucket)
-        return shared
-
-    def held(self, shared: Any, *, held: bool) -> Any:
-        """Returns a context in which a held batch's gradients wait for those of a later one.
-
-        Args:
-            shared: From `share_gradients`.
-            held: Whether this batch's wait.
-        """
-        return shared.no_sync() if held and self.world > 1 else contextlib.nullcontext()
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Computes gradients; those of several ranks are exchanged meanwhile."""
-        with self._lost() if self.world > 1 else contextlib.nullcontext():
-            loss.backward()
-
-    def _synchronise_batch_norm(self, network: nn.Module, device: torch.device) -> None:
+        if self.world == 1 or frozen:
+            return
         remedy = "train with --freeze_batch_norm, or in one process without torchrun"
         if device.type != "cuda":
             raise LatentStoreError(
@@ -126,6 +89,30 @@ class Ranks(Share):
             )
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
+    def share_gradients(self, task: Any) -> Any:
+        """Returns what is called in place of a task, a module: its backward sums gradients.
+
+        All ranks start equal from now on: machines may differ in the last bit of an initial weight.
+        """
+        if self.world == 1:
+            return task
+        with self._lost():
+            # Looking for unused parameters also keeps the order of sums, which resuming needs.
+            shared = nn.parallel.DistributedDataParallel(
+                task, broadcast_buffers=False, find_unused_parameters=True
+            )
+        shared.register_comm_hook(None, _sum_bucket)
+        return shared
+
+    def held(self, shared: Any, *, held: bool) -> Any:
+        """Returns a context in which held gradients wait for others."""
+        return shared.no_sync() if held and self.world > 1 else contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Computes gradients; those of several ranks are exchanged meanwhile."""
+        with self._lost() if self.world > 1 else contextlib.nullcontext():
+            loss.backward()
+
     # -- exchanges --------------------------------------------------------------------------
 
     def sum_numbers(self, numbers: Mapping[str, int]) -> dict[str, int]:
@@ -133,15 +120,14 @@ class Ranks(Share):
         if self.world == 1:
             return dict(numbers)
         sums = torch.tensor(list(numbers.values()), dtype=torch.int64)
-        self._exchange(distributed.all_reduce, sums)
+        with self._lost():
+            distributed.all_reduce(sums)
         return dict(zip(numbers, sums.tolist(), strict=True))
 
     def sum_parts(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Returns the sums of a loss's parts over the ranks, added as float32.
 
-        Args:
-            parts: Numbers and vectors whose sum is the step's; of "kept" [B] each rank has the
-                numbers of its own images, and gets those of all.
+        Of "kept" [B] each rank has the numbers of its own images, and gets those of all.
         """
         if self.world == 1:
             return dict(parts)
@@ -150,7 +136,8 @@ class Ranks(Share):
             own["kept"] = parts["kept"].new_zeros(self.world, len(parts["kept"]))
             own["kept"][self.rank] = parts["kept"]
         flat = torch.cat([part.flatten().float() for part in own.values()])
-        self._exchange(distributed.all_reduce, flat)
+        with self._lost():
+            distributed.all_reduce(flat)
         sums = flat.split([part.numel() for part in own.values()])
         return {
             name: total.view(-1 if name == "kept" else part.shape).to(part.dtype)
@@ -162,16 +149,13 @@ class Ranks(Share):
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        self._exchange(distributed.all_gather_object, values, value)
+        with self._lost():
+            distributed.all_gather_object(values, value)
         return values
 
     def wait(self) -> None:
         """Returns when all ranks are here."""
         self.sum_numbers({"here": 1})
-
-    def _exchange(self, call: Any, *values: Any) -> None:
-        with self._lost():
-            call(*values)
 
     @contextlib.contextmanager
     def _lost(self) -> Iterator[None]:
@@ -222,11 +206,8 @@ def joined() -> Iterator[Ranks]:
 
 
 def _here() -> Ranks:
-    return Ranks(
-        rank=distributed.get_rank(),
-        world=distributed.get_world_size(),
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-    )
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return Ranks(distributed.get_rank(), distributed.get_world_size(), local_rank)
 
 
 def _sum_bucket(

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, and how they are written.
+"""The folder of a run: its files, how they are written, and the state that they keep.
 
     config.json   the resolved configuration
     log.jsonl     records of steps, epochs and validations; tb/ the same for TensorBoard
@@ -11,25 +11,19 @@ use. One file, renamed into place, cannot be half old and half new.
 """
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from torch import nn
+import torch
 
 from latent_store.errors import LatentStoreError
 from latent_store.storage.location import public_url, write_atomically
-from training.trainer.checkpoints import (
-    export_safetensors,
-    parse,
-    read_file,
-    save_checkpoint,
-    uncompiled,
-    write_payload,
-)
+from training.trainer import checkpoints
 from training.trainer.model_card import model_card
 from training.trainer.run_log import RunLog
-from training.trainer.run_state import RunState
 
 RESUME_FILE = "resume.pt"
 LAST_FILE = "last.pt"
@@ -38,18 +32,65 @@ LOG_FILE = "log.jsonl"
 RESUME_FORMAT = "latent-store-training"
 
 
+@dataclass(kw_only=True)
+class RunState:
+    """Counters of a run.
+
+    Attributes:
+        step: Optimiser steps done.
+        epoch: Epochs finished.
+        best_score: The best validation so far; nan before the first.
+        seconds: Training time of all sittings.
+        finished: Whether the run came to its end.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best_score: float = math.nan
+    seconds: float = 0.0
+    finished: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Returns the counters that a file holds."""
+        values = dict(values)
+        if "best_miou" in values:  # written before there were other scores
+            values["best_score"] = values.pop("best_miou")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """The result of a run.
+
+    Attributes:
+        checkpoint: The network's file.
+        sha256: Of that file.
+        step, epoch, seconds: See `RunState`.
+        scores: The last validation; empty without one.
+        wait_share: Share of this sitting's time spent waiting for data.
+    """
+
+    checkpoint: Path
+    sha256: str
+    step: int
+    epoch: int
+    scores: dict[str, float]
+    seconds: float
+    wait_share: float
+
+
 class RunFiles:
     """The file that a run goes on from, and its log; written by one process.
 
     Args:
-        resume: Path of the file that the run goes on from.
-        log: Path of the log.
+        resume, log: Of the run.
         config: Everything that the run depends on, plain types.
         free: Names in `config` that a resumed run may change.
 
     Attributes:
         path: The name by which users know the run.
-        checkpoint: Path of the reported network's file.
+        checkpoint: The reported network's file.
     """
 
     def __init__(
@@ -71,16 +112,10 @@ class RunFiles:
         board = self.log.with_name("tb") if tensorboard else None
         return RunLog(self.log, board=board, resumed_step=resumed_step)
 
-    def save(self, network: nn.Module, state: RunState, parts: Mapping[str, Any]) -> None:
-        """Saves a run.
-
-        Args:
-            network: As it is.
-            state: Of the run.
-            parts: Everything that going on bit by bit needs, see `Trainer`.
-        """
+    def save(self, network: Any, state: RunState, parts: Mapping[str, Any]) -> None:
+        """Saves a run; `parts` is all that going on bit by bit needs, see `Trainer`."""
         payload = {"format": RESUME_FORMAT, "format_version": 1, "config": self.config, **parts}
-        write_payload(self.resume, payload)
+        checkpoints.write_payload(self.resume, payload)
 
     def load(self) -> Mapping[str, Any]:
         """Returns what `save` was given as `parts`.
@@ -90,14 +125,15 @@ class RunFiles:
             CheckpointError: If the file is damaged.
         """
         name = str(self.resume)
-        payload = parse(read_file(self.resume), name, expected_format=RESUME_FORMAT)
+        data = checkpoints.read_file(self.resume)
+        payload = checkpoints.parse(data, name, expected_format=RESUME_FORMAT)
         require_same_config(_public(payload["config"]), self.config, self.free)
         return payload
 
-    def save_best(self, network: nn.Module, state: RunState) -> None:
+    def save_best(self, network: Any, state: RunState) -> None:
         """Keeps the best network so far, where one is kept."""
 
-    def finish(self, network: nn.Module, state: RunState, scores: Mapping[str, float]) -> None:
+    def finish(self, network: Any, state: RunState, scores: Mapping[str, float]) -> None:
         """Writes what is made of a finished network and its last validation."""
 
 
@@ -107,8 +143,7 @@ class RunFolder(RunFiles):
     Args:
         path: Of the folder.
         meta: The checkpoint's, see `LoadedNetwork`; "train", "epoch" and "step" are filled in.
-        config: Everything that the run depends on, plain types.
-        free: Names in `config` that a resumed run may change.
+        config, free: See `RunFiles`.
         codec_bytes: The codec's checkpoint file, to lie in the network's.
     """
 
@@ -118,7 +153,7 @@ class RunFolder(RunFiles):
         *,
         meta: Mapping[str, Any],
         config: Mapping[str, Any],
-        free: frozenset[str] = frozenset(),
+        free: frozenset[str],
         codec_bytes: bytes | None = None,
     ) -> None:
         super().__init__(path / RESUME_FILE, path / LOG_FILE, config=config, free=free)
@@ -131,27 +166,41 @@ class RunFolder(RunFiles):
         text = json.dumps(self.config, indent=2) + "\n"
         write_atomically(self.path / "config.json", text.encode())
 
-    def save(self, network: nn.Module, state: RunState, parts: Mapping[str, Any]) -> None:
+    def save(self, network: Any, state: RunState, parts: Mapping[str, Any]) -> None:
         """Writes last.pt, then resume.pt."""
         self._save_network(self.checkpoint, network, state)
         super().save(network, state, parts)
 
-    def save_best(self, network: nn.Module, state: RunState) -> None:
+    def save_best(self, network: Any, state: RunState) -> None:
         """Writes best.pt."""
         self._save_network(self.path / BEST_FILE, network, state)
 
-    def finish(self, network: nn.Module, state: RunState, scores: Mapping[str, float]) -> None:
+    def finish(self, network: Any, state: RunState, scores: Mapping[str, float]) -> None:
         """Exports the finished network's weights and writes its card."""
         meta = self._meta_at(state)
-        export_safetensors(self.path / "last.safetensors", network, meta=meta)
-        card = model_card(uncompiled(network).config, meta, scores)
+        checkpoints.export_safetensors(self.path / "last.safetensors", network, meta=meta)
+        card = model_card(network.config, meta, scores)
         write_atomically(self.path / "README.md", card.encode())
 
-    def _save_network(self, path: Path, network: nn.Module, state: RunState) -> None:
-        save_checkpoint(path, network, meta=self._meta_at(state), codec_bytes=self.codec_bytes)
+    def _save_network(self, path: Path, network: Any, state: RunState) -> None:
+        meta, codec = self._meta_at(state), self.codec_bytes
+        checkpoints.save_checkpoint(path, network, meta=meta, codec_bytes=codec)
 
     def _meta_at(self, state: RunState) -> dict[str, Any]:
         return self.meta | {"train": self.config, "epoch": state.epoch, "step": state.step}
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Returns where this process's random numbers are: "cpu", and "cuda" for a GPU, else None."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Goes on with the random numbers of another process, see `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def require_same_config(

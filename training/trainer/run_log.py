@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import torch
 
@@ -18,7 +18,7 @@ class RunLog:
 
     Args:
         path: Of the file; None writes nothing, another rank does.
-        board: Folder of TensorBoard's files; None for none.
+        board: Folder of TensorBoard's files.
         resumed_step: Records of later steps, which an interrupted run left, are dropped.
 
     Raises:
@@ -28,13 +28,22 @@ class RunLog:
     def __init__(
         self, path: Path | None, *, board: Path | None = None, resumed_step: int = 0
     ) -> None:
-        self._file, self._board = None, None
+        self._file: IO[str] | None = None
+        self._board: Any = None
         if path is None:
             return
         _drop_later(path, resumed_step)
         self._file = path.open("a", encoding="utf-8")
-        if board is not None:
-            self._board = _open_board(board, resumed_step)
+        if board is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # slow, and optional
+        except ImportError as error:
+            raise LatentStoreError(
+                "TensorBoard is not installed: pip install tensorboard, or give --no-tensorboard"
+            ) from error
+        purged = resumed_step + 1 if resumed_step else None
+        self._board = SummaryWriter(board, purge_step=purged)
 
     def __enter__(self) -> Self:
         return self
@@ -50,9 +59,8 @@ class RunLog:
 
         Args:
             kind: "step", "epoch" or "validation"; the prefix of its curves.
-            step: Optimiser steps done.
-            epoch: The epoch that they belong to, from 0.
-            values: Numbers by name; nan becomes null in JSON and a gap in curves.
+            step, epoch: See `RunState`; the epoch is the one that the steps belong to.
+            values: By name; nan becomes null in JSON and a gap in curves.
         """
         if self._file is None:
             return
@@ -81,13 +89,11 @@ class Meters:
             value = value.detach()
             if name == "kept":
                 self.kept.append(value)
-                continue
-            if name == "decisions":
+            elif name == "decisions":
                 self.decisions = value if self.decisions is None else self.decisions + value
-                continue
-            value = value.double()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            else:
+                self.sums[name] = self.sums.get(name, 0) + value.double()
+                self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
         """Returns the mean of each part, and what was kept where channels are selected.
@@ -98,12 +104,9 @@ class Meters:
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         if self.kept:
             kept = torch.cat(self.kept).double()
-            means |= {
-                "kept_mean": float(kept.mean()),
-                "kept_std": float(kept.std(correction=0)),
-                "kept_min": float(kept.min()),
-                "kept_max": float(kept.max()),
-            }
+            spread = {"mean": kept.mean(), "std": kept.std(correction=0)}
+            spread |= {"min": kept.min(), "max": kept.max()}
+            means |= {f"kept_{name}": float(value) for name, value in spread.items()}
         if self.decisions is not None:
             images = sum(len(kept) for kept in self.kept)
             means["always_on"] = float((self.decisions == images).sum())
@@ -130,18 +133,17 @@ class Meters:
 
 def merged_parts(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Adds the parts of a step's batches (each is already divided by the step's counts)."""
-    merged: dict[str, torch.Tensor] = {}
-    for part in parts:
+    first, *others = parts
+    merged = dict(first)
+    for part in others:
         for name, value in part.items():
-            if name == "kept":
-                merged[name] = torch.cat([merged[name], value]) if name in merged else value
-            else:
-                merged[name] = merged[name] + value if name in merged else value
+            both = merged[name], value
+            merged[name] = torch.cat(both) if name == "kept" else torch.add(*both)
     return merged
 
 
 class Clock:
-    """Seconds since the start, and those spent waiting for data."""
+    """Seconds since the start and since the last lap, and those spent waiting for data."""
 
     def __init__(self) -> None:
         self.start = self._lap = time.perf_counter()
@@ -152,16 +154,16 @@ class Clock:
         """Seconds since the start."""
         return time.perf_counter() - self.start
 
-    def lap(self) -> float:
-        """Returns the seconds since the last call, or the start."""
-        seconds = self.since_lap
-        self._lap += seconds
-        return seconds
-
     @property
     def since_lap(self) -> float:
         """Seconds since the last lap, or the start."""
         return time.perf_counter() - self._lap
+
+    def lap(self) -> float:
+        """Returns `since_lap`, and begins another."""
+        seconds = self.since_lap
+        self._lap += seconds
+        return seconds
 
     @property
     def wait_share(self) -> float:
@@ -193,13 +195,3 @@ def _drop_later(path: Path, step: int) -> None:
         if record["step"] <= step:
             kept.append(line + "\n")
     path.write_text("".join(kept), encoding="utf-8")
-
-
-def _open_board(folder: Path, resumed_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # slow, and optional
-    except ImportError as error:
-        raise LatentStoreError(
-            "TensorBoard is not installed: pip install tensorboard, or give --no-tensorboard"
-        ) from error
-    return SummaryWriter(folder, purge_step=resumed_step + 1 if resumed_step else None)

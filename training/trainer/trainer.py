@@ -22,15 +22,19 @@ from latent_store.errors import CheckpointError, JobFailedError, LatentStoreErro
 from training.data.loader import EpochLoader
 from training.tasks.losses import Counts
 from training.tasks.objective import to_device
+from training.trainer.arithmetic import algorithms, uses_bf16
 from training.trainer.checkpoints import state_on_cpu
-from training.trainer.determinism import algorithms
 from training.trainer.interruptions import LossWatch, until_sigterm
-from training.trainer.precision import uses_bf16
+from training.trainer.job import TrainerConfig
 from training.trainer.ranks import ALONE, Ranks
-from training.trainer.run_folder import RunFiles
+from training.trainer.run_folder import (
+    FitResult,
+    RunFiles,
+    RunState,
+    random_state,
+    set_random_state,
+)
 from training.trainer.run_log import Clock, Meters, RunLog, merged_parts
-from training.trainer.run_state import FitResult, RunState, random_state, set_random_state
-from training.trainer.trainer_config import TrainerConfig
 
 SETTLING_BATCHES = 32
 """Batches that a finished network's batch norm statistics are of, where they are taken anew."""
@@ -40,40 +44,26 @@ Validate = Callable[[Any, torch.device], dict[str, float]]
 
 
 class Trainable(Protocol):
-    """A network with its loss: what the loop needs of a task."""
+    """A network with its loss: what the loop needs of a task, see `Objective`."""
 
     network: Any
     score: str
     unlabelled: str
 
-    def __call__(self, batch: Batch, counts: Counts, epoch: int) -> dict[str, torch.Tensor]:
-        """Returns "loss" and its parts."""
-
-    def count(self, batch: Batch) -> Counts:
-        """Returns what the loss's sums are divided by; the counts of a step's batches are added."""
-
-    def anneal(self, progress: float) -> None:
-        """Is told how far the run is, in [0, 1]."""
-        return
-
-    def settle(self, batches: Iterator[Batch]) -> None:
-        """Is given batches after the last step; the network is in training mode."""
-        return
-
-    def compile_network(self) -> None:
-        """Runs the network, or what of it can be, through torch.compile from now on."""
+    def __call__(self, batch: Batch, counts: Counts, epoch: int) -> dict[str, torch.Tensor]: ...
+    def count(self, batch: Batch) -> Counts: ...
+    def anneal(self, progress: float) -> None: ...
+    def settle(self, batches: Iterator[Batch]) -> None: ...
+    def compile_network(self) -> None: ...
 
 
 class Trainer:
     """Trains a task's network; everything of a run that is neither its data nor its files.
 
     Args:
-        task: Network and loss; the network may lie anywhere, it is moved to the device. What does
-            not require gradients is not trained.
-        loader: Batches; what they hold is between it and the task. "sample_ids" (list of str)
-            names them in errors.
-        config: How to train.
-        files: Of the run.
+        task: Its network is moved to the device; what requires no gradients is not trained.
+        loader: What batches hold is between it and the task; "sample_ids" (list of str) names them
+            in errors.
         validate: Called as `validate(network, device)`; the task's score decides which network is
             the best. Every rank calls it, and must get the same.
         ranks: Those that train together; `loader` and `validate` must know them too.
@@ -113,13 +103,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
 
     def fit(self, *, resume: bool = False) -> FitResult:
-        """Trains to the end of the schedule.
-
-        Args:
-            resume: Go on where the files' run stands, if they hold one.
-
-        Returns:
-            Where the network lies and how it went.
+        """Trains to the end of the schedule; resumed, from where the files' run stands.
 
         Raises:
             LatentStoreError: If the files hold a run and `resume` is not set, or the
@@ -146,9 +130,15 @@ class Trainer:
                 self.end_epoch(log)
                 if self._validation_due():
                     self._validate(log)
-            self._settle()
+            if not self.config.freeze_batch_norm:
+                with self._autocast():
+                    self.task.settle(self._settling_batches())
             scores = {} if self._measure is None else self._validate(log)
-        return self._finish(scores)
+        self.state.finished = True
+        self.save()
+        if self.ranks.first:
+            self.files.finish(self.network, self.state, scores)
+        return self._result(scores)
 
     @property
     def over(self) -> bool:
@@ -164,11 +154,6 @@ class Trainer:
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return self.config.rate(self.state.step, self.total_steps)
-
-    @property
-    def seconds(self) -> float:
-        """Training time of all sittings."""
-        return self.state.seconds + self.clock.since_lap
 
     # -- beginning and end ------------------------------------------------------------------
 
@@ -218,12 +203,6 @@ class Trainer:
         total, done = self.total_steps, self.state.step
         return progress(total=total, initial=done, unit="step", disable=hidden)
 
-    def _settle(self) -> None:
-        """Lets the task bring its network to rest after the last step."""
-        if not self.config.freeze_batch_norm:
-            with self._autocast():
-                self.task.settle(self._settling_batches())
-
     def _settling_batches(self) -> Iterator[Batch]:
         # From the beginning, not from where the loader is: resumed, it gets the same ones.
         self.loader.close_stream()
@@ -232,13 +211,6 @@ class Trainer:
             some = itertools.islice(stream, count)
             for batch in progress(some, total=count, desc="batch norm", unit="batch"):
                 yield to_device(batch, self.device)
-
-    def _finish(self, scores: dict[str, float]) -> FitResult:
-        self.state.finished = True
-        self.save()
-        if self.ranks.first:
-            self.files.finish(self.network, self.state, scores)
-        return self._result(scores)
 
     def _result(self, scores: dict[str, float]) -> FitResult:
         return FitResult(
@@ -254,7 +226,7 @@ class Trainer:
     # -- a step -----------------------------------------------------------------------------
 
     def _step(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
-        """Does one optimiser step over one or several batches; returns the summed parts."""
+        """Does one optimiser step over its batches; returns the summed parts."""
         # Counted before the transfer: a number read back from a GPU would make it wait.
         own = reduce(add, [self.task.count(batch) for batch in batches])
         counts = Counts(**self.ranks.sum_numbers(dataclasses.asdict(own)))
@@ -263,14 +235,12 @@ class Trainer:
             group["lr"] = self.learning_rate
         self.task.anneal(self.progress)
         self.optimizer.zero_grad()
-        own_parts = merged_parts(
-            [self._backward(batch, counts, held=batch is not on_device[-1]) for batch in on_device]
-        )
+        last = on_device[-1]
+        each = [self._backward(batch, counts, held=batch is not last) for batch in on_device]
+        own_parts = merged_parts(each)
         parts = self.ranks.sum_parts(own_parts)
-        if self.config.clip_norm:
-            parts["gradient_norm"] = nn.utils.clip_grad_norm_(
-                self.parameters, self.config.clip_norm
-            )
+        if most := self.config.clip_norm:
+            parts["gradient_norm"] = nn.utils.clip_grad_norm_(self.parameters, most)
         self.optimizer.step()
         self.state.step += 1
         self.watch.add(self.state.step, batches, own_parts["loss"], parts)
@@ -319,7 +289,7 @@ class Trainer:
 
     def _validation_due(self) -> bool:
         """Says whether this epoch ends with a validation; one comes after the last step anyway."""
-        every = self.config.validate_epochs if self._measure is not None else 0
+        every = 0 if self._measure is None else self.config.validate_epochs
         return not self.over and every > 0 and self.state.epoch % every == 0
 
     def _validate(self, log: RunLog) -> dict[str, float]:
@@ -363,7 +333,7 @@ class Trainer:
         self._saved_at, self._saved_epoch = time.monotonic(), self.state.epoch
 
     def _state_dict(self, rng: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Returns everything that going on bit by bit needs; `rng` is of every rank."""
+        """Returns all that going on bit by bit needs; `rng` is of every rank."""
         return {
             "state": dataclasses.asdict(self.state),
             "network": state_on_cpu(self.network),

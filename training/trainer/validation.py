@@ -22,20 +22,11 @@ Result = tuple[int, ImageResult]
 class Validator:
     """Measures a network on whole images, for any N at each of its cuts.
 
-    Args:
-        task: What is measured.
-        batches: Whole images as `WholeImages` yields them; iterated anew each time.
-        class_names: By class id.
-        ranks: Those that validate together; each has its own batches, all return the same.
+    Ranks that validate together have their own batches each, and all return the same.
     """
 
     def __init__(
-        self,
-        task: Task,
-        batches: WholeImages,
-        class_names: Sequence[str],
-        *,
-        ranks: Ranks = ALONE,
+        self, task: Task, batches: WholeImages, class_names: Sequence[str], *, ranks: Ranks = ALONE
     ) -> None:
         self.task, self.batches, self.ranks = task, batches, ranks
         self.class_names = tuple(class_names)
@@ -73,7 +64,7 @@ class Validator:
         each = {keep: self._summary(results) for keep, results in measured.items()}
         names = each[selection.keeps[0]]
         scores = {name: math.fsum(s[name] for s in each.values()) / len(each) for name in names}
-        if selection.for_any_n:
+        if selection.cuts:
             main = task.metric.score
             scores |= {f"{main}_at/{keep}": found[main] for keep, found in each.items()}
         gates = [gate for part in self.ranks.gather(gates) for gate in part]

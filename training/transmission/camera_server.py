@@ -122,7 +122,7 @@ class Transmission:
         watch.restart()
         decoded = unpack_stream(self.codec, stream, keep)
         y_hat_CHW = decoded.full()
-        y_hat_KHW = self.network.config.channel_selection.network_input(decoded)
+        y_hat_KHW = decoded.y_hat_KHW if self.network.config.channels else y_hat_CHW
         watch.lap("entropy decoding")
         sizes = [(stream.height, stream.width)]
         (prediction,) = self.network.predict(y_hat_KHW[None], sizes, self.codec)
@@ -168,7 +168,7 @@ def open_transmission(
     """
     network = ServerNetwork(checkpoint, device)
     selection = network.config.channel_selection
-    if keep is not None and not (selection.for_any_n and keep in selection.accepts):
+    if keep is not None and keep not in (selection.cuts or ()):
         raise LatentStoreError(
             f"--keep {keep} goes with a network for any N that has this cut, and {checkpoint} is "
             f"one with {_describe(network.config)}; leave --keep out, or give one of its cuts"

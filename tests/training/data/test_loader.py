@@ -15,8 +15,7 @@ from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.prefetch import Prefetcher
 from training.data.sampling import crop_origin
-from training.data.store_source import SourceSpec, StoreSource
-from training.data.stored_channels import StoredChannels
+from training.data.store_source import SourceSpec, StoredChannels, StoreSource
 from training.tasks.annotations import PixelLabels
 from training.trainer.initialise import feature_statistics
 
@@ -244,7 +243,6 @@ def test_validation_takes_every_image_once_in_order(tiny_store: TinyStore) -> No
         batches = list(images)
         assert [batch["rows_B"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5]]
         assert batches[0]["labels_BHW"].shape == (4, *CODED)
-    images.close()
 
 
 def test_what_is_held_out_and_the_rest_are_the_split_and_share_nothing(

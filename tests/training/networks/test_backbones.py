@@ -11,10 +11,9 @@ from latent_store.errors import CheckpointError
 from training.networks.backbones import BACKBONES, Backbone, Stem, find_backbone
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
-from training.networks.pretrained import load_pretrained
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import LoadedNetwork
-from training.trainer.initialise import start_from_teacher
+from training.trainer.initialise import load_pretrained, start_from_teacher
 
 OTHER = {"segmentation": "detection", "detection": "segmentation"}
 SMALL = {"backbone": "resnet18", "aspp_width": 16, "latent_channels": 24}

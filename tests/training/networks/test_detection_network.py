@@ -15,10 +15,10 @@ from torchvision.ops import MultiScaleRoIAlign
 from latent_store.errors import LatentStoreError
 from training.networks.detection_network import STRIDES, DetectionTail, GridAnchors, KeyedSampler
 from training.networks.network_config import NetworkConfig
-from training.networks.pretrained import load_pretrained
 from training.selection.gate import gumbel_noise
 from training.tasks.detection import DetectionLoss
 from training.tasks.registry import build_network
+from training.trainer.initialise import load_pretrained
 
 SMALL = {
     "task": "detection",

@@ -129,7 +129,8 @@ def test_a_checkpoint_holds_every_cut(tmp_path: Path) -> None:
     for keep in CUTS:
         expected = network(latents()[:, :keep])["logits"]
         assert torch.equal(loaded.network(latents()[:, :keep])["logits"], expected)
-    card = model_card(network.config, loaded.meta, {"miou": 0.5, "miou_at/2": 0.4})
+    meta = loaded.meta | {"ranking_id": "gate"}
+    card = model_card(network.config, meta, {"miou": 0.5, "miou_at/2": 0.4})
     assert "2 or 4 or 6 ranked channels of 12" in card
     assert "| 2 | 0.4000 |" in card
 

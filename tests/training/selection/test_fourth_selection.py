@@ -37,12 +37,10 @@ class EveryKth(Selection):
     name = "every"
     summary = "every k-th channel"
     required = ("keep",)
-    names_channels = True
+    names = ("channels",)
 
     @classmethod
-    def find_channels(
-        cls, flags: Any, store: LatentStore, spec: CodecSpec
-    ) -> dict[str, Numbers | None]:
+    def find_channels(cls, flags: Any, store: LatentStore, spec: CodecSpec) -> dict[str, Numbers]:
         return {"channels": tuple(range(0, spec.channels, spec.channels // flags.keep))}
 
     @classmethod

@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from latent_store.errors import CheckpointError
-from training.networks.digests import DIGEST
 from training.networks.network_config import NetworkConfig
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import (
+    DIGEST,
     export_safetensors,
     load_network,
     read_safetensors,

@@ -18,10 +18,9 @@ from training.networks.networks import LatentNetwork
 from training.tasks.losses import cell_mask, distillation
 from training.tasks.registry import build_network
 from training.trainer import assembly, computed_start, initialise
+from training.trainer.assembly import find_inputs
 from training.trainer.checkpoints import load_network
-from training.trainer.inputs import find_inputs
-from training.trainer.job import DataConfig, Job, ModelConfig
-from training.trainer.trainer_config import TrainerConfig
+from training.trainer.job import DataConfig, Job, ModelConfig, TrainerConfig
 
 SHAPE = {"backbone": "resnet18", "aspp_width": 8}
 CPU = torch.device("cpu")

@@ -24,11 +24,10 @@ from training.tasks.objective import Objective, network_inputs
 from training.tasks.registry import build_network
 from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
 from training.trainer.checkpoints import load_network
-from training.trainer.run_folder import RESUME_FILE, RunFolder
+from training.trainer.job import TrainerConfig
+from training.trainer.run_folder import RESUME_FILE, FitResult, RunFolder
 from training.trainer.run_log import Clock, Meters
-from training.trainer.run_state import FitResult
 from training.trainer.trainer import Trainer
-from training.trainer.trainer_config import TrainerConfig
 from training.trainer.validation import Validator
 
 CHANNELS, CLASSES, BATCHES = 12, 3, 3

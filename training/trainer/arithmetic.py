@@ -1,11 +1,20 @@
-"""The precision of a run's networks: autocast to bfloat16 where the device multiplies it natively.
+"""The arithmetic of a run: bfloat16 where it is native, and results that are equal bit for bit.
 
 A processor without AVX512-BF16 or AMX converts every number on its way in and out of a float32
 product: the result is right and comes many times later (16 to 25 times on AVX2).
+
+Order, crops, N and the gate's noise are keyed and need nothing to be repeated. On a CPU the same
+number of threads gives the same sums. A GPU's fastest kernels add in whatever order their threads
+finish; with `--deterministic` torch takes others, refuses operations that have none, and cuDNN
+neither measures which algorithm is fastest nor takes one that is not reproducible. It holds for one
+machine and one version of torch.
 """
 
+import contextlib
 import logging
+import os
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -27,13 +36,9 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def uses_bf16(amp: str, device: torch.device) -> bool:
-    """Returns whether networks run under autocast to bfloat16.
+    """Returns whether networks on a device run under autocast to bfloat16; "auto" if it is native.
 
     If it is asked for and the device emulates it, a warning says how much slower that is here.
-
-    Args:
-        amp: One of `AMP_CHOICES`; "auto" is bfloat16 where it is native.
-        device: Of the networks.
     """
     native = multiplies_bf16(device)
     if amp == "bf16" and not native:
@@ -47,8 +52,8 @@ def uses_bf16(amp: str, device: torch.device) -> bool:
 
 def measured_slowdown(device: torch.device) -> float:
     """Returns how many times longer a convolution, forward and backward, takes in bfloat16."""
-    layer, x_BCHW = nn.Conv2d(64, 64, 3, padding=1).to(device), torch.zeros(1, 64, 32, 32)
-    x_BCHW = x_BCHW.to(device)
+    layer = nn.Conv2d(64, 64, 3, padding=1).to(device)
+    x_BCHW = torch.zeros(1, 64, 32, 32, device=device)
     seconds = {}
     for enabled in (False, True):
         times = []
@@ -59,3 +64,22 @@ def measured_slowdown(device: torch.device) -> float:
             times.append(time.perf_counter() - start)
         seconds[enabled] = min(times)
     return seconds[True] / seconds[False]
+
+
+@contextlib.contextmanager
+def algorithms(*, deterministic: bool) -> Iterator[None]:
+    """Restricts torch to deterministic algorithms inside, if asked to; undoes it at the end."""
+    if not deterministic:
+        yield
+        return
+    # cuBLAS reads it when it is first used; without it torch refuses matrix products on CUDA.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    torch.use_deterministic_algorithms(mode=True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from training.trainer.precision import measured_slowdown, multiplies_bf16, uses_bf16
+from training.trainer.arithmetic import measured_slowdown, multiplies_bf16, uses_bf16
 
 CPU = torch.device("cpu")
 
