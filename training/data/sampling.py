@@ -72,7 +72,9 @@ def plan_epoch(
     span = -(-preload_rows // batch_size) * batch_size
     loads: list[list[Batch]] = []
     for group in groups:
-        order = _shuffled_chunks(np.asarray(group, dtype=np.int64), chunk_rows, rng)
+        order = np.asarray(group, dtype=np.int64)
+        chunks = [order[start : start + chunk_rows] for start in range(0, len(order), chunk_rows)]
+        order = np.concatenate([chunks[i] for i in rng.permutation(len(chunks))])
         order = np.resize(order, -(-len(order) // batch_size) * batch_size)
         for start in range(0, len(order), span):
             rows = rng.permutation(order[start : start + span])
@@ -122,8 +124,3 @@ def group_by_size(rows: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list
     for row, size in zip(rows, sizes, strict=True):
         groups.setdefault(size, []).append(int(row))
     return [groups[size] for size in sorted(groups)]
-
-
-def _shuffled_chunks(rows: np.ndarray, chunk_rows: int, rng: np.random.Generator) -> np.ndarray:
-    chunks = [rows[start : start + chunk_rows] for start in range(0, len(rows), chunk_rows)]
-    return np.concatenate([chunks[i] for i in rng.permutation(len(chunks))])

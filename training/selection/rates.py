@@ -69,11 +69,6 @@ class StoredStreams:
     ranked: RankedReader | None = None
     decode: str = "all"
 
-    @property
-    def key(self) -> str:
-        """The component that the network's ŷ comes from, for messages."""
-        return self.latents.key if self.ranked is None else self.ranked.key
-
     def is_decoded(self, row: int) -> bool:
         """Returns whether the streams of a row are decoded."""
         return self.decode == "all" or (self.decode == "sample" and row % SAMPLE_STEP == 0)
@@ -122,8 +117,9 @@ class StreamReceiver(ABC):
             if self.streams.is_decoded(row):
                 decoded_KHW = decode()
                 if differing := int((decoded_KHW != y_hat_KHW).sum()):
+                    key = (self.streams.ranked or self.streams.latents).key
                     raise IntegrityError(
-                        f"the stream of row {row} of {self.streams.key} decodes to another ŷ than "
+                        f"the stream of row {row} of {key} decodes to another ŷ than "
                         f"the store holds ({differing} of {decoded_KHW.size} symbols differ); see "
                         "`latent-store verify`"
                     )
