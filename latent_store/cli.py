@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -159,3 +160,7 @@ def _verify(location: Location, *, deep: bool, repair: bool) -> int:
         dropped = integrity.repair(location, found)
         print(f"dropped {dropped} shards; run their jobs again, which write only those")
     return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

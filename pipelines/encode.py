@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from latent_store.components import base as component
+from latent_store.components.features import STEM
 from latent_store.console import MOST_THREADS, Number, run_command
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
@@ -18,6 +20,7 @@ from pipelines.jobs.component_job import leased
 from pipelines.jobs.encode_request import DEFAULT_SAMPLES_PER_SHARD, EncodeRequest
 from pipelines.jobs.encoding import PSNR_ROWS
 from training.flags import add_flags
+from training.networks.backbones import ENTRIES
 
 DESCRIPTION = """
 Encodes a split of a dataset into a latent store, once: real bitstreams, integer latents, the
@@ -87,6 +90,7 @@ def make_flags() -> argparse.ArgumentParser:
     )
     threads = Number(int, 1, MOST_THREADS)
     add("--threads", type=threads, help="torch threads a worker (default: cores / workers)")
+    add("--device", default="cpu", help="auto, cpu, cuda or cuda:N; of codec and teacher")
     add("--dry_run", action="store_true", help="print the plan and write nothing")
     add("--steal_lease", action="store_true", help="take over from a job that is known dead")
     return parser
@@ -100,6 +104,13 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is stored").add_argument
     add("--metric", default="mse", choices=["mse", "ms-ssim"], help="metric of --quality")
     add("--teacher_checkpoint", type=Path, help="file that train-teacher wrote: adds features")
+    add(
+        "--entry",
+        default=STEM,
+        choices=ENTRIES,
+        help="the teacher's layer after which its features are taken: where networks on latents "
+        "are to begin; each entry is a component of its own",
+    )
     add(
         "--teacher_dtype",
         choices=ENCODINGS,
@@ -135,3 +146,7 @@ def _run(argv: Sequence[str] | None) -> int:
             text = describe_rows(request.location, plan, closed.component, where)
             print(f"{closed.split}/{closed.component}: {text}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

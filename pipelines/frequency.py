@@ -141,3 +141,7 @@ def _describe(ranking: Ranking) -> str:
         )
     lines.append(f"  first 16: {' '.join(str(c) for c in ranking.order[:16])}")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,3 +95,7 @@ def _summary(store: LatentStore, name: str, ranking: Ranking) -> str:
             f"  N = {cut:<4} {bpp:.4f} bpp (hyper-latent {np.mean(8 * hyper / pixels):.4f})"
         )
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,9 @@ from latent_store.format import layout
 from latent_store.format.feature_encoding import UINT8, FeatureEncoding
 from latent_store.format.schema import FEATURE_STRIDE, ArraySpec, ComponentSpec
 
+STEM = "stem"
+"""The layers that students do without, unless they are asked to enter later."""
+
 
 def teacher_spec(
     teacher_id: str,
@@ -16,32 +19,47 @@ def teacher_spec(
     width: int,
     channels: int,
     encoding: FeatureEncoding | None = None,
+    *,
+    entry: str = STEM,
+    stride: int = FEATURE_STRIDE,
 ) -> ComponentSpec:
-    """A teacher's stem features at a quarter of the coded size.
+    """A teacher's features: of its stem, at a quarter of the coded size, or of a later layer.
 
     Without an `encoding` they are `uint8`. Chunks hold 256×256 pixels, so that a crop reads a
     crop.
     """
     encoding = encoding or FeatureEncoding()
-    rows, columns = height // FEATURE_STRIDE, width // FEATURE_STRIDE
+    rows, columns = height // stride, width // stride
+    chunk = 64 * FEATURE_STRIDE // stride
     features = ArraySpec(
         name="features",
         dtype=encoding.dtype,
         shape=(channels, rows, columns),
         dims=("feature", "feature_y", "feature_x"),
-        inner=(channels, min(rows, 64), min(columns, 64)),
+        inner=(channels, min(rows, chunk), min(columns, chunk)),
     )
     scale = ArraySpec(name="feature_scale", dtype="float32", shape=(channels,), dims=("feature",))
-    attrs = {"teacher_id": teacher_id, "feature_stride": FEATURE_STRIDE, **encoding.to_attrs()}
+    attrs = {"teacher_id": teacher_id, "feature_stride": stride, **encoding.to_attrs()}
+    attrs |= {} if entry == STEM else {"entry": entry}
     return ComponentSpec(
-        key=FeaturesReader.key_of(teacher_id),
+        key=FeaturesReader.key_of(features_id(teacher_id, entry)),
         arrays=(features, scale) if encoding.dtype == UINT8 else (features,),
         attrs=attrs,
     )
 
 
+def features_id(teacher_id: str, entry: str = STEM) -> str:
+    """Returns the id of a teacher's features after one of its layers: of its stem, its own."""
+    return teacher_id if entry == STEM else f"{teacher_id}.{entry}"
+
+
+def teacher_of(features_id: str) -> str:
+    """Returns the id of the teacher whose features these are."""
+    return features_id.partition(".")[0]
+
+
 class FeaturesReader(ComponentReader):
-    """One teacher's stem features, on a quarter of the canvas; 0 beyond a row's coded size."""
+    """One teacher's features after one layer; 0 beyond a row's coded size."""
 
     kind = "teacher"
     parts = ("teacher",)
@@ -50,7 +68,12 @@ class FeaturesReader(ComponentReader):
     @property
     def teacher_id(self) -> str:
         """The teacher's id."""
-        return self.ids["teacher"]
+        return teacher_of(self.ids["teacher"])
+
+    @property
+    def stride(self) -> int:
+        """Pixels per position: 4 after the stem."""
+        return int(self.attrs.get("feature_stride", FEATURE_STRIDE))
 
     @property
     def channels(self) -> int:
@@ -63,7 +86,7 @@ class FeaturesReader(ComponentReader):
         return FeatureEncoding.from_attrs(self.attrs, str(self.array("features").dtype))
 
     def read(self, rows: Rows, window: Window | None = None) -> np.ndarray:
-        """Reads dequantised features, float32 `[n, F, H/4, W/4]`; `window` in feature cells."""
+        """Reads dequantised features, float32 `[n, F, H/stride, W/stride]`; `window` in cells."""
         array = self.array("features")
         vertical, horizontal = layout.window_or_all(window, *array.shape[2:])
         raw = self._gather(rows, lambda part: array[part, :, vertical, horizontal])

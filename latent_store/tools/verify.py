@@ -16,7 +16,7 @@ import zarr
 
 from latent_store.catalogue import codecs, rankings
 from latent_store.components import base as component
-from latent_store.components.features import FeaturesReader
+from latent_store.components.features import FeaturesReader, teacher_of
 from latent_store.components.finalize import Closed, check_shards, component_tables, samples_of
 from latent_store.components.latents import LatentsReader
 from latent_store.components.registry import all_splits, component_keys, ids_of
@@ -129,7 +129,7 @@ def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
             except LatentStoreError as error:
                 where = rankings.rankings_path(codec_id, ranking_id)
                 yield Defect(where=where, what=str(error))
-    teacher_ids = {name for part, name in in_use if part == "teacher"}
+    teacher_ids = {teacher_of(name) for part, name in in_use if part == "teacher"}
     for teacher_id in sorted({*codecs.list_teachers(location), *teacher_ids}):
         try:
             codecs.read_teacher_checkpoint(location, teacher_id)

@@ -15,9 +15,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.catalogue import codecs
 from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
+from latent_store.codec.numerics import choose_device
 from latent_store.components import base as component
 from latent_store.components.boxes import BOX_MULTIPLE, BoxesReader, boxes_spec
-from latent_store.components.features import FeaturesReader, teacher_spec
+from latent_store.components.features import FeaturesReader, features_id, teacher_spec
 from latent_store.components.labels import LabelsReader, labels_spec
 from latent_store.components.latents import LatentsReader, latents_spec
 from latent_store.errors import (
@@ -51,6 +52,7 @@ from pipelines.jobs.encoding import (
     newly_listed,
 )
 from training.flags import read_flags
+from training.networks.backbones import find_backbone
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import load_network
 
@@ -84,6 +86,7 @@ class EncodeRequest:
             require_name(flags.dataset_id, "a dataset's id")
         require_name(flags.split, "a split's name")
         self.flags, self.location = flags, Location(flags.store)
+        self.device = str(choose_device(flags.device))
         self.reader = open_dataset(read_flags(flags, DatasetFlags))
         self.manifest = self.reader.manifest(flags.split)
         self.codec = self.teacher = None
@@ -117,15 +120,23 @@ class EncodeRequest:
             codec = self.codec.spec
             spec = latents_spec(codec, *self.plan.canvas, self._latent_dtype(self.codec))
             make = partial(
-                encode_picture, self.location, codec.codec_id, PSNR_ROWS[self.flags.psnr]
+                encode_picture,
+                self.location,
+                codec.codec_id,
+                PSNR_ROWS[self.flags.psnr],
+                self.device,
             )
             encoders.append(Encoder(spec=spec, make=make))
         if self.teacher is not None:
-            teacher_id = self.teacher.teacher_id
-            encoding = self._feature_encoding(teacher_id)
-            channels = self.teacher.config.feature_channels
-            spec = teacher_spec(teacher_id, *self.plan.canvas, channels, encoding)
-            make = partial(encode_features, self.location, teacher_id, encoding)
+            teacher_id, entry = self.teacher.teacher_id, self.flags.entry
+            encoding = self._feature_encoding(features_id(teacher_id, entry))
+            backbone = find_backbone(self.teacher.config.backbone)
+            spec = teacher_spec(
+                *(teacher_id, *self.plan.canvas, backbone.channels_at(entry), encoding),
+                entry=entry,
+                stride=backbone.stride_at(entry),
+            )
+            make = partial(encode_features, self.location, teacher_id, entry, encoding, self.device)
             encoders.append(Encoder(spec=spec, make=make))
         return encoders
 
@@ -177,6 +188,7 @@ class EncodeRequest:
             store=self.location,
             split=self.plan.name,
             threads=int(threads),
+            device=self.device,
             claims=claims,
             max_failures=self.flags.max_failures,
             reader=self.reader,
@@ -254,9 +266,9 @@ class EncodeRequest:
             highest = max(highest, int(y_hat.abs().max()))
         return "int8" if _INT8_HEADROOM * highest <= np.iinfo(np.int8).max else "int16"
 
-    def _feature_encoding(self, teacher_id: str) -> FeatureEncoding:
+    def _feature_encoding(self, features: str) -> FeatureEncoding:
         """Returns the encoding that is asked for, or else the stored one; they must not differ."""
-        key, asked = FeaturesReader.key_of(teacher_id), self.flags.teacher_dtype
+        key, asked = FeaturesReader.key_of(features), self.flags.teacher_dtype
         try:
             group = self._open(key)
             stored = FeatureEncoding.from_attrs(group.attrs, str(array_of(group, "features").dtype))

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from latent_store.codec import Codec, codec_from_store
 from latent_store.codec.ledger import channel_bits, hyper_bits
+from latent_store.codec.numerics import exact_float32
 from latent_store.codec.pictures import image_to_tensor, pad_image, psnr, tensor_to_image
 from latent_store.codec.streams import decode_y, decode_z, encode_y, encode_z
+from latent_store.components.features import STEM
 from latent_store.components.registry import kind_of
 from latent_store.errors import DatasetError, IntegrityError
 from latent_store.format.feature_encoding import FeatureEncoding
@@ -28,7 +31,7 @@ from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
-from training.networks.backbones import Stem
+from training.networks.backbones import find_backbone
 from training.trainer.checkpoints import load_network
 
 _LOG = logging.getLogger(__name__)
@@ -69,10 +72,15 @@ class Encoder:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeJob(ComponentJob):
-    """Makes all that is missing of a picture while it is in memory."""
+    """Makes all that is missing of a picture while it is in memory.
+
+    Attributes:
+        device: Where codec and teacher run; the encoders know it.
+    """
 
     reader: DatasetReader
     encoders: tuple[Encoder, ...]
+    device: str = "cpu"
 
     verb = "encode"
 
@@ -82,8 +90,9 @@ class EncodeJob(ComponentJob):
         return [encoder.spec for encoder in self.encoders]
 
     def notes(self) -> dict[str, Any]:
-        """Returns the threads, which a rerun must not change."""
-        return {"encoder_threads": self.threads}
+        """Returns the threads, which a rerun must not change, and the device if it is no CPU."""
+        device = {} if self.device == "cpu" else {"encoder_device": self.device}
+        return {"encoder_threads": self.threads} | device
 
     def fill(self, plan: ShardPlan, shard: int, rows: Mapping[str, ShardRows]) -> None:
         """Encodes; a picture that cannot be used becomes a failed row."""
@@ -146,23 +155,31 @@ def encode_boxes(reader: DatasetReader, max_boxes: int, picture: Picture) -> Enc
 
 
 def encode_features(
-    store: Location, teacher_id: str, encoding: FeatureEncoding, picture: Picture
+    store: Location,
+    teacher_id: str,
+    entry: str,
+    encoding: FeatureEncoding,
+    device: str,
+    picture: Picture,
 ) -> Encoded:
-    """Runs a teacher's stem on a picture, padded as the codec pads it.
+    """Runs a teacher's layers, up to an entry, on a picture, padded as the codec pads it.
 
     Returns:
-        `features` `[D, H/4, W/4]`, and for uint8 `feature_scale` `[D]`.
+        `features`, `[D, H/4, W/4]` of the stem, and for uint8 `feature_scale` `[D]`.
     """
-    stem = load_stem(store, teacher_id)
-    with torch.inference_mode():
-        features_CHW = stem(image_to_tensor(pad_image(picture.image_HWC)))[0].numpy()
+    stem = load_stem(store, teacher_id, entry, device)
+    x_BCHW = image_to_tensor(pad_image(picture.image_HWC)).to(device)
+    with torch.inference_mode(), exact_float32(torch.device(device)):
+        features_CHW = stem(x_BCHW)[0].cpu().numpy()
     return Encoded(arrays=encoding.encode(features_CHW))
 
 
-def encode_picture(store: Location, codec_id: str, psnr_rows: int, picture: Picture) -> Encoded:
+def encode_picture(
+    store: Location, codec_id: str, psnr_rows: int, device: str, picture: Picture
+) -> Encoded:
     """Runs a stored codec on a picture; of every `psnr_rows` rows, one is measured (0: none)."""
     measured = bool(psnr_rows) and picture.row % psnr_rows == 0
-    codec = load_store_codec(store, codec_id)
+    codec = load_store_codec(store, codec_id, device)
     return encode_latents(codec, picture.image_HWC, measure_psnr=measured)
 
 
@@ -223,15 +240,18 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
 
 
 @functools.lru_cache(maxsize=2)
-def load_store_codec(store: Location, codec_id: str) -> Codec:
+def load_store_codec(store: Location, codec_id: str, device: str = "cpu") -> Codec:
     """Loads a codec from the store that keeps it, once a process."""
-    return codec_from_store(LatentStore(store), codec_id)
+    return codec_from_store(LatentStore(store), codec_id).to(device)
 
 
 @functools.lru_cache(maxsize=2)
-def load_stem(store: Location, teacher_id: str) -> Stem:
-    """Loads a teacher's stem from the store that keeps it, once a process."""
+def load_stem(
+    store: Location, teacher_id: str, entry: str = STEM, device: str = "cpu"
+) -> nn.Sequential:
+    """Loads a teacher's layers up to an entry from the store that keeps it, once a process."""
     data = LatentStore(store).teacher_checkpoint(teacher_id)
     teacher: Any = load_network(data, kind="teacher").network
-    stem: Stem = teacher.stem
-    return stem.eval()
+    before = find_backbone(teacher.config.backbone).stages_before(entry)
+    layers = [teacher.stem, *(getattr(teacher.tail, stage) for stage in before)]
+    return nn.Sequential(*layers).eval().to(device)

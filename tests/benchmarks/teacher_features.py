@@ -22,7 +22,7 @@ import torch
 from latent_store.catalogue import codecs
 from latent_store.codec import image_to_tensor, pad_image
 from latent_store.components import base as component
-from latent_store.components.features import teacher_spec
+from latent_store.components.features import STEM, teacher_spec
 from latent_store.components.finalize import finalize
 from latent_store.console import make_parser, progress, run_command
 from latent_store.format import schema
@@ -101,7 +101,7 @@ def _encode(
     location.write(plan_key(plan.dataset, plan.split), plan.to_json())
     codecs.register_teacher(location, teacher_id, teacher)
     component.create_component(location, plan, spec)
-    make = functools.partial(encode_features, location, teacher_id, encoding)
+    make = functools.partial(encode_features, location, teacher_id, STEM, encoding, "cpu")
     job = EncodeJob(
         store=location,
         split=plan.name,

@@ -27,7 +27,7 @@ from training.trainer.checkpoints import load_network
 FLAGS = """
     accumulate amp anchor_size aspp_width auxiliary_head backbone batch_size box_head_width
     cache_mb checkpoint_epochs checkpoint_minutes chunk_rows clip_norm codec compile crop cuts
-    dataset deterministic device distil_steps domain drop_at drop_factor dropout epochs
+    dataset deterministic device distil_steps domain drop_at drop_factor dropout entry epochs
     fit_images fpn_width freeze_batch_norm gate_bias gate_pool help hold_out init init_from keep
     label lambda_kd learning_rate log_steps mask max_samples max_steps output preload_rows
     pretrained rate_weight resume seed selection split store task teacher temperature

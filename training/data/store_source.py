@@ -21,7 +21,7 @@ from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader, Window
 from latent_store.errors import DatasetError
-from latent_store.format.schema import FEATURE_STRIDE, LATENT_STRIDE
+from latent_store.format.schema import LATENT_STRIDE
 from latent_store.store import Split
 from training.data.source import Annotations, Arrays, Rows, Source, held_out
 
@@ -176,8 +176,8 @@ class StoreSource(Source):
 
         Returns:
             "y_hat_BCHW" (integers) or "x_BHWC" (uint8), what its annotations give, "features_BCHW"
-            (float32, if there is a teacher), "pooled_BC" (if there is a gate), "channel_bits_BC"
-            and "pixels_B" (original pixels).
+            (float32) and "feature_stride" (if there is a teacher), "pooled_BC" (if there is a
+            gate), "channel_bits_BC" and "pixels_B" (original pixels).
         """
         unit = 1 if self.spec.domain == "pixel" else LATENT_STRIDE
         each = list(zip(batch, windows, strict=True))
@@ -186,6 +186,7 @@ class StoreSource(Source):
         arrays |= self.annotations.entries([self._annotation(row, w) for row, w in each])
         if self.teacher is not None:
             arrays["features_BCHW"] = np.stack([self._features(row, w) for row, w in each])
+            arrays["feature_stride"] = self.teacher.stride
         arrays["channel_bits_BC"] = self.latents.column("channel_bits", batch)
         arrays["pixels_B"] = self.sizes(batch).astype(np.int64).prod(1).astype(np.float32)
         if self.spec.stored.pooled is not None:
@@ -234,7 +235,8 @@ class StoreSource(Source):
         return self.annotations.cut(whole, window)
 
     def _features(self, row: int, window: Window) -> np.ndarray:
-        window = _in_cells(window, FEATURE_STRIDE)
+        assert self.teacher is not None  # or there are no features
+        window = _in_cells(window, self.teacher.stride)
         whole_CHW = self._whole("features", row)
         return self.read_features(row, window) if whole_CHW is None else _cut(whole_CHW, window)
 
@@ -262,7 +264,7 @@ class StoreSource(Source):
         one = 3 if self.spec.domain == "pixel" else a_cell / LATENT_STRIDE**2
         one += self.annotations.pixel_bytes
         if self.teacher is not None:
-            one += 4 * self.teacher.channels / FEATURE_STRIDE**2
+            one += 4 * self.teacher.channels / self.teacher.stride**2
         return one * height * width * len(self.rows) <= self.spec.cache_mb * 2**20
 
     def _remember(self, name: str, row: int, value: np.ndarray) -> np.ndarray:

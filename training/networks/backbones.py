@@ -18,10 +18,16 @@ import torch
 from torch import nn
 from torchvision import models
 
+from latent_store.components.features import STEM
 from latent_store.errors import LatentStoreError
+from latent_store.format.schema import FEATURE_STRIDE
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+ENTRIES = (STEM, "layer1", "layer2")
+"""Layers whose output the transform of latents can imitate; the paper's is the stem."""
 
 
 class Stem(nn.Module):
@@ -80,6 +86,18 @@ class Backbone(ABC):
     stage_names: tuple[str, ...]
     stage_channels: tuple[int, ...]
     output_stride: int
+
+    def stages_before(self, entry: str) -> tuple[str, ...]:
+        """Returns the stages that lie before an entry, which a network on latents lacks."""
+        return self.stage_names[: ENTRIES.index(entry)]
+
+    def channels_at(self, entry: str) -> int:
+        """Returns the channels of the features at an entry."""
+        return (self.stem_channels, *self.stage_channels)[ENTRIES.index(entry)]
+
+    def stride_at(self, entry: str) -> int:
+        """Returns the pixels that a position covers at an entry; layer1 keeps the stem's size."""
+        return 8 if entry == ENTRIES[2] else FEATURE_STRIDE
 
     @abstractmethod
     def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from latent_store.components.features import STEM
 from latent_store.errors import CheckpointError, LatentStoreError
-from training.networks.backbones import find_backbone
+from training.networks.backbones import ENTRIES, find_backbone
 from training.selection.base import Selection
 from training.selection.registry import find_selection
 
@@ -38,6 +39,7 @@ class NetworkConfig:
         latent_channels: M of the codec.
         channels: Numbers of the channels that come in, in their order; None for all.
         cuts: The numbers of channels that a network for any N works with, rising.
+        entry: The layer whose output the transform gives, one of ENTRIES; "stem" on pixels.
         transform: One of TRANSFORMS.
         transform_activation: One of ACTIVATIONS.
         gate_pool: "mean" or "rms", what the gate sees of each channel.
@@ -58,6 +60,7 @@ class NetworkConfig:
     latent_channels: int = 192
     channels: tuple[int, ...] | None = None
     cuts: tuple[int, ...] | None = None
+    entry: str = STEM
     transform: str = "deconv"
     transform_activation: str = "igdn"
     gate_pool: str = "mean"
@@ -72,6 +75,11 @@ class NetworkConfig:
         for field in ("aspp_width", "fpn_width", "box_head_width", "anchor_size"):
             if getattr(self, field) < 1:
                 raise LatentStoreError(f"{field} must be 1 or more, got {getattr(self, field)}")
+        if self.entry not in ENTRIES or (self.entry != STEM and self.domain == "pixel"):
+            raise LatentStoreError(
+                f"entry must be one of {', '.join(ENTRIES)}, and {STEM} with --domain pixel, got "
+                f"{self.entry!r}"
+            )
         if not self.channel_selection.takes_all and self.domain == "pixel":
             raise LatentStoreError(
                 f"pixels have no channels to select: --domain pixel goes with --selection none, "
@@ -97,8 +105,8 @@ class NetworkConfig:
 
     @property
     def feature_channels(self) -> int:
-        """Channels of the features at a quarter of the size, which the backbone's stem makes."""
-        return find_backbone(self.backbone).stem_channels
+        """Channels of the features that enter the tail; at `entry`."""
+        return find_backbone(self.backbone).channels_at(self.entry)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain types, ready for a checkpoint or JSON."""

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from latent_store.format.schema import LATENT_STRIDE
-from training.networks.backbones import Stem
+from training.networks.backbones import Stem, find_backbone
 from training.networks.network_config import NetworkConfig
 from training.networks.transforms import build_transform
 
@@ -88,7 +88,11 @@ class LatentNetwork(Network):
         channels, features = config.input_channels, config.feature_channels
         activation = config.transform_activation
         self.transform = build_transform(
-            config.transform, channels, features, activation=activation
+            config.transform,
+            channels,
+            features,
+            activation=activation,
+            stride=find_backbone(config.backbone).stride_at(config.entry),
         )
         self.tail = make_parts(config)[1]
         self.register_buffer("latent_scale_C", torch.ones(channels))

@@ -12,6 +12,9 @@ Module-Res (figure 4b; 202.0 G with IGDN counted as a 1×1 convolution):
 
 where RB is a residual block and RB-up one with PixelShuffle and IGDN, as CompressAI has them. The
 paper does not give the blocks; these add up to its count, which is not proof that they are its.
+
+Where the features lie at H/8, behind a later layer of the backbone, a 3×3 convolution stands in the
+place of the second upsampling.
 """
 
 import torch
@@ -19,6 +22,7 @@ from torch import nn
 
 from latent_store.codec.stock import GDN, ResidualBlock, ResidualBlockUpsample
 from latent_store.errors import LatentStoreError
+from latent_store.format.schema import FEATURE_STRIDE
 
 HIDDEN_CHANNELS = 256
 TRANSFORMS = ("deconv", "res")
@@ -28,14 +32,22 @@ ACTIVATIONS = ("igdn", "relu")
 class ModuleDeconv(nn.Module):
     """Two 5×5 transposed convolutions of stride 2 with an activation between them."""
 
-    def __init__(self, channels: int, features: int, *, activation: str = "igdn") -> None:
+    def __init__(
+        self,
+        channels: int,
+        features: int,
+        *,
+        activation: str = "igdn",
+        stride: int = FEATURE_STRIDE,
+    ) -> None:
         super().__init__()
         self.up1 = _deconv(channels, HIDDEN_CHANNELS)
         self.activation = GDN(HIDDEN_CHANNELS, inverse=True) if activation == "igdn" else nn.ReLU()
-        self.up2 = _deconv(HIDDEN_CHANNELS, features)
+        last = _deconv if stride == FEATURE_STRIDE else _conv
+        self.up2 = last(HIDDEN_CHANNELS, features)
 
     def forward(self, y_BCHW: torch.Tensor) -> torch.Tensor:
-        """Maps float32 [B, C, h, w] to features [B, D, 4h, 4w]."""
+        """Maps float32 [B, C, h, w] to features [B, D, 4h, 4w], or half of that at H/8."""
         return self.up2(self.hidden(y_BCHW))
 
     def hidden(self, y_BCHW: torch.Tensor) -> torch.Tensor:
@@ -46,25 +58,32 @@ class ModuleDeconv(nn.Module):
 class ModuleRes(nn.Module):
     """Residual blocks with two PixelShuffle upsamplings."""
 
-    def __init__(self, channels: int, features: int) -> None:
+    def __init__(self, channels: int, features: int, *, stride: int = FEATURE_STRIDE) -> None:
         super().__init__()
         self.blocks1 = _residual_pair(channels)
         self.up1 = ResidualBlockUpsample(channels, HIDDEN_CHANNELS)
         self.blocks2 = _residual_pair(HIDDEN_CHANNELS)
-        self.up2 = ResidualBlockUpsample(HIDDEN_CHANNELS, features)
+        last = ResidualBlockUpsample if stride == FEATURE_STRIDE else _conv
+        self.up2 = last(HIDDEN_CHANNELS, features)
         self.blocks3 = _residual_pair(features)
 
     def forward(self, y_BCHW: torch.Tensor) -> torch.Tensor:
-        """Maps float32 [B, C, h, w] to features [B, D, 4h, 4w]."""
+        """Maps float32 [B, C, h, w] to features [B, D, 4h, 4w], or half of that at H/8."""
         return self.blocks3(self.up2(self.blocks2(self.up1(self.blocks1(y_BCHW)))))
 
 
 def build_transform(
-    name: str, channels: int, features: int, *, activation: str = "igdn"
+    name: str,
+    channels: int,
+    features: int,
+    *,
+    activation: str = "igdn",
+    stride: int = FEATURE_STRIDE,
 ) -> nn.Module:
     """Returns the transform called `name`, from latent channels to feature channels.
 
-    The activation is between the two layers of `deconv`; `res` has its own.
+    The activation is between the two layers of `deconv`; `res` has its own. A position of the
+    features covers `stride` pixels, 4 or 8.
 
     Raises:
         LatentStoreError: If the name or the activation is unknown.
@@ -75,8 +94,8 @@ def build_transform(
             f"{' or '.join(ACTIVATIONS)}, got {name!r} with {activation!r}"
         )
     if name == "res":
-        return ModuleRes(channels, features)
-    return ModuleDeconv(channels, features, activation=activation)
+        return ModuleRes(channels, features, stride=stride)
+    return ModuleDeconv(channels, features, activation=activation, stride=stride)
 
 
 def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
@@ -87,6 +106,10 @@ def _deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
 
 
 def _residual_pair(channels: int) -> nn.Sequential:

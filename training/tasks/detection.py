@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from latent_store.errors import IntegrityError
+from latent_store.components.features import STEM
+from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.format.boxes import Boxes
 from latent_store.storage.location import write_text
 from latent_store.views.panels import save_png
@@ -89,7 +90,15 @@ class Detection(Task):
 
         The backbone has its strides as they are: the pyramid needs every scale, and what dilation
         saves is resolution that the pyramid's finer levels have.
+
+        Raises:
+            LatentStoreError: Features enter behind a stage, whose map the pyramid lacks then.
         """
+        if config.entry != STEM:
+            raise LatentStoreError(
+                f"--entry {config.entry}: a feature pyramid takes every stage's map; give --entry "
+                f"{STEM}"
+            )
         stem, stages = find_backbone(config.backbone).build(dilated=False)
         return stem, DetectionTail(stages, config)
 

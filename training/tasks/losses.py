@@ -41,11 +41,12 @@ def cell_mask(batch: Mapping[str, Any]) -> torch.Tensor:
     """Returns which positions of "features_BCHW" lie inside the original image, bool [B, H/4, W/4].
 
     "valid_B2" has the height and width in pixels, from the crop's top left corner, that belong to
-    the original image (the rest is padding).
+    the original image (the rest is padding); "feature_stride" is there where it is not 4.
     """
     features_BCHW, valid_B2 = batch["features_BCHW"], batch["valid_B2"]
+    stride = batch.get("feature_stride", FEATURE_STRIDE)
     inside_BH, inside_BW = (
-        torch.arange(size, device=features_BCHW.device) * FEATURE_STRIDE < valid_B2[:, axis, None]
+        torch.arange(size, device=features_BCHW.device) * stride < valid_B2[:, axis, None]
         for axis, size in enumerate(features_BCHW.shape[-2:])
     )
     return inside_BH[:, :, None] & inside_BW[:, None, :]

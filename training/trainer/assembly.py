@@ -10,6 +10,7 @@ import torch
 import latent_store
 from latent_store import LatentStore
 from latent_store.codec import codec_from_store
+from latent_store.components.features import STEM, features_id
 from latent_store.errors import LatentStoreError, MissingComponentError, StoreNotFoundError
 from latent_store.format.schema import CodecSpec
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
@@ -150,6 +151,9 @@ def source_spec(job: Job, inputs: Inputs, split: str, *, held: bool = False) -> 
     training = split == job.data.split and not held
     model = job.model
     distils = training and model.domain == "latent" and model.lambda_kd > 0
+    features = None
+    if distils and inputs.teacher_id is not None:
+        features = features_id(inputs.teacher_id, model.entry)
     return SourceSpec(
         url=job.data.store,
         split=f"{job.data.dataset}/{split}",
@@ -157,7 +161,7 @@ def source_spec(job: Job, inputs: Inputs, split: str, *, held: bool = False) -> 
         domain=model.domain,
         codec_id=inputs.spec.codec_id,
         stored=inputs.selection.stored(model.mask),
-        teacher_id=inputs.teacher_id if distils else None,
+        teacher_id=features,
         hold_out=(job.data.hold_out or ()) if split == job.data.split else (),
         held=held,
         views=training and job.loader.views,
@@ -265,6 +269,7 @@ def _default_label(model: ModelConfig) -> str:
         return "pixel (trained on decoded)"
     name = find_selection(model.selection).label(model)
     name += " res" if model.transform == "res" else ""
+    name += f" at {model.entry}" if model.entry != STEM else ""
     return name + (" fine-tuned" if model.init_from is not None else "")
 
 

@@ -73,7 +73,7 @@ def start_from_network(network: Network, source: LoadedNetwork) -> list[str]:
         CheckpointError: If the networks are of different kinds, or channels are missing.
     """
     mine, theirs = network.config, source.config
-    shape = ("task", "domain", "transform", "transform_activation", "latent_channels")
+    shape = ("task", "domain", "entry", "transform", "transform_activation", "latent_channels")
     tail = ("backbone", *find_task(mine.task).tail_fields, "num_classes")
     for field in (*shape, *tail):
         if getattr(mine, field) != getattr(theirs, field):
@@ -178,11 +178,13 @@ def feature_statistics(source: StoreSource) -> tuple[torch.Tensor, torch.Tensor]
 
     From at most 16 images spread over the split, read one by one.
     """
+    assert source.teacher is not None  # or there are none
+    stride = source.teacher.stride
     rows = source.rows[:: -(-len(source.rows) // _FEATURE_ROWS)]
     count, total, squares = 0, 0.0, 0.0
     for row in rows:
         ((height, width),) = source.split.sizes([row])
-        window = (0, 0, -(-int(height) // 4), -(-int(width) // 4))
+        window = (0, 0, -(-int(height) // stride), -(-int(width) // stride))
         features_CHW = source.read_features(int(row), window)
         features_CN = features_CHW.reshape(len(features_CHW), -1).astype(np.float64)
         count += features_CN.shape[1]

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latent_store.components.features import STEM
 from latent_store.console import MOST_SEED
 from latent_store.errors import LatentStoreError
 from latent_store.format.ids import is_one_line
 from training.data.loader import LoaderConfig
 from training.flags import Flags, flag, free_fields
-from training.networks.backbones import BACKBONES
+from training.networks.backbones import BACKBONES, ENTRIES
 from training.networks.network_config import DOMAINS, MOST_WIDTH
 from training.networks.transforms import ACTIVATIONS, TRANSFORMS
 from training.selection.registry import SELECTIONS, check_flags
@@ -92,6 +93,12 @@ class _InputFlags(Flags):
         "numbers of channels that a network for any N works with (default: the ranking's cuts)",
         default=None,
         least=1,
+    )
+    entry: str = flag(
+        "the layer whose output latents become, and behind which the network goes on; the paper's "
+        "stem. Others need the teacher's features there: encode-to-store --entry",
+        default=STEM,
+        choices=ENTRIES,
     )
     transform: str = flag("from latents to features", default="deconv", choices=TRANSFORMS)
     transform_activation: str = flag(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from latent_store.errors import CheckpointError, LatentStoreError
+from training.networks.backbones import find_backbone
 from training.networks.network_config import NetworkConfig
 from training.selection.gate import gumbel_noise
 from training.tasks.registry import build_network
@@ -45,6 +46,25 @@ def test_pixel_networks_give_maps_at_full_size_and_the_stems_features() -> None:
     assert outputs["features"].shape == (2, 64, 16, 32)
     assert torch.equal(outputs["features"], network.stem(x_BCHW))
     assert not (outputs["features"] < 0).any()
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("entry", ["layer1", "layer2"])
+def test_behind_an_entry_lies_the_rest_of_the_teacher(backbone: str, entry: str) -> None:
+    shape = {"backbone": backbone, "aspp_width": 8, "num_classes": 3}
+    teacher = build_network(NetworkConfig(domain="pixel", **shape)).eval()
+    network = build_network(NetworkConfig(entry=entry, latent_channels=8, **shape)).eval()
+    own = network.tail.state_dict()
+    network.tail.load_state_dict({k: v for k, v in teacher.tail.state_dict().items() if k in own})
+    x_BCHW = torch.rand(1, 3, 64, 128)
+    with torch.no_grad():
+        features_BCHW = teacher.stem(x_BCHW)
+        for stage in find_backbone(backbone).stages_before(entry):
+            features_BCHW = getattr(teacher.tail, stage)(features_BCHW)
+        given = network.transformed(torch.zeros(1, 8, 4, 8))["features"]
+        assert given.shape == features_BCHW.shape
+        logits_BKHW = network.tail(features_BCHW, (64, 128))["logits"]
+        torch.testing.assert_close(logits_BKHW, teacher(x_BCHW)["logits"])
 
 
 @pytest.mark.parametrize("config", [{"domain": "pixel"}, {"selection": "dynamic"}, {}])
@@ -117,6 +137,7 @@ def test_wrong_inputs_are_refused() -> None:
             "selection none names no channels; got selection 'none' with channels",
         ),
         ({"domain": "pixel", "selection": "dynamic"}, "pixels have no channels to select"),
+        ({"domain": "pixel", "entry": "layer1"}, "stem with --domain pixel, got 'layer1'"),
         ({"gate_bias": "often"}, "--gate_bias must be neutral"),
     ],
 )

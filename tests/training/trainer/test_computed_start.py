@@ -8,10 +8,12 @@ import torch
 
 import latent_store
 from latent_store.codec import Codec, codec_from_store
-from tests.conftest import TinyStore
+from pipelines import encode
+from tests.conftest import TinyStore, encode_args
 from tests.training.test_train import SMALL
 from training import train
 from training.data.loader import CropLoader, LoaderConfig
+from training.data.source import CropRule
 from training.data.store_source import StoreSource
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
@@ -74,6 +76,27 @@ def test_a_computed_start_explains_features_that_fresh_weights_do_not(
     r_squared = computed_start.compute_start(network, source, codec)
     assert 0 < r_squared <= 1
     assert feature_error(network, source) < fresh
+
+
+@pytest.mark.parametrize("entry", ["layer1", "layer2"])
+def test_a_transform_imitates_a_later_layer_and_the_network_goes_on_behind_it(
+    copied_store: TinyStore, codec: Codec, tmp_path: Path, entry: str
+) -> None:
+    assert encode.main(encode_args(copied_store, "train", "--entry", entry)) == 0
+    network, source = make_network(make_job(copied_store, tmp_path, entry=entry))
+    (arrays,) = source.load([(0,)], CropRule(seed=0, crop=0), 0)
+    height, width = 128, 192  # coded
+    stride = {"layer1": 4, "layer2": 8}[entry]
+    assert arrays["features_BCHW"].shape[2:] == (height // stride, width // stride)
+    fresh = feature_error(network, source)
+    assert 0 < computed_start.compute_start(network, source, codec) <= 1
+    assert feature_error(network, source) < fresh
+    stages = [name for name, _ in network.tail.named_children() if name.startswith("layer")]
+    assert (
+        stages == {"layer1": ["layer2", "layer3", "layer4"], "layer2": ["layer3", "layer4"]}[entry]
+    )
+    logits_BKHW = network.eval()(torch.zeros(1, codec.spec.channels, 8, 12))["logits"]
+    assert logits_BKHW.shape[2:] == (height, width)
 
 
 def test_the_first_layer_is_that_of_the_synthesis(
