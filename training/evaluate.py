@@ -86,7 +86,7 @@ def evaluate(
 
 def _evaluate(args: argparse.Namespace) -> int:
     store = latent_store.open(args.store)
-    networks = find_networks(args.checkpoint, store, args.codec)
+    networks = find_networks(args.checkpoint, store, args.codec, args.stop_confidence)
     split = EvaluationSplit(
         store[f"{args.dataset}/{args.split}"],
         find_task(networks[0].config.task),
@@ -154,6 +154,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also give each image's latents to another image's label or boxes: a network that "
         "looks at its input must fall",
+    )
+    add(
+        "--stop_confidence",
+        nargs="+",
+        type=Number(float, 0, 1),
+        default=[],
+        metavar="T",
+        help="also measure networks for any N that read the channels up to one cut after the "
+        "other, until the mean probability of the likeliest class is T or more",
     )
     count = Number(int, 1)
     add("--max_samples", type=count, metavar="N", help="measure on the first N images only")

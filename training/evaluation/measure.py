@@ -39,15 +39,35 @@ class Pipeline:
             decode=split.decode,
         )
         selection = evaluated.config.channel_selection
-        self.receiver = selection.receiver(streams, evaluated.keep, self.network.gate)
+        self.stop = evaluated.stop
+        keeps = [evaluated.keep] if self.stop is None else selection.keeps
+        self.receivers = [selection.receiver(streams, n, self.network.gate) for n in keeps]
 
     def outputs(
         self, rows: Sequence[int], size: tuple[int, int]
     ) -> tuple[list[Any], list[ImageRate]]:
         """Returns predictions and rates of rows of one coded size."""
-        y_hat_BCHW, rates = self.receiver.receive(rows, size)
+        if self.stop is not None:
+            found = [self._until_confident(row, size, self.stop) for row in rows]
+            return [prediction for prediction, _ in found], [rate for _, rate in found]
+        y_hat_BCHW, rates = self.receivers[0].receive(rows, size)
         sizes = self.split.stored.sizes(rows).tolist()
         return self.network.predict(y_hat_BCHW, sizes, self.codec), rates
+
+    def _until_confident(
+        self, row: int, size: tuple[int, int], stop: float
+    ) -> tuple[Any, ImageRate]:
+        """Returns prediction and rate at the first cut at which the network is sure, or the last.
+
+        A cut's prefix holds those before it, so its rate is that of all that was sent.
+        """
+        sizes = self.split.stored.sizes([row]).tolist()
+        for receiver in self.receivers:
+            y_hat_BCHW, (rate,) = receiver.receive([row], size)
+            (prediction,), (sure,) = self.network.predict_surely(y_hat_BCHW, sizes, self.codec)
+            if sure >= stop:
+                break
+        return prediction, rate
 
 
 def measure(
@@ -98,6 +118,7 @@ def point_key(split: EvaluationSplit, evaluated: EvaluatedNetwork, rows: np.ndar
         "version": POINT_VERSION,
         "checkpoint": evaluated.sha256,
         "keep": evaluated.keep,
+        **({} if evaluated.stop is None else {"stop": evaluated.stop}),
         "codec": evaluated.spec.identity,
         "split": split.stored.plan.name,
         "rows": rows.tolist(),
@@ -170,6 +191,7 @@ def _point(
         ranking_id=evaluated.ranking_id,
         ranking_method=ranking.method if ranking else None,
         keep=keep,
+        stop=evaluated.stop,
         tied=ranking.tied_at_cut.get(keep, 0) if ranking and keep else 0,
         channels_total=spec.channels,
         checkpoint=evaluated.path.name,

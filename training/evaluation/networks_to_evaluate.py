@@ -32,6 +32,7 @@ class EvaluatedNetwork:
         keep: How many channels it gets, one of its selection's `keeps`.
         spec: The codec.
         seed: Of the training run, where the checkpoint says it.
+        stop: The confidence at which it asks for no further cut; None for a fixed `keep`.
     """
 
     path: Path
@@ -42,14 +43,19 @@ class EvaluatedNetwork:
     keep: int | None
     spec: CodecSpec
     seed: int | None
+    stop: float | None = None
 
 
 def find_networks(
-    paths: Sequence[Path], store: LatentStore, codec_ids: Sequence[str] | None = None
+    paths: Sequence[Path],
+    store: LatentStore,
+    codec_ids: Sequence[str] | None = None,
+    stops: Sequence[float] = (),
 ) -> list[EvaluatedNetwork]:
     """Reads every checkpoint once and pairs it with its codecs, in the order given.
 
-    A network for any N is one at each of its cuts. Without `codec_ids` the codecs are those of the
+    A network for any N is one at each of its cuts, and one for each of the confidences `stops` at
+    which it asks for no further cut. Without `codec_ids` the codecs are those of the
     networks, or the store's only one.
 
     Raises:
@@ -71,7 +77,7 @@ def find_networks(
         evaluated
         for path, network in loaded.items()
         for spec in ([own[path]] if path in own else for_teachers or [store.codec()])
-        for evaluated in _networks(path, network, spec)
+        for evaluated in _networks(path, network, spec, stops)
     ]
 
 
@@ -110,22 +116,27 @@ def _short(evaluated: EvaluatedNetwork, paths: set[Path]) -> str:
     return stem if stems.count(stem) < 2 else f"{evaluated.path.parent.name}/{stem}"
 
 
-def _networks(path: Path, network: LoadedNetwork, spec: CodecSpec) -> list[EvaluatedNetwork]:
+def _networks(
+    path: Path, network: LoadedNetwork, spec: CodecSpec, stops: Sequence[float]
+) -> list[EvaluatedNetwork]:
     teacher = network.meta["kind"] == "teacher"
     label = PIXEL_RAW if teacher else (network.meta["label"] or path.stem)
     selection = network.config.channel_selection
+    ways: list[tuple[int | None, float | None]] = [(keep, None) for keep in selection.keeps]
+    ways += [(None, stop) for stop in stops if selection.for_any_n]
     return [
         EvaluatedNetwork(
             path=path,
             sha256=network.sha256,
-            label=selection.label_at(label, keep),
+            label=selection.label_at(label, keep if stop is None else f"stop-{stop:g}"),
             config=network.config,
             ranking_id=network.meta["ranking_id"],
             keep=keep,
             spec=spec,
             seed=network.meta["train"].get("seed"),
+            stop=stop,
         )
-        for keep in selection.keeps
+        for keep, stop in ways
     ]
 
 

@@ -67,6 +67,7 @@ class Point:
         seed: Of the training run; None where the checkpoint does not say.
         task: The name of the task.
         more_scores: Other scores of the task, by the names that tables have.
+        stop: The confidence at which a network for any N asked for no more; `keep` is None then.
     """
 
     key: str
@@ -97,6 +98,7 @@ class Point:
     seed: int | None = None
     task: str = "segmentation"
     more_scores: dict[str, float] = field(default_factory=dict)
+    stop: float | None = None
 
     @property
     def metric(self) -> str:

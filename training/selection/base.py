@@ -178,7 +178,7 @@ class Selection(ABC):
         """Returns the network's row in the paper's table of times, or the like of it."""
         return f"{self.name}, {keep or len(self.numbers)} channels" if self.channels else self.name
 
-    def label_at(self, label: str, keep: int | None) -> str:
+    def label_at(self, label: str, keep: int | str | None) -> str:
         """Returns a network's name in tables at one of `keeps`, e.g. "any-16 (gate)"."""
         name, bracket, rest = label.partition(" (")
         return f"{name}-{keep}{bracket}{rest}" if self.cuts else label

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from latent_store.errors import LatentStoreError
 from training.data.source import Annotations
 from training.networks.backbones import Stem
 from training.networks.network_config import NetworkConfig
@@ -95,6 +96,19 @@ class Task(ABC):
         self, outputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
     ) -> list[Any]:
         """Returns what a network in evaluation says of each image, at original height and width."""
+
+    def confidences(
+        self, outputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
+    ) -> list[float]:
+        """Returns how sure a network is of each image, from 0 to 1.
+
+        Raises:
+            LatentStoreError: Such a network does not say it.
+        """
+        raise LatentStoreError(
+            f"--stop_confidence asks a network how sure it is of a picture, which networks for "
+            f"{self.name} do not say: leave it out"
+        )
 
     # -- pictures and files ------------------------------------------------------------------
 

@@ -78,8 +78,11 @@ class Segmentation(Task):
     kept = "maps/{row:06d}.png"
 
     def build_parts(self, config: NetworkConfig) -> tuple[Stem, nn.Module]:
-        """Returns the stem and DeepLab v3's tail."""
-        stem, stages = find_backbone(config.backbone).build(dilated=True)
+        """Returns the stem and DeepLab v3's tail, which begins where the features enter."""
+        backbone = find_backbone(config.backbone)
+        stem, stages = backbone.build(dilated=True)
+        for stage in backbone.stages_before(config.entry):
+            del stages[stage]
         return stem, SegmentationTail(stages, config)
 
     def predictions(
@@ -88,6 +91,13 @@ class Segmentation(Task):
         """Returns the likeliest class of every pixel."""
         maps_BHW = outputs["logits"].argmax(1).to(torch.uint8)
         return [map_HW[:h, :w] for map_HW, (h, w) in zip(maps_BHW, sizes, strict=True)]
+
+    def confidences(
+        self, outputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
+    ) -> list[float]:
+        """Returns the probability of the likeliest class, mean over each image's pixels."""
+        top_BHW = outputs["logits"].float().softmax(1).amax(1)
+        return [float(top_HW[:h, :w].mean()) for top_HW, (h, w) in zip(top_BHW, sizes, strict=True)]
 
     def truth_panels(
         self, truth: np.ndarray, picture_HWC: np.ndarray, class_names: Sequence[str]

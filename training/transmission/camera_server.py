@@ -129,6 +129,28 @@ class Transmission:
         watch.lap("network")
         return prediction, y_hat_CHW
 
+    def until_confident(self, stream: StreamFile, confidence: float) -> StreamFile:
+        """Returns the part of a stream that a server reads that stops when it is sure.
+
+        It asks for the channels up to one cut after the other, as long as the network is less sure
+        (see `Task.confidences`) of what it has; cuts are nested, so nothing comes twice.
+
+        Raises:
+            LatentStoreError: The network is not for any N, or does not say how sure it is.
+        """
+        if not self.network.config.channel_selection.for_any_n:
+            raise LatentStoreError(
+                f"--stop_confidence goes with a network for any N, and {self.network.name} is one "
+                f"with {_describe(self.network.config)}: leave it out"
+            )
+        most, sizes = self._require_channels(stream), [(stream.height, stream.width)]
+        for cut in (n for n in stream.cuts if n <= most):
+            y_hat_KHW = unpack_stream(self.codec, stream, cut).y_hat_KHW
+            _, (sure,) = self.network.predict_surely(y_hat_KHW[None], sizes, self.codec)
+            if sure >= confidence:
+                return cut_stream(stream, cut)
+        return stream
+
     def _require_channels(self, stream: StreamFile) -> int:
         """Returns how many of a stream's channels the network takes."""
         self.codec.spec.require_identity(stream.codec.identity, "the stream file")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from latent_store.codec import read_image, read_stream_file, write_stream_file
+from latent_store.codec import StreamFile, read_image, read_stream_file, write_stream_file
 from latent_store.codec.numerics import choose_device
 from latent_store.console import MOST_THREADS, Number, make_parser
 from latent_store.errors import (
@@ -60,6 +60,13 @@ def transmission_parser(task: Task, description: str, example: str) -> argparse.
         metavar="N",
         help="with a network for any N: send, or use, the first N channels only (default: a stream "
         "that can be cut at every N, and all that came of it)",
+    )
+    add(
+        "--stop_confidence",
+        type=Number(float, 0, 1),
+        metavar="T",
+        help="with a network for any N: read the channels up to one cut after the other, until the "
+        "mean probability of the likeliest class is T or more",
     )
     add("--json", type=Path, metavar="F", help="also write bytes and milliseconds to this file")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -164,16 +171,14 @@ def _encode(ends: Transmission, image: Path, stream_file: Path) -> Stopwatch:
 
 
 def _decode(
-    ends: Transmission, stream_file: Path, image: Path | None, base: Path, write: Write
+    ends: Transmission, stream: StreamFile, image: Path | None, base: Path, write: Write
 ) -> Stopwatch:
-    """Runs the server's side: a stream file to the files of the task.
+    """Runs the server's side: a stream to the files of the task.
 
     They are drawn on the picture where the camera's is at hand, else on what the received channels
     decode to.
     """
     watch = Stopwatch(ends.network.device)
-    stream = read_stream_file(stream_file)
-    watch.lap("read")
     prediction, y_hat_CHW = ends.receive(stream, watch)
     size = stream.height, stream.width
     picture_HWC = read_image(image) if image else ends.decoded_picture(y_hat_CHW, size)
@@ -191,9 +196,12 @@ def _transmit_one(
     if image:
         stream_file = args.output / f"{path.stem}{STREAM_SUFFIX}"
         camera = _encode(ends, image, stream_file).milliseconds
+    stream = read_stream_file(stream_file)
+    header = stream_file.stat().st_size - sum(stream.part_bytes.values())
     if not args.encode_only:
-        server = _decode(ends, stream_file, image, args.output / path.stem, write).milliseconds
-    stream, file_bytes = read_stream_file(stream_file), stream_file.stat().st_size
+        if args.stop_confidence is not None:
+            stream = ends.until_confident(stream, args.stop_confidence)
+        server = _decode(ends, stream, image, args.output / path.stem, write).milliseconds
     parts = stream.part_bytes
     return {
         "name": path.stem,
@@ -205,8 +213,8 @@ def _transmit_one(
             "hyper": parts["z"],
             "y": parts["y"],
             "mask": parts["mask"],
-            "header": file_bytes - sum(parts.values()),
-            "file": file_bytes,
+            "header": header,
+            "file": header + sum(parts.values()),
         },
         "bpp": stream.bpp,
         "milliseconds": {"camera": camera, "server": server},

@@ -54,18 +54,32 @@ class ServerNetwork:
         Raises:
             CheckpointError: The network's output is not finite.
         """
-        inputs_BCHW = torch.from_numpy(np.ascontiguousarray(y_hat_BCHW))
         with torch.inference_mode():
-            if self.config.domain == "pixel":
-                pictures_BHWC = torch.from_numpy(tensor_to_image(codec.reconstruct(inputs_BCHW)))
-                x_BCHW = pictures_BHWC.to(self.device).permute(0, 3, 1, 2).float().div_(255)
-            else:
-                x_BCHW = inputs_BCHW.to(self.device, torch.float32)
-            batch = {"valid_B2": torch.tensor(sizes, device=self.device)}
-            outputs = self._network(x_BCHW, **self._task.tail_inputs(batch))
-            # argmax would make a class out of NaN without a word.
-            self._require_finite(x for x in outputs.values() if isinstance(x, torch.Tensor))
-            return self._task.predictions(outputs, sizes)
+            return self._task.predictions(self._outputs(y_hat_BCHW, sizes, codec), sizes)
+
+    def predict_surely(
+        self, y_hat_BCHW: np.ndarray, sizes: Sequence[tuple[int, int]], codec: Codec
+    ) -> tuple[list[Any], list[float]]:
+        """Returns what `predict` does, and how sure the network is of each, from 0 to 1."""
+        with torch.inference_mode():
+            outputs = self._outputs(y_hat_BCHW, sizes, codec)
+            predictions = self._task.predictions(outputs, sizes)
+            return predictions, self._task.confidences(outputs, sizes)
+
+    def _outputs(
+        self, y_hat_BCHW: np.ndarray, sizes: Sequence[tuple[int, int]], codec: Codec
+    ) -> dict[str, Any]:
+        inputs_BCHW = torch.from_numpy(np.ascontiguousarray(y_hat_BCHW))
+        if self.config.domain == "pixel":
+            pictures_BHWC = torch.from_numpy(tensor_to_image(codec.reconstruct(inputs_BCHW)))
+            x_BCHW = pictures_BHWC.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        else:
+            x_BCHW = inputs_BCHW.to(self.device, torch.float32)
+        batch = {"valid_B2": torch.tensor(sizes, device=self.device)}
+        outputs: dict[str, Any] = self._network(x_BCHW, **self._task.tail_inputs(batch))
+        # argmax would make a class out of NaN without a word.
+        self._require_finite(x for x in outputs.values() if isinstance(x, torch.Tensor))
+        return outputs
 
     def _require_finite(self, tensors: Iterable[torch.Tensor]) -> None:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
