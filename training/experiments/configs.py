@@ -2,79 +2,82 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from functools import cached_property
 from typing import Any
 
+from latent_store import LatentStore
 from latent_store.errors import MissingComponentError
-from training.experiments.grid import GridRun, RankingRule
-from training.experiments.workspace import Workspace
+from training.experiments.grid import Grid, GridRun, RankingRule
+from training.tasks.registry import find_task
+
+
+def grid_config(grid: Grid, run: GridRun) -> dict[str, Any]:
+    """Returns what the grid alone says of a run, as plain types."""
+    stops = {"stops": list(run.method.stops)} if run.method.stops else {}
+    return {
+        **stops,
+        "method": run.method.name,
+        "seed": run.seed,
+        "flags": grid.flags(run),
+        "init_from": run.method.init_from,
+        "codec": run.codec,
+        "hold_out": list(grid.hold_out) or None,
+    }
 
 
 class RunConfigs:
     """The configurations of a grid's runs on one store, as plain types.
 
     Raises:
-        LatentStoreError: The store lacks a split, a codec or latents.
+        LatentStoreError: The store lacks a split; later, a codec or its teacher.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._grid = workspace.grid
-        self._store = workspace.store
-        self._splits = {"train": self._grid.split, "val": self._grid.val_split}
-        for codec_id in self._grid.codecs.values():
-            self._store.codec(codec_id)
-            for split in self._splits.values():
-                self._store[f"{self._grid.dataset}/{split}"].latents(codec_id)
+    def __init__(self, grid: Grid, store: LatentStore) -> None:
+        self._grid, self._store = grid, store
+        splits = {"train": grid.split, "val": grid.val_split}
+        self._samples = {f"{role}_samples": self._images(split) for role, split in splits.items()}
+        self.teacher_id = functools.cache(self._teacher_id)
 
     def of_run(self, run: GridRun) -> dict[str, Any]:
         """Returns the configuration of a run."""
-        method = run.method
-        return {
-            "method": method.name,
-            "seed": run.seed,
-            "flags": {} if method.teacher else {**self._grid.train, **method.flags},
-            "ranking": method.ranking and self.of_ranking(run, method.ranking),
-            "init_from": method.init_from,
-            **self._data(run.codec),
-        }
+        rule = run.method.ranking
+        ranking = rule and self.of_ranking(run, rule)
+        return {**grid_config(self._grid, run), "ranking": ranking, **self._data(run)}
 
     def of_ranking(self, run: GridRun, rule: RankingRule) -> dict[str, Any]:
         """Returns the configuration of the ranking by a rule, with a run's codec and seed."""
-        config = {"ranking": rule.name, "method": rule.method, **self._data(run.codec)}
+        config = {"ranking": rule.name, "method": rule.method, **self._data(run)}
         if rule.gate is not None:
             gate = self._grid.methods[rule.gate]
             config["gate"] = self.of_run(GridRun(method=gate, codec=run.codec, seed=run.seed))
+        if rule.of:
+            config["of"] = [self.of_ranking(run, part) for part in rule.of]
         return config
 
-    @cached_property
-    def teacher_id(self) -> str:
-        """The store's only teacher: every network starts from it.
+    def _teacher_id(self, task: str) -> str:
+        """Returns the store's only teacher of a task: every network of it starts from it.
 
         Raises:
             MissingComponentError: There is none, or a choice.
         """
-        known = self._store.teachers()
-        if len(known) != 1:
-            names = ", ".join(known) or "none"
+        known, prefix = self._store.teachers(), find_task(task).teacher_prefix
+        own = [teacher for teacher in known if teacher.startswith(prefix)]
+        if len(own) != 1:
             raise MissingComponentError(
-                f"{self._store.url} keeps the teachers {names}; the networks of a grid start from "
-                "one: encode with one --teacher_checkpoint"
+                f"{self._store.url} keeps the teachers {', '.join(known) or 'none'}; the networks "
+                f"of a grid start from one for {task}: encode with one --teacher_checkpoint"
             )
-        return known[0]
+        return own[0]
 
-    def _data(self, codec: str) -> dict[str, Any]:
-        weights = self._store.codec(self._grid.codecs[codec]).weights_sha256
-        data = {"codec": codec, "codec_weights": weights, "teacher": self.teacher_id}
-        return {**data, **self._samples}
+    def _data(self, run: GridRun) -> dict[str, Any]:
+        weights = self._store.codec(self._grid.codecs[run.codec]).weights_sha256
+        teacher = self.teacher_id(run.method.task)
+        return {"codec": run.codec, "codec_weights": weights, "teacher": teacher, **self._samples}
 
-    @cached_property
-    def _samples(self) -> dict[str, str]:
-        """The images, split by split: their number and the digest of their ids."""
-        found = {}
-        for role, name in self._splits.items():
-            split = f"{self._grid.dataset}/{name}"
-            ids = [s.sample_id for s in self._store[split].plan.samples]
-            digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-            found[f"{role}_samples"] = f"{len(ids)} of {split}, ids {digest}"
-        return found
+    def _images(self, split: str) -> str:
+        """Returns the number of a split's images and the digest of their ids."""
+        name = f"{self._grid.dataset}/{split}"
+        ids = [sample.sample_id for sample in self._store[name].plan.samples]
+        digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+        return f"{len(ids)} of {name}, ids {digest}"

@@ -20,6 +20,8 @@ from training.evaluation.points import Point
 
 RECORD_VERSION = 1
 RUNS = Path(__file__).parent / "runs"
+RANKING = "ranking"
+"""How the names of rankings' records begin."""
 _TIMINGS = "latency"
 _COUNTS = ("hits", "labelled", "predicted")
 """Pixels of an image's map, one number a class."""
@@ -33,6 +35,7 @@ class Record:
         name: Of the run.
         config: Everything that its numbers depend on, by name; plain types.
         points: One a network, several for any-N.
+        curve: Steps and score on the held-out samples, as training went on; empty without any.
         facts: Seconds, versions, the machine: worth knowing, but nothing depends on them.
     """
 
@@ -40,6 +43,7 @@ class Record:
     config: Mapping[str, Any]
     points: tuple[Point, ...]
     facts: Mapping[str, Any]
+    curve: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ def read_record(folder: Path, name: str, config: Mapping[str, Any]) -> Record | 
     Args:
         folder: `runs/GRID`.
         name: Of the run.
-        config: As the grid and the store ask for now.
+        config: As the grid and the store ask for now; what it leaves out is not compared.
 
     Raises:
         LatentStoreError: The run was finished under another configuration; names the field.
@@ -72,19 +76,33 @@ def read_record(folder: Path, name: str, config: Mapping[str, Any]) -> Record | 
     if content is None:
         return None
     points = tuple(Point.from_json(_unpacked(p)) for p in content["points"])
-    return Record(name=name, config=content["config"], points=points, facts=content["facts"])
+    return Record(
+        name=name,
+        config=content["config"],
+        points=points,
+        facts=content["facts"],
+        curve=tuple((int(step), float(score)) for step, score in content.get("curve", ())),
+    )
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Writes a run's record whole or not at all."""
     points = [_packed(p.to_json()) for p in record.points]
-    _write(folder, record.name, record.config, facts=dict(record.facts), points=points)
+    curve = {"curve": record.curve} if record.curve else {}
+    _write(folder, record.name, record.config, facts=dict(record.facts), **curve, points=points)
 
 
 def read_ranking_record(folder: Path, name: str, config: Mapping[str, Any]) -> Ranking | None:
     """Returns a ranking that was derived before, or None; see `read_record`."""
     content = _read(folder / f"{name}.json", config)
     return None if content is None else Ranking.from_json(content["ranking"])
+
+
+def read_rankings(folder: Path) -> list[Ranking]:
+    """Returns every ranking that was derived before, by the names of their files."""
+    paths = sorted(folder.glob(f"{RANKING}-*.json"))
+    found = [read_ranking_record(folder, path.stem, {}) for path in paths]
+    return [ranking for ranking in found if ranking is not None]
 
 
 def write_ranking_record(
@@ -124,7 +142,7 @@ def _read(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
         )
     # Through JSON, as the record went: tuples are lists there.
     was, now = content["config"], json.loads(json.dumps(config))
-    for name in sorted({*was, *now}):
+    for name in now:
         if was.get(name) != now.get(name):
             raise LatentStoreError(
                 f"{path} was run with {name} = {was.get(name)!r}, the grid and the store now have "

@@ -1,21 +1,18 @@
 """The runner: makes the runs of a grid with the commands a user would type, one folder a run.
 
-Order and number of runs at a time are the standard library's (`graphlib`, `concurrent.futures`).
-doit and luigi, tried out, keep what is needed too, but they stop at no `--minutes`, report a failed
-run as a traceback, and would replace no more than `run_all`.
+doit and luigi, tried out, keep the order of needs too, but they stop at no `--minutes`, report a
+failed run as a traceback, and would replace no more than `run_all`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +31,22 @@ from training.experiments.records import (
     write_timings,
 )
 from training.experiments.workspace import Workspace
+from training.tasks.registry import find_task
+from training.trainer.run_folder import LOG_FILE
 
 
 class Runner:
     """Makes one grid's runs on one store.
 
-    Attributes:
-        rankings: The grid's.
-
     Raises:
-        LatentStoreError: The store lacks a split, a codec or latents.
+        LatentStoreError: The store lacks a split; see `RunConfigs`.
     """
 
     def __init__(self, workspace: Workspace) -> None:
-        self.grid = workspace.grid
-        self._workspace = workspace
-        self._configs = RunConfigs(workspace)
-        self.rankings = GridRankings(workspace, self._configs)
-        self._locks = {run.name: threading.Lock() for run in self.grid.runs()}
+        self.grid, self._workspace = workspace.grid, workspace
+        self._configs = RunConfigs(workspace.grid, workspace.store)
+        self._rankings = GridRankings(workspace, self._configs)
+        self._locks = {run.name: threading.Lock() for run in self.grid.declared}
 
     def finished(self, run: GridRun) -> Record | None:
         """Returns a run's record, or None if it is still to be made."""
@@ -60,12 +55,12 @@ class Runner:
     def run_all(
         self, wanted: Sequence[GridRun], *, jobs: int, minutes: float | None = None
     ) -> list[Record]:
-        """Makes every wanted run that has no record, each when what it needs is finished.
+        """Makes every wanted run that has no record, in their order, each after what it needs.
 
         Args:
-            wanted: With all that they need; those that others wait for start first.
+            wanted: With all that they need.
             jobs: Runs at a time.
-            minutes: No run starts after so long.
+            minutes: After so long those under way are told to save and end.
 
         Returns:
             The records of all wanted runs that are finished now.
@@ -73,39 +68,40 @@ class Runner:
         Raises:
             JobFailedError: A run failed; those under way were finished and recorded first.
         """
+        end = None if minutes is None else time.monotonic() + 60 * minutes
         done = {run.name: record for run in wanted if (record := self.finished(run))}
         waiting = {run.name: run for run in wanted if run.name not in done}
-        needs = {n: [need for need in run.needs if need in waiting] for n, run in waiting.items()}
-        needed = {need for needs_of_run in needs.values() for need in needs_of_run}
-        order = TopologicalSorter(needs)
-        order.prepare()
-        end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        ready: list[str] = []
         active: dict[Future[Record], str] = {}
         failures: list[BaseException] = []
         with (
             progress(total=len(wanted), initial=len(done), unit="run", desc=self.grid.name) as bar,
             ThreadPoolExecutor(max_workers=jobs) as pool,
         ):
-            while order.is_active():
-                ready = sorted([*ready, *order.get_ready()], key=lambda name: name not in needed)
-                while ready and len(active) < jobs and not failures and time.monotonic() <= end:
-                    name = ready.pop(0)
-                    active[pool.submit(self.make, waiting[name])] = name
+            while True:
+                left = None if end is None else end - time.monotonic()
+                over = left is not None and left <= 0
+                ready = [name for name, run in waiting.items() if done.keys() >= set(run.needs)]
+                for name in ready[: 0 if failures or over else jobs - len(active)]:
+                    active[pool.submit(self.make, waiting.pop(name))] = name
                 if not active:
                     break
-                for future in wait(active, return_when=FIRST_COMPLETED).done:
+                if over:
+                    self.stop()
+                for future in wait(active, None if over else left, FIRST_COMPLETED).done:
                     name = active.pop(future)
                     if error := future.exception():
-                        failures.append(error)
+                        failures += [] if over else [error]  # told to end, it is no failure
                         continue
                     done[name] = future.result()
-                    order.done(name)
                     bar.update()
                     bar.set_postfix_str(name)
         if failures:
             raise failures[0]
         return [done[run.name] for run in wanted if run.name in done]
+
+    def stop(self) -> None:
+        """Tells the runs under way to save and end."""
+        self._workspace.stop()
 
     def make(self, run: GridRun) -> Record:
         """Trains and evaluates one network, and derives the rankings that its gate gives.
@@ -119,11 +115,12 @@ class Runner:
         points = self._evaluate(run, checkpoint)
         for rule in self.grid.rankings.values():
             if rule.gate == run.method.name:
-                self.rankings.derive(run, rule, checkpoint)
+                self._rankings.derive(run, rule, self._checkpoint_of)
         record = Record(
             name=run.name,
             config=self._configs.of_run(run),
             points=tuple(points),
+            curve=self._curve(run),
             facts={
                 "train_seconds": round(trained - start, 1),
                 "seconds": round(time.monotonic() - start, 1),
@@ -167,30 +164,40 @@ class Runner:
     def _train(self, run: GridRun) -> Path:
         """Trains a network, or writes the store's teacher; returns the checkpoint."""
         path, method = self._path(run), run.method
+        teacher_id = self._configs.teacher_id(method.task)
         if method.teacher:
-            teacher = self._workspace.store.teacher_checkpoint(self._configs.teacher_id)
+            teacher = self._workspace.store.teacher_checkpoint(teacher_id)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, teacher)
             return path
-        given: dict[str, Any] = {}
-        if method.ranking is not None:
-            given["mask"] = self.rankings.provide(run, method.ranking, self._checkpoint_of)
-        if method.init_from is not None:
-            given["init_from"] = self._checkpoint_of(run, method.init_from)
+        held: dict[str, Any] = {"val_split": "none"}
+        if self.grid.hold_out:
+            held = {"hold_out": self.grid.hold_out}
         flags = {
-            "val_split": "none",
-            "teacher": self._configs.teacher_id,
+            **held,
+            "teacher": teacher_id,
             "seed": run.seed,
             "label": method.name,
             "device": self._workspace.device,
             "output": path.parent,
             "resume": True,
-            **self.grid.train,
-            **method.flags,
-            **given,
+            **self.grid.flags(run),
         }
+        if (rule := method.ranking) is not None:
+            flags["mask"] = self._rankings.provide(run, rule, self._checkpoint_of)
+            if "keep" in flags:
+                flags["keep"] = self._rankings.keep(run, rule, flags["keep"])
+        if method.init_from is not None:
+            flags["init_from"] = self._checkpoint_of(run, method.init_from)
         self._workspace.run(run.name, "train-from-store", run.codec, self.grid.split, **flags)
         return path
+
+    def _curve(self, run: GridRun) -> tuple[tuple[int, float], ...]:
+        """Returns the scores on the held-out samples as a run's log has them."""
+        log, score = self._path(run).with_name(LOG_FILE), find_task(run.method.task).metric.score
+        lines = log.read_text().splitlines() if log.exists() else ()
+        found = [record for line in lines if (record := json.loads(line))["kind"] == "validation"]
+        return tuple((record["step"], record[score]) for record in found)
 
     def _evaluate(self, run: GridRun, checkpoint: Path) -> list[Point]:
         output = self._path(run).parent / "evaluation"
@@ -204,12 +211,15 @@ class Runner:
             pictures=0,
             device=self._workspace.device,
             output=output,
+            **({"stop_confidence": run.method.stops} if run.method.stops else {}),
         )
         keys = sorted(path.stem for path in (output / "points").glob("*.json"))
         points = [point for key in keys if (point := read_point(output / "points", key))]
         if len(points) > 1:
-            points = [replace(p, label=f"{run.method.name}-{p.keep}") for p in points]
-        return sorted(points, key=lambda p: p.keep or 0)
+            ends = [p.keep if p.stop is None else f"stop-{p.stop:g}" for p in points]
+            names = [f"{run.method.name}-{end}" for end in ends]
+            points = [replace(p, label=n) for p, n in zip(points, names, strict=True)]
+        return sorted(points, key=lambda p: (p.stop or 0, p.keep or 0))
 
     def _checkpoint_of(self, run: GridRun, method: str) -> Path:
         """Returns another method's checkpoint, same codec and seed; made again if it is lost."""

@@ -10,8 +10,9 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ import latent_store
 from latent_store import LatentStore
 from latent_store.errors import JobFailedError
 from training.experiments.grid import Grid
+
+_MODULES = {
+    "train-from-store": "training.train",
+    "evaluate-from-store": "training.evaluate",
+    "channel-frequency": "pipelines.frequency",
+    "reorder-latents": "pipelines.reorder",
+}
+"""Run as modules, commands need not be installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,8 @@ class Workspace:
     records: Path
     threads: int
     device: str
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set, init=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
 
     @cached_property
     def store(self) -> LatentStore:
@@ -53,7 +64,7 @@ class Workspace:
 
         Args:
             name: The folder below `work`.
-            command: An installed one, or the module of one that is not.
+            command: Its name, or its module.
             codec: Short name.
             split: The split that it reads.
             **flags: Its further flags.
@@ -63,22 +74,31 @@ class Workspace:
         """
         data = {"store": self.url, "dataset": self.grid.dataset, "split": split}
         words = _words({**data, "codec": self.grid.codecs[codec], **flags})
-        python, installed = Path(sys.executable), "." not in command
-        call = [str(python.with_name(command))] if installed else [str(python), "-m", command]
+        call = [sys.executable, "-m", _MODULES.get(command, command), *words]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         path = self.work / name / "log.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as log:
             log.write(f"$ {command} {' '.join(words)}\n".encode())
             log.flush()
-            call += words
-            done = subprocess.run(call, stdout=log, stderr=log, env=environment, check=False)
-        if done.returncode:
+            with subprocess.Popen(call, stdout=log, stderr=log, env=environment) as process:
+                self._running.add(process)
+                if self._stopped.is_set():
+                    process.terminate()
+                status = process.wait()
+            self._running.discard(process)
+        if status:
             last = path.read_text(errors="replace").strip().splitlines()[-1]
             raise JobFailedError(
-                f"{command} of {name} ended with status {done.returncode}: {last} (all of it: "
-                f"{path}); run the same command again to go on"
+                f"{command} of {name} ended with status {status}: {last} (all of it: {path}); run "
+                "the same command again to go on"
             )
+
+    def stop(self) -> None:
+        """Tells the commands that run, and those that would start, to end; training saves first."""
+        self._stopped.set()
+        for process in list(self._running):
+            process.terminate()
 
     def facts(self) -> dict[str, Any]:
         """Returns the facts of a record that tell the machine."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from latent_store.errors import LatentStoreError
-from training.experiments.grid import GRIDS, load_grid, parse_grid
+from training.experiments.grid_file import GRIDS, load_grid, parse_grid
 
 GRID = """
 name = "small"
@@ -50,7 +50,7 @@ init_from = "dynamic"
 
 [[claim]]
 what = "gate against variance"
-test = "frequency-16"
+test = ["frequency-16"]
 anchor = "variance-16"
 paper = "15.8 %"
 aim = 0.16
@@ -75,13 +75,13 @@ def test_a_shortened_grid_is_short_also_where_a_method_has_steps_of_its_own() ->
     assert "start" in steps
 
 
-def test_runs_are_methods_times_codecs_times_seeds() -> None:
+def test_runs_are_methods_times_codecs_times_seeds_and_claims_fill_first() -> None:
     grid = parse_grid(made())
     assert [run.name for run in grid.runs()] == [
+        "dynamic_q1_s0", "variance-16_q1_s0",  # of the claim, with what it starts from
+        "dynamic_q2_s0", "frequency-16_q2_s0", "variance-16_q2_s0",
+        "dynamic_q2_s1", "frequency-16_q2_s1",
         "pixel-raw_q1_s0", "pixel-raw_q2_s0",
-        "dynamic_q1_s0", "dynamic_q2_s0", "dynamic_q2_s1",
-        "frequency-16_q2_s0", "frequency-16_q2_s1",
-        "variance-16_q1_s0", "variance-16_q2_s0",
     ]  # fmt: skip
     assert grid.middle == "q1"
 
@@ -97,12 +97,40 @@ def test_a_static_run_waits_for_its_gate_and_each_seed_has_its_own_ranking() -> 
     assert runs["pixel-raw_q1_s0"].method.ranking is None
 
 
+def test_a_shared_ranking_waits_for_every_gate_and_is_one_a_seed() -> None:
+    content = with_method("boxes", task="detection", selection="dynamic")
+    content["ranking"] |= {
+        "boxes": {"method": "frequency", "gate": "boxes"},
+        "both": {"method": "shared", "of": ["frequency", "boxes"]},
+    }
+    content["method"]["both-16"] = {"selection": "static", "keep": 16, "ranking": "both"}
+    grid = parse_grid(content)
+    (run, _) = (run for run in grid.runs() if run.method.name == "both-16")
+    assert run.needs == ("dynamic_q1_s0", "boxes_q1_s0")
+    assert grid.ranking_id(run.method.ranking, 0) == "small-both-s0"
+    assert set(grid.of_task("detection").methods) == {"boxes"}
+    assert grid.of_task("detection").claims == ()
+
+
+def test_seeds_may_be_of_all_codecs_and_steps_are_counted() -> None:
+    grid = parse_grid(with_method("start", selection="none", max_steps=500, seeds=[0, 3]))
+    runs = [run for run in grid.runs() if run.method.name == "start"]
+    assert [(run.codec, run.seed) for run in runs] == [("q1", 0), ("q1", 3), ("q2", 0), ("q2", 3)]
+    assert grid.steps(grid.runs()) == 4 * 500 + 7 * 2  # the teacher is not trained
+
+
 def test_some_methods_bring_what_they_need() -> None:
     grid = parse_grid(made())
-    names = [run.name for run in grid.runs_with_needs(["frequency-16"])]
+    names = [run.name for run in grid.runs(["frequency-16"])]
     assert names == [
-        "dynamic_q2_s0", "dynamic_q2_s1", "frequency-16_q2_s0", "frequency-16_q2_s1",
+        "dynamic_q2_s0", "frequency-16_q2_s0", "dynamic_q2_s1", "frequency-16_q2_s1",
     ]  # fmt: skip
+    names = [run.name for run in grid.runs(["dynamic", "pixel-raw"], ["q1"])]
+    assert names == ["pixel-raw_q1_s0", "dynamic_q1_s0"]
+    with pytest.raises(LatentStoreError, match="small has no codec q3; it has q1, q2"):
+        grid.runs(codecs=["q3"])
+    with pytest.raises(LatentStoreError, match="small has no method best; it has pixel-raw, dyn"):
+        grid.runs(["best"])
 
 
 @pytest.mark.parametrize(
@@ -119,11 +147,11 @@ def test_some_methods_bring_what_they_need() -> None:
         (with_method("x", init_from="y"), r"init_from names 'y'; the grid's methods are pixel-raw"),
         (
             made(ranking={"variance": {"method": "variance", "gate": "dynamic"}}),
-            r"\[ranking.variance\]: a gate goes with method frequency, and with no other",
+            r"\[ranking.variance\]: `gate` goes with method frequency, and with no other",
         ),
         (
             made(ranking={"best": {"method": "best"}}),
-            r"\[ranking.best\] has method 'best'; choose one of frequency, variance",
+            r"\[ranking.best\] method names 'best'; the grid's ways to rank are frequency",
         ),
         (
             with_method("frequency-16", ranking="frequency", seeds={"q1": [5]}, codecs=["q1"]),
@@ -134,9 +162,18 @@ def test_some_methods_bring_what_they_need() -> None:
             r"these runs wait for each other: a_q1_s0, b_q1_s0, a_q1_s0; mend the methods' init_",
         ),
         (
-            made(claim=[{"what": "x", "test": "y", "anchor": "dynamic", "paper": "", "aim": 0.1}]),
+            made(
+                claim=[{"what": "x", "test": ["y"], "anchor": "dynamic", "paper": "", "aim": 0.1}]
+            ),
             r"claim 'x' names 'y'; the grid's methods are",
         ),
+        (made(budget=13), r"the runs train 14 steps, the grid's budget is 13: give fewer seeds"),
+        (
+            made(ranking={"both": {"method": "shared", "of": ["variance"]}}),
+            r"\[ranking.both\] of names 'variance'; the grid's rankings before it are",
+        ),
+        (made(curves=["best"]), r"curves names 'best'; the grid's methods at q1 are pixel-raw"),
+        (with_method("x", task="depth"), r"\[method.x\] task names 'depth'; the grid's tasks are"),
         (made(transforms=["best"]), r"transforms names 'best'; the grid's methods are pixel-raw"),
         (made(timed=["best"]), r"timed names 'best'; the grid's methods at q1 are pixel-raw"),
         (made(middle="q1", timed=["frequency-16"]), r"timed names 'frequency-16'; the grid's meth"),
@@ -149,9 +186,7 @@ def test_contradictions_are_refused(content: dict[str, Any], message: str) -> No
 
 
 def test_grids_that_are_not_there_or_not_toml(tmp_path) -> None:
-    with pytest.raises(
-        LatentStoreError, match=r"there is no grid camvid; give one of camvid_cpu, camvid_gpu"
-    ):
+    with pytest.raises(LatentStoreError, match=r"there is no grid camvid; give one of camvid_cpu"):
         load_grid("camvid")
     path = tmp_path / "mine.toml"
     path.write_text("name = ")

@@ -41,7 +41,7 @@ selection = "any"
 ranking = "frequency"
 [[claim]]
 what = "static against pixels"
-test = "frequency-16"
+test = ["frequency-16"]
 anchor = "pixel-raw"
 paper = "83.6 %"
 aim = 0.85
@@ -77,9 +77,15 @@ def test_a_single_method_is_measured_recorded_and_not_measured_again(
         "to run    dynamic_demo_s0",
         "to run    frequency-16_demo_s0",
         "to run    any_demo_s0",
+        "6 steps to run",
     ]
+    # Without a store the report is of the records that there are.
+    (tmp_path / "report/report.md").unlink()
+    assert rate_miou.main(arguments[2:]) == 0
+    assert "4 runs, 3 of them are still to run" in capsys.readouterr().out
+    assert "Not run yet: dynamic_demo_s0" in (tmp_path / "report/report.md").read_text()
     error = fails(rate_miou.main, [*arguments, "--only", "best"])
-    assert "the grid tiny has no method best; it has ['pixel-raw'" in error
+    assert "the grid tiny has no method best; it has pixel-raw" in error
 
 
 def test_a_codec_that_the_store_lacks_is_refused(arguments: list[str], tmp_path, fails) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.experiments.test_grid import made
 from tests.training.made_points import make_point, make_sample
-from training.experiments.grid import parse_grid
+from training.experiments.grid_file import parse_grid
 from training.experiments.records import Record, Timings
 from training.experiments.results import find, table_3, write_report
 
@@ -43,9 +43,10 @@ RECORDS = [
 
 def test_a_claim_is_the_best_of_its_tests_against_its_anchor() -> None:
     found = find(parse_grid(made()), RECORDS)
-    ((_, saved),) = found.claims
+    ((_, verdict),) = found.claims
     # 30 + 170 bytes against 30 + 370, at the mIoU 0.4 of both.
-    assert saved.found.saving.maximum == pytest.approx(0.5)
+    assert verdict.value == pytest.approx(0.5)
+    assert verdict.word == "not shown: 1 of 3 seeds"
 
 
 def test_a_claim_that_nothing_meets_names_the_test_that_comes_nearest() -> None:
@@ -56,8 +57,8 @@ def test_a_claim_that_nothing_meets_names_the_test_that_comes_nearest() -> None:
     ]
     claim = {"what": "w", "test": ["frequency-16", "variance-16"], "anchor": "pixel-raw"}
     found = find(parse_grid(made(claim=[{**claim, "paper": "-", "aim": 0.1}])), records)
-    ((_, saved),) = found.claims
-    assert (saved.found.test, saved.found.saving) == ("variance-16", None)
+    ((_, verdict),) = found.claims
+    assert (verdict.test, verdict.value) == ("variance-16", None)
 
 
 def test_table_3_gives_each_sides_share_of_the_pixel_domain() -> None:
@@ -84,11 +85,12 @@ def test_the_report_names_what_is_missing_and_shows_claims_beside_the_papers(tmp
     report, results = write_report(found, [], "the command", tmp_path)
     text = report.read_text()
     assert "**Not run yet: dynamic_q1_s0, dynamic_q2_s0, dynamic_q2_s1.**" in text
-    assert "| gate against variance | 15.8 % | ≥ 16 % | 50.0 %" in text
+    assert "| gate against variance | 15.8 % | ≥ 16.0 % | 50.0 % [" in text
     table_2 = text.split("## Table 2")[1].split("##")[0]
     assert "| frequency-16 |" in table_2
     assert "0.4000 at 1.000" in table_2  # at q2, which both have
     assert "0.2000" not in table_2
     assert text.count("# small: rate and mIoU") == 1
     assert (tmp_path / "figure5.png").exists()
-    assert json.loads(results.read_text())["claims"][0]["found"]["found"]["test"] == "frequency-16"
+    (claim,) = json.loads(results.read_text())["claims"]
+    assert (claim["by"], claim["verdict"]) == ("frequency-16", "not shown: 1 of 3 seeds")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from latent_store.errors import JobFailedError
 from tests.training.experiments.test_grid import made
-from training.experiments.grid import GridRun, parse_grid
+from training.experiments.grid import GridRun
+from training.experiments.grid_file import parse_grid
 from training.experiments.records import Record
 from training.experiments.runner import Runner
+from training.experiments.workspace import Workspace
 
 
 class FakeRunner(Runner):
@@ -87,3 +92,43 @@ def test_no_run_starts_after_so_many_minutes() -> None:
     records = runner.run_all(list(runner.grid.runs()), jobs=2, minutes=-1)
     assert [record.name for record in records] == ["variance-16_q1_s0"]
     assert runner.started == []
+
+
+def test_runs_under_way_are_told_to_end_and_are_no_failure() -> None:
+    class Endless(FakeRunner):
+        told = threading.Event()
+
+        def make(self, run: GridRun) -> Record:
+            self.started.append(run.name)
+            assert self.told.wait(60)
+            raise JobFailedError(f"{run.name} was stopped")
+
+        def stop(self) -> None:
+            self.told.set()
+
+    runner = Endless(recorded=("pixel-raw_q1_s0",))
+    records = runner.run_all(runner.grid.runs(), jobs=2, minutes=0.001)
+    assert [record.name for record in records] == ["pixel-raw_q1_s0"]
+    assert len(runner.started) == 2
+
+
+def test_commands_that_run_when_a_workspace_stops_are_ended_and_no_other_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sleeper.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    where = {"url": "s.zarr", "work": tmp_path, "records": tmp_path, "device": "cpu"}
+    workspace = Workspace(grid=parse_grid(made()), threads=1, **where)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(workspace.run, "one", "sleeper", "q1", "train", resume=True)
+        while "up" not in (log.read_text() if (log := tmp_path / "one/log.txt").exists() else ""):
+            time.sleep(0.01)
+        workspace.stop()
+        with pytest.raises(JobFailedError, match="sleeper of one ended with status -15: up "):
+            future.result(timeout=60)
+    assert (
+        "$ sleeper --store s.zarr --dataset cityscapes --split train --codec codec-1 --resume"
+        in (tmp_path / "one/log.txt").read_text()
+    )
+    with pytest.raises(JobFailedError, match="ended with status -15"):
+        workspace.run("two", "sleeper", "q1", "train")

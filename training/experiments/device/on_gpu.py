@@ -1,0 +1,270 @@
+"""`python -m training.experiments.device.on_gpu`: a grid on one GPU, from pictures to records.
+
+    python -m training.experiments.device.on_gpu --carried carried --work work --output out \\
+        --grid city256 --minutes 9.5 --jobs 12
+
+`--carried` holds the unpacked parts (`pack`). The same call goes on where another one stood, with
+what is left in `--work`:
+
+1. the teacher is trained while the codecs encode, both on the GPU; then it gives its features,
+2. streams are checked: scale indexes under every setting, the GPU's among them (`selfcheck`), and
+   what the GPU encoded, decoded on the CPU,
+3. the grid's networks are trained and measured, many at a time, until the time is over.
+
+`--output` gets records.tar.gz after every network, the teacher (in pieces of `--piece_mb`, which
+`cat` joins), and every log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import latent_store
+from latent_store.codec import codec_from_store, decode_y
+from latent_store.components.features import STEM
+from latent_store.console import MOST_THREADS, Number, make_parser, run_command
+from latent_store.errors import JobFailedError
+from latent_store.storage.location import write_text
+from latent_store.tools.decode import decode_indexes
+from training.experiments.grid import Grid
+from training.experiments.grid_file import load_grid
+
+PROG = "on_gpu"
+_GRACE_SECONDS = 25
+"""What is under way at the end saves in this time, and what is there is delivered."""
+_SPLITS = ("train", "val")
+
+
+class Machine:
+    """One call: commands, the time that is left, and what comes back.
+
+    Args:
+        args: The command's flags.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._end = time.monotonic() + 60 * args.minutes - _GRACE_SECONDS
+        self.args, self.output, self.work = args, args.output, args.work
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.store, self.teacher = self.work / "store.zarr", self.work / "teacher/last.pt"
+        self.records = self.work / "records"
+
+    @property
+    def left(self) -> float:
+        """Seconds until commands must end."""
+        return self._end - time.monotonic()
+
+    def start(self, log: str, module: str, *words: object) -> subprocess.Popen[bytes]:
+        """Starts a command, a module of this package; `log` in the output gets what it says."""
+        with (self.output / f"{log}.log").open("ab") as file:
+            call = [sys.executable, "-m", module, *map(str, words)]
+            print(f"{self.left:5.0f} s left: {module} {' '.join(map(str, words))}", flush=True)
+            return subprocess.Popen(call, stdout=file, stderr=file)
+
+    def finish(self, *commands: subprocess.Popen[bytes]) -> None:
+        """Waits for commands; at the end of the time tells them to end.
+
+        Raises:
+            JobFailedError: One failed, or the time is over.
+        """
+        try:
+            for command in commands:
+                command.wait(max(0, self.left))
+        except subprocess.TimeoutExpired as error:
+            for command in commands:
+                command.terminate()
+            raise JobFailedError(
+                "the time was over before the store was ready; the same call goes on"
+            ) from error
+        for command in commands:
+            if command.returncode:
+                words: Any = command.args
+                raise JobFailedError(
+                    f"{' '.join(words)} ended with {command.returncode}; see the logs in "
+                    f"{self.output}"
+                )
+
+    def deliver(self, path: Path) -> None:
+        """Copies a file to the output, in pieces where it is large."""
+        content, most = path.read_bytes(), int(self.args.piece_mb * 1e6)
+        for number, start in enumerate(range(0, len(content), most)):
+            piece = f".{number}" if len(content) > most else ""
+            name = f"{path.parent.name}-{path.name}{piece}"
+            (self.output / name).write_bytes(content[start : start + most])
+
+    def deliver_records(self, until: threading.Event) -> None:
+        """Packs the records anew whenever there is another one, until it is told to stop."""
+        packed: set[Path] = set()
+        while True:
+            over = until.wait(1)
+            found = set(self.records.rglob("*.json"))
+            if found != packed:
+                new = self.output / "records.part"
+                with tarfile.open(new, "w:gz", compresslevel=4) as tar:
+                    for path in sorted(found):
+                        tar.add(path, path.relative_to(self.records))
+                new.replace(self.output / "records.tar.gz")
+                packed = found
+            if over:
+                return
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    args = make_flags().parse_args(argv)
+    return run_command(PROG, lambda: _run(args))
+
+
+def make_flags() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = make_parser(PROG, __doc__ or "")
+    add = parser.add_argument
+    add("--carried", type=Path, required=True, help="folder of the unpacked parts")
+    add("--work", type=Path, required=True, help="folder of the store and of networks under way")
+    add("--output", type=Path, required=True, help="folder of what comes back")
+    add("--grid", default="city256", help="its codecs' files are among what is carried")
+    add("--only", nargs="+", metavar="METHOD", help="only these methods and what they need")
+    add("--codecs", nargs="+", metavar="Q", help="only these codecs, by the grid's names")
+    add("--minutes", type=Number(float), default=9.5, help="end so long after the start")
+    count = Number(int, 1, MOST_THREADS)
+    add("--jobs", type=count, default=12, help="networks at a time")
+    add("--encoders", type=count, default=4, help="processes that encode one split of one codec")
+    add("--backbone", default="mobilenet_v2", help="of the teacher")
+    add("--pretrained", default="mobilenet_v2_imagenet.pth", help="its weights, or none")
+    add("--teacher_steps", type=Number(int, 1), default=2000, help="that the teacher is trained")
+    add("--max_steps", type=Number(int), help="of every network, to try it all out")
+    add("--max_samples", type=Number(int, 1), help="of each split, to try it all out")
+    add("--check_samples", type=Number(int, 1), default=8, help="pictures of the selfcheck")
+    add("--piece_mb", type=Number(float, 1), default=15.0, help="largest file that comes back")
+    add("--device", default="cuda", help="cuda, or cpu to try it all out")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    machine, grid = Machine(args), load_grid(args.grid)
+    stop = threading.Event()
+    packer = threading.Thread(target=machine.deliver_records, args=(stop,))
+    packer.start()
+    try:
+        _make_store(machine, grid)
+        _check_streams(machine)
+        _train_grid(machine, grid)
+    finally:
+        stop.set()
+        packer.join()
+    sys.stdout.write("".join(f"{p.name} {p.stat().st_size}\n" for p in machine.output.iterdir()))
+    return 0
+
+
+def _make_store(machine: Machine, grid: Grid) -> None:
+    """Trains the teacher and encodes every codec at the same time, then adds the features."""
+    args = machine.args
+    codecs = [grid.codecs[name] for name in args.codecs or grid.codecs]
+    first, *others = (_codec_file(args.carried, codec_id) for codec_id in codecs)
+    weights = args.carried / "files" / args.pretrained
+    teacher = [
+        *_data(machine, "train"), "--output", machine.teacher.parent, "--resume",
+        "--backbone", args.backbone, "--pretrained", weights if weights.exists() else "none",
+        "--hold_out", *grid.hold_out, "--crop", 0, "--batch_size", 8, "--device", args.device,
+        "--max_steps", args.teacher_steps, "--validate_epochs", 2, "--no-tensorboard",
+    ]  # fmt: skip
+    trained = machine.start("teacher", "pipelines.train_teacher", *teacher)
+    # The first codec's job lays the plan and the labels, which the others find.
+    machine.finish(*_encode(machine, "--codec_checkpoint", first))
+    machine.finish(*(c for file in others for c in _encode(machine, "--codec_checkpoint", file)))
+    machine.finish(trained)
+    machine.deliver(machine.teacher)
+    # Features are for training alone.
+    for entry in sorted({str(m.flags.get("entry", STEM)) for m in grid.methods.values()}):
+        words = ("--teacher_checkpoint", machine.teacher, "--entry", entry)
+        machine.finish(*_encode(machine, *words, splits=["train"]))
+
+
+def _encode(
+    machine: Machine, *what: object, splits: Sequence[str] = _SPLITS
+) -> list[subprocess.Popen[bytes]]:
+    args = machine.args
+    parallel = ["--direct_running_mode", "multi_processing", "--direct_num_workers", args.encoders]
+    limit = ["--max_samples", args.max_samples] if args.max_samples else []
+    words = ["--store", machine.store, *what, "--device", args.device, "--psnr", "sample"]
+    words += ["--threads", 1, *limit, *(parallel if args.encoders > 1 else [])]
+    return [
+        machine.start("encode", "pipelines.encode", *_data(machine, split), *words)
+        for split in splits
+    ]
+
+
+def _check_streams(machine: Machine) -> None:
+    """Checks the GPU's scale indexes against the CPU's, and decodes on the CPU what it encoded.
+
+    Raises:
+        JobFailedError: A stream does not decode to its latents.
+    """
+    number, device = machine.args.check_samples, machine.args.device
+    check = ["selfcheck", machine.store, "--max_samples", number, "--device", device]
+    machine.finish(machine.start("check", "latent_store.cli", *check))
+    store, checked = latent_store.open(str(machine.store)), 0
+    for codec_id, split in itertools.product(store.codecs(), _SPLITS):
+        codec = codec_from_store(store, codec_id)
+        latents = store[f"cityscapes/{split}"].latents(codec_id)
+        for row in latents.rows[:number].tolist():
+            indexes_CHW = decode_indexes(codec, latents, row)
+            decoded_CHW = decode_y(codec.tables, latents.y_string(row), indexes_CHW)
+            if not np.array_equal(decoded_CHW, latents.read([row])[0]):
+                raise JobFailedError(
+                    f"row {row} of {split} by {codec_id}, encoded on {device}, decodes to other "
+                    "latents on the CPU: nothing of this store can be trusted"
+                )
+            checked += 1
+    text = f"{checked} pictures encoded on {device} decode on the CPU to their latents\n"
+    write_text(machine.output / "round-trip.txt", text)
+
+
+def _train_grid(machine: Machine, grid: Grid) -> None:
+    args = machine.args
+    words: list[object] = ["--store", machine.store, "--grid", args.grid, "--jobs", args.jobs]
+    words += ["--work", machine.work / "grid", "--records", machine.records]
+    words += ["--output", machine.output / "report", "--device", args.device]
+    words += ["--minutes", max(0.0, machine.left / 60)]
+    for name in ("only", "codecs", "max_steps"):
+        value = getattr(args, name)
+        values = value if isinstance(value, list) else [value]
+        words += [] if value is None else [f"--{name}", *values]
+    machine.start("grid", "training.experiments.rate_miou", *words).wait()
+
+
+def _data(machine: Machine, split: str) -> list[object]:
+    data = machine.args.carried / "data"
+    return ["--dataset", "cityscapes", "--data_root", data, "--split", split]
+
+
+def _codec_file(carried: Path, codec_id: str) -> Path:
+    """Returns the carried checkpoint of a codec, whose name has the id's digits.
+
+    Raises:
+        JobFailedError: It was not carried.
+    """
+    digits = codec_id.rpartition("-")[2]
+    found = sorted((carried / "files").glob(f"*{digits}*"))
+    if not found:
+        raise JobFailedError(
+            f"no file with {digits} in {carried / 'files'}: carry the checkpoint of {codec_id}, or "
+            "leave it out by --codecs"
+        )
+    return found[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

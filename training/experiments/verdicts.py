@@ -1,0 +1,183 @@
+"""Verdicts of claims, over seeds and images together.
+
+Another seed would have trained another network, and other pictures would have given it another
+score. A hierarchical bootstrap (Davison and Hinkley 1997, section 3.8) draws both: images with
+replacement, the same ones for every network, and of each method at each codec as many seeds as it
+has. So few seeds, drawn again, vary too little by the factor (n − 1) / n of the variance; their
+deviations are stretched by its root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.evaluation.curves import Curve, compare
+from training.evaluation.methods import Method
+from training.evaluation.points import Point
+from training.evaluation.resampling import LEVEL, Images
+from training.experiments.grid import MEASURES, Claim
+
+LEAST_SEEDS = 3
+"""With fewer, nothing is shown."""
+Scores = Mapping[str, Mapping[str, float]]
+"""Method -> codec id -> mean score on the held-out samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A claim and what its networks say of it.
+
+    Attributes:
+        test: The method that was taken, of those that the claim names.
+        value: Of all images, means over seeds; None if it does not exist: no equal score is
+            reached at less rate.
+        low, high: The middle 95 % of the draws, -inf where there was no saving in them.
+        seeds: Fewest of any point that it rests on; the teacher, which all start from, counts not.
+        chosen: The samples on which the test was chosen.
+    """
+
+    claim: Claim
+    test: str
+    value: float | None
+    low: float
+    high: float
+    seeds: int
+    chosen: str
+
+    @property
+    def word(self) -> str:
+        """The verdict: the whole interval lies above the aim, or above 0, or nothing is shown."""
+        if self.seeds < LEAST_SEEDS:
+            return f"not shown: {self.seeds} of {LEAST_SEEDS} seeds"
+        if self.low >= self.claim.aim:
+            return "reached"
+        return "shown, below the aim" if self.low > 0 else "not shown"
+
+
+def judge(
+    claim: Claim,
+    methods: Mapping[str, Method],
+    images: Images | None,
+    held_out: Scores,
+    teachers: frozenset[str] = frozenset(),
+    seed: int = 0,
+) -> Verdict | None:
+    """Returns the verdict of a claim; None where its anchor or every test has no network yet.
+
+    Args:
+        claim: Of a grid.
+        methods: By the names that claims have.
+        images: Draws of images, the same for every point; without them nothing is shown.
+        held_out: Chooses among several tests; where it lacks one, these same images choose.
+        teachers: Methods that are the teacher itself.
+        seed: Of the draws of seeds.
+    """
+    found = [methods[name] for name in (claim.anchor, *claim.test) if name in methods]
+    pairs = [_comparable(claim, found[0], test) for test in found[1:]]
+    pairs = [(anchor, test) for anchor, test in pairs if anchor.points and test.points]
+    if claim.anchor not in methods or not pairs:
+        return None
+    known = all(held_out.get(m.name, {}).keys() >= m.by_codec.keys() for m in found)
+
+    def merit(pair: tuple[Method, Method]) -> tuple[float, float]:
+        curves = [_held_curve(method, held_out) if known else _curve(method) for method in pair]
+        value = _measure(claim, *curves)
+        return (-np.inf if value is None else value, max(curves[1].scores))
+
+    anchor, test = max(pairs, key=merit)
+    drawn = [np.nan] if images is None else _drawn(claim, anchor, test, images, seed)
+    # A draw in which there is no saving speaks against one.
+    values_D = np.nan_to_num(np.array(drawn, np.float64), nan=-np.inf, neginf=-np.inf)
+    tail = (1 - LEVEL) / 2
+    low = np.quantile(values_D, tail, method="lower")
+    high = np.quantile(values_D, 1 - tail, method="higher")
+    groups = [g for m in (anchor, test) if m.name not in teachers for g in _groups(m)]
+    return Verdict(
+        claim=claim,
+        test=test.name,
+        value=_measure(claim, _curve(anchor), _curve(test)),
+        low=float(low),
+        high=float(high),
+        seeds=min((len(group) for group in groups), default=LEAST_SEEDS),
+        chosen="held-out samples" if known else "these images",
+    )
+
+
+def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """Returns how much each seed counts in each draw, float64 [draws, seeds]; rows sum to 1."""
+    drawn_DN = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    if seeds == 1:
+        return drawn_DN
+    mean = 1 / seeds
+    weights_DN: np.ndarray = mean + (drawn_DN - mean) * (seeds / (seeds - 1)) ** 0.5
+    return weights_DN
+
+
+def _drawn(
+    claim: Claim, anchor: Method, test: Method, images: Images, seed: int
+) -> list[float | None]:
+    generator = np.random.default_rng(seed)
+    both = [_drawn_curves(method, images, generator) for method in (anchor, test)]
+    return [a and t and _measure(claim, a, t) for a, t in zip(*both, strict=True)]
+
+
+def _drawn_curves(
+    method: Method, images: Images, generator: np.random.Generator
+) -> list[Curve | None]:
+    """Returns a method's curve in each draw of seeds and images; None where it has no score."""
+    columns: dict[str, list[np.ndarray]] = {"rates": [], "scores": []}
+    for group in _groups(method):
+        weights_DN = seed_weights(len(group), len(images.times_DS), generator)
+        for name, quantity in (("rates", images.bpp), ("scores", images.score)):
+            values_DN = np.stack([quantity(point) for point in group], axis=1)
+            columns[name].append((weights_DN * values_DN).sum(axis=1))
+    rates_DQ, scores_DQ = (np.stack(column, axis=1) for column in columns.values())
+    return [
+        Curve(name=method.name, rates=tuple(rates_Q.tolist()), scores=tuple(scores_Q.tolist()))
+        if np.isfinite(scores_Q).all()
+        else None
+        for rates_Q, scores_Q in zip(rates_DQ, scores_DQ, strict=True)
+    ]
+
+
+def _comparable(claim: Claim, anchor: Method, test: Method) -> tuple[Method, Method]:
+    """Returns both methods; for scores at equal codec, at the codecs that both have."""
+    if claim.measure == MEASURES[0]:
+        return anchor, test
+    shared = [codec for codec in anchor.by_codec if codec in test.by_codec]
+    parts = [tuple(p for codec in shared for p in m.by_codec[codec]) for m in (anchor, test)]
+    return Method(name=anchor.name, points=parts[0]), Method(name=test.name, points=parts[1])
+
+
+def _groups(method: Method) -> list[list[Point]]:
+    """Returns the points that are one but for their seeds: of one codec, and of one N."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for point in method.points:
+        found.setdefault((point.codec_id, point.label), []).append(point)
+    return list(found.values())
+
+
+def _curve(method: Method) -> Curve:
+    """Returns a method's rates and scores, means over seeds."""
+    groups = _groups(method)
+    return Curve(
+        name=method.name,
+        rates=tuple(float(np.mean([p.bpp for p in group])) for group in groups),
+        scores=tuple(float(np.mean([p.score for p in group])) for group in groups),
+    )
+
+
+def _held_curve(method: Method, held_out: Scores) -> Curve:
+    scores = [held_out[method.name][codec_id] for codec_id in method.by_codec]
+    return Curve(name=method.name, rates=_curve(method).rates, scores=tuple(scores))
+
+
+def _measure(claim: Claim, anchor: Curve, test: Curve) -> float | None:
+    if claim.measure == MEASURES[0]:
+        return compare(anchor, test).largest
+    pairs = zip(anchor.scores, test.scores, strict=True)
+    relative = claim.measure == "relative"
+    return min(mine / theirs - 1 if relative else mine - theirs for theirs, mine in pairs)
