@@ -7,14 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_store.catalogue.rankings import write_ranking
+from latent_store.catalogue.rankings import lease_name, write_ranking
 from latent_store.components import finalize
 from latent_store.console import Number, make_parser, progress, run_command, spell_flags
 from latent_store.errors import JobFailedError, LatentStoreError
+from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore, Split
 from latent_store.tools import verify as integrity
 from latent_store.tools.shared_orders import describe_sharing, share_order, shared_cuts
+from latent_store.tools.strays import describe_strays
 from latent_store.views.summary import describe
 
 DESCRIPTION = """
@@ -71,6 +73,10 @@ def make_flags() -> argparse.ArgumentParser:
     share.add_argument("--split", help="dataset/split whose rates to show (default: the only one)")
     share.add_argument("--codec", help="codec id (default: the only one)")
     share.add_argument("--overwrite", action="store_true", help="replace a ranking of that name")
+    for action in (verify, close, share):
+        action.add_argument(
+            "--steal_lease", action="store_true", help="take over from a job that is known dead"
+        )
     for action in (decode, export):
         action.add_argument("--split", help="dataset/split, where several have that sample")
         action.add_argument("--ranking", help="ranking of N channels (default: the only one)")
@@ -102,23 +108,31 @@ def _run(flags: argparse.Namespace) -> int:
     store = LatentStore(location)
     if flags.action == "inspect":
         print(describe(store))
+        _name_strays(location)
         return 0
     if flags.action == "finalize":
-        return _finalize(location)
+        return _finalize(location, steal=flags.steal_lease)
     if flags.action == "share":
         return _share(store, flags)
-    return _verify(location, deep=flags.deep, repair=flags.repair)
+    return _verify(location, flags)
 
 
-def _finalize(location: Location) -> int:
+def _finalize(location: Location, *, steal: bool) -> int:
     failed = 0
-    for outcome in finalize.finalize_all(location):
+    for outcome in finalize.finalize_all(location, steal=steal):
         if isinstance(outcome, JobFailedError):
             failed += 1
             print(spell_flags(str(outcome)))
         else:
             print(f"{outcome.split}/{outcome.component}: complete, {outcome.num_shards} shards")
+    _name_strays(location)
     return 1 if failed else 0
+
+
+def _name_strays(location: Location) -> None:
+    line = describe_strays(location)
+    if line:
+        print(line)
 
 
 def _share(store: LatentStore, flags: argparse.Namespace) -> int:
@@ -126,7 +140,8 @@ def _share(store: LatentStore, flags: argparse.Namespace) -> int:
     rankings = [store.ranking(codec_id, name) for name in flags.rankings]
     ranking = share_order(rankings, flags.name)
     table = describe_sharing(shared_cuts(rankings, _one_split(store, flags.split)))
-    write_ranking(store.location, ranking, overwrite=flags.overwrite)
+    with Lease(store.location, *lease_name(codec_id, flags.name), steal=flags.steal_lease):
+        write_ranking(store.location, ranking, overwrite=flags.overwrite)
     cuts = " ".join(map(str, ranking.cuts))
     print(f"{flags.name}: one order of {codec_id} for {', '.join(flags.rankings)}; cuts {cuts}")
     print(table)
@@ -142,9 +157,9 @@ def _one_split(store: LatentStore, name: str | None) -> Split:
     return store[name or known[0]]
 
 
-def _verify(location: Location, *, deep: bool, repair: bool) -> int:
+def _verify(location: Location, flags: argparse.Namespace) -> int:
     check: integrity.DeepCheck | None = None
-    if deep:
+    if flags.deep:
         # Loads torch, which nothing else here needs.
         from latent_store.tools.verify_streams import check_streams
 
@@ -153,11 +168,12 @@ def _verify(location: Location, *, deep: bool, repair: bool) -> int:
         found = list(integrity.verify(location, deep=check, on_shard=lambda _: bar.update()))
     for defect in found:
         print(spell_flags(str(defect)))
+    _name_strays(location)
     if not found:
         print(f"{location.url}: no defects")
         return 0
-    if repair:
-        dropped = integrity.repair(location, found)
+    if flags.repair:
+        dropped = integrity.repair(location, found, steal=flags.steal_lease)
         print(f"dropped {dropped} shards; run their jobs again, which write only those")
     return 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,7 @@ from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader, Rows
 from latent_store.components.registry import all_splits, component_keys, kind_of
-from latent_store.errors import MissingComponentError, StoreNotFoundError
+from latent_store.errors import IntegrityError, MissingComponentError, StoreNotFoundError
 from latent_store.extras import import_with_extra
 from latent_store.format import schema
 from latent_store.format.ids import ORIGINAL_VIEW, normal_id
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Reader = TypeVar("Reader", bound=ComponentReader)
+Result = TypeVar("Result")
 
 
 def open_store(
@@ -139,10 +140,7 @@ class Split:
     @cached_property
     def index(self) -> pa.Table:
         """The samples table (see `latent_store.shards.index.SAMPLES`)."""
-        table = index.read_samples(self.store.location, self.plan.name)
-        ids = table["sample_id"].to_pylist()
-        self.plan.require_samples(table["row"].to_pylist(), ids, "samples.parquet")
-        return table
+        return self._settled("", self._read_index)
 
     def components(self) -> dict[str, bool]:
         """Returns every component's key, and whether it is complete."""
@@ -153,7 +151,8 @@ class Split:
 
     def component(self, key: str) -> ComponentReader:
         """Opens any component by its key, one of `components`."""
-        return kind_of(key)(self.store.location, self.plan, key)
+        kind = kind_of(key)
+        return self._settled(key, lambda: kind(self.store.location, self.plan, key))
 
     def latents(self, codec_id: str | None = None) -> LatentsReader:
         """Opens one codec's latents; without an id those of the only codec."""
@@ -280,4 +279,36 @@ class Split:
         return [self.plan.by_row[int(row)] for row in rows]
 
     def _open(self, kind: type[Reader], *ids: str) -> Reader:
-        return kind(self.store.location, self.plan, kind.key_of(*ids))
+        key = kind.key_of(*ids)
+        return self._settled(key, lambda: kind(self.store.location, self.plan, key))
+
+    def _read_index(self) -> pa.Table:
+        table = index.read_samples(self.store.location, self.plan.name)
+        ids = table["sample_id"].to_pylist()
+        self.plan.require_samples(table["row"].to_pylist(), ids, "samples.parquet")
+        return table
+
+    def _settled(self, key: str, read: Callable[[], Result]) -> Result:
+        """Returns what `read` does, which is tried again where a job added to the split meanwhile.
+
+        Between two requests, or since the plan was read, it may have; what was read is refused then
+        as what does not fit together. Where nothing changed, it is damage.
+
+        Args:
+            key: The component that is read; "" for the split itself.
+            read: Raises `IntegrityError` where things do not fit together.
+        """
+        location, path = self.store.location, f"{self.plan.name}/{key}".rstrip("/")
+        found: tuple[ShardPlan, dict[str, Any] | None] | None = None
+        while True:
+            try:
+                return read()
+            except IntegrityError:
+                before = found
+                found = (
+                    read_plan(location, self.dataset, self.name),
+                    groups.read_metadata(location, path),
+                )
+                if found == before:
+                    raise
+                self.plan = found[0]

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from latent_store.components import base as component
 from latent_store.components.features import STEM
+from latent_store.components.finalize import settle
 from latent_store.console import MOST_THREADS, Number, run_command
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
 from latent_store.format.schema import PAD_MULTIPLE
+from latent_store.storage.lease import Lease
 from latent_store.views.summary import describe_rows
 from pipelines.datasets.registry import DatasetFlags
 from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
@@ -128,10 +130,15 @@ def _run(argv: Sequence[str] | None) -> int:
     if flags.dry_run:
         print(request.describe())
         return 0
-    component.create_store(request.location)
+    with Lease(request.location, "root", "metadata", wait_seconds=120):
+        component.create_store(request.location)
     request.write_plan()
     plan, asked = request.plan, request.ask_encoders()
     encoders = [encoder for encoder in asked if not request.is_complete(encoder)]
+    for encoder in asked:
+        if encoder not in encoders:
+            # A job that was killed may have come as far as the seal.
+            settle(request.location, plan.name, encoder.spec.key)
     if not encoders:
         failed = max(request.count_failed(encoder.spec.key) for encoder in asked)
         more = f", {failed} of them failed; --max_failures 0 tries those again" if failed else ""

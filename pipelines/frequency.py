@@ -14,6 +14,7 @@ from latent_store.console import MOST_SEED, Number, run_command
 from latent_store.errors import CheckpointError, IdentityError, RankingError
 from latent_store.format.ids import require_name
 from latent_store.format.schema import CodecSpec
+from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
@@ -54,6 +55,7 @@ def make_flags() -> argparse.ArgumentParser:
     add("--seed", type=Number(int, most=MOST_SEED), default=0, help="for --method random")
     add("--strict", action="store_true", help="refuse a ranking with a cut inside a tie")
     add("--overwrite", action="store_true", help="replace a ranking of that name")
+    add("--steal_lease", action="store_true", help="take over from a job that is known dead")
     return parser
 
 
@@ -68,22 +70,28 @@ def _run(argv: Sequence[str] | None) -> int:
     split.latents(spec.codec_id)
     checkpoint, task = _read_gate(flags, spec)
     job = CountJob(
-        store=location, split=split.plan.name, codec_id=spec.codec_id, method=flags.method
-    )
-    ranking = make_ranking(
-        job.run(range(split.plan.num_shards), checkpoint, options),
-        ranking_id=flags.ranking,
-        codec_id=spec.codec_id,
-        channels=spec.channels,
-        method=flags.method,
-        keep=flags.keep,
+        store=location,
         split=split.plan.name,
-        checkpoint_sha256=hashlib.sha256(checkpoint).hexdigest() if checkpoint else None,
-        task=task,
-        seed=flags.seed,
+        codec_id=spec.codec_id,
+        method=flags.method,
+        ranking_id=flags.ranking,
     )
-    _report_ties(ranking, strict=flags.strict)
-    rankings.write_ranking(location, ranking, overwrite=flags.overwrite)
+    name = rankings.lease_name(spec.codec_id, flags.ranking)
+    with Lease(location, *name, steal=flags.steal_lease):
+        ranking = make_ranking(
+            job.run(range(split.plan.num_shards), checkpoint, options),
+            ranking_id=flags.ranking,
+            codec_id=spec.codec_id,
+            channels=spec.channels,
+            method=flags.method,
+            keep=flags.keep,
+            split=split.plan.name,
+            checkpoint_sha256=hashlib.sha256(checkpoint).hexdigest() if checkpoint else None,
+            task=task,
+            seed=flags.seed,
+        )
+        _report_ties(ranking, strict=flags.strict)
+        rankings.write_ranking(location, ranking, overwrite=flags.overwrite)
     print(_describe(ranking))
     return 0
 

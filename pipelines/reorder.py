@@ -10,7 +10,6 @@ import numpy as np
 
 from latent_store.catalogue.rankings import Ranking
 from latent_store.components import base as component
-from latent_store.components.finalize import covered
 from latent_store.components.ranked import ranked_spec
 from latent_store.console import run_command
 from latent_store.storage.location import Location
@@ -57,7 +56,7 @@ def _run(argv: Sequence[str] | None) -> int:
     ranking = store.ranking(codec.codec_id, flags.ranking)
     latents = split.latents(codec.codec_id)
     # Where the latents are behind the plan, so is the copy: it follows when they have caught up.
-    plan = covered(location, split.plan, latents.key)
+    plan = split.plan.up_to(latents.attrs["num_rows"])
     canvas, dtype = split.plan.canvas, str(latents.array("y_hat").dtype)
     spec = ranked_spec(codec, ranking.ranking_id, ranking.order, ranking.cuts, canvas, dtype)
     with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease) as claims:

@@ -156,8 +156,9 @@ def teacher_key(teacher_id: str) -> str:
 
 def list_teachers(location: Location) -> list[str]:
     """Returns the ids of the teachers whose checkpoints the store keeps."""
-    keys = location.sizes(f"{CONTROL}/teachers")
-    return sorted(key.rsplit("/", 1)[1].removesuffix(".pt") for key in keys)
+    names = (key.rsplit("/", 1)[1] for key in location.sizes(f"{CONTROL}/teachers"))
+    # What is half written, or was left by a system, begins with a dot or ends otherwise.
+    return sorted(n.removesuffix(".pt") for n in names if n.endswith(".pt") and n[0] != ".")
 
 
 def read_teacher_checkpoint(location: Location, teacher_id: str) -> bytes:

@@ -215,8 +215,13 @@ def rankings_path(codec_id: str, ranking_id: str = "") -> str:
     return f"codecs/{codec_id}/rankings" + (f"/{ranking_id}" if ranking_id else "")
 
 
+def lease_name(codec_id: str, ranking_id: str) -> tuple[str, str]:
+    """Returns what the right to write a ranking is called, for `latent_store.storage.lease`."""
+    return f"codecs/{codec_id}", f"rankings/{ranking_id}"
+
+
 def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = False) -> None:
-    """Stores a ranking beside its codec.
+    """Stores a ranking beside its codec; the caller holds its lease (`lease_name`).
 
     Raises:
         LatentStoreError: No ranking can be called so.
@@ -233,6 +238,8 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
             "of it must then be made again)"
         )
     path = rankings_path(ranking.codec_id, ranking.ranking_id)
+    # Its metadata first: what is half removed is no ranking.
+    location.delete(groups.metadata_key(path))
     location.delete_tree(path)
     arrays = {
         name: np.asarray(getattr(ranking, name), dtype=dtype)
@@ -244,8 +251,9 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
 
 
 def list_rankings(location: Location, codec_id: str) -> list[str]:
-    """Returns the ids of a codec's rankings."""
-    return groups.child_names(location, rankings_path(codec_id))
+    """Returns the ids of a codec's rankings; one that is half written is none yet."""
+    names = groups.child_names(location, rankings_path(codec_id))
+    return [n for n in names if small_groups.is_finished(location, rankings_path(codec_id, n))]
 
 
 def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:

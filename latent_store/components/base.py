@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ ARRAYS = "arrays"
 """Attribute of a component: the crc32c of each array's metadata, by its path below the group."""
 TABLES = "tables"
 """Attribute of a finished component: the crc32c of its Parquet files, by name."""
+PENDING = "pending"
+"""Attribute of a finished component that a job adds to, beside its seal and with one of its own:
+the attributes that it has once the job has finished, and `again`, the shards that are written anew.
+Until then readers keep to what is sealed, without those shards."""
+AGAIN = "again"
 
 
 def create_store(location: Location) -> None:
@@ -31,20 +37,19 @@ def create_store(location: Location) -> None:
     if group.attrs:
         schema.check_format(groups.attrs_of(group), location.url)
         return
-    group.attrs.put(
-        {
-            "encoding-type": schema.FORMAT_NAME,
-            "encoding-version": schema.FORMAT_VERSION,
-            "created_by": CREATED_BY,
-        }
-    )
+    marks = {
+        "encoding-type": schema.FORMAT_NAME,
+        "encoding-version": schema.FORMAT_VERSION,
+        "created_by": CREATED_BY,
+    }
+    groups.update_attrs(location, "", marks)
 
 
 def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -> None:
     """Makes a component's group and arrays, or widens their sample axis after an append.
 
-    Nothing is written into the arrays. What is there is kept; a component of another identity at
-    the same place is refused.
+    Nothing is written into the arrays. What is there is kept, and stays readable if it is finished;
+    a component of another identity at the same place is refused.
 
     Raises:
         IdentityError: The component exists with other attributes or another dtype.
@@ -53,6 +58,9 @@ def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -
     base = f"{plan.name}/{spec.key}"
     group = groups.make_groups(location, base)
     _require_same_spec(group, spec)
+    lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
+    if is_readable(location, group):
+        note(location, base, {**_marks(spec), **lengths})
     for parent in sorted({name.rpartition("/")[0] for name in spec.ranks} - {""}):
         groups.make_groups(location, f"{base}/{parent}")
     for name, crc32c in groups.attrs_of(group).get(ARRAYS, {}).items():
@@ -65,12 +73,62 @@ def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -
     digests = {
         name: groups.stored_crc32c(location, f"{base}/{name}", growing=True) for name in spec.ranks
     }
-    lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
-    group.attrs.update({**_marks(spec), ARRAYS: digests, "complete": False, **lengths})
+    if not is_readable(location, group):
+        changes = {**_marks(spec), ARRAYS: digests, "complete": False, **lengths}
+        groups.update_attrs(location, base, changes, without=[PENDING])
+
+
+def is_readable(location: Location, group: zarr.Group) -> bool:
+    """Tells whether a component was finished, and has the attributes that were sealed then."""
+    try:
+        require_intact(location, group)
+    except IntegrityError:
+        return False
+    return bool(group.attrs.get("complete"))
+
+
+def pending(group: zarr.Group) -> dict[str, Any]:
+    """Returns what a job has begun to add to a finished component; nothing where none has.
+
+    Raises:
+        IntegrityError: It is not what the job noted.
+    """
+    found = groups.attrs_of(group).get(PENDING)
+    if found is None:
+        return {}
+    seals.require_sealed(found, f"{group.path} ({PENDING})", "run its job again")
+    again, lengths = found.get(AGAIN), [found.get(name) for name in ("num_rows", "num_shards")]
+    if not isinstance(again, list) or not all(type(n) is int for n in [*again, *lengths]):
+        raise IntegrityError(f"{group.path}: {PENDING} names no rows and shards; run its job again")
+    return {name: value for name, value in found.items() if name != seals.SEAL}
+
+
+def noted(group: zarr.Group) -> dict[str, Any]:
+    """Returns a component's attributes as they are once its job has finished."""
+    return {**groups.attrs_of(group), **pending(group)}
+
+
+def note(location: Location, path: str, changes: Mapping[str, Any]) -> None:
+    """Notes attributes of the component at `path`: beside its seal, if it is finished."""
+    group = groups.open_group(location, path)
+    if group is not None and is_readable(location, group):
+        changes = {PENDING: seals.sealed({AGAIN: [], **pending(group), **changes})}
+    groups.update_attrs(location, path, changes)
+
+
+def leave_out(location: Location, path: str, shards: Collection[int]) -> None:
+    """Notes that shards are written anew which readers of the component at `path` know."""
+    group = groups.open_group(location, path)
+    if group is not None and pending(group):
+        count = groups.attrs_of(group)["num_shards"]
+        known = {shard for shard in shards if shard < count}
+        note(location, path, {AGAIN: sorted(known.union(pending(group)[AGAIN]))})
 
 
 def forget_component(location: Location, split: str, key: str) -> None:
     """Removes a component, its receipts first; `split` is `dataset/split`."""
+    if groups.open_group(location, f"{split}/{key}") is not None:
+        groups.update_attrs(location, f"{split}/{key}", {"complete": False}, without=[PENDING])
     location.delete_tree(receipts.receipt_prefix(split, key))
     location.delete_tree(f"{split}/{key}")
 
@@ -101,10 +159,15 @@ def require_intact(location: Location, group: zarr.Group) -> None:
     """
     what = f"{location.url}/{group.path}"
     seals.require_sealed(groups.attrs_of(group), what, groups.repair_hint(location))
+    pending(group)
 
 
 def open_array(
-    location: Location, group: zarr.Group, name: str, store: Store | None = None
+    location: Location,
+    group: zarr.Group,
+    name: str,
+    store: Store | None = None,
+    plan: ShardPlan | None = None,
 ) -> zarr.Array:
     """Opens one array of a component for reading, if its metadata is what was written.
 
@@ -113,14 +176,24 @@ def open_array(
         group: The component's group.
         name: The array's path below it.
         store: What to read from; the location's own store if None.
+        plan: What the array must be as long as; None: as the component is.
 
     Raises:
         IntegrityError: The metadata is missing or was altered.
     """
     path, attrs = f"{group.path}/{name}", groups.attrs_of(group)
-    array = groups.open_array(location, path, attrs[ARRAYS].get(name), growing=True, store=store)
+    lengths = {"sample": attrs["num_rows"], "shard": attrs["num_shards"]}
+    if plan is not None:
+        lengths = {"sample": plan.num_rows, "shard": plan.num_shards}
+    array = groups.open_array(
+        *(location, path, attrs[ARRAYS].get(name)),
+        growing=True,
+        store=store,
+        # While more is added an array is longer than what is finished of it.
+        lengths=lengths if plan is None and pending(group) else None,
+    )
     axis = groups.dims_of(array)[0]
-    length = attrs["num_rows" if axis == "sample" else "num_shards"]
+    length = lengths.get(axis, lengths["shard"])
     if array.shape[0] != length:
         raise IntegrityError(
             f"{location.url}: {path} has {array.shape[0]} on its axis {axis}, its component "
@@ -137,15 +210,17 @@ def read_table(location: Location, group: zarr.Group, split: str, name: str) -> 
     """
     # A table that the attributes do not list has no valid crc32c.
     expected = groups.attrs_of(group)[TABLES].get(name, -1)
-    return index.read_table(location, index.index_key(split, name), expected)
+    return index.read_table(location, split, name, expected)
 
 
-def array_defects(location: Location, group: zarr.Group) -> dict[str, str]:
+def array_defects(
+    location: Location, group: zarr.Group, plan: ShardPlan | None = None
+) -> dict[str, str]:
     """Returns what is wrong with the metadata of a component's arrays, by their paths below it."""
     found = {}
     for name in groups.attrs_of(group).get(ARRAYS, {}):
         try:
-            open_array(location, group, name)
+            open_array(location, group, name, plan=plan)
         except IntegrityError as error:
             found[name] = str(error)
     return found

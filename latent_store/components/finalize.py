@@ -6,7 +6,7 @@ Idempotent; the launcher of a job calls it, and for a detached job anybody may.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ import zarr
 
 from latent_store.components import base as component
 from latent_store.components.registry import all_splits, component_keys
+from latent_store.console import describe_os_error
 from latent_store.errors import IntegrityError, JobFailedError, LatentStoreError
 from latent_store.format.plan import ShardPlan, read_plan
 from latent_store.shards import index, receipts
@@ -73,72 +74,127 @@ def finalize(
     """
     plan = covered(location, read_plan(location, *split.split("/")), key)
     group = component.open_component(location, split, key, writable=True)
-    _require_metadata(location, group)
+    _require_metadata(location, group, plan)
     closed = check_shards(location, plan, key, on_shard)
     for shard in closed.defects:
         location.delete(receipts.receipt_key(split, key, shard))
     if closed.defects:
-        group.attrs.update({"complete": False})
+        _reopen(location, group, closed.defects)
         raise JobFailedError(_defect_message(closed))
-    recorded = groups.attrs_of(group).get("max_failures", 0)
-    limit = int(recorded) if max_failures is None else max_failures
-    tables = _write_indexes(location, closed)
+    attrs = component.noted(group)
+    limit = int(attrs.get("max_failures", 0)) if max_failures is None else max_failures
+    tables = component_tables(closed)
     if len(closed.failed) > limit:
-        group.attrs.update({"complete": False})
+        # The other tables stay those of what is finished.
+        letters = _table_names(key)[-1]
+        _write_tables(location, group, split, {letters: tables[letters]})
         raise JobFailedError(_failure_message(closed, limit))
+    for name in set(_table_names(key)) - tables.keys():
+        location.delete(index.index_key(split, name))
+    digests = _write_tables(location, group, split, tables)
     _publish_samples(location, plan, closed)
     lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
-    closing = {"complete": True, **lengths, component.TABLES: tables}
-    group.attrs.put(seals.sealed({**group.attrs, **closing}))
-    _publish(location, split, key)
+    closing = {**attrs, "complete": True, **lengths, component.TABLES: digests}
+    passing = (component.PENDING, component.AGAIN)
+    closing = {name: closing[name] for name in sorted(closing) if name not in passing}
+    groups.update_attrs(location, group.path, seals.sealed(closing), without=passing)
+    settle(location, split, key)
     return closed
 
 
-def finalize_all(location: Location) -> Iterator[Closed | JobFailedError]:
-    """Closes every component of every split, one after another; yields what came of each."""
+def settle(location: Location, split: str, key: str) -> None:
+    """Does what follows once a component is sealed; nothing where that was done.
+
+    Tables that were kept for readers of its former state are removed. The metadata of the
+    component, its split and the root is consolidated, which shows foreign readers what is finished,
+    and nothing else; this package never reads it. Jobs that finish at once take turns, so that none
+    overwrites the other's news.
+    """
+    for name in _table_names(key):
+        location.delete(index.former_key(split, name))
+    consolidate(location, f"{split}/{key}")
+    with Lease(location, "root", "metadata", wait_seconds=120):
+        location.delete(index.former_key(split, "samples"))
+        consolidate(location, split)
+        consolidate(location, "")
+
+
+def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed | JobFailedError]:
+    """Closes every component of every split, one after another; yields what came of each.
+
+    One that another job is writing is named, as is what cannot be read, and the others are closed.
+
+    Args:
+        location: The store.
+        steal: Take components from jobs that are thought dead.
+    """
     for split in all_splits(location):
         try:
             read_plan(location, *split.split("/"))
         except LatentStoreError as error:
             yield JobFailedError(str(error))
             continue
-        for key in component_keys(location, split):
+        there = component_keys(location, split)
+        lost = receipts.components_with_receipts(location, split).difference(there)
+        for key in [*there, *sorted(lost)]:
             try:
-                yield finalize(location, split, key)
-            except JobFailedError as error:
-                yield error
+                with Lease(location, split, key, steal=steal):
+                    closed = finalize(location, split, key)
+            except LatentStoreError as error:
+                yield JobFailedError(str(error))
+            except OSError as error:
+                yield JobFailedError(f"{split}/{key}: {describe_os_error(error)}")
+            else:
+                yield closed
 
 
 def covered(location: Location, plan: ShardPlan, key: str) -> ShardPlan:
-    """Returns the part of a plan that a component covers: all, or less where it is behind.
+    """Returns the part of a plan that a component's job covers: all, or less where it is behind.
 
-    Its job noted the length of the plan as it was then; an append since, by another component's
+    The job noted the length of the plan as it was then; an append since, by another component's
     job, is no defect of this one.
     """
     group = groups.open_group(location, f"{plan.name}/{key}")
     if group is None:
         return plan
-    return plan.up_to(int(groups.attrs_of(group).get("num_rows", plan.num_rows)))
+    return plan.up_to(int(component.noted(group).get("num_rows", plan.num_rows)))
 
 
 def check_shards(
-    location: Location, plan: ShardPlan, key: str, on_shard: Callable[[int], object]
+    location: Location,
+    plan: ShardPlan,
+    key: str,
+    on_shard: Callable[[int], object],
+    *,
+    go_on: bool = False,
 ) -> Closed:
-    """Compares every shard that a component covers with its receipt; changes nothing."""
+    """Compares every shard that a component covers with its receipt; changes nothing.
+
+    Args:
+        location: The store.
+        plan: The split's plan.
+        key: The component.
+        on_shard: Called after each shard, for a progress bar.
+        go_on: Take what the system does not let be read as a defect.
+
+    Raises:
+        OSError: Something cannot be read, and `go_on` is false.
+    """
     plan = covered(location, plan, key)
     defects: dict[int, str] = {}
     good: list[Receipt] = []
     for shard in range(plan.num_shards):
-        planned = [(row, sample.sample_id) for row, sample in plan.in_shard(shard)]
-        receipt = receipts.read_receipt(location, plan.name, key, shard)
-        if receipt is None:
-            defects[shard] = _why_unwritten(location, plan.name, key, shard)
-        elif [(r.row, r.sample_id) for r in receipt.rows] != planned:
-            defects[shard] = "its receipt lists other rows or samples than the plan"
-        elif (defect := receipt.defect(location)) is not None:
-            defects[shard] = defect
-        else:
+        try:
+            receipt = receipts.read_receipt(location, plan.name, key, shard)
+            defect = _shard_defect(location, plan, key, shard, receipt)
+        except OSError as error:
+            if not go_on:
+                raise
+            receipt, defect = None, describe_os_error(error)
+        if receipt is not None and defect is None:
             good.append(receipt)
+        else:
+            defects[shard] = str(defect)
         on_shard(shard)
     return Closed(
         split=plan.name,
@@ -178,39 +234,45 @@ def samples_of(location: Location, plan: ShardPlan, closed: Closed) -> pa.Table 
     return index.samples_table(plan, {**known, **told})
 
 
-def _write_indexes(location: Location, closed: Closed) -> dict[str, int]:
-    """Writes a component's tables, and returns the crc32c of each by its name."""
-    letters = f"{index.part_name(closed.component)}.dead_letters"
-    location.delete(index.index_key(closed.split, letters))
+def _table_names(key: str) -> tuple[str, ...]:
+    name = index.part_name(key)
+    return name, f"{name}.objects", f"{name}.dead_letters"
+
+
+def _write_tables(
+    location: Location, group: zarr.Group, split: str, tables: Mapping[str, pa.Table]
+) -> dict[str, int]:
+    """Writes tables of a component, and returns the crc32c of each by its name.
+
+    Those that its seal names are kept beside them until it is renewed: readers find them there.
+    """
+    attrs = groups.attrs_of(group)
+    sealed = attrs.get(component.TABLES, {}) if attrs.get("complete") else {}
     return {
-        name: index.write_table(location, index.index_key(closed.split, name), table)
-        for name, table in component_tables(closed).items()
+        name: index.renew_table(location, split, name, table, sealed.get(name))
+        for name, table in tables.items()
     }
 
 
-def _publish(location: Location, split: str, key: str) -> None:
-    """Consolidates the metadata of a finished component, its split and the root.
-
-    The root's copy shows foreign readers what is finished, and nothing else; this package never
-    reads it. Jobs that finish at once take turns, so that none overwrites the other's news.
-    """
-    consolidate(location, f"{split}/{key}")
-    with Lease(location, "root", "metadata", wait_seconds=120):
-        consolidate(location, split)
-        consolidate(location, "")
-
-
-def _require_metadata(location: Location, group: zarr.Group) -> None:
+def _require_metadata(location: Location, group: zarr.Group, plan: ShardPlan) -> None:
     # What is sealed now is believed from now on: nothing altered may be among it.
     try:
         if group.attrs.get("complete"):
             component.require_intact(location, group)
-        for what in component.array_defects(location, group).values():
+        for what in component.array_defects(location, group, plan).values():
             raise IntegrityError(what)
     except IntegrityError as error:
-        group.attrs.update({"complete": False})
+        groups.update_attrs(location, group.path, {"complete": False})
         raise JobFailedError(str(error)) from error
     groups.make_groups(location, group.path.rpartition("/")[0])
+
+
+def _reopen(location: Location, group: zarr.Group, shards: Collection[int]) -> None:
+    """Marks a component as unfinished if one of those shards is among what readers read of it."""
+    begun, count = component.pending(group), int(groups.attrs_of(group).get("num_shards", 0))
+    spared = {*begun.get(component.AGAIN, []), *(shard for shard in shards if shard >= count)}
+    if not begun or set(shards) - spared:
+        groups.update_attrs(location, group.path, {"complete": False})
 
 
 def _publish_samples(location: Location, plan: ShardPlan, closed: Closed) -> None:
@@ -218,9 +280,20 @@ def _publish_samples(location: Location, plan: ShardPlan, closed: Closed) -> Non
         table = samples_of(location, plan, closed)
         if table is None:
             return
-        group = groups.make_groups(location, plan.name)
-        crc32c = index.write_table(location, index.index_key(plan.name, "samples"), table)
-        group.attrs.update({index.SAMPLES_CRC32C: crc32c})
+        known = groups.attrs_of(groups.make_groups(location, plan.name)).get(index.SAMPLES_CRC32C)
+        crc32c = index.renew_table(location, plan.name, "samples", table, known)
+        groups.update_attrs(location, plan.name, {index.SAMPLES_CRC32C: crc32c})
+
+
+def _shard_defect(
+    location: Location, plan: ShardPlan, key: str, shard: int, receipt: Receipt | None
+) -> str | None:
+    if receipt is None:
+        return _why_unwritten(location, plan.name, key, shard)
+    planned = [(row, sample.sample_id) for row, sample in plan.in_shard(shard)]
+    if [(r.row, r.sample_id) for r in receipt.rows] != planned:
+        return "its receipt lists other rows or samples than the plan"
+    return receipt.defect(location)
 
 
 def _why_unwritten(location: Location, split: str, key: str, shard: int) -> str:

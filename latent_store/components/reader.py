@@ -25,7 +25,7 @@ from latent_store.format.samples import Sample
 from latent_store.shards import index
 from latent_store.shards.checked_store import CheckedStore
 from latent_store.shards.receipts import OK, crc32c
-from latent_store.storage import groups
+from latent_store.storage import groups, seals
 from latent_store.storage.location import Location
 
 Rows = Sequence[int] | np.ndarray
@@ -52,6 +52,8 @@ class Variable:
 
 class OpenComponent:
     """A finished component: its sealed attributes, its tables, and arrays whose reads are checked.
+
+    While a job adds to it, it is what was finished before, without shards that are written anew.
 
     Args:
         location: The store.
@@ -82,14 +84,21 @@ class OpenComponent:
                 "kept), or `latent-store finalize` if its job ran detached"
             )
         component.require_intact(location, self.group)
+        self.left_out = frozenset(component.pending(self.group).get(component.AGAIN, []))
 
-    @property
+    @cached_property
     def content(self) -> int:
-        """A number that changes whenever the component is written anew.
+        """`content_until` of all shards."""
+        return self.content_until(self.attrs["num_shards"])
 
-        It is the crc32c of the table of objects, which lists every checksum.
+    def content_until(self, num_shards: int) -> int:
+        """Returns a number that changes whenever one of the first shards is written anew.
+
+        It is the crc32c of their part of the table of objects, which lists every checksum.
         """
-        return int(self.attrs[component.TABLES][f"{index.part_name(self.key)}.objects"])
+        rows = self.objects.to_pylist()
+        listed = (row | {"trailers": row["trailers"].hex()} for row in rows)
+        return seals.json_crc32c([row for row in listed if row["shard"] < num_shards])
 
     @cached_property
     def index(self) -> pa.Table:
@@ -115,7 +124,8 @@ class OpenComponent:
     @cached_property
     def _checked(self) -> CheckedStore:
         store = self.location.zarr_store(read_only=True)
-        return CheckedStore(store, self.objects, groups.repair_hint(self.location))
+        hint = groups.repair_hint(self.location)
+        return CheckedStore(store, self.objects, hint, left_out=self.left_out)
 
     def _table(self, name: str) -> pa.Table:
         return component.read_table(self.location, self.group, self._split, name)
@@ -159,7 +169,9 @@ class ComponentReader(OpenComponent):
                 f"{plan.name}/{key} says that it has {self.attrs['num_rows']} rows, the shard plan "
                 f"{plan.num_rows}: one of them is older or of another store; restore plan.json"
             )
-        usable = [status == OK for status in self.index["status"].to_pylist()]
+        shards = (layout.shard_of(row, plan.samples_per_shard) for row in rows)
+        pairs = zip(self.index["status"].to_pylist(), shards, strict=True)
+        usable = [status == OK and shard not in self.left_out for status, shard in pairs]
         self.rows = np.asarray(rows, dtype=np.int64)[usable]
         self._columns: dict[str, np.ndarray] = {}
 
@@ -194,8 +206,10 @@ class ComponentReader(OpenComponent):
 
     def _check_presence(self) -> None:
         found = self.location.sizes(self.group.path)
-        lengths = self.objects["length"].to_pylist()
-        for key, length in zip(self.objects["key"].to_pylist(), lengths, strict=True):
+        columns = (self.objects[name].to_pylist() for name in ("shard", "key", "length"))
+        for shard, key, length in zip(*columns, strict=True):
+            if shard in self.left_out:
+                continue
             size = found.get(key, index.ABSENT)
             if size != length:
                 what = "is missing" if size < 0 else f"has {size} bytes, its receipt says {length}"

@@ -48,6 +48,16 @@ def task_kinds() -> dict[str, Kind]:
 
 def component_keys(location: Location, split: str) -> list[str]:
     """Lists the components of a split, finished or not."""
+    return [key for key in _folders(location, split) if groups.is_group(location, f"{split}/{key}")]
+
+
+def stray_folders(location: Location, split: str) -> list[str]:
+    """Lists the folders that lie where a split's components do, and are none."""
+    there = _folders(location, split)
+    return [key for key in there if not groups.is_group(location, f"{split}/{key}")]
+
+
+def _folders(location: Location, split: str) -> list[str]:
     there = location.folders(split)
     found: list[str] = []
     for name, kind in KINDS.items():

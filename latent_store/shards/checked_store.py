@@ -8,6 +8,8 @@ that belongs there. Nothing is fetched for this that would not be fetched anyway
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -27,12 +29,20 @@ class CheckedStore(WrapperStore[Store]):
         store: Where the objects lie.
         objects: The component's object table.
         remedy: What to do about a wrong object.
+        left_out: Shards that are served as fill, since they are being written anew.
     """
 
-    def __init__(self, store: Store, objects: pa.Table, remedy: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        objects: pa.Table,
+        remedy: str,
+        left_out: Collection[int] = (),
+    ) -> None:
         super().__init__(store)
         self._remedy = remedy
-        rows = objects.drop_columns(["shard"]).to_pylist()
+        rows = objects.to_pylist()
+        self._left_out = {row["key"] for row in rows if row.pop("shard") in left_out}
         self._listed = {
             row.pop("key"): StoredObject(**row) for row in rows if row["length"] != ABSENT
         }
@@ -46,6 +56,8 @@ class CheckedStore(WrapperStore[Store]):
         Raises:
             IntegrityError: It is not what the receipt lists.
         """
+        if key in self._left_out:
+            return None
         value = await self._store.get(key, prototype, byte_range)
         listed = self._listed.get(key)
         if (value is None) != (listed is None):

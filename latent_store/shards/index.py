@@ -68,6 +68,11 @@ def index_key(split: str, name: str) -> str:
     return f"{CONTROL}/{split}/{name}.parquet"
 
 
+def former_key(split: str, name: str) -> str:
+    """Returns the key of the table that a seal names, while another one has taken its place."""
+    return index_key(split, f"{name}.former")
+
+
 def part_name(component: str) -> str:
     """Returns the name of a component's tables: its key with `-` between parts."""
     return component.replace("/", "-")
@@ -121,38 +126,71 @@ def read_samples(location: Location, split: str) -> pa.Table:
     Raises:
         IntegrityError: It is missing, altered or older; names the remedy.
     """
+    recorded = _samples_crc32c(location, split)
+    while True:
+        try:
+            return read_table(location, split, "samples", recorded)
+        except IntegrityError:
+            # A job may have written another one between the two requests.
+            before, recorded = recorded, _samples_crc32c(location, split)
+            if recorded == before:
+                raise
+
+
+def _samples_crc32c(location: Location, split: str) -> int:
     group = groups.open_group(location, split)
-    expected = {} if group is None else groups.attrs_of(group)
+    found = None if group is None else groups.attrs_of(group).get(SAMPLES_CRC32C)
     # A split that records none has no valid crc32c.
-    return read_table(location, index_key(split, "samples"), expected.get(SAMPLES_CRC32C, -1))
+    return found if isinstance(found, int) else -1
 
 
-def write_table(location: Location, key: str, table: pa.Table) -> int:
-    """Writes a table as Parquet, the same bytes for the same rows, and returns their crc32c."""
+def renew_table(
+    location: Location, split: str, name: str, table: pa.Table, sealed_crc32c: int | None
+) -> int:
+    """Writes a table as Parquet, the same bytes for the same rows, and returns their crc32c.
+
+    Args:
+        location: The store.
+        split: `dataset/split`.
+        name: The table's.
+        table: Its rows.
+        sealed_crc32c: Of the table that readers are told of until they are told of this one; it is
+            kept beside it. None where there is none.
+    """
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    location.write(key, buffer.getvalue())
-    return crc32c(buffer.getvalue())
+    data, key = buffer.getvalue(), index_key(split, name)
+    there = _read(location, key)
+    if there != data:
+        if there is not None and crc32c(there) == sealed_crc32c:
+            location.write(former_key(split, name), there)
+        location.write(key, data)
+    return crc32c(data)
 
 
-def read_table(location: Location, key: str, expected_crc32c: int | None = None) -> pa.Table:
+def read_table(location: Location, split: str, name: str, expected_crc32c: int) -> pa.Table:
     """Reads a table.
 
     Args:
         location: The store.
-        key: The table.
-        expected_crc32c: Of the file, as the group that owns it records; None: not checked. Parquet
-            readers trust what they read, so a table is best checked before it is parsed.
+        split: `dataset/split`.
+        name: The table's.
+        expected_crc32c: Of the file, as the group that owns it records: Parquet readers trust what
+            they read, so a table is checked before it is parsed.
 
     Raises:
         IntegrityError: It is missing, altered or unreadable; names the remedy.
     """
+    key = index_key(split, name)
     remedy = f"run `latent-store finalize {location.url}`, which writes it from the receipts"
-    try:
-        data = location.read(key)
-    except FileNotFoundError:
-        raise IntegrityError(f"{location.url} lacks its index {key}; {remedy}") from None
-    if expected_crc32c is not None and crc32c(data) != expected_crc32c:
+    data = _read(location, key)
+    if data is None or crc32c(data) != expected_crc32c:
+        former = _read(location, former_key(split, name))
+        if former is not None and crc32c(former) == expected_crc32c:
+            data = former
+    if data is None:
+        raise IntegrityError(f"{location.url} lacks its index {key}; {remedy}")
+    if crc32c(data) != expected_crc32c:
         raise IntegrityError(
             f"the index {key} of {location.url} is not the one that was written; {remedy}"
         )
@@ -166,6 +204,13 @@ def read_table(location: Location, key: str, expected_crc32c: int | None = None)
         raise IntegrityError(
             f"the index {key} of {location.url} is unreadable ({error}); {remedy}"
         ) from error
+
+
+def _read(location: Location, key: str) -> bytes | None:
+    try:
+        return location.read(key)
+    except FileNotFoundError:
+        return None
 
 
 def _type_of(rows: Sequence[Mapping[str, Any]], name: str) -> pa.DataType:

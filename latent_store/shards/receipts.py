@@ -8,7 +8,8 @@ values are fill, and one record a row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,11 @@ from latent_store.storage.keys import is_key
 from latent_store.storage.location import CONTROL, Location
 from latent_store.storage.seals import known_fields, read_record, seal_record
 
+_NAME = r"(?!\.)[^/]+"
+_RECEIPT = re.compile(
+    rf"{re.escape(CONTROL)}/(?P<split>{_NAME}/{_NAME})/receipts/"
+    rf"(?P<component>{_NAME}(?:/{_NAME})*)/(?P<shard>\d{{6,}})\.json"
+)
 LARGEST_RECEIPT = 2**28
 """In bytes: a shard of 100,000 rows takes a tenth of it."""
 OK = "ok"
@@ -194,22 +200,24 @@ def failure_key(split: str, component: str, shard: int) -> str:
 
 def splits_with_receipts(location: Location) -> set[str]:
     """Returns `dataset/split` of every split in which a shard was finished."""
-    found = (key.split("/") for key in location.sizes(CONTROL))
-    return {"/".join(parts[1:3]) for parts in found if len(parts) > 4 and parts[3] == "receipts"}
+    return {split for split, _, _ in _found(location, CONTROL)}
 
 
 def components_with_receipts(location: Location, split: str) -> set[str]:
     """Returns the keys of the components of which a shard was finished."""
-    prefix = receipt_prefix(split, "")
-    return {key.removeprefix(prefix).rpartition("/")[0] for key in location.sizes(prefix)}
+    return {component for _, component, _ in _found(location, receipt_prefix(split, ""))}
 
 
 def finished_shards(location: Location, split: str, component: str) -> set[int]:
     """Returns the shards that have a receipt, from one listing, without checking them."""
-    keys = location.sizes(receipt_prefix(split, component))
-    return {
-        int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys if key.endswith(".json")
-    }
+    return {shard for _, _, shard in _found(location, receipt_prefix(split, component))}
+
+
+def _found(location: Location, prefix: str) -> Iterator[tuple[str, str, int]]:
+    """Lists split, component and shard of the receipts below a prefix; other files are left."""
+    for key in location.sizes(prefix):
+        if found := _RECEIPT.fullmatch(key):
+            yield found["split"], found["component"], int(found["shard"])
 
 
 def read_receipt(location: Location, split: str, component: str, shard: int) -> Receipt | None:

@@ -6,11 +6,14 @@ This package never reads from it; it writes it, and compares it with what it is 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import zarr
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
+from zarr.storage import WrapperStore
 
 from latent_store.errors import IntegrityError
 from latent_store.storage import groups
@@ -20,19 +23,23 @@ CONSOLIDATED = "consolidated_metadata"
 
 
 def consolidate(location: Location, path: str) -> None:
-    """Writes consolidated metadata for the group at `path` (empty: the root).
+    """Writes consolidated metadata for the group at `path` (empty: the root), if it is another.
 
     Zarr readers then open it with one request and see it as it was when the job finished.
     """
+    picture = _Picture(location.zarr_store(read_only=False))
     with warnings.catch_warnings():
         # Version 3 of the Zarr specification has no consolidated metadata yet; every reader that
         # does not know it reads the groups one by one, so writing it harms nobody.
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
-        # The store's own objects below .latent_store are no Zarr nodes, by design.
-        warnings.filterwarnings("ignore", "Object at .latent_store", ZarrUserWarning)
+        # The store's own objects below .latent_store are no Zarr nodes, nor are strays.
+        warnings.filterwarnings("ignore", "Object at ", ZarrUserWarning)
         # Nor is what an unfinished job made below a group that keeps an older picture.
         warnings.filterwarnings("ignore", ".*not found in consolidated metadata", ZarrUserWarning)
-        zarr.consolidate_metadata(location.zarr_store(read_only=False), path=path or None)
+        zarr.consolidate_metadata(picture, path=path or None)
+    key = groups.metadata_key(path)
+    if picture.taken[key] != location.read(key):
+        location.write(key, picture.taken[key])
 
 
 def differences(location: Location, path: str, finished: set[str]) -> Iterator[tuple[str, str]]:
@@ -66,6 +73,21 @@ def differences(location: Location, path: str, finished: set[str]) -> Iterator[t
             yield node, "its metadata is missing, or another node's"
         elif inside and not _shows(_plain(then), _plain(now)):
             yield path, f"its consolidated metadata shows another {node} than there is"
+
+
+class _Picture(WrapperStore[Store]):
+    """A store that keeps what Zarr would write."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.taken: dict[str, bytes] = {}
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self.taken[key] = value.to_bytes()
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        for key, value in values:
+            await self.set(key, value)
 
 
 def _shows(then: dict[str, Any], now: dict[str, Any]) -> bool:

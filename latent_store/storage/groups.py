@@ -9,7 +9,7 @@ checked first: an altered shape would give wrong numbers, or exhaust the memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,6 +117,7 @@ def open_array(
     *,
     growing: bool = False,
     store: Store | None = None,
+    lengths: Mapping[str, int] | None = None,
 ) -> zarr.Array:
     """Opens an array for reading, if its metadata is what was written.
 
@@ -126,6 +127,7 @@ def open_array(
         crc32c: The `metadata_crc32c` that its group recorded; None: it recorded none.
         growing: As for `metadata_crc32c`.
         store: What to read from; the location's own store if None.
+        lengths: By the name of its first dimension, how much of a longer one is shown.
 
     Raises:
         IntegrityError: The metadata is missing or was altered.
@@ -140,7 +142,11 @@ def open_array(
                 f"{location.url}: the metadata of {path} was altered; {repair_hint(location)}"
             )
         node = StorePath(store or location.zarr_store(read_only=True), path)
-        return zarr.Array.from_dict(node, record)
+        array = zarr.Array.from_dict(node, record)
+        shown = lengths.get(dims_of(array)[0], array.shape[0]) if lengths else array.shape[0]
+        if shown >= array.shape[0]:
+            return array
+        return zarr.Array.from_dict(node, {**record, "shape": [shown, *record["shape"][1:]]})
 
 
 @contextmanager
@@ -166,24 +172,57 @@ def repair_hint(location: Location) -> str:
     return f"run `latent-store verify {location.url}` with `repair=`, then its job again"
 
 
+def update_attrs(
+    location: Location, path: str, changes: Mapping[str, Any], *, without: Collection[str] = ()
+) -> None:
+    """Changes a group's attributes, and nothing else of its metadata.
+
+    Its consolidated metadata, a picture of the nodes below it, stays as it is. Where nothing
+    changes nothing is written.
+
+    Args:
+        location: The store.
+        path: The group.
+        changes: New values.
+        without: Names to remove.
+
+    Raises:
+        IntegrityError: Its metadata is missing or unreadable.
+    """
+    record = read_metadata(location, path)
+    if record is None:
+        raise _unreadable(location, path, "missing")
+    attrs = {**record.get("attributes", {}), **json.loads(json.dumps(changes))}
+    attrs = {name: value for name, value in attrs.items() if name not in without}
+    if attrs != record.get("attributes"):
+        data = json.dumps({**record, "attributes": attrs}, indent=2).encode()
+        location.write(metadata_key(path), data)
+
+
 def make_groups(location: Location, path: str) -> zarr.Group:
-    """Opens a group, making every group on the way, so that a tree reader finds them all."""
-    if "/" in path:
+    """Opens a group, making every group on the way, so that a tree reader finds them all.
+
+    Raises:
+        IntegrityError: An array lies there.
+    """
+    if path:
         make_groups(location, path.rpartition("/")[0])
+    record = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+    # Another job may be making the same group: what is there by now stays.
+    location.create(metadata_key(path), json.dumps(record, indent=2).encode())
     group = open_group(location, path, writable=True)
-    if group is not None:
-        return group
-    store = location.zarr_store(read_only=False)
-    # "a", not "w": another job may be making the same group.
-    return zarr.open_group(store, path=path, mode="a", zarr_format=3, use_consolidated=False)
+    if group is None:
+        raise IntegrityError(f"{location.url}: {path} is an array, not a group; write it anew")
+    return group
 
 
 def child_names(location: Location, path: str) -> list[str]:
     """Returns the names of the groups in a group, readable or not; none where it is not there."""
-    return [name for name in location.folders(path) if _is_group(location, f"{path}/{name}")]
+    return [name for name in location.folders(path) if is_group(location, f"{path}/{name}")]
 
 
-def _is_group(location: Location, path: str) -> bool:
+def is_group(location: Location, path: str) -> bool:
+    """Tells whether a group lies at `path`, readable or not."""
     try:
         record = read_metadata(location, path)
     except IntegrityError:

@@ -135,11 +135,13 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        # What cannot be released goes stale; the work is done all the same.
-        with contextlib.suppress(OSError):
-            if self._is_mine():
-                self.location.delete(self.key)
-        self._unlock()
+        try:
+            # What cannot be released goes stale; the work is done all the same.
+            with contextlib.suppress(OSError):
+                if self._is_mine():
+                    self.location.delete(self.key)
+        finally:
+            self._unlock()
 
     def _take(self) -> None:
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -197,8 +199,9 @@ class Lease:
             self._lock = None
 
     def _refusal(self, remedy: str) -> LeaseHeldError:
-        holder = _named(read_holder(self.location, self.key))
-        return LeaseHeldError(f"{self.what} is being written by {holder}; {remedy}")
+        holder = read_holder(self.location, self.key)
+        who = _named(holder) if holder else "a process that has just begun, or ends"
+        return LeaseHeldError(f"{self.what} is being written by {who}; {remedy}")
 
     def _record(self) -> bytes:
         record = {

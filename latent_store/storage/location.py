@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,10 +22,14 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 
 from latent_store.errors import IntegrityError, StoreNotFoundError
+from latent_store.storage.changes import ToldStore, tell
 from latent_store.storage.keys import admitted
 
 CONTROL = ".latent_store"
 """Everything in a store that is not Zarr lies below this prefix."""
+
+LEFTOVER = r"\.[0-9a-f]{8}(\.\w+)?"
+"""The end of a local file's name while it is being written, after a dot and the file's name."""
 
 LARGEST_OBJECT = 2**33
 """In bytes: what is read whole, and nobody knows the length of, is not longer."""
@@ -42,7 +47,9 @@ class Location:
         self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
     ):
         self.storage_options = dict(storage_options or {})
-        self.fs, self.root = fsspec.url_to_fs(os.fspath(url), **self.storage_options)
+        # Other processes write here too: a listing, or what it says of an object, is never kept.
+        self._options = {"use_listings_cache": False, **self.storage_options}
+        self.fs, self.root = fsspec.url_to_fs(os.fspath(url), **self._options)
         self.root = self.root.rstrip("/")
         self.address = os.fspath(url).rstrip("/")
 
@@ -74,13 +81,16 @@ class Location:
 
     def zarr_store(self, *, read_only: bool) -> Store:
         """Returns the Zarr store at this address."""
+        store: Store
         if self.local_path is not None:
-            return zarr.storage.LocalStore(self.local_path, read_only=read_only)
-        return zarr.storage.FsspecStore.from_url(
-            fsspec.utils.stringify_path(self.address),
-            storage_options=self.storage_options or None,
-            read_only=read_only,
-        )
+            store = zarr.storage.LocalStore(self.local_path, read_only=read_only)
+        else:
+            store = zarr.storage.FsspecStore.from_url(
+                fsspec.utils.stringify_path(self.address),
+                storage_options=self._options,
+                read_only=read_only,
+            )
+        return store if read_only else ToldStore(store, self)
 
     def path(self, key: str) -> str:
         """Returns the file system's path of an object."""
@@ -131,25 +141,29 @@ class Location:
         root, target = (os.path.realpath(path) for path in (self.root, self._object(key)))
         return os.path.commonpath([root, target]) == root
 
-    def write(self, key: str, data: bytes) -> None:
-        """Replaces an object whole."""
+    def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        """Replaces an object whole; a `durable` local one is on the disk when this returns."""
+        path = self._object(key)
         if self.local_path is None:
-            self.fs.pipe_file(self._object(key), data)
+            tell("write", path)
+            self.fs.pipe_file(path, data)
             return
-        target = Path(self._object(key))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, data)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(path), data, durable=durable)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes an object unless it is there; tells whether it was written."""
+        """Writes an object whole unless it is there; tells whether it was written."""
+        path = self._object(key)
         try:
             if self.local_path is None:
-                self.fs.pipe_file(self._object(key), data, mode="create")
+                tell("write", path)
+                self.fs.pipe_file(path, data, mode="create")
             else:
-                target = Path(self._object(key))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file:
-                    file.write(data)
+                if os.path.lexists(path):
+                    remove_leftovers(Path(path))
+                    return False
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(Path(path), data, replace=False)
         except FileExistsError:
             return False
         return True
@@ -161,22 +175,41 @@ class Location:
             IntegrityError: It lies behind a link that leads out of the store.
         """
         self._require_held(key)
+        path = self._object(key)
+        if self.local_path is not None:
+            remove_leftovers(Path(path))
+            with contextlib.suppress(NotADirectoryError):
+                remove(Path(path))
+            return
+        tell("delete", path)
         with contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(self._object(key))
+            self.fs.rm_file(path)
 
     def delete_tree(self, prefix: str) -> None:
         """Removes every object below `prefix`, empty for all; none there is no error.
+
+        What lies deepest goes first, so that what a killed process leaves of a group has its
+        metadata, and is found.
 
         Raises:
             IntegrityError: They lie behind a link that leads out of the store.
         """
         if prefix:
             self._require_held(prefix)
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.rm(self._object(prefix) if prefix else self.root, recursive=True)
+        top = self._object(prefix) if prefix else self.root
+        if self.local_path is None or Path(top).is_symlink():
+            tell("delete", top)
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm(top, recursive=True)
+            return
+        remove_tree(Path(top))
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Lists every object below `prefix`, in one listing, with its length in bytes."""
+        """Lists every object below `prefix`, in one listing, with its length in bytes.
+
+        Whatever lies there is among them: what systems and programs leave (`.DS_Store`, `.nfs...`),
+        and what a killed process had not finished.
+        """
         start = len(self.root) + 1
         try:
             found = self.fs.find(self.path(prefix), detail=True)
@@ -185,13 +218,17 @@ class Location:
         return {name[start:]: int(info["size"]) for name, info in found.items()}
 
     def folders(self, prefix: str) -> list[str]:
-        """Lists the names directly below `prefix` that have something below them, ascending."""
+        """Lists the names directly below `prefix` that have something below them, ascending.
+
+        Those that begin with a dot are left out, but for the store's own.
+        """
         try:
             found = self.fs.ls(self.path(prefix), detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        names = (info["name"].rstrip("/") for info in found if info["type"] == "directory")
-        return sorted(name.rsplit("/", 1)[1] for name in names)
+        paths = (info["name"].rstrip("/") for info in found if info["type"] == "directory")
+        names = (path.rsplit("/", 1)[1] for path in paths)
+        return sorted(name for name in names if not name.startswith(".") or name == CONTROL)
 
     def age_seconds(self, key: str) -> float:
         """Returns an object's age by the store's own clock, never by this machine's.
@@ -243,18 +280,50 @@ def public_url(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def write_atomically(target: Path, data: bytes) -> None:
-    """Writes a local file whole: to a neighbour first, flushed to disk, then renamed over it."""
+def write_atomically(
+    target: Path, data: bytes, *, durable: bool = True, replace: bool = True
+) -> None:
+    """Writes a local file whole: to a neighbour first, then renamed over it.
+
+    Args:
+        target: The file.
+        data: Its content.
+        durable: Flush it to the disk before it is renamed.
+        replace: Whether a file that is there is replaced.
+
+    Raises:
+        FileExistsError: A file is there, and `replace` is false.
+    """
+    remove_leftovers(target)
+    # Another process that begins now may take the neighbour for what a killed one left.
+    while not _place(target, data, durable=durable, replace=replace):
+        pass
+
+
+def _place(target: Path, data: bytes, *, durable: bool, replace: bool) -> bool:
+    """Writes a file beside its place and moves it there; False where it was removed meanwhile."""
     # Without the target's suffix: what a killed process leaves is taken for nothing of its kind.
     neighbour = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     try:
+        tell("write", neighbour)
         with neighbour.open("xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        neighbour.replace(target)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        tell("replace" if replace else "link", target)
+        try:
+            if replace:
+                neighbour.replace(target)
+            else:
+                os.link(neighbour, target)
+        except FileNotFoundError:
+            if not target.parent.is_dir():
+                raise
+            return False
     finally:
-        neighbour.unlink(missing_ok=True)
+        remove(neighbour)
+    return True
 
 
 def write_text(target: Path, text: str) -> None:
@@ -266,9 +335,42 @@ def write_text(target: Path, text: str) -> None:
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a neighbour's path to write to; it takes `target`'s place if nothing is raised."""
+    remove_leftovers(target)
     neighbour = target.with_name(f".{target.name}.{uuid4().hex[:8]}{target.suffix}")
     try:
+        tell("write", neighbour)
         yield neighbour
+        tell("replace", target)
         neighbour.replace(target)
     finally:
-        neighbour.unlink(missing_ok=True)
+        remove(neighbour)
+
+
+def remove(path: Path) -> None:
+    """Removes a local file; one that is not there is no error."""
+    if os.path.lexists(path):
+        tell("delete", path)
+        path.unlink(missing_ok=True)
+
+
+def remove_tree(top: Path) -> None:
+    """Removes a local folder, what lies deepest first; one that is not there is no error."""
+    for folder, _, names in os.walk(top, topdown=False):
+        for name in sorted(names):
+            remove(Path(folder, name))
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Removes what killed processes left of their writing of a local file.
+
+    Whoever writes it at the same moment, as two jobs may that make the same group, begins anew.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}{LEFTOVER}")
+    try:
+        found = [entry.name for entry in os.scandir(target.parent) if entry.name[0] == "."]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in found:
+        if pattern.fullmatch(name):
+            remove(target.with_name(name))

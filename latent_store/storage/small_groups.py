@@ -50,6 +50,15 @@ def write(
     group.attrs.put(sealed({**attrs, **closing}))
 
 
+def is_finished(location: Location, path: str) -> bool:
+    """Tells whether `write` came to its end at `path`; what was altered since did."""
+    try:
+        group = groups.open_group(location, path)
+    except IntegrityError:
+        return True
+    return group is not None and bool(group.attrs.get("complete"))
+
+
 def read_attrs(location: Location, path: str, remedy: str) -> dict[str, Any] | None:
     """Returns the attributes of `write`; None where it is not, or not finished.
 

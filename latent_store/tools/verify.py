@@ -7,6 +7,7 @@ named, one line each.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,13 +21,17 @@ from latent_store.components.features import FeaturesReader, teacher_of
 from latent_store.components.finalize import Closed, check_shards, component_tables, samples_of
 from latent_store.components.latents import LatentsReader
 from latent_store.components.registry import all_splits, component_keys, ids_of
+from latent_store.console import describe_os_error
 from latent_store.errors import LatentStoreError
 from latent_store.format.plan import ShardPlan, read_plan
 from latent_store.shards import index, receipts
 from latent_store.storage import consolidated, groups
 from latent_store.storage.keys import is_key
+from latent_store.storage.lease import Lease
 from latent_store.storage.location import CONTROL, Location
 
+BROKEN = (LatentStoreError, OSError)
+"""What reading a store raises: what is wrong with it, or what the system does not let be read."""
 DeepCheck = Callable[[Location, ShardPlan, str], Iterator["Defect"]]
 """Decodes the streams of one component; given by the codec room, which this one does not load."""
 
@@ -72,8 +77,8 @@ def verify(
     for split in splits:
         try:
             plan = read_plan(location, *split.split("/"))
-        except LatentStoreError as error:
-            yield Defect(where=split, what=str(error))
+        except BROKEN as error:
+            yield Defect(where=split, what=in_words(error))
             continue
         for key in _keys(location, split):
             found = list(_component_defects(location, plan, key, on_shard))
@@ -83,14 +88,31 @@ def verify(
     yield from _consolidated_defects(location, splits)
 
 
-def repair(location: Location, defects: list[Defect]) -> int:
+def repair(location: Location, defects: list[Defect], *, steal: bool = False) -> int:
     """Removes what is broken, so that a rerun of its job writes exactly that again.
 
     Nothing outside of the store is touched, whatever names in it or links say.
 
+    Args:
+        location: The store.
+        defects: What is broken.
+        steal: Take components from jobs that are thought dead.
+
     Returns:
         How many shards were dropped.
+
+    Raises:
+        LeaseHeldError: A job writes one of the components; nothing was removed.
     """
+    broken = {(d.split, d.component) for d in defects if d.split and d.component}
+    with contextlib.ExitStack() as leases:
+        for split, key in sorted(broken):
+            leases.enter_context(Lease(location, split, key, steal=steal))
+        leases.enter_context(Lease(location, "root", "metadata", wait_seconds=120))
+        return _drop(location, defects)
+
+
+def _drop(location: Location, defects: list[Defect]) -> int:
     nodes = {d.metadata for d in defects if d.metadata is not None}
     for path in nodes:
         if not path or (is_key(path) and location.holds(path)):
@@ -102,13 +124,17 @@ def repair(location: Location, defects: list[Defect]) -> int:
         path = f"{defect.split}/{defect.component}"
         if not location.holds(groups.metadata_key(path)):
             continue
-        group = groups.open_group(location, path, writable=True)
-        if group is not None:
-            group.attrs.update({"complete": False})
+        if groups.open_group(location, path) is not None:
+            groups.update_attrs(location, path, {"complete": False})
         if defect.shard is not None:
             location.delete(receipts.receipt_key(defect.split, defect.component, defect.shard))
             dropped.add((defect.split, defect.component, defect.shard))
     return len(dropped)
+
+
+def in_words(error: LatentStoreError | OSError) -> str:
+    """Returns one line on what is broken."""
+    return str(error) if isinstance(error, LatentStoreError) else describe_os_error(error)
 
 
 def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
@@ -116,32 +142,40 @@ def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
     used = [ids_of(key).items() for split in splits for key in _keys(location, split)]
     in_use = set(itertools.chain.from_iterable(used))
     codec_ids = {name for part, name in in_use if part == "codec"}
-    for codec_id in sorted({*location.folders("codecs"), *codec_ids}):
+    for codec_id in sorted({*_filled_folders(location, "codecs"), *codec_ids}):
         try:
             spec = codecs.choose_codec(location, codec_id)
             codecs.read_codec_tables(location, codec_id)
             codecs.read_codec_checkpoint(location, spec)
-        except LatentStoreError as error:
+        except BROKEN as error:
             yield _of_a_user(location, splits, LatentsReader.key_of(codec_id), error)
-        for ranking_id in location.folders(rankings.rankings_path(codec_id)):
+        for ranking_id in _filled_folders(location, rankings.rankings_path(codec_id)):
             try:
                 rankings.read_ranking(location, codec_id, ranking_id)
-            except LatentStoreError as error:
+            except BROKEN as error:
                 where = rankings.rankings_path(codec_id, ranking_id)
-                yield Defect(where=where, what=str(error))
+                yield Defect(where=where, what=in_words(error))
     teacher_ids = {teacher_of(name) for part, name in in_use if part == "teacher"}
     for teacher_id in sorted({*codecs.list_teachers(location), *teacher_ids}):
         try:
             codecs.read_teacher_checkpoint(location, teacher_id)
-        except LatentStoreError as error:
+        except BROKEN as error:
             yield _of_a_user(location, splits, FeaturesReader.key_of(teacher_id), error)
 
 
-def _of_a_user(location: Location, splits: list[str], key: str, error: LatentStoreError) -> Defect:
+def _filled_folders(location: Location, path: str) -> list[str]:
+    """Lists the folders in which there is more than strays, a group or what is left of one."""
+    there = {name: location.sizes(f"{path}/{name}") for name in location.folders(path)}
+    return [name for name, keys in there.items() if any("/." not in key for key in keys)]
+
+
+def _of_a_user(
+    location: Location, splits: list[str], key: str, error: LatentStoreError | OSError
+) -> Defect:
     """Returns a defect of a codec or teacher; the job of the component that it is for mends it."""
     split = next((split for split in splits if key in _keys(location, split)), None)
     where = key if split is None else f"{split}/{key}"
-    return Defect(where=where, what=str(error), split=split, component=split and key)
+    return Defect(where=where, what=in_words(error), split=split, component=split and key)
 
 
 def _keys(location: Location, split: str) -> list[str]:
@@ -154,9 +188,11 @@ def _component_defects(
 ) -> Iterator[Defect]:
     where = f"{plan.name}/{key}"
     try:
-        closed = check_shards(location, plan, key, on_shard)
-    except LatentStoreError as error:
-        yield Defect(where=where, what=str(error), split=plan.name, component=key, metadata=where)
+        closed = check_shards(location, plan, key, on_shard, go_on=True)
+    except BROKEN as error:
+        yield Defect(
+            where=where, what=in_words(error), split=plan.name, component=key, metadata=where
+        )
         return
     for shard, what in closed.defects.items():
         place = f"{where} shard {shard}"
@@ -165,8 +201,10 @@ def _component_defects(
         group = component.open_component(location, plan.name, key)
         if group.attrs.get("complete"):
             component.require_intact(location, group)
-    except LatentStoreError as error:
-        yield Defect(where=where, what=str(error), split=plan.name, component=key, metadata=where)
+    except BROKEN as error:
+        yield Defect(
+            where=where, what=in_words(error), split=plan.name, component=key, metadata=where
+        )
         return
     for name, what in component.array_defects(location, group).items():
         path = f"{where}/{name}"
@@ -184,9 +222,9 @@ def _deep_defects(
 ) -> Iterator[Defect]:
     try:
         yield from deep(location, plan, key)
-    except LatentStoreError as error:
+    except BROKEN as error:
         # Its codec or ranking cannot be read: named already, and nothing can be decoded.
-        yield Defect(where=f"{plan.name}/{key}", what=str(error))
+        yield Defect(where=f"{plan.name}/{key}", what=in_words(error))
 
 
 def _index_defects(
@@ -206,8 +244,8 @@ def _index_defects(
             known = [column for column in expected.column_names if column in table.column_names]
             same = table.select(known).equals(expected.select(known))
             what = f"the index {name} does not agree with the receipts; run latent-store finalize"
-        except LatentStoreError as error:
-            same, what = False, str(error)
+        except BROKEN as error:
+            same, what = False, in_words(error)
         if not same:
             yield Defect(where=group.path, what=what)
 
@@ -219,15 +257,15 @@ def _consolidated_defects(location: Location, splits: list[str]) -> Iterator[Def
             path = f"{split}/{key}"
             try:
                 group = component.open_component(location, split, key)
-            except LatentStoreError:
+            except BROKEN:
                 continue  # Named already.
             if group.attrs.get("complete"):
                 finished.add(path)
     for path in sorted({"", *splits, *finished}) if finished else []:
         try:
             found = list(consolidated.differences(location, path, finished))
-        except LatentStoreError as error:
-            yield Defect(where=path, what=str(error), metadata=path)
+        except BROKEN as error:
+            yield Defect(where=path, what=in_words(error), metadata=path)
             continue
         for node, what in dict(found).items():
             broken = None if node == path else node

@@ -12,13 +12,12 @@ from latent_store.codec.streams import decode_scalable, decode_y
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.registry import ids_of
-from latent_store.errors import LatentStoreError
 from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from latent_store.tools.decode import decode_indexes
-from latent_store.tools.verify import Defect
+from latent_store.tools.verify import BROKEN, Defect, in_words
 
 
 def check_streams(location: Location, plan: ShardPlan, key: str) -> Iterator[Defect]:
@@ -68,8 +67,8 @@ def _row_defect(
             if not _fills(decoded, stored[:cut]):
                 return f"its scalable stream does not decode to its first {cut} channels"
             ranked.check_symbols(row, decoded, indexes_CHW[list(order[:cut])])
-    except LatentStoreError as error:
-        return str(error)
+    except BROKEN as error:
+        return in_words(error)
     return None
 
 

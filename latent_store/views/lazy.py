@@ -97,7 +97,8 @@ class UsableRows:
     """
 
     def __init__(self, reader: ComponentReader, variable: Variable, rows: np.ndarray):
-        self.address = (reader.location, reader.plan.name, reader.key, reader.content)
+        written = int(reader.attrs["num_shards"]), reader.content
+        self.address = (reader.location, reader.plan.name, reader.key, *written)
         self.variable = variable
         self.rows = rows
         stored = reader.array(variable.array)
@@ -126,10 +127,11 @@ class UsableRows:
 
 
 @lru_cache(maxsize=64)
-def _open(location: Location, split: str, key: str, content: int) -> OpenComponent:
-    # Keyed by content as well, so that a long-lived worker sees what was written anew.
+def _open(location: Location, split: str, key: str, shards: int, content: int) -> OpenComponent:
+    # Keyed by content as well, so that a long-lived worker sees what was written anew. What was
+    # added since the view was made is none of it.
     component = OpenComponent(location, split, key)
-    if component.content != content:
+    if component.content_until(shards) != content:
         raise IntegrityError(
             f"{split}/{key} of {location.url} was written anew since this view of it was made; "
             "make the view again"

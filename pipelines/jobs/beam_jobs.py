@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Sequence
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -17,6 +22,9 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 from apache_beam.pvalue import PCollection
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from latent_store.console import MOST_THREADS, Number, make_parser
 from latent_store.errors import LatentStoreError
@@ -88,10 +96,12 @@ def run_over_shards(
 
     Raises:
         JobFailedError: The runner refused or lost the job.
+        KeyboardInterrupt: After Ctrl-C, wherever it came.
     """
     # Beam logs a line for every stage; a job's own progress and errors are what a user needs.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    with beam.Pipeline(options=options) as pipeline:
+    runner, options = _own_workers(options)
+    with _one_interrupt(), beam.Pipeline(runner=runner, options=options) as pipeline:
         results = (
             pipeline
             | "Shards" >> beam.Create(list(shards))
@@ -100,6 +110,55 @@ def run_over_shards(
         )
         if collect is not None:
             collect(results)
+
+
+@contextlib.contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """Lets Ctrl-C end a block as an interrupt and nothing else.
+
+    Beam takes it for an error of the shard that it falls into, and logs what else breaks then.
+    """
+    seen = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        seen.set()
+        logging.disable(logging.CRITICAL)
+        threading.excepthook = lambda _: None
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, hook = signal.signal(signal.SIGINT, interrupt), threading.excepthook
+    try:
+        yield
+    except BaseException:
+        if seen.is_set():
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+        threading.excepthook = hook
+        logging.disable(logging.NOTSET)
+
+
+def _own_workers(options: PipelineOptions) -> tuple[PipelineRunner | None, PipelineOptions]:
+    """Returns the runner of worker processes of this machine, which leave Ctrl-C to this process.
+
+    For other runners the first is None, and the options name one.
+    """
+    direct = options.view_as(DirectOptions)
+    processes = direct.direct_running_mode == "multi_processing"
+    if not processes or options.view_as(StandardOptions).runner != DEFAULT_RUNNER:
+        return None, options
+    worker = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+    # What is ignored stays ignored in the process that a shell becomes. Its log comes here another
+    # way, as far as it is of warnings and errors.
+    command = f"trap '' INT; exec {worker} 2> {os.devnull}"
+    environment = SubprocessSDKEnvironment.from_command_string(command)
+    options = PipelineOptions.from_dictionary(options.get_all_options(drop_default=True))
+    options.view_as(DirectOptions).direct_running_mode = "in_memory"
+    return FnApiRunner(default_environment=environment), options
 
 
 def _require_runnable(options: PipelineOptions) -> None:

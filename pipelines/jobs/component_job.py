@@ -171,18 +171,21 @@ class ComponentJob(ABC):
 
     def _prepare(self, plan: ShardPlan, spec: ComponentSpec) -> None:
         component.create_component(self.store, plan, spec)
-        group = component.open_component(self.store, plan.name, spec.key, writable=True)
+        known = component.noted(component.open_component(self.store, plan.name, spec.key))
         defaults = {"max_failures": 0, **self.notes()}
-        notes = {name: group.attrs.get(name, value) for name, value in defaults.items()}
+        notes = {name: known.get(name, value) for name, value in defaults.items()}
         if self.max_failures is not None:
             notes["max_failures"] = self.max_failures
-        group.attrs.update(notes)
+        component.note(self.store, f"{plan.name}/{spec.key}", notes)
 
     def _forget(self, plan: ShardPlan, spec: ComponentSpec) -> None:
-        again = self.again(plan, spec)
-        for shard, receipt in finished_receipts(self.store, plan.name, spec.key).items():
-            if any(map(again, receipt.rows)):
-                self.store.delete(receipts.receipt_key(plan.name, spec.key, shard))
+        """Forgets the shards with rows to make again, once readers know that they are left out."""
+        again, there = self.again(plan, spec), finished_receipts(self.store, plan.name, spec.key)
+        shards = [n for n, receipt in there.items() if any(map(again, receipt.rows))]
+        lacking = {*range(plan.num_shards)} - there.keys()
+        component.leave_out(self.store, f"{plan.name}/{spec.key}", lacking.union(shards))
+        for shard in shards:
+            self.store.delete(receipts.receipt_key(plan.name, spec.key, shard))
 
     def _finished(self, spec: ComponentSpec) -> set[int]:
         return receipts.finished_shards(self.store, self.split, spec.key)

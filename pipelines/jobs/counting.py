@@ -12,9 +12,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import apache_beam as beam
 import numpy as np
@@ -86,45 +85,60 @@ class CountJob:
     Attributes:
         split: `dataset/split`.
         method: One of `METHODS`; `random` counts nothing.
-        folder: Place in the store, the one that every worker of every runner can reach, of the
-            network's checkpoint and of the sum.
+        ranking_id: The ranking that is counted for; its lease is held.
     """
 
     store: Location
     split: str
     codec_id: str
     method: str
-    folder: str = field(default_factory=lambda: f"{CONTROL}/counts/{uuid4().hex}")
+    ranking_id: str
+
+    @property
+    def folder(self) -> str:
+        """Place in the store, the one that every worker of every runner can reach, of the network's
+        checkpoint and of the sum."""
+        return f"{CONTROL}/counts/{self.codec_id}/{self.ranking_id}"
 
     def run(self, shards: Sequence[int], checkpoint: bytes, options: PipelineOptions) -> Halves:
         """Counts with Beam; `checkpoint` is a dynamic network's, for `frequency`."""
         if self.method == "random":
             return EMPTY, EMPTY
-        if checkpoint:
-            # An object and not a field: Beam compresses what it pickles, at every stage.
-            self.store.write(f"{self.folder}/network.pt", checkpoint)
+        # What a killed job left, which may have counted with another network.
+        self.store.delete_tree(self.folder)
+        network = f"{self.folder}/{hashlib.sha256(checkpoint).hexdigest()}.pt" if checkpoint else ""
         try:
-            run_over_shards("Count", shards, self.count_shard, options, collect=self._collect)
+            if checkpoint:
+                # An object and not a field: Beam compresses what it pickles, at every stage.
+                self.store.write(network, checkpoint)
+            count = functools.partial(self.count_shard, network)
+            run_over_shards("Count", shards, count, options, collect=self._collect)
             halves = json.loads(self.store.read(f"{self.folder}/totals.json"))
         finally:
             self.store.delete_tree(self.folder)
         first, second = (Totals(samples=n, first=tuple(a), second=tuple(b)) for n, a, b in halves)
         return first, second
 
-    def count_shard(self, shard: int) -> Halves:
-        """Counts the usable rows of one shard; reads the per-channel columns, never ŷ."""
+    def count_shard(self, network: str, shard: int) -> Halves:
+        """Counts the usable rows of one shard; reads the per-channel columns, never ŷ.
+
+        Args:
+            network: Key of the network's checkpoint, for `frequency`.
+            shard: Shard number.
+        """
         split = LatentStore(self.store)[self.split]
         latents = split.latents(self.codec_id)
         planned = [row for row, _ in split.plan.in_shard(shard)]
         rows = np.intersect1d(planned, split.common_rows(latents))
         half = np.array([half_of(sample_id) for sample_id in split.sample_ids(rows)], dtype=int)
-        return self._count(latents, rows[half == 0]), self._count(latents, rows[half == 1])
+        first, second = (self._count(latents, network, rows[half == n]) for n in (0, 1))
+        return first, second
 
-    def _count(self, latents: LatentsReader, rows: np.ndarray) -> Totals:
+    def _count(self, latents: LatentsReader, network: str, rows: np.ndarray) -> Totals:
         if not rows.size:
             return EMPTY
         if self.method == "frequency":
-            loaded = _stored_gate(self.store, f"{self.folder}/network.pt")
+            loaded = _stored_gate(self.store, network)
             pooled = latents.column(f"channel_{loaded.config.gate_pool}", rows)
             sounding = latents.column("channel_rms", rows) > 0
             first, second = count_gates(loaded, pooled, sounding)

@@ -151,7 +151,9 @@ class EncodeRequest:
             component.require_intact(self.location, group)
         except LatentStoreError:
             return False
-        if not group.attrs.get("complete") or group.attrs.get("num_rows") != self.plan.num_rows:
+        if not group.attrs.get("complete") or component.pending(group):
+            return False
+        if group.attrs.get("num_rows") != self.plan.num_rows:
             return False
         limit = self.flags.max_failures
         if limit is not None and self.count_failed(encoder.spec.key) > limit:
@@ -170,10 +172,10 @@ class EncodeRequest:
     ) -> EncodeJob:
         """Registers codec and teacher, and forgets what is made anew; leases are held."""
         if self.codec is not None:
-            tables = self.codec.tables.to_arrays()
-            codecs.register_codec(
-                self.location, self.codec.spec, tables, self.codec.checkpoint_bytes
-            )
+            spec, tables = self.codec.spec, self.codec.tables.to_arrays()
+            # A job on another split may be adding the same codec.
+            with Lease(self.location, f"codecs/{spec.codec_id}", "codec", wait_seconds=120):
+                codecs.register_codec(self.location, spec, tables, self.codec.checkpoint_bytes)
         if self.teacher is not None:
             codecs.register_teacher(self.location, self.teacher.teacher_id, self.teacher_bytes)
         threads = self.flags.threads or local_threads(options)

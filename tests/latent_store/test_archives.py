@@ -124,7 +124,7 @@ def add_to_component(location: Location, split: str, key: str) -> None:
                 for row in stats["rows"]:
                     row["stats"]["unknown"] = 1
                 receipt_path.write_bytes(seals.seal_record(stats))
-        tables[name] = index.write_table(location, index.index_key(split, name), table)
+        tables[name] = index.renew_table(location, split, name, table, None)
     edit(url, base, lambda a: seals.sealed({**a, **NEWER, component.TABLES: tables}))
     add_array(url, base)
     # A user's own note is no part of what was sealed.

@@ -375,7 +375,10 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert "its last attempt failed: " in done.stderr
     assert "File too large" in done.stderr
     assert "run the same job again" in done.stderr
-    with pytest.raises(latent_store.LatentStoreError, match="incomplete"):
-        latent_store.open(url)["cityscapes/val"].teacher()
+    # What was finished before is read as before.
+    assert latent_store.open(url)["cityscapes/val"].teacher().rows.tolist() == [0, 1]
+    assert any(
+        "not written yet" in str(d) or "failed" in str(d) for d in integrity.verify(Location(url))
+    )
     assert encode.main(codec_args(scene_root, url, "val", *teacher)) == 0
     assert list(integrity.verify(Location(url), deep=check_streams)) == []

@@ -1,0 +1,164 @@
+"""The same command again, after a kill at any change that a job makes, ends in the same store."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import latent_store
+from latent_store import cli
+from latent_store.catalogue import codecs
+from latent_store.storage.changes import told
+from latent_store.storage.location import CONTROL, Location
+from pipelines import frequency
+from pipelines.jobs import component_job
+from tests.pipelines.kills import Job, contents, walk
+from tests.pipelines.tiny_jobs import (
+    SPLIT,
+    closing,
+    encoding,
+    in_turn,
+    ranking,
+    reordering,
+    run,
+)
+
+pytestmark = pytest.mark.usefixtures("serial")
+
+
+@pytest.fixture(scope="module")
+def stages(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """What each job begins with: stores of two pictures, ranked, reordered."""
+    root = tmp_path_factory.mktemp("stages")
+    found = {"nothing": root / "nothing"}
+    last = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(component_job, "run_over_shards", in_turn)
+        for name, job in (
+            ("encoded", encoding(inputs, "--max_samples", "2")),
+            ("ranked", ranking()),
+            ("reordered", reordering()),
+        ):
+            found[name] = root / name
+            if last is not None:
+                shutil.copytree(last, found[name])
+            job(found[name])
+            last = found[name]
+        yield found
+
+
+JOBS: dict[str, tuple[str, Callable[[Path], Job]]] = {
+    "encode": ("nothing", lambda inputs: encoding(inputs, "--max_samples", "2")),
+    "append": ("encoded", encoding),
+    "channel-frequency": ("encoded", lambda _: ranking()),
+    "channel-frequency --overwrite": ("reordered", lambda _: ranking("--seed", "1", "--overwrite")),
+    "reorder": ("ranked", lambda _: reordering()),
+    "reorder --overwrite": ("reordered", lambda _: reordering("--overwrite")),
+    "finalize": ("reordered", lambda _: closing),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_killed_at_any_kind_of_change_it_is_right_when_run_again(
+    name: str, inputs: Path, stages: dict[str, Path], tmp_path: Path
+) -> None:
+    _walk(name, inputs, stages, tmp_path, every=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOBS)
+def test_killed_at_any_change_it_is_right_when_run_again(
+    name: str, inputs: Path, stages: dict[str, Path], tmp_path: Path
+) -> None:
+    _walk(name, inputs, stages, tmp_path, every=True)
+
+
+def _walk(name: str, inputs: Path, stages: dict[str, Path], root: Path, *, every: bool) -> None:
+    stage, make = JOBS[name]
+    url = root / "s.zarr"
+    if stages[stage].exists():
+        shutil.copytree(stages[stage], url)
+    (root / "kills").mkdir()
+    kills, wrong = walk(make(inputs), url, root / "kills", every=every)
+    assert wrong == []
+    # What is finished already is compared, and nothing is written.
+    assert kills >= (0 if name == "finalize" else 5)
+
+
+class Killed(Exception):
+    """Stands for the end of a process, in it: nothing that it does later reaches the disk."""
+
+
+def killed_before(job: Job, url: Path, what: str, part: str) -> None:
+    """Runs a job up to its first change of a kind at a path with some part in it."""
+    dead = []
+
+    def kill(change: str, path: str) -> None:
+        if dead or (change == what and part in path):
+            dead.append(path)
+            raise Killed(path)
+
+    with told(kill), pytest.raises(Killed):
+        job(url)
+
+
+def test_a_ranking_half_written_is_none_and_is_written_by_the_same_command(
+    stages: dict[str, Path], tmp_path: Path
+) -> None:
+    url = Path(shutil.copytree(stages["encoded"], tmp_path / "s.zarr"))
+    killed_before(ranking(), url, "replace", "rankings/r/order")
+    store = latent_store.open(url)
+    codec_id = store.codec().codec_id
+    assert store.rankings(codec_id) == []
+    with pytest.raises(latent_store.LatentStoreError, match=f"{codec_id} has no ranking 'r'"):
+        store.ranking(codec_id, "r")
+    ranking()(url)
+    assert store.rankings(codec_id) == ["r"]
+
+
+def test_what_counting_left_is_removed_by_the_same_command(
+    stages: dict[str, Path], tmp_path: Path
+) -> None:
+    url = Path(shutil.copytree(stages["encoded"], tmp_path / "s.zarr"))
+    left = url / CONTROL / "counts" / latent_store.open(url).codec().codec_id / "v" / "network.pt"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"network" * 1000)
+    args = ("--method", "variance", "--ranking", "v", "--keep", "8")
+    run(frequency.main, "--store", url, *SPLIT, *args)
+    assert not left.parent.exists()
+    assert "counts" not in "".join(contents(url))
+
+
+def test_a_teachers_file_half_written_is_none(tmp_path: Path) -> None:
+    location, data = Location(tmp_path / "s.zarr"), b"a teacher" * 100
+    teacher_id = f"t-{hashlib.sha256(data).hexdigest()[:8]}"
+    killed_before(
+        lambda _: codecs.register_teacher(location, teacher_id, data), tmp_path, "replace", ".pt"
+    )
+    folder = tmp_path / "s.zarr" / CONTROL / "teachers"
+    (folder / f".{teacher_id}.pt.0123abcd").write_bytes(data[:50])
+    (folder / ".DS_Store").write_bytes(b"Bud1")
+    assert codecs.list_teachers(location) == []
+    codecs.register_teacher(location, teacher_id, data)
+    assert codecs.list_teachers(location) == [teacher_id]
+    assert sorted(path.name for path in folder.iterdir()) == [".DS_Store", f"{teacher_id}.pt"]
+
+
+def test_killed_between_seal_and_publishing_foreign_readers_see_it_after_the_same_command(
+    inputs: Path, stages: dict[str, Path], tmp_path: Path
+) -> None:
+    url = Path(shutil.copytree(stages["encoded"], tmp_path / "s.zarr"))
+    whole = Path(shutil.copytree(stages["encoded"], tmp_path / "whole.zarr"))
+    encoding(inputs)(whole)
+    last = latent_store.open(url)["cityscapes/train"].latents().key
+    killed_before(encoding(inputs), url, "delete", f"{last.replace('/', '-')}.former.parquet")
+    # Sealed, and every row is read; but the root's metadata is that of the two pictures.
+    assert latent_store.open(url)["cityscapes/train"].latents().rows.tolist() == [0, 1, 2]
+    assert cli.main(["verify", str(url)]) == 1
+    encoding(inputs)(url)
+    assert cli.main(["verify", str(url)]) == 0
+    assert contents(url) == contents(whole)
