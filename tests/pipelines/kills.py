@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import zarr
 
@@ -30,15 +31,23 @@ def contents(url: Path) -> dict[str, bytes]:
     return {str(path.relative_to(url)): path.read_bytes() for path in sorted(files)}
 
 
-def walk(job: Job, url: Path, scratch: Path, *, every: bool) -> tuple[int, list[str]]:
+def walk(
+    job: Job,
+    url: Path,
+    scratch: Path,
+    moments: str,
+    read: Callable[[Path], dict[str, Any]] = contents,
+) -> tuple[int, list[str]]:
     """Runs a job undisturbed, and again on the tree of each kill.
 
     Args:
         job: The job.
         url: The store it begins with, which it also ends in; need not be there.
         scratch: An empty folder on the same file system.
-        every: Take every change; else the first and the last of each kind: what happens to the
-            metadata of one array, say, or to the objects of one shard, is taken for all.
+        moments: `every` one; `changes`, without those before a file is written beside its place;
+            `ends`, the first and the last of these of each kind: what happens to the metadata of
+            one array, say, or to the objects of one shard, is taken for all.
+        read: Reads the tree, for comparison.
 
     Returns:
         How many kills there were, and where the tree was another one afterwards.
@@ -47,7 +56,7 @@ def walk(job: Job, url: Path, scratch: Path, *, every: bool) -> tuple[int, list[
 
     def keep(what: str, path: str) -> None:
         # Before a file is renamed its new content lies beside it: more than before it was written.
-        if "/leases/" in path or (what == "write" and not every):
+        if "/leases/" in path or (what == "write" and moments != "every"):
             return
         tree = scratch / f"{len(kept):03d}"
         kept.append((f"{what} {Path(path).relative_to(url)}", tree))
@@ -57,29 +66,31 @@ def walk(job: Job, url: Path, scratch: Path, *, every: bool) -> tuple[int, list[
     # One write after another: what is kept is one moment's tree.
     with zarr.config.set({"async.concurrency": 1}), told(keep):
         job(url)
-    whole = contents(url)
-    if not every:
+    whole = read(url)
+    if moments == "ends":
         kinds = [_ARRAYS.sub(r"ARRAY/\1", _NUMBERS.sub("N", change)) for change, _ in kept]
         ends = {kinds.index(kind) for kind in kinds}
         ends |= {len(kinds) - 1 - kinds[::-1].index(kind) for kind in kinds}
         kept = [kept[n] for n in sorted(ends)]
-    found = ((change, _differences(job, tree, whole)) for change, tree in kept)
+    found = ((change, _differences(job, tree, whole, read)) for change, tree in kept)
     return len(kept), [f"{change}: {what}" for change, parts in found for what in parts]
 
 
 def _link(source: str, target: str) -> None:
-    """Keeps a file, which nobody writes in place; Zarr may remove one at the same moment."""
+    """Keeps a file; Zarr may remove one at the same moment. Only logs are written in place."""
     with contextlib.suppress(FileNotFoundError):
-        os.link(source, target)
+        (shutil.copyfile if source.endswith(".jsonl") else os.link)(source, target)
 
 
-def _differences(job: Job, tree: Path, whole: dict[str, bytes]) -> Iterator[str]:
+def _differences(
+    job: Job, tree: Path, whole: dict[str, Any], read: Callable[[Path], dict[str, Any]]
+) -> Iterator[str]:
     try:
         job(tree)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
         yield f"{type(error).__name__}: {error}"
         return
-    found = contents(tree)
+    found = read(tree)
     yield from (f"{key} is missing" for key in whole.keys() - found.keys())
     yield from (f"{key} is there" for key in found.keys() - whole.keys())
     yield from (f"{key} differs" for key in whole.keys() & found.keys() if whole[key] != found[key])

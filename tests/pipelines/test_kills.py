@@ -66,7 +66,7 @@ JOBS: dict[str, tuple[str, Callable[[Path], Job]]] = {
 def test_killed_at_any_kind_of_change_it_is_right_when_run_again(
     name: str, inputs: Path, stages: dict[str, Path], tmp_path: Path
 ) -> None:
-    _walk(name, inputs, stages, tmp_path, every=False)
+    _walk(name, inputs, stages, tmp_path, "ends")
 
 
 @pytest.mark.slow
@@ -74,16 +74,16 @@ def test_killed_at_any_kind_of_change_it_is_right_when_run_again(
 def test_killed_at_any_change_it_is_right_when_run_again(
     name: str, inputs: Path, stages: dict[str, Path], tmp_path: Path
 ) -> None:
-    _walk(name, inputs, stages, tmp_path, every=True)
+    _walk(name, inputs, stages, tmp_path, "every")
 
 
-def _walk(name: str, inputs: Path, stages: dict[str, Path], root: Path, *, every: bool) -> None:
+def _walk(name: str, inputs: Path, stages: dict[str, Path], root: Path, moments: str) -> None:
     stage, make = JOBS[name]
     url = root / "s.zarr"
     if stages[stage].exists():
         shutil.copytree(stages[stage], url)
     (root / "kills").mkdir()
-    kills, wrong = walk(make(inputs), url, root / "kills", every=every)
+    kills, wrong = walk(make(inputs), url, root / "kills", moments)
     assert wrong == []
     # What is finished already is compared, and nothing is written.
     assert kills >= (0 if name == "finalize" else 5)

@@ -41,6 +41,8 @@ class RunState:
         epoch: Epochs finished.
         best_score: The best validation so far; nan before the first.
         seconds: Training time of all sittings.
+        validated: Epochs that were finished when the network was last measured.
+        settled: Whether the task brought the network to rest, after the last step.
         finished: Whether the run came to its end.
     """
 
@@ -48,6 +50,8 @@ class RunState:
     epoch: int = 0
     best_score: float = math.nan
     seconds: float = 0.0
+    validated: int = 0
+    settled: bool = False
     finished: bool = False
 
     @classmethod
@@ -56,6 +60,7 @@ class RunState:
         values = dict(values)
         if "best_miou" in values:  # written before there were other scores
             values["best_score"] = values.pop("best_miou")
+        values.setdefault("validated", values["epoch"])  # nor was it told then
         return cls(**values)
 
 
@@ -107,10 +112,11 @@ class RunFiles:
         """Makes the folder."""
         self.resume.parent.mkdir(parents=True, exist_ok=True)
 
-    def open_log(self, resumed_step: int, *, tensorboard: bool) -> RunLog:
-        """Opens the log; records of later steps, which an interrupted run left, are dropped."""
+    def open_log(self, state: RunState, *, tensorboard: bool) -> RunLog:
+        """Opens the log; what an interrupted run did after `state` is dropped from it."""
         board = self.log.with_name("tb") if tensorboard else None
-        return RunLog(self.log, board=board, resumed_step=resumed_step)
+        done = {"step": state.step, "epoch": state.epoch, "validation": state.validated}
+        return RunLog(self.log, board=board, done=done)
 
     def save(self, network: Any, state: RunState, parts: Mapping[str, Any]) -> None:
         """Saves a run; `parts` is all that going on bit by bit needs, see `Trainer`."""

@@ -4,11 +4,14 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Self, TypeVar
 
 import torch
 
 from latent_store.errors import LatentStoreError
+from latent_store.storage.changes import tell
+from latent_store.storage.location import write_text
 
 Item = TypeVar("Item")
 
@@ -19,20 +22,26 @@ class RunLog:
     Args:
         path: Of the file; None writes nothing, another rank does.
         board: Folder of TensorBoard's files.
-        resumed_step: Records of later steps, which an interrupted run left, are dropped.
+        done: Steps, epochs and validations that a resumed run has done, by the kinds of their
+            records; those of later ones, which an interrupted run left, are dropped.
 
     Raises:
         LatentStoreError: If TensorBoard is asked for and not installed.
     """
 
     def __init__(
-        self, path: Path | None, *, board: Path | None = None, resumed_step: int = 0
+        self,
+        path: Path | None,
+        *,
+        board: Path | None = None,
+        done: Mapping[str, int] = MappingProxyType({"step": 0, "epoch": 0, "validation": 0}),
     ) -> None:
         self._file: IO[str] | None = None
         self._board: Any = None
         if path is None:
             return
-        _drop_later(path, resumed_step)
+        _drop_later(path, done)
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
         if board is None:
             return
@@ -42,7 +51,7 @@ class RunLog:
             raise LatentStoreError(
                 "TensorBoard is not installed: pip install tensorboard, or give --no-tensorboard"
             ) from error
-        purged = resumed_step + 1 if resumed_step else None
+        purged = done["step"] + 1 if done["step"] else None
         self._board = SummaryWriter(board, purge_step=purged)
 
     def __enter__(self) -> Self:
@@ -66,6 +75,7 @@ class RunLog:
             return
         finite = {name: value if value == value else None for name, value in values.items()}
         record = {"kind": kind, "step": step, "epoch": epoch, **finite}
+        tell("append", self._path)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -183,7 +193,7 @@ class Clock:
             yield item
 
 
-def _drop_later(path: Path, step: int) -> None:
+def _drop_later(path: Path, done: Mapping[str, int]) -> None:
     if not path.exists():
         return
     kept = []
@@ -192,6 +202,8 @@ def _drop_later(path: Path, step: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             break  # the interrupted run died while writing it
-        if record["step"] <= step:
+        kind = record["kind"]
+        # Steps are counted once done, epochs from 0.
+        if record["step"] <= done["step"] if kind == "step" else record["epoch"] < done[kind]:
             kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    write_text(path, "".join(kept))

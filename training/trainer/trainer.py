@@ -116,6 +116,10 @@ class Trainer:
             return self._result({})
         exact = algorithms(deterministic=self.config.deterministic)
         with exact, until_sigterm() as stopping, self._opened_log() as log, self._bar() as bar:
+            if self.over and self.meters.counts:
+                self.end_epoch(log)  # the run was saved after its last step
+            elif self._validation_due():
+                self._validate(log)  # or before it
             while not self.over:
                 batches = iter(self.loader)
                 for group in self.clock.timed(_in_groups(batches, self.config.accumulate)):
@@ -130,14 +134,15 @@ class Trainer:
                 self.end_epoch(log)
                 if self._validation_due():
                     self._validate(log)
-            if not self.config.freeze_batch_norm:
+            if not (self.config.freeze_batch_norm or self.state.settled):
                 with self._autocast():
                     self.task.settle(self._settling_batches())
+            self.state.settled = True
             scores = {} if self._measure is None else self._validate(log)
-        self.state.finished = True
-        self.save()
         if self.ranks.first:
             self.files.finish(self.network, self.state, scores)
+        self.state.finished = True
+        self.save()
         return self._result(scores)
 
     @property
@@ -196,7 +201,7 @@ class Trainer:
     def _opened_log(self) -> RunLog:
         if not self.ranks.first:
             return RunLog(None)
-        return self.files.open_log(self.state.step, tensorboard=self.config.tensorboard)
+        return self.files.open_log(self.state, tensorboard=self.config.tensorboard)
 
     def _bar(self) -> Any:
         hidden = None if self.ranks.first else True
@@ -290,7 +295,8 @@ class Trainer:
     def _validation_due(self) -> bool:
         """Says whether this epoch ends with a validation; one comes after the last step anyway."""
         every = 0 if self._measure is None else self.config.validate_epochs
-        return not self.over and every > 0 and self.state.epoch % every == 0
+        due = every > 0 and self.state.epoch % every == 0
+        return due and not self.over and self.state.validated < self.state.epoch
 
     def _validate(self, log: RunLog) -> dict[str, float]:
         """Measures the network, and keeps it if it is the best so far."""
@@ -300,6 +306,7 @@ class Trainer:
         scores = self._measure(self.network, self.device)
         self._set_training_mode()
         log.write("validation", self.state.step, self.state.epoch - 1, scores)
+        self.state.validated = self.state.epoch
         score = scores.get(self.task.score, math.nan)
         if score > self.state.best_score or math.isnan(self.state.best_score):
             self.state.best_score = score
