@@ -147,7 +147,9 @@ class Split:
         location = self.store.location
         keys = component_keys(location, self.plan.name)
         found = {key: component.open_component(location, self.plan.name, key) for key in keys}
-        return {key: bool(group.attrs.get("complete")) for key, group in found.items()}
+        return {
+            key: component.read_record(location, group).complete for key, group in found.items()
+        }
 
     def component(self, key: str) -> ComponentReader:
         """Opens any component by its key, one of `components`."""

@@ -56,7 +56,7 @@ def _run(argv: Sequence[str] | None) -> int:
     ranking = store.ranking(codec.codec_id, flags.ranking)
     latents = split.latents(codec.codec_id)
     # Where the latents are behind the plan, so is the copy: it follows when they have caught up.
-    plan = split.plan.up_to(latents.attrs["num_rows"])
+    plan = split.plan.up_to(latents.record.num_rows or 0)
     canvas, dtype = split.plan.canvas, str(latents.array("y_hat").dtype)
     spec = ranked_spec(codec, ranking.ranking_id, ranking.order, ranking.cuts, canvas, dtype)
     with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease) as claims:

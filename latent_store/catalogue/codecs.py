@@ -13,7 +13,7 @@ import numpy as np
 
 from latent_store.errors import IdentityError, IntegrityError, MissingComponentError
 from latent_store.format.schema import CodecSpec
-from latent_store.storage import groups, small_groups
+from latent_store.storage import groups, records, small_groups
 from latent_store.storage.location import CONTROL, Location
 
 _REMEDY = "run encode-to-store with that codec again, which writes it"
@@ -76,11 +76,12 @@ def read_codec(location: Location, codec_id: str) -> CodecSpec | None:
     attrs = small_groups.read_attrs(location, _path(codec_id), _REMEDY)
     if attrs is None:
         return None
-    if attrs["codec_id"] != codec_id:
+    spec = records.typed(CodecSpec, attrs, f"{location.url}: {_path(codec_id)}", _REMEDY)
+    if spec.codec_id != codec_id:
         raise IntegrityError(
-            f"{location.url}: {_path(codec_id)} holds codec {attrs['codec_id']}; {_REMEDY}"
+            f"{location.url}: {_path(codec_id)} holds codec {spec.codec_id}; {_REMEDY}"
         )
-    return CodecSpec.from_attrs(attrs)
+    return spec
 
 
 def choose_codec(location: Location, codec_id: str | None) -> CodecSpec:

@@ -7,6 +7,8 @@ N channels are the static mask of N channels.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +18,9 @@ import numpy as np
 from latent_store.errors import IntegrityError, RankingError
 from latent_store.format.ids import require_name
 from latent_store.format.schema import DEFAULT_CUTS
-from latent_store.storage import groups, small_groups
+from latent_store.storage import groups, records, small_groups
 from latent_store.storage.location import Location
+from latent_store.storage.records import Count, Finite, Name
 
 METHODS = ("frequency", "variance", "entropy", "random")
 _ARRAYS = {
@@ -41,9 +44,9 @@ class Agreement:
         shared: N -> channels that are among the first N of both; N²/M of them by chance.
     """
 
-    spearman: float | None
-    kendall: float | None
-    shared: dict[int, int]
+    spearman: Finite | None
+    kendall: Finite | None
+    shared: dict[int, Count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +68,36 @@ class Ranking:
             `random`, where a half has no sample, and in stores of earlier versions.
     """
 
-    ranking_id: str
-    codec_id: str
-    method: str
-    order: tuple[int, ...]
-    cuts: tuple[int, ...]
-    score: tuple[float, ...]
-    counts: tuple[int, ...] | None = None
-    mean_probability: tuple[float, ...] | None = None
-    tied_at_cut: dict[int, int]
-    num_samples: int
-    dataset: str
-    split: str
-    checkpoint_sha256: str | None = None
+    ranking_id: Name
+    codec_id: Name
+    method: Name
+    order: tuple[Count, ...]
+    cuts: tuple[Count, ...]
+    score: tuple[Finite, ...]
+    counts: tuple[Count, ...] | None = None
+    mean_probability: tuple[Finite, ...] | None = None
+    tied_at_cut: dict[int, Count]
+    num_samples: Count
+    dataset: Name
+    split: Name
+    checkpoint_sha256: Name | None = None
     seed: int | None = None
     # What is known about an order does not make it another one.
-    task: str = field(default="segmentation", compare=False)
+    task: Name = field(default="segmentation", compare=False)
     halves: Agreement | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        channels = len(self.order)
+        per_channel = (self.score, self.counts, self.mean_probability)
+        if sorted(self.order) != list(range(channels)) or not all(
+            values is None or len(values) == channels for values in per_channel
+        ):
+            raise IntegrityError("its order, score or counts are not of each channel once")
+        cuts = (0, *self.cuts)
+        if cuts[-1] != channels or any(b <= a for a, b in itertools.pairwise(cuts)):
+            raise IntegrityError(f"its cuts do not ascend from 1 to all {channels} channels")
+        if not set(self.cuts) <= self.tied_at_cut.keys():
+            raise IntegrityError("it does not say of each cut whether the score decides it")
 
     @property
     def keys(self) -> tuple[np.ndarray, ...]:
@@ -112,15 +128,13 @@ class Ranking:
         return {**_plain_attrs(self), **{name: getattr(self, name) for name in _ARRAYS}}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Ranking:
-        """Reads `to_json`, also where JSON made lists of tuples; unknown keys are left."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
-        }
-        values["tied_at_cut"] = {int(cut): int(n) for cut, n in content["tied_at_cut"].items()}
-        values["halves"] = _read_agreement(content.get("halves"))
-        return cls(**{k: v for k, v in values.items() if k in names})
+    def from_json(cls, content: Mapping[str, Any], remedy: str = "derive it again") -> Ranking:
+        """Reads `to_json`, also where JSON made lists of tuples; unknown keys are left.
+
+        Raises:
+            IntegrityError: It is no ranking.
+        """
+        return records.typed(cls, content, "a ranking", remedy)
 
 
 def make_cuts(keep: Sequence[int] | None, channels: int) -> tuple[int, ...]:
@@ -269,31 +283,21 @@ def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:
     attrs = small_groups.read_attrs(location, path, remedy)
     if attrs is None:
         raise RankingError(_unknown(location, codec_id, ranking_id))
-    if (attrs["codec_id"], attrs["ranking_id"]) != (codec_id, ranking_id):
-        raise IntegrityError(
-            f"{location.url}: {path} holds the ranking {attrs['ranking_id']!r} of "
-            f"{attrs['codec_id']}; {remedy}"
-        )
     arrays = small_groups.read_arrays(location, path, attrs, remedy)
     values = {name: arrays[name].tolist() for name in _ARRAYS if name in arrays}
-    return Ranking.from_json({**attrs, **values})
+    ranking = records.typed(Ranking, {**attrs, **values}, f"{location.url}: {path}", remedy)
+    if (ranking.codec_id, ranking.ranking_id) != (codec_id, ranking_id):
+        raise IntegrityError(
+            f"{location.url}: {path} holds the ranking {ranking.ranking_id!r} of "
+            f"{ranking.codec_id}; {remedy}"
+        )
+    return ranking
 
 
 def _plain_attrs(ranking: Ranking) -> dict[str, Any]:
-    attrs = {k: v for k, v in vars(ranking).items() if k not in _ARRAYS}
-    attrs["cuts"] = list(ranking.cuts)
-    attrs["tied_at_cut"] = {str(k): v for k, v in ranking.tied_at_cut.items()}
-    if ranking.halves is not None:
-        shared = {str(k): v for k, v in ranking.halves.shared.items()}
-        attrs["halves"] = {**vars(ranking.halves), "shared": shared}
-    return attrs
-
-
-def _read_agreement(attrs: dict[str, Any] | None) -> Agreement | None:
-    if attrs is None:
-        return None
-    shared = {int(k): int(v) for k, v in attrs["shared"].items()}
-    return Agreement(spearman=attrs["spearman"], kendall=attrs["kendall"], shared=shared)
+    # Through JSON, whose keys are strings and whose sequences lists.
+    attrs: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(ranking)))
+    return {name: value for name, value in attrs.items() if name not in _ARRAYS}
 
 
 def _mean_ranks(keys: Sequence[np.ndarray]) -> np.ndarray:

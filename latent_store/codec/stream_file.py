@@ -26,6 +26,7 @@ from latent_store.codec.symbols import check_channels, crc32c, require_crc32c
 from latent_store.errors import FormatVersionError, IntegrityError, LatentStoreError
 from latent_store.format.layout import coded_size
 from latent_store.format.schema import HYPER_STRIDE, CodecSpec
+from latent_store.storage import records
 from latent_store.storage.location import write_atomically
 
 MAGIC = b"\x89LSTREAM"
@@ -147,7 +148,7 @@ class StreamFile(Cuts):
             parts = _split_parts(body, header["parts"], name)
             listed = header.get("channels")
             return cls(
-                codec=CodecSpec.from_attrs(header["codec"]),
+                codec=records.typed(CodecSpec, header["codec"], name, "encode the picture again"),
                 height=header["height"],
                 width=header["width"],
                 selection=header["selection"],

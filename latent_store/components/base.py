@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import zarr
+from msgspec import Meta
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
@@ -16,19 +18,55 @@ from latent_store.format import layout, schema
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ArraySpec, BytesSpec, ComponentSpec
 from latent_store.shards import index, receipts
-from latent_store.storage import groups, seals
+from latent_store.shards.receipts import Receipt
+from latent_store.storage import groups, records, seals
 from latent_store.storage.location import Location
+from latent_store.storage.records import Count, Crc32c, Text
 
 CREATED_BY = "latent-store 0.1"
-ARRAYS = "arrays"
-"""Attribute of a component: the crc32c of each array's metadata, by its path below the group."""
-TABLES = "tables"
-"""Attribute of a finished component: the crc32c of its Parquet files, by name."""
 PENDING = "pending"
 """Attribute of a finished component that a job adds to, beside its seal and with one of its own:
 the attributes that it has once the job has finished, and `again`, the shards that are written anew.
 Until then readers keep to what is sealed, without those shards."""
 AGAIN = "again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentRecord:
+    """The attributes that components have; those of one kind alone are in a subclass beside it.
+
+    Attributes:
+        arrays: The crc32c of each array's metadata, by its path below the group.
+        tables: The crc32c of each Parquet file of a finished component, by its name.
+        complete: Whether every shard of the plan that it covers has a valid receipt.
+        num_rows: Length of the sample axis; None before the component's job began.
+        num_shards: Length of the shard axis.
+        max_failures: Failed rows that its job tolerated.
+        encoder_threads: Of torch, which a rerun of its job keeps to; None where it noted none.
+        class_names: Of labels or boxes, by class id.
+        origin: What its numbers are made from (`ComponentSpec.origin`); this and the next are
+            missing in components of format version 1.1 and older.
+        pictures_crc32c: Of the pictures that a finished component's usable rows show
+            (`ShardPlan.pictures_crc32c`).
+        again: Shards of a finished component that are being written anew.
+        pending: See `PENDING`.
+    """
+
+    arrays: dict[Text, Crc32c] = field(default_factory=dict)
+    tables: dict[Text, Crc32c] = field(default_factory=dict)
+    complete: bool = False
+    num_rows: Count | None = None
+    num_shards: Count | None = None
+    max_failures: Count = 0
+    encoder_threads: Annotated[int, Meta(ge=1, le=2**16)] | None = None
+    class_names: tuple[Text, ...] = ()
+    origin: dict[Text, Text] = field(default_factory=dict)
+    pictures_crc32c: Crc32c | None = None
+    again: tuple[Count, ...] = ()
+    pending: dict[Text, Any] = field(default_factory=dict)
+
+
+Recorded = TypeVar("Recorded", bound=ComponentRecord)
 
 
 def create_store(location: Location) -> None:
@@ -63,7 +101,7 @@ def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -
         note(location, base, {**_marks(spec), **lengths})
     for parent in sorted({name.rpartition("/")[0] for name in spec.ranks} - {""}):
         groups.make_groups(location, f"{base}/{parent}")
-    for name, crc32c in groups.attrs_of(group).get(ARRAYS, {}).items():
+    for name, crc32c in read_record(location, group).arrays.items():
         if name in spec.ranks and groups.read_metadata(location, f"{base}/{name}"):
             groups.open_array(location, f"{base}/{name}", crc32c, growing=True)
     for array in spec.arrays:
@@ -74,7 +112,7 @@ def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -
         name: groups.stored_crc32c(location, f"{base}/{name}", growing=True) for name in spec.ranks
     }
     if not is_readable(location, group):
-        changes = {**_marks(spec), ARRAYS: digests, "complete": False, **lengths}
+        changes = {**_marks(spec), "arrays": digests, "complete": False, **lengths}
         groups.update_attrs(location, base, changes, without=[PENDING])
 
 
@@ -103,6 +141,12 @@ def pending(group: zarr.Group) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != seals.SEAL}
 
 
+def noted_record(location: Location, group: zarr.Group) -> ComponentRecord:
+    """Returns what `noted` does, as `read_record` does."""
+    what = f"{location.url}/{group.path}"
+    return records.typed(ComponentRecord, noted(group), what, groups.repair_hint(location))
+
+
 def noted(group: zarr.Group) -> dict[str, Any]:
     """Returns a component's attributes as they are once its job has finished."""
     return {**groups.attrs_of(group), **pending(group)}
@@ -120,9 +164,9 @@ def leave_out(location: Location, path: str, shards: Collection[int]) -> None:
     """Notes that shards are written anew which readers of the component at `path` know."""
     group = groups.open_group(location, path)
     if group is not None and pending(group):
-        count = groups.attrs_of(group)["num_shards"]
+        count = read_record(location, group).num_shards or 0
         known = {shard for shard in shards if shard < count}
-        note(location, path, {AGAIN: sorted(known.union(pending(group)[AGAIN]))})
+        note(location, path, {AGAIN: sorted(known.union(noted_record(location, group).again))})
 
 
 def forget_component(location: Location, split: str, key: str) -> None:
@@ -149,6 +193,36 @@ def open_component(
     where = f"{split}/{key} in {location.url}"
     schema.check_format(groups.attrs_of(group), where, kind=key.split("/")[0])
     return group
+
+
+def read_record(location: Location, group: zarr.Group) -> ComponentRecord:
+    """Returns the attributes that every component's group has, as `read_record_of` does."""
+    return read_record_of(ComponentRecord, location, group)
+
+
+def read_record_of(kind: type[Recorded], location: Location, group: zarr.Group) -> Recorded:
+    """Returns the attributes of the group of a component of one kind.
+
+    Raises:
+        IntegrityError: They cannot be a component's.
+    """
+    what = f"{location.url}/{group.path}"
+    return records.typed(kind, groups.attrs_of(group), what, groups.repair_hint(location))
+
+
+def foreign(record: ComponentRecord, plan: ShardPlan, receipt: Receipt) -> str | None:
+    """Returns why a shard is none of a component's: the first thing that it was made from besides.
+
+    Receipts of format version 1.1 and older do not say what their shard was made from.
+    """
+    for name, ours in (record.origin if receipt.origin else {}).items():
+        theirs = receipt.origin.get(name)
+        if theirs != ours:
+            made = f"made from {name} {theirs!r:.99}, the component {ours!r:.99}"
+            return f"it is of another origin: {made}"
+    if receipt.pictures_crc32c not in (None, plan.pictures_crc32c(receipt.usable)):
+        return "it is of another origin: made from other pictures than the shard plan lists"
+    return None
 
 
 def require_intact(location: Location, group: zarr.Group) -> None:
@@ -181,23 +255,23 @@ def open_array(
     Raises:
         IntegrityError: The metadata is missing or was altered.
     """
-    path, attrs = f"{group.path}/{name}", groups.attrs_of(group)
-    lengths = {"sample": attrs["num_rows"], "shard": attrs["num_shards"]}
+    path, record = f"{group.path}/{name}", read_record(location, group)
+    lengths = {"sample": record.num_rows or 0, "shard": record.num_shards or 0}
     if plan is not None:
         lengths = {"sample": plan.num_rows, "shard": plan.num_shards}
     array = groups.open_array(
-        *(location, path, attrs[ARRAYS].get(name)),
+        *(location, path, record.arrays.get(name)),
         growing=True,
         store=store,
         # While more is added an array is longer than what is finished of it.
         lengths=lengths if plan is None and pending(group) else None,
     )
-    axis = groups.dims_of(array)[0]
+    axis = next(iter(groups.dims_of(array)), "")
     length = lengths.get(axis, lengths["shard"])
-    if array.shape[0] != length:
+    if array.shape[:1] != (length,):
         raise IntegrityError(
-            f"{location.url}: {path} has {array.shape[0]} on its axis {axis}, its component "
-            f"{length}; {groups.repair_hint(location)}"
+            f"{location.url}: {path} has the shape {array.shape}, its component {length} on the "
+            f"axis {axis}; {groups.repair_hint(location)}"
         )
     return array
 
@@ -209,7 +283,7 @@ def read_table(location: Location, group: zarr.Group, split: str, name: str) -> 
         IntegrityError: It is missing, altered, or older or newer than the component.
     """
     # A table that the attributes do not list has no valid crc32c.
-    expected = groups.attrs_of(group)[TABLES].get(name, -1)
+    expected = read_record(location, group).tables.get(name, -1)
     return index.read_table(location, split, name, expected)
 
 
@@ -218,7 +292,7 @@ def array_defects(
 ) -> dict[str, str]:
     """Returns what is wrong with the metadata of a component's arrays, by their paths below it."""
     found = {}
-    for name in groups.attrs_of(group).get(ARRAYS, {}):
+    for name in read_record(location, group).arrays:
         try:
             open_array(location, group, name, plan=plan)
         except IntegrityError as error:
@@ -231,6 +305,7 @@ def _marks(spec: ComponentSpec) -> dict[str, Any]:
         "encoding-type": f"{schema.FORMAT_NAME}/{spec.kind}",
         "encoding-version": schema.FORMAT_VERSION,
         **spec.attrs,
+        **({"origin": dict(spec.origin)} if spec.origin else {}),
     }
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from typing import Annotated
 
+import numpy as np
+from msgspec import Meta
+
+from latent_store.components.base import ComponentRecord
 from latent_store.components.reader import ComponentReader, Rows, Variable, Window
 from latent_store.format import layout
 from latent_store.format.feature_encoding import UINT8, FeatureEncoding
+from latent_store.format.samples import LARGEST_SIDE
 from latent_store.format.schema import FEATURE_STRIDE, ArraySpec, ComponentSpec
+from latent_store.storage.records import Count, Text
 
 STEM = "stem"
 """The layers that students do without, unless they are asked to enter later."""
@@ -45,6 +52,7 @@ def teacher_spec(
         key=FeaturesReader.key_of(features_id(teacher_id, entry)),
         arrays=(features, scale) if encoding.dtype == UINT8 else (features,),
         attrs=attrs,
+        origin={"teacher": teacher_id, "entry": entry, "encoding": str(encoding)},
     )
 
 
@@ -58,9 +66,25 @@ def teacher_of(features_id: str) -> str:
     return features_id.partition(".")[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FeaturesRecord(ComponentRecord):
+    """The attributes of a teacher's features: how they were stored, and how far apart they
+    lie in pixels."""
+
+    feature_encoding: Text | None = None
+    feature_keepbits: Count | None = None
+    feature_stride: Annotated[int, Meta(ge=1, le=LARGEST_SIDE)] = FEATURE_STRIDE
+
+    def encoding(self, dtype: str) -> FeatureEncoding:
+        """Returns the encoding; a component that does not name it is what its dtype says."""
+        return FeatureEncoding(name=self.feature_encoding or dtype, keepbits=self.feature_keepbits)
+
+
 class FeaturesReader(ComponentReader):
     """One teacher's features after one layer; 0 beyond a row's coded size."""
 
+    record_kind = FeaturesRecord
+    record: FeaturesRecord
     kind = "teacher"
     parts = ("teacher",)
     remedy = "run encode-to-store `teacher_checkpoint=` with that teacher"
@@ -73,7 +97,7 @@ class FeaturesReader(ComponentReader):
     @property
     def stride(self) -> int:
         """Pixels per position: 4 after the stem."""
-        return int(self.attrs.get("feature_stride", FEATURE_STRIDE))
+        return self.record.feature_stride
 
     @property
     def channels(self) -> int:
@@ -83,7 +107,7 @@ class FeaturesReader(ComponentReader):
     @property
     def encoding(self) -> FeatureEncoding:
         """The encoding of the stored features."""
-        return FeatureEncoding.from_attrs(self.attrs, str(self.array("features").dtype))
+        return self.record.encoding(str(self.array("features").dtype))
 
     def read(self, rows: Rows, window: Window | None = None) -> np.ndarray:
         """Reads dequantised features, float32 `[n, F, H/stride, W/stride]`; `window` in cells."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import zarr
 
 from latent_store.components import base as component
+from latent_store.components.base import ComponentRecord
 from latent_store.components.registry import all_splits, component_keys
 from latent_store.console import describe_os_error
 from latent_store.errors import IntegrityError, JobFailedError, LatentStoreError
@@ -21,7 +22,7 @@ from latent_store.shards import index, receipts
 from latent_store.shards.receipts import Receipt, RowRecord
 from latent_store.storage import groups, seals
 from latent_store.storage.consolidated import consolidate
-from latent_store.storage.lease import Lease
+from latent_store.storage.lease import Claim, Lease
 from latent_store.storage.location import Location
 
 
@@ -41,6 +42,11 @@ class Closed:
     defects: dict[int, str]
 
     @property
+    def usable(self) -> list[int]:
+        """The rows whose status is `ok`, ascending."""
+        return [row for receipt in self.receipts for row in receipt.usable]
+
+    @property
     def failed(self) -> list[RowRecord]:
         """Rows in the dead-letter table."""
         rows = (record for receipt in self.receipts for record in receipt.rows)
@@ -54,6 +60,7 @@ def finalize(
     *,
     max_failures: int | None = None,
     on_shard: Callable[[int], object] = lambda _: None,
+    claim: Claim | None = None,
 ) -> Closed:
     """Closes one component if it is whole.
 
@@ -67,8 +74,10 @@ def finalize(
         key: The component.
         max_failures: Failed rows that are tolerated; None takes what the job recorded.
         on_shard: Called after each shard, for a progress bar.
+        claim: The component's lease, which is asked for once all is compared, which takes long.
 
     Raises:
+        LeaseLostError: Another job writes the component by now.
         JobFailedError: Shards are missing or damaged, metadata was altered, or more rows failed
             than tolerated.
     """
@@ -76,13 +85,16 @@ def finalize(
     group = component.open_component(location, split, key, writable=True)
     _require_metadata(location, group, plan)
     closed = check_shards(location, plan, key, on_shard)
+    if claim is not None:
+        claim.require()
     for shard in closed.defects:
         location.delete(receipts.receipt_key(split, key, shard))
     if closed.defects:
         _reopen(location, group, closed.defects)
         raise JobFailedError(_defect_message(closed))
     attrs = component.noted(group)
-    limit = int(attrs.get("max_failures", 0)) if max_failures is None else max_failures
+    recorded = component.noted_record(location, group).max_failures
+    limit = recorded if max_failures is None else max_failures
     tables = component_tables(closed)
     if len(closed.failed) > limit:
         # The other tables stay those of what is finished.
@@ -93,8 +105,14 @@ def finalize(
         location.delete(index.index_key(split, name))
     digests = _write_tables(location, group, split, tables)
     _publish_samples(location, plan, closed)
-    lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
-    closing = {**attrs, "complete": True, **lengths, component.TABLES: digests}
+    closing = {
+        **attrs,
+        "complete": True,
+        "num_rows": plan.num_rows,
+        "num_shards": plan.num_shards,
+        "tables": digests,
+        "pictures_crc32c": plan.pictures_crc32c(closed.usable),
+    }
     passing = (component.PENDING, component.AGAIN)
     closing = {name: closing[name] for name in sorted(closing) if name not in passing}
     groups.update_attrs(location, group.path, seals.sealed(closing), without=passing)
@@ -138,8 +156,8 @@ def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed 
         lost = receipts.components_with_receipts(location, split).difference(there)
         for key in [*there, *sorted(lost)]:
             try:
-                with Lease(location, split, key, steal=steal):
-                    closed = finalize(location, split, key)
+                with Lease(location, split, key, steal=steal) as lease:
+                    closed = finalize(location, split, key, claim=lease.claim)
             except LatentStoreError as error:
                 yield JobFailedError(str(error))
             except OSError as error:
@@ -154,10 +172,13 @@ def covered(location: Location, plan: ShardPlan, key: str) -> ShardPlan:
     The job noted the length of the plan as it was then; an append since, by another component's
     job, is no defect of this one.
     """
+    num_rows = _record_of(location, plan, key).num_rows
+    return plan if num_rows is None else plan.up_to(num_rows)
+
+
+def _record_of(location: Location, plan: ShardPlan, key: str) -> ComponentRecord:
     group = groups.open_group(location, f"{plan.name}/{key}")
-    if group is None:
-        return plan
-    return plan.up_to(int(component.noted(group).get("num_rows", plan.num_rows)))
+    return ComponentRecord() if group is None else component.noted_record(location, group)
 
 
 def check_shards(
@@ -180,13 +201,13 @@ def check_shards(
     Raises:
         OSError: Something cannot be read, and `go_on` is false.
     """
-    plan = covered(location, plan, key)
+    plan, record = covered(location, plan, key), _record_of(location, plan, key)
     defects: dict[int, str] = {}
     good: list[Receipt] = []
     for shard in range(plan.num_shards):
         try:
             receipt = receipts.read_receipt(location, plan.name, key, shard)
-            defect = _shard_defect(location, plan, key, shard, receipt)
+            defect = _shard_defect(location, plan, key, shard, receipt, record)
         except OSError as error:
             if not go_on:
                 raise
@@ -220,7 +241,7 @@ def samples_of(location: Location, plan: ShardPlan, closed: Closed) -> pa.Table 
     Digests that only another component's rows tell are taken from the table that is there.
     """
     told = {
-        record.row: record.stats["image_sha256"]
+        record.row: str(record.stats["image_sha256"])
         for receipt in closed.receipts
         for record in receipt.rows
         if record.stats.get("image_sha256")
@@ -246,8 +267,8 @@ def _write_tables(
 
     Those that its seal names are kept beside them until it is renewed: readers find them there.
     """
-    attrs = groups.attrs_of(group)
-    sealed = attrs.get(component.TABLES, {}) if attrs.get("complete") else {}
+    record = component.read_record(location, group)
+    sealed = record.tables if record.complete else {}
     return {
         name: index.renew_table(location, split, name, table, sealed.get(name))
         for name, table in tables.items()
@@ -257,7 +278,7 @@ def _write_tables(
 def _require_metadata(location: Location, group: zarr.Group, plan: ShardPlan) -> None:
     # What is sealed now is believed from now on: nothing altered may be among it.
     try:
-        if group.attrs.get("complete"):
+        if component.read_record(location, group).complete:
             component.require_intact(location, group)
         for what in component.array_defects(location, group, plan).values():
             raise IntegrityError(what)
@@ -269,8 +290,9 @@ def _require_metadata(location: Location, group: zarr.Group, plan: ShardPlan) ->
 
 def _reopen(location: Location, group: zarr.Group, shards: Collection[int]) -> None:
     """Marks a component as unfinished if one of those shards is among what readers read of it."""
-    begun, count = component.pending(group), int(groups.attrs_of(group).get("num_shards", 0))
-    spared = {*begun.get(component.AGAIN, []), *(shard for shard in shards if shard >= count)}
+    begun, count = component.pending(group), component.read_record(location, group).num_shards or 0
+    again = component.noted_record(location, group).again
+    spared = {*again, *(shard for shard in shards if shard >= count)}
     if not begun or set(shards) - spared:
         groups.update_attrs(location, group.path, {"complete": False})
 
@@ -286,14 +308,19 @@ def _publish_samples(location: Location, plan: ShardPlan, closed: Closed) -> Non
 
 
 def _shard_defect(
-    location: Location, plan: ShardPlan, key: str, shard: int, receipt: Receipt | None
+    location: Location,
+    plan: ShardPlan,
+    key: str,
+    shard: int,
+    receipt: Receipt | None,
+    record: ComponentRecord,
 ) -> str | None:
     if receipt is None:
         return _why_unwritten(location, plan.name, key, shard)
     planned = [(row, sample.sample_id) for row, sample in plan.in_shard(shard)]
     if [(r.row, r.sample_id) for r in receipt.rows] != planned:
         return "its receipt lists other rows or samples than the plan"
-    return receipt.defect(location)
+    return component.foreign(record, plan, receipt) or receipt.defect(location)
 
 
 def _why_unwritten(location: Location, split: str, key: str, shard: int) -> str:

@@ -37,6 +37,7 @@ def labels_spec(
         key=LabelsReader.key_of(),
         arrays=(segmentation,),
         attrs={"ignore_label": IGNORE_LABEL, "label_ids": label_ids, **name_classes(class_names)},
+        origin={"label_ids": label_ids},
     )
 
 

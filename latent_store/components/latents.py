@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from latent_store.catalogue import codecs
+from latent_store.components.base import ComponentRecord
 from latent_store.components.reader import ComponentReader, Coordinate, Rows
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import (
@@ -37,6 +39,7 @@ def latents_spec(codec: CodecSpec, height: int, width: int, dtype: str = "int16"
         ),
         streams=(stream_spec("y", int(np.prod(y_hat.shape))), stream_spec("z", hyper)),
         attrs={"codec": codec.to_attrs(), "latent_stride": LATENT_STRIDE},
+        origin=codec.origin,
     )
 
 
@@ -69,9 +72,18 @@ def stream_spec(name: str, symbols: int) -> BytesSpec:
     return BytesSpec(name=f"bitstream/{name}", capacity=6 * symbols + 64)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CodedRecord(ComponentRecord):
+    """The attributes of a component that is one codec's."""
+
+    codec: CodecSpec
+
+
 class LatentsReader(ComponentReader):
     """One codec's latents in natural channel order."""
 
+    record_kind = CodedRecord
+    record: CodedRecord
     kind = "latents"
     parts = ("codec",)
     remedy = "run encode-to-store with that codec"
@@ -79,8 +91,8 @@ class LatentsReader(ComponentReader):
     def __init__(self, location: Location, plan: ShardPlan, key: str):
         self.spec = codecs.choose_codec(location, self.ids_of(key)["codec"])
         super().__init__(location, plan, key)
-        stored = CodecSpec.from_attrs(self.attrs["codec"])
-        self.spec.require_identity(stored.identity, self.group.path)
+        self.spec.require_identity(self.record.codec.identity, self.group.path)
+        self._require_origin(self.spec.origin)
 
     @property
     def channels(self) -> int:

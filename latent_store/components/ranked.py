@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from latent_store.catalogue import codecs, rankings
-from latent_store.components.latents import stream_spec, y_hat_spec
+from latent_store.components.latents import CodedRecord, stream_spec, y_hat_spec
 from latent_store.components.reader import ComponentReader, Coordinate, Rows, Variable
 from latent_store.errors import IntegrityError, RankingError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ArraySpec, CodecSpec, ComponentSpec
 from latent_store.shards.receipts import crc32c
 from latent_store.storage.location import Location
+from latent_store.storage.records import Count
+from latent_store.storage.seals import json_crc32c
 
 
 def ranked_spec(
@@ -43,12 +47,32 @@ def ranked_spec(
         ),
         streams=(stream_spec("scalable", int(np.prod(y_hat.shape))),),
         attrs={"codec": codec.to_attrs(), **attrs},
+        origin=ranked_origin(codec, ranking_id, order, cuts),
     )
+
+
+def ranked_origin(
+    codec: CodecSpec, ranking_id: str, order: tuple[int, ...], cuts: tuple[int, ...]
+) -> dict[str, str]:
+    """What a ranking's copy is made from: the latents, an order of their channels, and cuts."""
+    digest = f"{json_crc32c(order):08x}"
+    names = {"ranking": ranking_id, "order": digest, "cuts": " ".join(map(str, cuts))}
+    return {**codec.origin, **names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedRecord(CodedRecord):
+    """The attributes of a ranking's copy: the order and the cuts that it was made with."""
+
+    order: tuple[Count, ...]
+    cuts: tuple[Count, ...]
 
 
 class RankedReader(ComponentReader):
     """One ranking's copy: ŷ in importance order, and the scalable stream."""
 
+    record_kind = RankedRecord
+    record: RankedRecord
     kind = "ranked"
     parts = ("codec", "ranking")
     remedy = "run reorder-latents `ranking={ranking}` on {split}"
@@ -58,12 +82,14 @@ class RankedReader(ComponentReader):
         self.spec = codecs.choose_codec(location, ids["codec"])
         self.ranking = rankings.read_ranking(location, ids["codec"], ids["ranking"])
         super().__init__(location, plan, key)
-        if tuple(self.attrs["order"]) != self.ranking.order:
+        if self.record.order != self.ranking.order:
             raise RankingError(
                 f"{self.group.path} holds channels in another order than ranking {ids['ranking']} "
                 f"has now; {self._remedy} `overwrite=`"
             )
-        self.cuts = tuple(int(n) for n in self.attrs["cuts"])
+        self.cuts = self.record.cuts
+        origin = ranked_origin(self.spec, ids["ranking"], self.ranking.order, self.cuts)
+        self._require_origin(origin)
 
     def read(self, rows: Rows, keep: int | None = None) -> np.ndarray:
         """Reads the `keep` most important channels, and fetches only the chunks that hold them.

@@ -8,7 +8,8 @@ of an object with its receipt (`latent_store.shards.checked_store`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,7 +19,13 @@ import pyarrow as pa
 import zarr
 
 from latent_store.components import base as component
-from latent_store.errors import IncompleteComponentError, IntegrityError, MissingComponentError
+from latent_store.components.base import ComponentRecord
+from latent_store.errors import (
+    IdentityError,
+    IncompleteComponentError,
+    IntegrityError,
+    MissingComponentError,
+)
 from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
 from latent_store.format.samples import Sample
@@ -32,6 +39,8 @@ Rows = Sequence[int] | np.ndarray
 """Row numbers, in any order."""
 Window = tuple[int, int, int, int]
 """`(top, left, height, width)`."""
+_LARGEST_COLUMN, _LARGEST_PIXEL = 2**24, 2**10
+"""Bytes that one row of an array may take: numbers of the whole picture, and for each pixel."""
 Coordinate = tuple[str, np.ndarray]
 """Dimension, and its values."""
 
@@ -67,6 +76,8 @@ class OpenComponent:
         IntegrityError: Its metadata was altered.
     """
 
+    record_kind: ClassVar[type[ComponentRecord]] = ComponentRecord
+
     def __init__(self, location: Location, split: str, key: str, remedy: str = "run its job again"):
         self.location = location
         self.key = key
@@ -77,19 +88,19 @@ class OpenComponent:
             self.group = component.open_component(location, split, key)
         except MissingComponentError as error:
             raise MissingComponentError(f"{error}; {remedy}") from None
-        self.attrs = groups.attrs_of(self.group)
-        if not self.attrs.get("complete"):
+        self.record = component.read_record_of(self.record_kind, location, self.group)
+        if not self.record.complete:
             raise IncompleteComponentError(
                 f"{split}/{key} in {location.url} is incomplete; {remedy} (finished shards are "
                 "kept), or `latent-store finalize` if its job ran detached"
             )
         component.require_intact(location, self.group)
-        self.left_out = frozenset(component.pending(self.group).get(component.AGAIN, []))
+        self.left_out = frozenset(component.noted_record(location, self.group).again)
 
     @cached_property
     def content(self) -> int:
         """`content_until` of all shards."""
-        return self.content_until(self.attrs["num_shards"])
+        return self.content_until(self.record.num_shards or 0)
 
     def content_until(self, num_shards: int) -> int:
         """Returns a number that changes whenever one of the first shards is written anew.
@@ -164,15 +175,22 @@ class ComponentReader(OpenComponent):
         self._check_presence()
         rows, samples = (self.index[name].to_pylist() for name in ("row", "sample_id"))
         plan.require_samples(rows, samples, key)
-        if not 0 <= self.attrs["num_rows"] <= plan.num_rows:
+        if not 0 <= (self.record.num_rows or 0) <= plan.num_rows:
             raise IntegrityError(
-                f"{plan.name}/{key} says that it has {self.attrs['num_rows']} rows, the shard plan "
+                f"{plan.name}/{key} says that it has {self.record.num_rows} rows, the shard plan "
                 f"{plan.num_rows}: one of them is older or of another store; restore plan.json"
             )
         shards = (layout.shard_of(row, plan.samples_per_shard) for row in rows)
         pairs = zip(self.index["status"].to_pylist(), shards, strict=True)
         usable = [status == OK and shard not in self.left_out for status, shard in pairs]
         self.rows = np.asarray(rows, dtype=np.int64)[usable]
+        pictures = plan.pictures_crc32c(self.rows.tolist())
+        # Of what is written anew, the plan knows the new pictures already.
+        if not self.left_out and self.record.pictures_crc32c not in (None, pictures):
+            raise IntegrityError(
+                f"{plan.name}/{key} was made from other pictures than the shard plan lists: one of "
+                f"them is older or of another store; restore plan.json, or {self._remedy}"
+            )
         self._columns: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -193,16 +211,44 @@ class ComponentReader(OpenComponent):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Of labels or boxes, by class id; empty in stores that were written without them."""
-        return tuple(self.attrs.get("class_names", ()))
+        return self.record.class_names
 
     def variables(self) -> dict[str, Variable]:
         """Returns the arrays that lazy views show, by the names that they show them by."""
-        names = sorted(self.attrs[component.ARRAYS])
+        names = sorted(self.record.arrays)
         return {name: Variable(array=name) for name in names if "/" not in name}
 
     def coordinates(self) -> dict[str, Coordinate]:
         """Returns what labels the component's own dimensions in lazy views."""
         return {}
+
+    def array(self, name: str) -> zarr.Array:
+        """Returns one array of the component, as `OpenComponent.array` does.
+
+        Raises:
+            IntegrityError: Its metadata is missing or was altered, or asks for more memory than
+                pictures of the split's canvas can.
+        """
+        array = super().array(name)
+        row = _LARGEST_COLUMN + _LARGEST_PIXEL * math.prod(self.plan.canvas)
+        axes = array.shape[1:], array.chunks, array.shards or ()
+        most = row * self.plan.samples_per_shard
+        if array.dtype.itemsize * max(map(math.prod, axes)) > most:
+            raise IntegrityError(
+                f"{self.location.url}: {array.path} says that it has the shape {array.shape} in "
+                f"chunks of {array.chunks}, more than a split with a canvas of "
+                f"{self.plan.canvas[0]}x{self.plan.canvas[1]} can; {self._remedy}"
+            )
+        return array
+
+    def _require_origin(self, now: Mapping[str, str]) -> None:
+        """Refuses a component that was made from something else than there is now."""
+        for name, then in self.record.origin.items():
+            if now.get(name) != then:
+                raise IdentityError(
+                    f"{self.group.path} was made from {name} {then!r:.99}, the store has "
+                    f"{now.get(name)!r:.99} now; {self._remedy} again"
+                )
 
     def _check_presence(self) -> None:
         found = self.location.sizes(self.group.path)

@@ -6,13 +6,14 @@ where two writers share a shard, and a missing object reads as zeros.)
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from latent_store.components import base as component
-from latent_store.errors import CapacityError
+from latent_store.errors import CapacityError, LeaseLostError
 from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ArraySpec, BytesSpec, ComponentSpec
@@ -22,6 +23,7 @@ from latent_store.shards.receipts import (
     StoredObject,
     crc32c,
     failure_key,
+    read_receipt,
     receipt_key,
 )
 from latent_store.storage import groups
@@ -78,7 +80,7 @@ class ShardWriter:
             LeaseLostError: Another job writes the component by now; no receipt is left behind.
             OSError: The store cannot be written; no receipt is left behind.
         """
-        self._require_lease()
+        self._require_lease(shard)
         self.forget(shard)
         for spec in self.spec.arrays:
             self._write_rows(spec, shard, columns[spec.name])
@@ -86,13 +88,23 @@ class ShardWriter:
             self._write_stream(stream, shard, streams[stream.name])
         receipt = self._receipt(shard, records)
         key = receipt_key(self.plan.name, self.spec.key, shard)
-        self._require_lease()
+        # A power cut must not leave a receipt of what never reached the disk.
+        self.location.sync()
+        self._require_lease(shard)
         self.location.write(key, receipt.to_json())
         return receipt
 
-    def _require_lease(self) -> None:
-        if self.claim is not None:
-            self.claim.require()
+    def _require_lease(self, shard: int) -> None:
+        if self.claim is None:
+            return
+        self.claim.require()
+        # Between the answer and the writing a job can be suspended: the number tells, too.
+        there = read_receipt(self.location, self.plan.name, self.spec.key, shard)
+        if there is not None and (there.fence or 0) > self.claim.fence:
+            raise LeaseLostError(
+                f"shard {shard} of {self.claim.what} was written by a later job, of fencing number "
+                f"{there.fence} against {self.claim.fence}: this one writes nothing more"
+            )
 
     def forget(self, shard: int) -> None:
         """Removes a shard's receipt first, then its objects: nothing half-removed counts."""
@@ -140,13 +152,17 @@ class ShardWriter:
             there = groups.array_of(self.group, name)
             inner = math.prod(there.shards) // math.prod(there.chunks) if there.shards else 0
             objects[key] = StoredObject.of(data, inner)
-        return Receipt(
+        receipt = Receipt(
             component=self.spec.key,
             shard=shard,
             objects=objects,
             absent=tuple(absent),
             rows=tuple(records),
+            origin=self.spec.origin,
+            fence=None if self.claim is None else self.claim.fence,
         )
+        pictures = self.plan.pictures_crc32c(receipt.usable)
+        return dataclasses.replace(receipt, pictures_crc32c=pictures)
 
 
 def _fitting(value: np.ndarray, spec: ArraySpec, row: int) -> np.ndarray:

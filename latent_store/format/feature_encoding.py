@@ -6,7 +6,6 @@ only and every reader gets values that it need not decode.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,15 +61,8 @@ class FeatureEncoding:
         """Returns the encoding of that name with its usual precision."""
         return cls(name=name, keepbits=KEEPBITS if name == BITROUND else None)
 
-    @classmethod
-    def from_attrs(cls, attrs: Mapping[str, Any], dtype: str) -> FeatureEncoding:
-        """Reads `to_attrs`; a component without them is what its dtype says."""
-        return cls(
-            name=attrs.get("feature_encoding", dtype), keepbits=attrs.get("feature_keepbits")
-        )
-
     def to_attrs(self) -> dict[str, Any]:
-        """Returns what a component's attributes say about its features."""
+        """Returns what a component's attributes say, which `FeaturesRecord` reads."""
         bits = {} if self.keepbits is None else {"feature_keepbits": self.keepbits}
         return {"feature_encoding": self.name, **bits}
 

@@ -9,25 +9,36 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
-from latent_store.errors import DatasetError, IntegrityError, PlanMismatchError, StoreNotFoundError
+from msgspec import Meta
+
+from latent_store.errors import (
+    DatasetError,
+    IntegrityError,
+    LatentStoreError,
+    PlanMismatchError,
+    StoreNotFoundError,
+)
 from latent_store.format import layout
 from latent_store.format.ids import ORIGINAL_VIEW, require_name
-from latent_store.format.samples import Sample
+from latent_store.format.samples import LARGEST_SIDE, Sample
 from latent_store.format.schema import PAD_MULTIPLE
-from latent_store.storage import groups, seals
+from latent_store.storage import groups, records
 from latent_store.storage.location import CONTROL, Location
+from latent_store.storage.records import Count, Text
+from latent_store.storage.seals import json_crc32c
 
 _REMEDY = (
     "restore plan.json from a copy of the store, or remove it and run encode-to-store again with "
     "the same data and `samples_per_shard=`"
 )
 
-LARGEST_SIDE = 2**16
-"""Of a canvas, in pixels: what streams and their headers can name."""
+CanvasSide = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+MOST_SAMPLES_PER_SHARD = 2**20
 LARGEST_PLAN = 2**31
 """In bytes: some millions of samples."""
 
@@ -43,12 +54,12 @@ class ShardPlan:
             canvas.
     """
 
-    dataset: str
-    split: str
-    samples_per_shard: int
-    canvas: tuple[int, int]
+    dataset: Text
+    split: Text
+    samples_per_shard: Annotated[int, Meta(ge=1, le=MOST_SAMPLES_PER_SHARD)]
+    canvas: tuple[CanvasSide, CanvasSide]
     samples: tuple[Sample, ...]
-    rows: tuple[int, ...]
+    rows: tuple[Count, ...]
     mixed_sizes: bool = False
 
     @property
@@ -87,6 +98,16 @@ class ShardPlan:
         first = shard * self.samples_per_shard
         start, stop = (bisect_left(self.rows, n) for n in (first, first + self.samples_per_shard))
         return list(zip(self.rows[start:stop], self.samples[start:stop], strict=True))
+
+    def pictures_crc32c(self, rows: Iterable[int]) -> int:
+        """Returns a digest of what rows show: a file of that length and size, in that view."""
+        samples = ((row, self.by_row.get(row)) for row in rows)
+        return json_crc32c(
+            [
+                [row, s and [s.sample_id, s.view, s.height, s.width, s.image_bytes]]
+                for row, s in samples
+            ]
+        )
 
     def require_samples(self, rows: Sequence[int], sample_ids: Sequence[str], what: str) -> None:
         """Refuses a table whose rows hold other samples than the plan says.
@@ -174,7 +195,7 @@ class ShardPlan:
     def to_json(self) -> bytes:
         """Returns the persisted form."""
         samples = [sample.to_record() for sample in self.samples]
-        return seals.seal_record({**dataclasses.asdict(self), "samples": samples})
+        return records.seal_record({**dataclasses.asdict(self), "samples": samples})
 
     @classmethod
     def from_json(cls, data: bytes) -> ShardPlan:
@@ -183,36 +204,27 @@ class ShardPlan:
         Raises:
             IntegrityError: It was altered, or cannot be a plan.
         """
-        record = seals.known_fields(cls, seals.read_record(data, "the shard plan", _REMEDY))
+        plan = records.read_record(cls, data, "the shard plan", _REMEDY)
         try:
-            samples = (seals.known_fields(Sample, sample) for sample in record["samples"])
-            record["samples"] = tuple(Sample(**sample) for sample in samples)
-            record["rows"] = tuple(record["rows"])
-            record["canvas"] = tuple(record["canvas"])
-            plan = cls(**record)
-            possible = plan._is_possible()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise IntegrityError(f"the shard plan is none ({error}); {_REMEDY}") from error
-        if not possible:
-            raise IntegrityError(
-                "the shard plan is none: its rows ascend from 0, one a sample, no shard before the "
-                f"last is empty, and sides are 1 to {LARGEST_SIDE} pixels; {_REMEDY}"
-            )
+            plan._require_possible()
+        except LatentStoreError as error:
+            raise IntegrityError(f"the shard plan is none: {error}; {_REMEDY}") from error
         return plan
 
-    def _is_possible(self) -> bool:
-        """Tells whether a job can have made it; so shards and rows are not more than samples."""
-        size = self.samples_per_shard
-        sides = [side for s in self.samples for side in (s.height, s.width, s.num_boxes)]
-        numbers = (size, *self.rows, *self.canvas, *sides)
-        if not all(type(number) is int and number >= 0 for number in numbers) or size < 1:
-            return False
-        if len(self.rows) != len(self.samples) or len(self.canvas) != 2:
-            return False
+    def _require_possible(self) -> None:
+        """Refuses what no job can have made; so shards and rows are not more than samples."""
+        _require_unique(self.samples)
+        _require_sizes(self)
+        ids = {sample.sample_id for sample in self.samples}
         steps = [b - a for a, b in zip((-1, *self.rows), self.rows, strict=False)]
-        shards = {row // size for row in self.rows}
-        fits = all(0 < side <= LARGEST_SIDE for side in self.canvas)
-        return fits and all(step > 0 for step in steps) and len(shards) == self.num_shards
+        shards = {row // self.samples_per_shard for row in self.rows}
+        ascending = all(step > 0 for step in steps) and len(shards) == self.num_shards
+        if len(self.rows) != len(self.samples) or not ascending:
+            raise IntegrityError(
+                "its rows do not ascend from 0, one a sample, with no empty shard before the last"
+            )
+        if not all(sample.source_id in ids for sample in self.samples):
+            raise IntegrityError("it has a view without its original picture")
 
 
 def make_plan(

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from latent_store.format import layout
 from latent_store.format.ids import ORIGINAL_VIEW, safe_id, view_id, view_suffix
+from latent_store.storage.records import Count, Text
 
+LARGEST_SIDE = 2**16
+"""Of a picture and of a canvas, in pixels: what streams and their headers can name."""
+MOST_BOXES = 2**20
+Side = Annotated[int, Meta(ge=0, le=LARGEST_SIDE)]
 _ANNOTATIONS = {"label_uri": ("label_uri",), "boxes_uri": ("boxes_uri", "num_boxes")}
 """Fields that the list of one task gives a sample: the one that is empty where the list lacks it,
 and those that come with it."""
@@ -38,15 +45,15 @@ class Sample:
         DatasetError: The id cannot be one (`latent_store.format.ids.safe_id`).
     """
 
-    sample_id: str
-    image_uri: str
-    label_uri: str
-    height: int
-    width: int
-    image_bytes: int
-    view: str = ORIGINAL_VIEW
-    boxes_uri: str = ""
-    num_boxes: int = 0
+    sample_id: Text
+    image_uri: Text
+    label_uri: Text
+    height: Side
+    width: Side
+    image_bytes: Count
+    view: Text = ORIGINAL_VIEW
+    boxes_uri: Text = ""
+    num_boxes: Annotated[int, Meta(ge=0, le=MOST_BOXES)] = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sample_id", safe_id(self.sample_id, self.view))

@@ -8,14 +8,22 @@ axis is cut into shards.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from latent_store.errors import FormatVersionError, IdentityError
+from latent_store.storage.records import Count, Name
 
 FORMAT_NAME = "latent-store"
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
+
+_QUOTED = 80
+"""Characters of what is no format's name or version, in a message."""
+_VERSION = re.compile("[0-9]{1,4}[.][0-9]{1,4}")
 
 LATENT_STRIDE = 16
 """Pixels per latent position: the codec's g_a halves the picture four times."""
@@ -30,6 +38,9 @@ CHANNEL_GROUP = 16
 SEGMENTATION, DETECTION = "segmentation", "detection"
 DEFAULT_CUTS = (16, 32, 64, 128)
 
+MOST_CHANNELS = 2**16
+Channels = Annotated[int, Meta(ge=1, le=MOST_CHANNELS)]
+
 PAD_RULE = "right-bottom-edge-64"
 PIXEL_DECODER = "pillow-rgb8-1"
 ENCODER_DTYPE = "float32"
@@ -43,20 +54,20 @@ class CodecSpec:
     to, or trained on together, with latents in which one of them differs.
     """
 
-    codec_id: str
-    architecture: str
-    weights_sha256: str
-    cdf_sha256: str
-    pad_rule: str = PAD_RULE
-    encoder_dtype: str = ENCODER_DTYPE
-    pixel_decoder: str = PIXEL_DECODER
-    channels: int
+    codec_id: Name
+    architecture: Name
+    weights_sha256: Name
+    cdf_sha256: Name
+    pad_rule: Name = PAD_RULE
+    encoder_dtype: Name = ENCODER_DTYPE
+    pixel_decoder: Name = PIXEL_DECODER
+    channels: Channels
     """M, the channels of ŷ."""
-    hyper_channels: int
+    hyper_channels: Channels
     """N, the channels of ẑ."""
-    source: str = "file"
-    quality: int | None = None
-    metric: str | None = None
+    source: Name = "file"
+    quality: Count | None = None
+    metric: Name | None = None
 
     IDENTITY_FIELDS = (
         "weights_sha256", "cdf_sha256", "pad_rule", "encoder_dtype", "pixel_decoder",
@@ -71,11 +82,10 @@ class CodecSpec:
         """Returns a JSON-ready dict for Zarr attributes, checkpoints and stream headers."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_attrs(cls, attrs: Mapping[str, Any]) -> CodecSpec:
-        """Reads `to_attrs`; unknown keys, which later minor versions may add, are left."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in attrs.items() if k in names})
+    @property
+    def origin(self) -> dict[str, str]:
+        """What latents of this codec are made from (`ComponentSpec.origin`)."""
+        return {"codec": self.codec_id, **self.identity}
 
     def require_identity(self, other: Mapping[str, str], what: str) -> None:
         """Refuses `other`, another identity, and names the first field that differs.
@@ -146,6 +156,8 @@ class ComponentSpec:
     arrays: tuple[ArraySpec, ...]
     streams: tuple[BytesSpec, ...] = ()
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """What its numbers are made from, beside pictures: every receipt repeats it."""
 
     @property
     def kind(self) -> str:
@@ -173,13 +185,13 @@ def check_format(attrs: Mapping[str, Any], where: str, kind: str | None = None) 
         FormatVersionError: With the versions and the remedy.
     """
     expected = FORMAT_NAME if kind is None else f"{FORMAT_NAME}/{kind}"
-    found = attrs.get("encoding-type")
-    version = str(attrs.get("encoding-version", ""))
-    if found != expected or not version:
+    found = str(attrs.get("encoding-type"))[:_QUOTED]
+    version = str(attrs.get("encoding-version", ""))[:_QUOTED]
+    if found != expected or not _VERSION.fullmatch(version):
         what = "latent store" if kind is None else f"component of kind {kind}"
         raise FormatVersionError(
             f"{where} is a Zarr group but no {what} (encoding-type {found!r}, expected "
-            f"{expected!r}); give the URL that encode-to-store wrote"
+            f"{expected!r}; encoding-version {version!r}); give the URL that encode-to-store wrote"
         )
     if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise FormatVersionError(

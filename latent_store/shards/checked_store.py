@@ -42,9 +42,14 @@ class CheckedStore(WrapperStore[Store]):
         super().__init__(store)
         self._remedy = remedy
         rows = objects.to_pylist()
-        self._left_out = {row["key"] for row in rows if row.pop("shard") in left_out}
+        self._left_out = {row["key"] for row in rows if row["shard"] in left_out}
+        fields = ("length", "crc32c", "inner_chunks", "trailers")
+        # Of those that are absent because all their values are fill: None.
         self._listed = {
-            row.pop("key"): StoredObject(**row) for row in rows if row["length"] != ABSENT
+            row["key"]: None
+            if row["length"] == ABSENT
+            else StoredObject(**{name: row[name] for name in fields})
+            for row in rows
         }
         self._starts: dict[str, np.ndarray] = {}
 
@@ -58,8 +63,10 @@ class CheckedStore(WrapperStore[Store]):
         """
         if key in self._left_out:
             return None
+        if key not in self._listed:
+            raise self._refusal(key, "is in no receipt")
         value = await self._store.get(key, prototype, byte_range)
-        listed = self._listed.get(key)
+        listed = self._listed[key]
         if (value is None) != (listed is None):
             what = "is missing" if value is None else "is there, but in no receipt"
             raise self._refusal(key, what)
@@ -75,7 +82,7 @@ class CheckedStore(WrapperStore[Store]):
             right = listed.defect(data) is None
         elif isinstance(byte_range, SuffixByteRequest):
             right = data.endswith(listed.trailer(-1))
-            self._starts[key] = present_chunks(data)[:, 0]
+            self._starts[key] = present_chunks(data)[:, 0] if right else np.empty(0)
         elif isinstance(byte_range, RangeByteRequest):
             # Zarr reads a shard's index before its chunks, so the positions are known.
             position = int(np.searchsorted(self._starts[key], byte_range.start))

@@ -7,6 +7,7 @@ checks a whole component with one request and one listing).
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from latent_store.errors import IntegrityError
 from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
-from latent_store.shards.receipts import Receipt, StoredObject, crc32c
+from latent_store.shards.receipts import Receipt, crc32c
 from latent_store.storage import groups
 from latent_store.storage.location import CONTROL, Location
 
@@ -57,8 +58,8 @@ OBJECTS = pa.schema(
 )
 SAMPLES_CRC32C = "samples_crc32c"
 """Attribute of a split's group: the crc32c of `samples.parquet`."""
-LARGEST_TABLE = 2**26
-"""In rows."""
+LARGEST_TABLE, LARGEST_TABLE_BYTES = 2**26, 2**32
+"""In rows, and in bytes of the file and of what it says that it unfolds to."""
 ABSENT = -1
 """Length in the object table of an object that is not there, because all its values are fill."""
 
@@ -96,17 +97,17 @@ def samples_table(plan: ShardPlan, sha256: Mapping[int, str]) -> pa.Table:
             "row": row,
             "source_row": plan.source_rows[row],
         }
-        rows.append({**vars(sample), **place})
-    return pa.Table.from_pylist(rows, schema=SAMPLES)
+        rows.append({**dataclasses.asdict(sample), **place})
+    return _table(rows, SAMPLES)
 
 
 def rows_table(receipts: Iterable[Receipt]) -> pa.Table:
     """Builds a component's part: row, status, reason and the statistics of each row, ascending."""
     records = sorted((r for receipt in receipts for r in receipt.rows), key=lambda r: r.row)
-    columns = sorted({name for record in records for name in record.stats})
-    rows = [{**record.stats, **vars(record)} for record in records]
+    columns = sorted({name for record in records for name in record.stats} - {n for n, _ in ROWS})
+    rows = [{**r.stats, **{name: getattr(r, name) for name, _ in ROWS}} for r in records]
     extra = [(name, _type_of(rows, name)) for name in columns]
-    return pa.Table.from_pylist(rows, schema=pa.schema([*ROWS, *extra]))
+    return _table(rows, pa.schema([*ROWS, *extra]))
 
 
 def objects_table(receipts: Iterable[Receipt]) -> pa.Table:
@@ -114,10 +115,10 @@ def objects_table(receipts: Iterable[Receipt]) -> pa.Table:
     rows: list[dict[str, Any]] = []
     for receipt in sorted(receipts, key=lambda r: r.shard):
         for key, stored in receipt.objects.items():
-            rows.append({"shard": receipt.shard, "key": key, **vars(stored)})
-        void = StoredObject(length=ABSENT, crc32c=0, inner_chunks=0, trailers=b"")
-        rows.extend({"shard": receipt.shard, "key": k, **vars(void)} for k in receipt.absent)
-    return pa.Table.from_pylist(rows, schema=OBJECTS)
+            rows.append({"shard": receipt.shard, "key": key, **dataclasses.asdict(stored)})
+        void = {"length": ABSENT, "crc32c": 0, "inner_chunks": 0, "trailers": b""}
+        rows.extend({"shard": receipt.shard, "key": key, **void} for key in receipt.absent)
+    return _table(rows, OBJECTS)
 
 
 def read_samples(location: Location, split: str) -> pa.Table:
@@ -196,8 +197,10 @@ def read_table(location: Location, split: str, name: str, expected_crc32c: int) 
         )
     try:
         file = pq.ParquetFile(io.BytesIO(data))
-        if file.metadata.num_rows > LARGEST_TABLE:
-            raise ValueError(f"it says that it has {file.metadata.num_rows} rows")
+        groups_of_rows = range(file.metadata.num_row_groups)
+        unfolded = sum(file.metadata.row_group(i).total_byte_size for i in groups_of_rows)
+        if file.metadata.num_rows > LARGEST_TABLE or unfolded > LARGEST_TABLE_BYTES:
+            raise ValueError(f"it says that it has {file.metadata.num_rows} rows, {unfolded} bytes")
         # One thread: handing such small tables to a pool takes longer than reading them.
         return file.read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -208,9 +211,18 @@ def read_table(location: Location, split: str, name: str, expected_crc32c: int) 
 
 def _read(location: Location, key: str) -> bytes | None:
     try:
-        return location.read(key)
+        return location.read(key, LARGEST_TABLE_BYTES)
     except FileNotFoundError:
         return None
+
+
+def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowException, OverflowError) as error:
+        raise IntegrityError(
+            f"the receipts hold statistics that make no table ({error}); run their job again"
+        ) from error
 
 
 def _type_of(rows: Sequence[Mapping[str, Any]], name: str) -> pa.DataType:

@@ -11,15 +11,17 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
 
 import google_crc32c
+from msgspec import Meta
 
 from latent_store.errors import IntegrityError
 from latent_store.format import layout
+from latent_store.storage import records
 from latent_store.storage.keys import is_key
 from latent_store.storage.location import CONTROL, Location
-from latent_store.storage.seals import known_fields, read_record, seal_record
+from latent_store.storage.records import Count, Crc32c, Hex, Text
 
 _NAME = r"(?!\.)[^/]+"
 _RECEIPT = re.compile(
@@ -32,6 +34,7 @@ OK = "ok"
 FAILED = "failed"
 NOT_LISTED = "absent"
 """Status of a row that its dataset has nothing for: the list of the component's task lacks it."""
+Statistic = Annotated[int, Meta(ge=-(2**62), le=2**62)] | float | Text | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,11 @@ class RowRecord:
         stats: Numbers and strings for the component's index part.
     """
 
-    row: int
-    sample_id: str
-    status: str = OK
-    reason: str = ""
-    stats: Mapping[str, Any] = field(default_factory=dict)
+    row: Count
+    sample_id: Text
+    status: Text = OK
+    reason: Text = ""
+    stats: Mapping[Text, Statistic] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +70,24 @@ class StoredObject:
             little more than how long its pieces are.
     """
 
-    length: int
-    crc32c: int
-    inner_chunks: int
-    trailers: bytes
+    length: Count
+    crc32c: Crc32c
+    inner_chunks: Annotated[int, Meta(ge=0, lt=2**31)]
+    trailers: Hex
+
+    def __post_init__(self) -> None:
+        pieces, rest = divmod(len(self.trailers), layout.INDEX_CRC)
+        index = layout.INDEX_ENTRY * self.inner_chunks + layout.INDEX_CRC
+        if rest or not 1 <= pieces <= self.inner_chunks + 1 or self.length < index:
+            raise IntegrityError(
+                f"{self.length} bytes with room for {self.inner_chunks} inner chunks do not end in "
+                f"{len(self.trailers)} bytes of checksums"
+            )
 
     @classmethod
     def of(cls, data: bytes, inner_chunks: int) -> StoredObject:
         """Describes an object's bytes."""
-        trailers = layout.chunk_trailers(data, inner_chunks)
+        trailers = Hex(layout.chunk_trailers(data, inner_chunks))
         return cls(
             length=len(data), crc32c=crc32c(data), inner_chunks=inner_chunks, trailers=trailers
         )
@@ -105,23 +117,31 @@ class StoredObject:
 class Receipt:
     """One shard of one component, whole.
 
+    What it was made from is missing in receipts of format version 1.1 and older.
+
     Attributes:
         objects: By key.
         absent: Keys that were not written, because every value is fill.
+        origin: What its numbers were made from (`ComponentSpec.origin`).
+        pictures_crc32c: Of its usable rows' pictures (`ShardPlan.pictures_crc32c`).
+        fence: The fencing number of the lease that it was written under, if under any.
     """
 
-    component: str
-    shard: int
-    objects: Mapping[str, StoredObject]
-    absent: tuple[str, ...]
+    component: Text
+    shard: Count
+    objects: Mapping[Text, StoredObject]
+    absent: tuple[Text, ...]
     rows: tuple[RowRecord, ...]
+    origin: Mapping[Text, Text] = field(default_factory=dict)
+    pictures_crc32c: Crc32c | None = None
+    fence: Count | None = None
 
     def to_json(self) -> bytes:
         """Returns the persisted form."""
         record = dataclasses.asdict(self)
         for stored in record["objects"].values():
             stored["trailers"] = stored["trailers"].hex()
-        return seal_record(record)
+        return records.seal_record(record)
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
@@ -130,17 +150,12 @@ class Receipt:
         Raises:
             IntegrityError: It was altered, or is no receipt.
         """
-        record = read_record(data, "a receipt", "run its job again")
-        try:
-            return cls(
-                component=record["component"],
-                shard=record["shard"],
-                objects={key: _stored_object(stored) for key, stored in record["objects"].items()},
-                absent=tuple(record["absent"]),
-                rows=tuple(RowRecord(**known_fields(RowRecord, row)) for row in record["rows"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise IntegrityError(f"a receipt has no {error}; run its job again") from error
+        return records.read_record(cls, data, "a receipt", "run its job again")
+
+    @property
+    def usable(self) -> list[int]:
+        """The rows whose status is `ok`."""
+        return [record.row for record in self.rows if record.status == OK]
 
     def lies_in(self, split: str, component: str, shard: int) -> bool:
         """Tells whether it is the receipt of that shard, and names objects of that component."""
@@ -160,7 +175,7 @@ class Receipt:
                 if length not in (None, stored.length):
                     defect: str | None = f"has {length} bytes, its receipt says {stored.length}"
                 else:
-                    defect = stored.defect(location.read(key))
+                    defect = stored.defect(location.read(key, stored.length))
             except FileNotFoundError:
                 defect = "is missing"
             except IntegrityError as error:
@@ -171,11 +186,6 @@ class Receipt:
             if location.exists(key):
                 return f"{key} exists, but its receipt says that all its values are fill"
         return None
-
-
-def _stored_object(record: Mapping[str, Any]) -> StoredObject:
-    fields = known_fields(StoredObject, record)
-    return StoredObject(**{**fields, "trailers": bytes.fromhex(fields["trailers"])})
 
 
 def crc32c(data: bytes) -> int:

@@ -11,21 +11,66 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import zarr
+from msgspec import Meta
 from zarr.abc.store import Store
 from zarr.storage import StorePath
 
 from latent_store.errors import IntegrityError, LatentStoreError
+from latent_store.storage import records
 from latent_store.storage.location import Location
+from latent_store.storage.records import Count
 from latent_store.storage.seals import json_crc32c
 
 METADATA = "zarr.json"
 LARGEST_METADATA = 2**27
 """In bytes; consolidated metadata of a large store is the longest."""
+MOST_AXES = 16
+_QUOTED = 200
+"""Characters of an error of Zarr's, which may quote what it read."""
 _FOREIGN = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, MemoryError)
 """Errors that Zarr and its codecs raise for stored bytes that they cannot use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Node:
+    """A Zarr group or array, of which Zarr itself reads the rest."""
+
+    node_type: Literal["group", "array"]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    shape: Annotated[tuple[Count, ...], Meta(max_length=MOST_AXES)] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    """A part of an array's metadata, and the settings of it that change what is read."""
+
+    name: Literal["regular", "default", "bytes", "zstd", "blosc", "crc32c", "sharding_indexed"]
+    configuration: _Settings = field(default_factory=lambda: _Settings())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    separator: Literal["/"] = "/"
+    endian: Literal["little"] = "little"
+    codecs: tuple[_Named, ...] = ()
+    index_codecs: tuple[_Named, ...] = ()
+    index_location: Literal["end"] = "end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredArray:
+    """The metadata of an array of a component, which receipts vouch for: nothing that makes other
+    numbers of the same bytes, and 0 where there are none."""
+
+    fill_value: Annotated[int, Meta(ge=0, le=0)] | Annotated[float, Meta(ge=0, le=0)]
+    chunk_grid: _Named
+    chunk_key_encoding: _Named
+    codecs: tuple[_Named, ...]
+    storage_transformers: Annotated[tuple[Any, ...], Meta(max_length=0)] = ()
 
 
 def metadata_key(path: str) -> str:
@@ -43,16 +88,9 @@ def read_metadata(location: Location, path: str) -> dict[str, Any] | None:
         data = location.read(metadata_key(path), LARGEST_METADATA)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(location, path, error) from error
-    if (
-        not isinstance(record, dict)
-        or record.get("node_type") not in ("group", "array")
-        or not isinstance(record.get("attributes", {}), dict)
-    ):
-        raise _unreadable(location, path, "no node_type")
+    what = f"{location.url}: the Zarr metadata {metadata_key(path)}"
+    record = records.parse(data, what, repair_hint(location))
+    records.typed(_Node, record, what, repair_hint(location))
     return record
 
 
@@ -65,7 +103,7 @@ def metadata_crc32c(record: dict[str, Any], *, growing: bool = False) -> int:
     """
     kept = {k: v for k, v in record.items() if k != "attributes"}
     if growing:
-        kept["shape"] = kept["shape"][1:]
+        kept["shape"] = kept.get("shape", [])[1:]
     return json_crc32c(kept)
 
 
@@ -141,6 +179,9 @@ def open_array(
             raise IntegrityError(
                 f"{location.url}: the metadata of {path} was altered; {repair_hint(location)}"
             )
+        if growing:
+            what = f"{location.url}: the metadata of {path}"
+            records.typed(_StoredArray, record, what, repair_hint(location))
         node = StorePath(store or location.zarr_store(read_only=True), path)
         array = zarr.Array.from_dict(node, record)
         shown = lengths.get(dims_of(array)[0], array.shape[0]) if lengths else array.shape[0]
@@ -161,8 +202,9 @@ def reading(location: Location, what: str) -> Iterator[None]:
     except LatentStoreError:
         raise
     except _FOREIGN as error:
+        text = str(error)[:_QUOTED]
         raise IntegrityError(
-            f"{location.url}: {what} cannot be read ({type(error).__name__}: {error}); "
+            f"{location.url}: {what} cannot be read ({type(error).__name__}: {text}); "
             f"{repair_hint(location)}"
         ) from error
 
@@ -191,7 +233,8 @@ def update_attrs(
     """
     record = read_metadata(location, path)
     if record is None:
-        raise _unreadable(location, path, "missing")
+        what = f"{location.url} lacks the Zarr metadata {metadata_key(path)}"
+        raise IntegrityError(f"{what}; {repair_hint(location)}")
     attrs = {**record.get("attributes", {}), **json.loads(json.dumps(changes))}
     attrs = {name: value for name, value in attrs.items() if name not in without}
     if attrs != record.get("attributes"):
@@ -229,8 +272,3 @@ def is_group(location: Location, path: str) -> bool:
         # Whoever opens it says what is wrong with it.
         return True
     return record is not None and record["node_type"] == "group"
-
-
-def _unreadable(location: Location, path: str, why: object) -> IntegrityError:
-    message = f"{location.url}: {metadata_key(path)} is no Zarr metadata ({why})"
-    return IntegrityError(f"{message}; {repair_hint(location)}")

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 
 from latent_store.errors import IntegrityError, StoreNotFoundError
-from latent_store.storage.changes import ToldStore, tell
+from latent_store.storage.changes import ToldStore, flush, tell
 from latent_store.storage.keys import admitted
 
 CONTROL = ".latent_store"
@@ -105,19 +105,33 @@ class Location:
 
         Args:
             key: The object.
-            most: Bytes that it may have; a longer file on this machine is not read at all.
+            most: Bytes that it may have; of a longer object nothing, or little more, is read.
 
         Raises:
             FileNotFoundError: There is no such object.
             IntegrityError: It is no regular file, or longer than `most`.
         """
-        length = self.local_length(key)
-        if length is not None and length > most:
+        path, length = self._object(key), self.local_length(key)
+        if length is None:
+            data = self._read_range(path, most + 1)
+        else:
+            data = bytes(self.fs.cat_file(path)) if length <= most else b""
+        if max(length or 0, len(data)) > most:
+            found = "more bytes than" if length is None else f"{length} bytes, more than"
             raise IntegrityError(
-                f"{self.url}: {key} has {length} bytes, more than the {most} that it can have; "
-                "restore it, or have its job write it anew"
+                f"{self.url}: {key} has {found} the {most} that it can have; restore it, or have "
+                "its job write it anew"
             )
-        return bytes(self.fs.cat_file(self._object(key)))
+        return data
+
+    def _read_range(self, path: str, end: int) -> bytes:
+        try:
+            return bytes(self.fs.cat_file(path, start=0, end=end))
+        except OSError as error:
+            # Some object stores refuse a range of an object that has no bytes.
+            if isinstance(error, FileNotFoundError) or self.fs.size(path):
+                raise
+            return b""
 
     def local_length(self, key: str) -> int | None:
         """Returns the length of a file on this machine in bytes; None in an object store.
@@ -150,6 +164,11 @@ class Location:
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(path), data, durable=durable)
+
+    def sync(self) -> None:
+        """Brings all that was written to a local disk; object stores answer when they have it."""
+        if self.local_path is not None:
+            flush(self.local_path)
 
     def create(self, key: str, data: bytes) -> bool:
         """Writes an object whole unless it is there; tells whether it was written."""

@@ -6,19 +6,30 @@ crc32c of each array's metadata and values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import google_crc32c
 import numpy as np
 
 from latent_store.errors import IntegrityError
-from latent_store.storage import groups
+from latent_store.storage import groups, records
 from latent_store.storage.location import Location
+from latent_store.storage.records import Crc32c, Text
 from latent_store.storage.seals import require_sealed, sealed
 
 LARGEST_ARRAY = 2**26
 """In bytes: the tables of a codec with thousands of channels take a tenth of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Digests:
+    """The crc32c of each array's values, and of its metadata, by its name."""
+
+    values: dict[Text, Crc32c]
+    arrays: dict[Text, Crc32c]
 
 
 def write(
@@ -79,17 +90,22 @@ def read_arrays(
     """Returns the arrays of `write` by name; those added since are left.
 
     Raises:
-        IntegrityError: One is missing or was altered.
+        IntegrityError: One is missing or was altered, or has more bytes than it can.
     """
     found = {}
-    with groups.reading(location, path):
-        listed = {name: (crc, attrs["arrays"][name]) for name, crc in attrs["values"].items()}
-    for name, (expected, metadata) in listed.items():
-        array = groups.open_array(location, f"{path}/{name}", metadata)
-        if array.nbytes > LARGEST_ARRAY:
+    record = records.typed(_Digests, attrs, f"{location.url}/{path}", remedy)
+    stored = location.sizes(path)
+    for name, expected in record.values.items():
+        array = groups.open_array(location, f"{path}/{name}", record.arrays.get(name))
+        objects = [key for key in stored if key.startswith(f"{path}/{name}/")]
+        for key in objects:
+            location.local_length(key)  # A pipe or a device would never end.
+        chunk = math.prod(array.chunks) * array.dtype.itemsize
+        most = max(array.nbytes, chunk, *(stored[key] for key in objects))
+        if most > LARGEST_ARRAY:
             raise IntegrityError(
-                f"{location.url}: {path}/{name} says that it takes {array.nbytes} bytes, more than "
-                f"the {LARGEST_ARRAY} that it can have; {remedy}"
+                f"{location.url}: {path}/{name} takes {most} bytes, more than the {LARGEST_ARRAY} "
+                f"that it can have; {remedy}"
             )
         with groups.reading(location, f"{path}/{name}"):
             found[name] = np.asarray(array[...])

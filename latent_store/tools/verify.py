@@ -20,7 +20,7 @@ from latent_store.components import base as component
 from latent_store.components.features import FeaturesReader, teacher_of
 from latent_store.components.finalize import Closed, check_shards, component_tables, samples_of
 from latent_store.components.latents import LatentsReader
-from latent_store.components.registry import all_splits, component_keys, ids_of
+from latent_store.components.registry import KINDS, all_splits, component_keys, ids_of, kind_of
 from latent_store.console import describe_os_error
 from latent_store.errors import LatentStoreError
 from latent_store.format.plan import ShardPlan, read_plan
@@ -199,7 +199,8 @@ def _component_defects(
         yield Defect(where=place, what=what, split=plan.name, component=key, shard=shard)
     try:
         group = component.open_component(location, plan.name, key)
-        if group.attrs.get("complete"):
+        complete = component.read_record(location, group).complete
+        if complete:
             component.require_intact(location, group)
     except BROKEN as error:
         yield Defect(
@@ -211,10 +212,16 @@ def _component_defects(
         yield Defect(where=path, what=what, split=plan.name, component=key, metadata=path)
     if closed.defects:
         return
-    if not group.attrs.get("complete"):
+    if not complete:
         yield Defect(where=where, what="every shard is whole, but it was not finalized")
         return
-    yield from _index_defects(location, plan, group, closed)
+    found = list(_index_defects(location, plan, group, closed))
+    yield from found
+    if not found and key.partition("/")[0] in KINDS:
+        try:
+            kind_of(key)(location, plan, key)
+        except LatentStoreError as error:
+            yield Defect(where=where, what=str(error), split=plan.name, component=key)
 
 
 def _deep_defects(
@@ -257,10 +264,10 @@ def _consolidated_defects(location: Location, splits: list[str]) -> Iterator[Def
             path = f"{split}/{key}"
             try:
                 group = component.open_component(location, split, key)
+                if component.read_record(location, group).complete:
+                    finished.add(path)
             except BROKEN:
                 continue  # Named already.
-            if group.attrs.get("complete"):
-                finished.add(path)
     for path in sorted({"", *splits, *finished}) if finished else []:
         try:
             found = list(consolidated.differences(location, path, finished))

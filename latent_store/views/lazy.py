@@ -97,7 +97,7 @@ class UsableRows:
     """
 
     def __init__(self, reader: ComponentReader, variable: Variable, rows: np.ndarray):
-        written = int(reader.attrs["num_shards"]), reader.content
+        written = reader.record.num_shards or 0, reader.content
         self.address = (reader.location, reader.plan.name, reader.key, *written)
         self.variable = variable
         self.rows = rows

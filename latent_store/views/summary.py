@@ -62,7 +62,9 @@ def describe_rows(location: Location, plan: ShardPlan, key: str, where: str = ""
     is put after the number of samples.
     """
     table = OpenComponent(location, plan.name, key).index
-    original = [plan.source_rows[row] == row for row in table["row"].to_pylist()]
+    rows, ids = (table[name].to_pylist() for name in ("row", "sample_id"))
+    plan.require_samples(rows, ids, key)
+    original = [plan.source_rows[row] == row for row in rows]
     statuses = table["status"].to_pylist()
     good = [status == receipts.OK for status in statuses]
     count = sum(fine for fine, first in zip(good, original, strict=True) if first)

@@ -136,7 +136,11 @@ class ComponentJob(ABC):
         for key in [spec.key for spec in self.components]:
             self._require_leases()
             with progress(total=plan.num_shards, desc=f"check {key}", unit="shard") as bar:
-                closed = finalize(self.store, plan.name, key, on_shard=lambda _: bar.update())
+                closed = finalize(
+                    *(self.store, plan.name, key),
+                    on_shard=lambda _: bar.update(),
+                    claim=self.claims.get(key),
+                )
             yield closed
 
     def write_shard(self, shard: int) -> int:
@@ -179,9 +183,15 @@ class ComponentJob(ABC):
         component.note(self.store, f"{plan.name}/{spec.key}", notes)
 
     def _forget(self, plan: ShardPlan, spec: ComponentSpec) -> None:
-        """Forgets the shards with rows to make again, once readers know that they are left out."""
+        """Forgets the shards to make again, once readers know that they are left out."""
         again, there = self.again(plan, spec), finished_receipts(self.store, plan.name, spec.key)
-        shards = [n for n, receipt in there.items() if any(map(again, receipt.rows))]
+        group = component.open_component(self.store, plan.name, spec.key)
+        record = component.noted_record(self.store, group)
+        shards = [
+            shard
+            for shard, receipt in there.items()
+            if any(map(again, receipt.rows)) or component.foreign(record, plan, receipt)
+        ]
         lacking = {*range(plan.num_shards)} - there.keys()
         component.leave_out(self.store, f"{plan.name}/{spec.key}", lacking.union(shards))
         for shard in shards:

@@ -18,7 +18,12 @@ from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
 from latent_store.codec.numerics import choose_device
 from latent_store.components import base as component
 from latent_store.components.boxes import BOX_MULTIPLE, BoxesReader, boxes_spec
-from latent_store.components.features import FeaturesReader, features_id, teacher_spec
+from latent_store.components.features import (
+    FeaturesReader,
+    FeaturesRecord,
+    features_id,
+    teacher_spec,
+)
 from latent_store.components.labels import LabelsReader, labels_spec
 from latent_store.components.latents import LatentsReader, latents_spec
 from latent_store.errors import (
@@ -33,7 +38,7 @@ from latent_store.format.feature_encoding import UINT8, FeatureEncoding
 from latent_store.format.ids import require_name
 from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan, require_not_lost
 from latent_store.shards import receipts
-from latent_store.shards.receipts import FAILED, RowRecord
+from latent_store.shards.receipts import FAILED, OK, RowRecord
 from latent_store.storage.groups import array_of
 from latent_store.storage.lease import Claim, Lease
 from latent_store.storage.location import Location
@@ -149,11 +154,13 @@ class EncodeRequest:
         try:
             group = self._open(encoder.spec.key)
             component.require_intact(self.location, group)
+            record = component.read_record(self.location, group)
         except LatentStoreError:
             return False
-        if not group.attrs.get("complete") or component.pending(group):
+        if not record.complete or record.pending or record.num_rows != self.plan.num_rows:
             return False
-        if group.attrs.get("num_rows") != self.plan.num_rows:
+        usable = [row.row for row in self._rows(encoder.spec.key) if row.status == OK]
+        if record.pictures_crc32c not in (None, self.plan.pictures_crc32c(usable)):
             return False
         limit = self.flags.max_failures
         if limit is not None and self.count_failed(encoder.spec.key) > limit:
@@ -185,7 +192,8 @@ class EncodeRequest:
                 if _outgrown(stored, encoder):
                     component.forget_component(self.location, self.plan.name, encoder.spec.key)
                 else:
-                    threads = stored.attrs.get("encoder_threads", threads)
+                    noted = component.noted_record(self.location, stored).encoder_threads
+                    threads = threads if noted is None else noted
         return EncodeJob(
             store=self.location,
             split=self.plan.name,
@@ -273,7 +281,8 @@ class EncodeRequest:
         key, asked = FeaturesReader.key_of(features), self.flags.teacher_dtype
         try:
             group = self._open(key)
-            stored = FeatureEncoding.from_attrs(group.attrs, str(array_of(group, "features").dtype))
+            record = component.read_record_of(FeaturesRecord, self.location, group)
+            stored = record.encoding(str(array_of(group, "features").dtype))
         except (MissingComponentError, KeyError):
             return FeatureEncoding.named(asked or UINT8)
         if asked not in (None, stored.name):

@@ -7,6 +7,7 @@ Nothing but `detected` and `harmless` is allowed: `silent` means that wrong valu
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -15,9 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from latent_store import LatentStoreError
+from latent_store.storage.location import CONTROL
+from tests.latent_store.mutations import mutate, resealed, resealed_array, resealed_attrs
 from tests.latent_store.readings import contents, read_everything
 
 DETECTED, HARMLESS, SILENT, CRASH = "detected", "harmless", "silent", "crash"
@@ -37,9 +41,14 @@ KINDS = {
 """Kind of object -> what its key looks like; the first that fits."""
 WEIGHTS = {"shard": 4, "array metadata": 2, "index": 2, "group metadata": 2, "receipt": 0.5}
 """How often a kind is picked; the others 1. Nobody reads receipts, so their damage is harmless."""
-FLIP, TRUNCATE, DELETE, EMPTY, SWAP, FOREIGN, STALE = DAMAGES = (
-    "flip", "truncate", "delete", "empty", "swap", "foreign", "stale",
+FLIP, TRUNCATE, DELETE, EMPTY, SWAP, FOREIGN, STALE, RESEAL, LONG, PIPE = DAMAGES = (
+    "flip", "truncate", "delete", "empty", "swap", "foreign", "stale", "reseal", "long", "pipe",
 )  # fmt: skip
+"""`reseal`: other contents under checksums that were made right. `long`: as long as a disk, mostly
+holes. `pipe`: no regular file."""
+ENDLESS = 2**40
+DESCRIPTIONS = (" spec", " ranking")
+"""What resealed attributes may say of a codec or a ranking: nothing else knows it."""
 IGNORED = re.compile(r"/leases/")
 
 
@@ -120,8 +129,12 @@ class Ground:
             for key, data in trial.changes.items():
                 path = self._path(self.copy, key)
                 path.unlink()
-                if data is not None:
+                if trial.damage == PIPE:
+                    os.mkfifo(path)
+                elif data is not None:
                     path.write_bytes(data)
+                if trial.damage == LONG:
+                    os.truncate(path, ENDLESS)
             yield self.copy / "made.zarr"
         finally:
             for key in trial.changes:
@@ -133,7 +146,7 @@ class Ground:
         """Runs the trial of a seed."""
         trial = self.trial(seed)
         with self.damaged(trial) as url:
-            result, what = self._judge(url, trial.key)
+            result, what = self._judge(url, trial)
         return Outcome(
             seed=seed,
             kind=trial.kind,
@@ -143,14 +156,16 @@ class Ground:
             what=what,
         )
 
-    def _judge(self, url: Path, key: str) -> tuple[str, str]:
+    def _judge(self, url: Path, trial: Trial) -> tuple[str, str]:
         try:
-            found = read_everything(url, self.wanted, self._streams(self.copy), first=key)
+            found = read_everything(url, self.wanted, self._streams(self.copy), first=trial.key)
         except LatentStoreError as error:
             return (DETECTED if "\n" not in str(error) else CRASH), str(error)
         except Exception as error:  # noqa: BLE001  (whatever escapes is what is looked for)
             return CRASH, f"{type(error).__name__}: {error}"
         wrong = [name for name, value in self.expected.items() if found.get(name) != value]
+        if trial.damage == RESEAL:
+            wrong = [name for name in wrong if not name.endswith(DESCRIPTIONS)]
         return (SILENT, ", ".join(wrong)) if wrong else (HARMLESS, "")
 
     def _changes(
@@ -167,6 +182,10 @@ class Ground:
             return {key: b""}
         if kind == "stream file":
             return {}  # One whole stream file in place of another is another picture.
+        if damage in (LONG, PIPE):
+            return {key: data + b"\0"}
+        if damage == RESEAL:
+            return self._resealed(rng, key, data)
         if damage == STALE:
             old = self.past / key
             return {key: old.read_bytes()} if old.exists() else {}
@@ -175,6 +194,29 @@ class Ground:
             return {}
         other = rng.choice(others)
         return {key: self._read(other)} | ({other: data} if damage == SWAP else {})
+
+    def _resealed(self, rng: random.Random, key: str, data: bytes) -> dict[str, bytes | None]:
+        """Returns the changes that give a record, or a node's metadata, other contents."""
+
+        def change(record: dict[str, Any]) -> dict[str, Any]:
+            return mutate(record, rng)
+
+        if key.endswith(".json") and key.startswith(CONTROL):
+            return {key: resealed(data, change)}
+        if not key.endswith("zarr.json"):
+            return {}
+        record = json.loads(data)
+        if record["node_type"] == "group":
+            return {key: resealed_attrs(data, change)} if "seal" in record["attributes"] else {}
+        path = key.removesuffix("/zarr.json")
+        for base in map(str, PurePosixPath(path).parents):
+            group = self._read(f"{base}/zarr.json") if base != "." else b"{}"
+            name = path.removeprefix(f"{base}/")
+            if name in json.loads(group).get("attributes", {}).get("arrays", {}):
+                growing = not key.startswith("codecs/")
+                both = resealed_array(group, name, data, change, growing=growing)
+                return dict(zip((f"{base}/zarr.json", key), both, strict=True))
+        return {}
 
     def _streams(self, root: Path) -> list[Path]:
         return [root / key for key in self.keys["stream file"]]

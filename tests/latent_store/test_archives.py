@@ -22,7 +22,7 @@ from latent_store.errors import FormatVersionError, IdentityError
 from latent_store.format import schema
 from latent_store.format.plan import read_plan
 from latent_store.shards import index, receipts
-from latent_store.storage import groups, seals
+from latent_store.storage import groups, records, seals
 from latent_store.storage.consolidated import consolidate
 from latent_store.storage.location import Location
 from latent_store.tools import verify as integrity
@@ -61,7 +61,7 @@ def test_a_newer_minor_version_with_unknown_things_is_read(archived: Path) -> No
 def test_a_newer_major_version_is_refused(archived: Path, fails: Callable[..., str]) -> None:
     edit(archived, "", lambda attrs: {**attrs, "encoding-version": "2.0"})
     line = fails(cli.main, ["inspect", str(archived)])
-    assert "has format version 2.0, this library reads 1.1; install a release of" in line
+    assert "has format version 2.0, this library reads 1.2; install a release of" in line
 
 
 def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -
     spec = labels_spec(*plan.canvas)
     component.create_component(location, plan, spec)
     group = component.open_component(location, plan.name, spec.key)
-    assert group.attrs["encoding-version"] == schema.FORMAT_VERSION == "1.1"
+    assert component.noted(group)["encoding-version"] == schema.FORMAT_VERSION == "1.2"
     edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": "1.9"}))
     with pytest.raises(IdentityError, match=r"encoding-version = '1\.9', this job would"):
         component.create_component(location, plan, spec)
@@ -112,7 +112,7 @@ def add_to_component(location: Location, split: str, key: str) -> None:
     """Adds to a component's tables, attributes and arrays, and seals it as its writer would."""
     url = Path(location.url)
     base = f"{split}/{key}"
-    tables = dict(component.open_component(location, split, key).attrs[component.TABLES])
+    tables = dict(component.open_component(location, split, key).attrs["tables"])
     for name in tables:
         path = url / index.index_key(split, name)
         table = pq.read_table(io.BytesIO(path.read_bytes()))
@@ -123,21 +123,21 @@ def add_to_component(location: Location, split: str, key: str) -> None:
                 stats.pop(seals.CRC32C)
                 for row in stats["rows"]:
                     row["stats"]["unknown"] = 1
-                receipt_path.write_bytes(seals.seal_record(stats))
+                receipt_path.write_bytes(records.seal_record(stats))
         tables[name] = index.renew_table(location, split, name, table, None)
-    edit(url, base, lambda a: seals.sealed({**a, **NEWER, component.TABLES: tables}))
+    edit(url, base, lambda a: seals.sealed({**a, **NEWER, "tables": tables}))
     add_array(url, base)
     # A user's own note is no part of what was sealed.
     edit(url, base, lambda attrs: {**attrs, "note": "mine"})
 
 
-def with_unknown(data: bytes, records: str) -> bytes:
-    """Adds a field to a sealed record and to each of its records."""
+def with_unknown(data: bytes, parts: str) -> bytes:
+    """Adds a field to a sealed record and to each of its parts."""
     record = json.loads(data)
     record.pop(seals.CRC32C)
-    for part in record[records]:
+    for part in record[parts]:
         part["unknown"] = [1, 2]
-    return seals.seal_record({**record, "unknown": "x"})
+    return records.seal_record({**record, "unknown": "x"})
 
 
 def edit(url: Path, path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

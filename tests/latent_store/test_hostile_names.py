@@ -14,9 +14,9 @@ import latent_store
 from latent_store import cli
 from latent_store.errors import IntegrityError
 from latent_store.shards import receipts
-from latent_store.storage import seals
 from latent_store.storage.keys import is_key
 from latent_store.storage.location import Location
+from tests.latent_store.mutations import reseal, reseal_attrs
 
 Fails = Callable[..., str]
 SPLIT = "made/train"
@@ -24,22 +24,6 @@ LABELS = f"{SPLIT}/labels"
 OUTSIDE = "../../../outside"
 PLAN = ".latent_store/made/train/plan.json"
 RECEIPT = receipts.receipt_key(SPLIT, "labels", 0)
-
-
-def reseal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes a record, and makes its crc32c right again."""
-    record = json.loads(path.read_bytes())
-    del record[seals.CRC32C]
-    change(record)
-    path.write_bytes(seals.seal_record(record))
-
-
-def reseal_attrs(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes a group's attributes, and makes their seal right again."""
-    record = json.loads(path.read_bytes())
-    change(record["attributes"])
-    record["attributes"] = seals.sealed(record["attributes"])
-    path.write_bytes(json.dumps(record).encode())
 
 
 @pytest.fixture
@@ -167,9 +151,9 @@ def test_a_plan_that_no_job_can_have_made_is_refused(
     made_copy: Path, name: str, value: Callable[[Any], Any], fails: Fails
 ) -> None:
     reseal(made_copy / PLAN, lambda plan: plan.update({name: value(plan[name])}))
-    with pytest.raises(IntegrityError, match="the shard plan is none"):
+    with pytest.raises(IntegrityError, match=r"the shard plan (cannot be read|is none)"):
         latent_store.open(made_copy)[SPLIT]
-    assert "the shard plan is none" in fails(cli.main, ["inspect", str(made_copy)])
+    assert "the shard plan" in fails(cli.main, ["inspect", str(made_copy)])
 
 
 def test_more_rows_than_the_plan_has_are_refused(made_copy: Path) -> None:

@@ -17,7 +17,8 @@ import latent_store
 from latent_store import cli
 from latent_store.errors import DatasetError
 from latent_store.storage.location import CONTROL, Location
-from latent_store.storage.seals import CRC32C, seal_record
+from latent_store.storage.records import seal_record
+from latent_store.storage.seals import CRC32C
 from latent_store.store import Split
 from latent_store.tools import verify as integrity
 from latent_store.tools.verify_streams import check_streams

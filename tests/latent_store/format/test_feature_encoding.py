@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latent_store.components.features import FeaturesRecord
 from latent_store.errors import CapacityError, LatentStoreError
 from latent_store.format.feature_encoding import BITROUND, FLOAT16, KEEPBITS, FeatureEncoding
+from latent_store.storage.records import typed
 from tests.conftest import TinyStore
 
 CORE_CODECS = {"bytes", "zstd", "blosc", "crc32c", "sharding_indexed"}
@@ -48,9 +50,10 @@ def test_uint8_features_are_right_to_half_a_step(seed: int) -> None:
 @pytest.mark.parametrize("name", ["uint8", FLOAT16, BITROUND])
 def test_attributes_give_back_the_encoding(name: str) -> None:
     encoding = FeatureEncoding.named(name)
-    assert FeatureEncoding.from_attrs(encoding.to_attrs(), encoding.dtype) == encoding
+    record = typed(FeaturesRecord, encoding.to_attrs(), "attributes", "")
+    assert record.encoding(encoding.dtype) == encoding
     if name != BITROUND:
-        assert FeatureEncoding.from_attrs({}, encoding.dtype) == encoding
+        assert FeaturesRecord().encoding(encoding.dtype) == encoding
 
 
 def test_encodings_that_do_not_exist_are_refused() -> None:
