@@ -11,6 +11,8 @@ the bias, which all have in common, is eliminated last. A convolution of stride 
 of its own. Everything is summed in float64 in the order in which it is given.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +42,7 @@ class LastLayerFit:
 
     Args:
         layer: A `Conv2d` of stride 1 with padding that keeps the size, or a `ConvTranspose2d` of
-            kernel 5, stride 2 that doubles it; it gives shapes only.
+            kernel 5, stride 2 that doubles it; it gives shapes, and the device of the sums.
         ridge: Added to the diagonal, as a share of its mean: keeps hidden channels that are all
             but silent from getting huge weights.
     """
@@ -52,9 +54,12 @@ class LastLayerFit:
         self._kernel = layer.kernel_size
         self._stride = 2 if self._transposed else 1
         self._phases = _phases(layer)
-        self._systems = [_System(len(p.kernel) * self.inputs, self.outputs) for p in self._phases]
-        self._squares = torch.zeros(self.outputs, dtype=torch.float64)
-        self._sums = torch.zeros(self.outputs, dtype=torch.float64)
+        zeros = functools.partial(layer.weight.new_zeros, dtype=torch.float64)
+        self._systems = [
+            _System(zeros, len(p.kernel) * self.inputs, self.outputs) for p in self._phases
+        ]
+        self._squares, self._sums = zeros(self.outputs), zeros(self.outputs)
+        self._weight = zeros(self.inputs, self.outputs, *self._kernel)
 
     @torch.no_grad()
     def add(
@@ -96,7 +101,7 @@ class LastLayerFit:
         pairs = list(zip(self._systems, solved, strict=True))
         left = self.positions - sum(s.sums_T @ b_T for s, (_, b_T) in pairs)
         bias_F = (self._sums - sum(s.sums_T @ a_TF for s, (a_TF, _) in pairs)) / left
-        weight = torch.zeros(self.inputs, self.outputs, *self._kernel, dtype=torch.float64)
+        weight = self._weight.clone()
         for phase, (a_TF, b_T) in zip(self._phases, solved, strict=True):
             taps = (a_TF - b_T[:, None] * bias_F).unflatten(0, (len(phase.kernel), self.inputs))
             for (row, column), tap_CF in zip(phase.kernel, taps, strict=True):
@@ -128,10 +133,9 @@ class _System:
         sums_T: Sums of the rows, float64 [taps·C].
     """
 
-    def __init__(self, unknowns: int, outputs: int) -> None:
-        self.gram_TT = torch.zeros(unknowns, unknowns, dtype=torch.float64)
-        self.right_TF = torch.zeros(unknowns, outputs, dtype=torch.float64)
-        self.sums_T = torch.zeros(unknowns, dtype=torch.float64)
+    def __init__(self, zeros: Callable[..., torch.Tensor], unknowns: int, outputs: int) -> None:
+        self.gram_TT, self.sums_T = zeros(unknowns, unknowns), zeros(unknowns)
+        self.right_TF = zeros(unknowns, outputs)
 
     def add(self, rows_PT: torch.Tensor, wanted_PF: torch.Tensor) -> None:
         """Adds equations, one a position."""
@@ -144,7 +148,9 @@ class _System:
         diagonal_T = self.gram_TT.diagonal()
         # A hidden channel that is silent everywhere needs a ridge of its own, or A is singular.
         added = max(ridge * float(diagonal_T.mean()), 1e-12)
-        factor = torch.linalg.cholesky(self.gram_TT + added * torch.eye(len(diagonal_T)).double())
+        raised_TT = self.gram_TT.clone()
+        raised_TT.diagonal().add_(added)
+        factor = torch.linalg.cholesky(raised_TT)
         right = torch.cat([self.right_TF, self.sums_T[:, None]], dim=1)
         both = torch.cholesky_solve(right, factor)
         return both[:, :-1], both[:, -1]

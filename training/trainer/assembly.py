@@ -212,7 +212,13 @@ def start_transform(
         )
     if form:
         codec = codec_from_store(inputs.store, inputs.spec.codec_id)
-        computed_start.compute_start(network, source, codec, images=job.model.fit_images)
+        computed_start.compute_start(
+            network,
+            source,
+            codec,
+            images=job.model.fit_images,
+            device=ranks.device(job.trainer.device),
+        )
     if how == "computed" or not job.model.distil_steps:
         return
     # Every rank does the same on whole batches: it is a minute, and there is nothing to exchange.

@@ -34,6 +34,7 @@ from training.tasks.losses import cell_mask, distillation
 from training.tasks.objective import network_inputs, to_device
 
 FIT_IMAGES = 100
+CPU = torch.device("cpu")
 _LOG = logging.getLogger(__name__)
 
 
@@ -44,7 +45,12 @@ def can_be_computed(network: nn.Module) -> bool:
 
 @torch.no_grad()
 def compute_start(
-    network: LatentNetwork, source: StoreSource, codec: Codec, *, images: int = FIT_IMAGES
+    network: LatentNetwork,
+    source: StoreSource,
+    codec: Codec,
+    *,
+    images: int = FIT_IMAGES,
+    device: torch.device = CPU,
 ) -> float:
     """Gives a Module-Deconv the codec's first layer and the last layer that fits F best.
 
@@ -52,11 +58,13 @@ def compute_start(
         network: With its statistics set (`initialise.set_statistics`).
         source: The training split of the codec's latents, with the teacher's features.
         images: So many, spread over the split, are fitted to.
+        device: Where the sums are made, and the network lies from then on.
 
     Returns:
         R² of the features on these images.
     """
     start_from_synthesis(network, codec.model.g_s)
+    network.to(device)
     transform = network.transform
     fit = LastLayerFit(transform.up2)
     mean_C11, std_C11 = network.feature_mean_C[:, None, None], network.feature_std_C[:, None, None]
@@ -64,7 +72,7 @@ def compute_start(
     accepts = network.selection.accepts
     for number, row in enumerate(progress(rows, desc="computed start", unit="image")):
         (arrays,) = source.load([(row,)], CropRule(seed=0, crop=0), 0)
-        batch = to_tensors(arrays)
+        batch = to_device(to_tensors(arrays), device)
         # A network for any N sees each of its cuts in turn.
         keep = accepts[number % len(accepts)]
         y_hat_BCHW = batch["y_hat_BCHW"][:, :keep].float()

@@ -373,6 +373,56 @@ def test_a_static_networks_stream_serves_a_network_for_any_n(
     assert "selection any, cuts 16, 32, 64) cannot use this stream, which carries 20" in line
 
 
+def test_a_decoder_that_is_sure_reads_no_further_and_only_what_was_sent_counts(
+    tiny_store: TinyStore, run: Path, split: Split, tmp_path: Path
+) -> None:
+    val = split.store["cityscapes/val"]
+    network, ranked = load_network(run / "last.pt").network, val.ranked(RANKING)
+    y_hat_BCHW = torch.from_numpy(ranked.read(ranked.rows, 16)).float()
+    with torch.inference_mode():
+        outputs = network(y_hat_BCHW)
+    sure = SEGMENTATION.confidences(outputs, [(HEIGHT, WIDTH)] * len(y_hat_BCHW))
+    top_HW = outputs["logits"][0, :, :HEIGHT, :WIDTH].softmax(0).amax(0)
+    assert sure[0] == pytest.approx(float(top_HW.mean()))
+    middle = float(np.median(sure))
+    flags = ["--store", tiny_store.url, "--output", tmp_path, "--split", "val", "--pictures", 0]
+    flags += ["--dataset", "cityscapes", "--checkpoint", run / "last.pt"]
+    flags += ["--stop_confidence", 0, middle, 1]
+    assert evaluate.main([str(word) for word in flags]) == 0
+    found = {p["label"]: p for p in json.loads((tmp_path / "results.json").read_text())["points"]}
+    measured = ("bpp", "score", "channels_max", "decoded")
+    for stop, keep in (("0", 16), ("1", 64)):
+        fixed, stopped = (found[f"any-{end} ({RANKING})"] for end in (keep, f"stop-{stop}"))
+        assert [fixed[n] for n in measured] == [stopped[n] for n in measured]
+        assert (stopped["keep"], stopped["stop"]) == (None, float(stop))
+    between = found[f"any-stop-{middle:g} ({RANKING})"]
+    assert between["channels_min"] == 16 < between["channels_max"]
+    assert (
+        found[f"any-16 ({RANKING})"]["bpp"] < between["bpp"] < found[f"any-64 ({RANKING})"]["bpp"]
+    )
+
+
+def test_a_server_that_is_sure_uses_the_beginning_of_a_stream(
+    run: Path, picture: Path, codec: Codec, tmp_path: Path, fails
+) -> None:
+    whole_HW = segmented(run, tmp_path / "whole", "--image", picture)
+    path = tmp_path / "whole" / f"{picture.stem}.stream"
+    stream = read_stream_file(path)
+    told = {}
+    for confidence in (0, 1):
+        words = ("--stream", path, "--stop_confidence", confidence, "--json", tmp_path / "told")
+        map_HW = segmented(run, tmp_path / str(confidence), *words)
+        (told[confidence],) = json.loads((tmp_path / "told").read_text())["pictures"]
+        first_HW = segmented(run, tmp_path / "first", "--stream", path, "--keep", 16)
+        np.testing.assert_array_equal(map_HW, whole_HW if confidence else first_HW)
+    assert (told[0]["channels"], told[1]["channels"]) == (16, 64)
+    assert told[0]["bytes"]["y"] == stream.cut_bytes[0] < told[1]["bytes"]["y"]
+    none = make_checkpoint(tmp_path / "none.pt", codec)
+    flags = ("--checkpoint", none, "--image", picture, "--output", tmp_path, "--stop_confidence", 0)
+    line = fails(segment.main, [str(word) for word in flags])
+    assert "--stop_confidence goes with a network for any N, and" in line
+
+
 def test_an_n_that_is_no_cut_is_refused(run: Path, picture: Path, codec, tmp_path, fails) -> None:
     fixed = ["--image", str(picture), "--output", str(tmp_path), "--keep", "20"]
     line = fails(segment.main, ["--checkpoint", str(run / "last.pt"), *fixed])

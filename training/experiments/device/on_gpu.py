@@ -242,7 +242,10 @@ def _train_grid(machine: Machine, grid: Grid) -> None:
         value = getattr(args, name)
         values = value if isinstance(value, list) else [value]
         words += [] if value is None else [f"--{name}", *values]
-    machine.start("grid", "training.experiments.rate_miou", *words).wait()
+    if status := machine.start("grid", "training.experiments.rate_miou", *words).wait():
+        raise JobFailedError(
+            f"the grid ended with {status}; see the logs in {machine.output}. The same call goes on"
+        )
 
 
 def _data(machine: Machine, split: str) -> list[object]:
