@@ -123,7 +123,7 @@ def _networks(
     label = PIXEL_RAW if teacher else (network.meta["label"] or path.stem)
     selection = network.config.channel_selection
     ways: list[tuple[int | None, float | None]] = [(keep, None) for keep in selection.keeps]
-    ways += [(None, stop) for stop in stops if selection.for_any_n]
+    ways += [(None, stop) for stop in stops if selection.cuts]
     return [
         EvaluatedNetwork(
             path=path,

@@ -97,7 +97,7 @@ def _method(
     rankings: Mapping[str, RankingRule],
 ) -> GridMethod:
     entry, where = dict(entry), f"[method.{name}]"
-    own = {key: entry.pop(key) for key in ("teacher", "init_from") if key in entry}
+    own: dict[str, Any] = {k: entry.pop(k) for k in ("teacher", "init_from") if k in entry}
     own["stops"] = tuple(entry.pop("stops", ()))
     ranking, seeds = entry.pop("ranking", None), entry.pop("seeds", {})
     chosen = entry.pop("codecs", list(codecs))

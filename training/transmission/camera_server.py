@@ -138,7 +138,7 @@ class Transmission:
         Raises:
             LatentStoreError: The network is not for any N, or does not say how sure it is.
         """
-        if not self.network.config.channel_selection.for_any_n:
+        if not self.network.config.channel_selection.cuts:
             raise LatentStoreError(
                 f"--stop_confidence goes with a network for any N, and {self.network.name} is one "
                 f"with {_describe(self.network.config)}: leave it out"
