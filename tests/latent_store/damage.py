@@ -117,7 +117,8 @@ class Ground:
         while True:
             (kind,) = rng.choices(list(KINDS), [WEIGHTS.get(kind, 1) for kind in KINDS])
             key = rng.choice(self.keys[kind])
-            damage = rng.choice(DAMAGES)
+            # Most objects are no records, of which alone there is something to reseal.
+            (damage,) = rng.choices(DAMAGES, [4 if d == RESEAL else 1 for d in DAMAGES])
             changes = self._changes(rng, kind, key, damage)
             if any(self._read(k) != data for k, data in changes.items()):
                 return Trial(seed=seed, kind=kind, damage=damage, key=key, changes=changes)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,13 +18,16 @@ import zarr
 import latent_store
 from latent_store import cli
 from latent_store.components import base as component
+from latent_store.components.finalize import finalize
 from latent_store.components.labels import labels_spec
+from latent_store.components.writer import ShardWriter
 from latent_store.errors import FormatVersionError, IdentityError
 from latent_store.format import schema
 from latent_store.format.plan import read_plan
 from latent_store.shards import index, receipts
 from latent_store.storage import groups, records, seals
 from latent_store.storage.consolidated import consolidate
+from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from latent_store.tools import verify as integrity
 from latent_store.tools.verify_streams import check_streams
@@ -74,6 +78,28 @@ def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -
     edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": "1.9"}))
     with pytest.raises(IdentityError, match=r"encoding-version = '1\.9', this job would"):
         component.create_component(location, plan, spec)
+
+
+def test_shards_of_an_older_version_count_beside_new_ones(archived: Path) -> None:
+    """Old receipts do not say what they are made from, new ones do."""
+    location, name = Location(archived), "made/train"
+    plan = read_plan(location, *name.split("/"))
+    spec, before = labels_spec(*plan.canvas), latent_store.open(archived)[name].labels()
+    old = receipts.read_receipt(location, name, spec.key, 0)
+    assert (old.origin, old.pictures_crc32c, old.fence) == ({}, None, None)
+    assert before.record.pictures_crc32c is None
+    component.create_component(location, plan, spec)
+    planes = {row: before.read([row])[0] for row in old.usable}
+    with Lease(location, name, spec.key) as lease:
+        writer = ShardWriter(location, plan, spec, lease.claim)
+        new = writer.write(0, {"segmentation": planes}, {}, old.rows)
+        finalize(location, name, spec.key, claim=lease.claim)
+    assert (new.origin, new.fence) == ({"label_ids": "cityscapes-train-ids"}, 1)
+    after = latent_store.open(archived)[name].labels()
+    assert after.record.origin == new.origin
+    assert after.record.pictures_crc32c == plan.pictures_crc32c(after.rows.tolist())
+    np.testing.assert_array_equal(after.read(after.rows), before.read(before.rows))
+    assert list(integrity.verify(location)) == []
 
 
 def test_a_component_of_a_newer_major_version_is_refused_alone(archived: Path) -> None:
