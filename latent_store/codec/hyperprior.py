@@ -38,6 +38,8 @@ ZOO_SHA256 = {
 """First digits of the sha256 of the zoo's checkpoints, qualities 1 to 8, by metric."""
 WIDTHS = ("g_a.0.weight", "g_a.6.weight")
 """Weights whose first axes are N and M."""
+KERNEL = 5
+"""Side of the kernels of g_a, whose weights are the largest; in half precision 2 bytes each."""
 ID_DIGITS = 8
 """Digits of the checkpoint's sha256 in a codec's id."""
 
@@ -223,7 +225,14 @@ def _check_pictures(x_BCHW: Tensor) -> None:
 
 def _build_model(state_dict: Mapping[str, Tensor], name: str) -> ScaleHyperprior:
     sizes = [state_dict[key].shape[:1] for key in WIDTHS if key in state_dict]
-    N, M = (size[0] for size in sizes) if len(sizes) == 2 and all(sizes) else (1, 1)
+    N, M = (size[0] for size in sizes) if len(sizes) == 2 and all(sizes) else (0, 0)
+    largest = max(tensor.nbytes for tensor in state_dict.values())
+    if 2 * N * max(N, M) * KERNEL**2 > largest:
+        raise CheckpointError(
+            f"{name} has layers of {N} and {M} channels, but no weights of so many; give a "
+            f"checkpoint of {ARCHITECTURE}"
+        )
+    N, M = max(N, 1), max(M, 1)  # sizes that are no codec's are told when it is compared
     # Building a model draws its initial weights; loading a codec must not move the caller's seed.
     with torch.random.fork_rng(devices=[]):
         model = ScaleHyperprior(N, M)

@@ -7,8 +7,8 @@ and pedestals of 2**-36 become 0, and with them likelihoods underflow.
 from __future__ import annotations
 
 import io
-import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +20,11 @@ from latent_store.errors import CheckpointError
 
 WRAPPERS = ("network", "state_dict", "model_state_dict")
 """Keys under which CompressAI's tools and training scripts put the state dict."""
+MOST_WRAPPERS = 8
+DTYPES = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
 TABLES = ("_offset", "_quantized_cdf", "_cdf_length")
 SCALE_TABLE = "gaussian_conditional.scale_table"
 _REFUSED_TYPE = re.compile(r"GLOBAL (\S+) was not an allowed global")
@@ -37,9 +42,36 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: It is truncated, no checkpoint, or holds more than plain tensors.
     """
+    content = load_plain(data, name)
+    tensors = _unwrap(content)
+    if not tensors:
+        raise CheckpointError(
+            f"{name} holds {_kind(content)}, not a state dict; save model.state_dict()"
+        )
+    for key, tensor in tensors.items():
+        _require_plain(tensor, key, name, len(data))
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
+        return dict(remap_old_keys("entropy_bottleneck", load_pretrained(tensors)))
+    except LookupError as error:  # a key that only begins as theirs do
+        raise CheckpointError(
+            f"{name} has keys that no codec has; give a checkpoint of one"
+        ) from error
+
+
+def load_plain(data: bytes, name: str, map_location: str | torch.device = "cpu") -> Any:
+    """Returns what `torch.save` wrote, if that is tensors and plain types.
+
+    Raises:
+        CheckpointError: It is truncated, no checkpoint, packed, or holds more than that.
+    """
+    try:
+        if data.startswith(b"PK"):
+            # torch stores its entries as they are: packed ones could be a thousand times larger.
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > len(data):
+                    raise ValueError("its entries are larger than the file")
+        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except Exception as error:  # of a damaged file torch raises whatever it meets
         if refused := refused_type(error):
             raise CheckpointError(
                 f"{name} holds {refused} beside tensors, and objects are not loaded; save "
@@ -50,12 +82,6 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
             f"{name} is no checkpoint of plain tensors, or it was truncated ({len(data)} bytes: "
             f"{reason}); copy it again, or save a state dict with torch.save"
         ) from error
-    tensors = _unwrap(content)
-    if not tensors:
-        raise CheckpointError(
-            f"{name} holds {_kind(content)}, not a state dict; save model.state_dict()"
-        )
-    return dict(remap_old_keys("entropy_bottleneck", load_pretrained(tensors)))
 
 
 def refused_type(error: Exception) -> str:
@@ -94,11 +120,9 @@ def load_state_dict(
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
-    while isinstance(content, dict):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
+    for _ in range(MOST_WRAPPERS):  # a dict may hold itself
+        inner = [content.get(key) for key in WRAPPERS] if isinstance(content, dict) else []
+        content = next((found for found in inner if isinstance(found, dict)), content)
     plain = isinstance(content, dict) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     )
@@ -108,8 +132,21 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
 def _kind(content: Any) -> str:
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
-    keys = ", ".join(str(key) for key in list(content)[:4])
+    # Keys may be anything, and too much to be printed.
+    some = list(content)[:4]
+    keys = ", ".join(key[:40] if isinstance(key, str) else type(key).__name__ for key in some)
     return f"a dict with the keys {keys}" if keys else "an empty dict"
+
+
+def _require_plain(tensor: Tensor, key: str, name: str, file_bytes: int) -> None:
+    """Refuses a tensor that is not numbers in memory, or claims more than the file holds."""
+    strided = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    held = min(tensor.untyped_storage().nbytes(), file_bytes) if strided else -1
+    if not (key.isprintable() and tensor.dtype in DTYPES and strided) or tensor.nbytes > held:
+        raise CheckpointError(
+            f"{name} has {key[:80]!r} as {tensor.dtype} {list(tensor.shape[:6])}, which "
+            f"{file_bytes} bytes of plain numbers cannot be; save model.state_dict() alone"
+        )
 
 
 def _differing_keys(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
@@ -146,7 +183,8 @@ def _check_tables(state_dict: Mapping[str, Tensor], name: str) -> None:
     for part in ("entropy_bottleneck", "gaussian_conditional"):
         for table in TABLES:
             tensor = state_dict[f"{part}.{table}"]
-            if not tensor.numel() or tensor.is_floating_point():
+            fits = not tensor.is_floating_point() and tensor.numel() > 0
+            if not fits or not torch.equal(tensor.to(torch.int32).to(tensor.dtype), tensor):
                 raise CheckpointError(
                     f"{name} has no entropy tables ({part}.{table} is {tensor.dtype} "
                     f"{tuple(tensor.shape)}); call model.update() once after training and save it "
@@ -158,7 +196,12 @@ def _check_values(
     state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str
 ) -> None:
     for key, value in state_dict.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() != expected[key].is_floating_point():
+            raise CheckpointError(
+                f"{name} has {key} as {value.dtype}, a fresh model as {expected[key].dtype}; save "
+                "weights as they are trained"
+            )
+        if not torch.isfinite(value.float()).all():
             raise CheckpointError(
                 f"{name} has values in {key} that are not finite; train or copy it again"
             )

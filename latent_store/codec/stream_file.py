@@ -1,9 +1,6 @@
 """A file that holds one picture's streams and all that decoding them needs besides the codec.
 
-Layout: `magic` (8 bytes), `version` (uint16), `header length` (uint32), `header crc32c`
-(uint32, over version, length and header), all little-endian; the header as JSON; then the parts
-`mask`, `z` and `y` end to end, in this order, with the lengths and crc32c that the header
-gives, and nothing behind them.
+Its layout stands in FORMAT.md, section 10.
 
 The header names the codec with the five fields of its identity, the picture's original size, the
 channels in the stream's order and the cuts. Under dynamic selection the channels stand in
@@ -23,7 +20,12 @@ import numpy as np
 
 from latent_store.codec.streams import Cuts
 from latent_store.codec.symbols import check_channels, crc32c, require_crc32c
-from latent_store.errors import FormatVersionError, IntegrityError, LatentStoreError
+from latent_store.errors import (
+    CapacityError,
+    FormatVersionError,
+    IntegrityError,
+    LatentStoreError,
+)
 from latent_store.format.layout import coded_size
 from latent_store.format.schema import HYPER_STRIDE, CodecSpec
 from latent_store.storage import records
@@ -35,6 +37,12 @@ PREAMBLE = struct.Struct("<8sHII")
 PARTS = ("mask", "z", "y")
 PER_CUT = tuple(field.name for field in dataclasses.fields(Cuts))
 SELECTIONS = ("all", "static", "dynamic", "scalable")
+MAX_PIXELS = 1 << 28
+"""Of a picture, as it is coded: a decoder needs about 60 bytes for each."""
+MOST_NUMBER = (1 << 32) - 1
+"""Of every number in a header."""
+MOST_TEXT = 255
+"""Characters of every text in a header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +75,7 @@ class StreamFile(Cuts):
     ranking_id: str | None = None
 
     def __post_init__(self) -> None:
+        _require_types(self)
         check_channels(self.channels, self.codec.channels)
         coded_size(self.height, self.width)
         if self.selection not in SELECTIONS:
@@ -77,6 +86,7 @@ class StreamFile(Cuts):
         ends = (*self.cuts[-1:], *self.cut_bytes[-1:])
         whole = (len(self.channels), len(self.y)) if self.channels else ()
         rising = tuple(sorted(set(self.cuts))) == self.cuts and min(self.cuts, default=1) > 0
+        rising = rising and list(self.cut_bytes) == sorted(self.cut_bytes)
         if ends != whole or not rising or len(lengths) > 1:
             raise LatentStoreError(
                 f"cuts {self.cuts} at bytes {self.cut_bytes} do not end with the "
@@ -135,19 +145,27 @@ class StreamFile(Cuts):
         }
 
     @classmethod
-    def from_bytes(cls, data: bytes, name: str = "the stream file") -> StreamFile:
+    def from_bytes(
+        cls, data: bytes, name: str = "the stream file", *, max_pixels: int = MAX_PIXELS
+    ) -> StreamFile:
         """Reads `to_bytes`, and checks everything in it.
+
+        Args:
+            data: The file's bytes.
+            name: How messages call the file.
+            max_pixels: The largest picture that is decoded, in pixels as it is coded.
 
         Raises:
             IntegrityError: Foreign, truncated or altered bytes, or some behind the end.
             FormatVersionError: A whole file of another version.
+            CapacityError: The picture is larger than `max_pixels`.
         """
         text, body = _read_header(data, name)
         try:
             header: dict[str, Any] = json.loads(text)
             parts = _split_parts(body, header["parts"], name)
             listed = header.get("channels")
-            return cls(
+            stream = cls(
                 codec=records.typed(CodecSpec, header["codec"], name, "encode the picture again"),
                 height=header["height"],
                 width=header["width"],
@@ -158,12 +176,22 @@ class StreamFile(Cuts):
                 ranking_id=header["ranking_id"],
                 **{key: tuple(header[key]) for key in PER_CUT},
             )
+            _require_mask(stream, parts["mask"])
         except IntegrityError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise IntegrityError(
-                f"{name} has a header that cannot be right ({error}); encode the picture again"
+                f"{name} has a header that cannot be right ({str(error)[:120]}); encode the "
+                "picture again"
             ) from error
+        height, width = coded_size(stream.height, stream.width)
+        if height * width > max_pixels:
+            raise CapacityError(
+                f"{name} holds a picture of {stream.height}x{stream.width}, coded at {height}x"
+                f"{width}, and at most {max_pixels} pixels are decoded; raise max_pixels of "
+                "read_stream_file where such pictures are right"
+            )
+        return stream
 
 
 def write_stream_file(path: str | Path, stream: StreamFile) -> int:
@@ -177,19 +205,15 @@ def write_stream_file(path: str | Path, stream: StreamFile) -> int:
     return len(data)
 
 
-def read_stream_file(path: str | Path) -> StreamFile:
-    """Reads and checks a stream file.
+def read_stream_file(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> StreamFile:
+    """Reads and checks a stream file, as `StreamFile.from_bytes` does.
 
     Raises:
-        IntegrityError: It is foreign, truncated, altered, or has bytes behind its end.
-        FormatVersionError: It is of another version.
-        LatentStoreError: There is no such file.
+        LatentStoreError: There is no such file, or it is no stream file that can be right.
     """
-    try:
-        data = Path(path).read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise LatentStoreError(f"there is no stream file {path}; check the path") from error
-    return StreamFile.from_bytes(data, str(path))
+    if not Path(path).is_file():  # a device or a pipe may have no end
+        raise LatentStoreError(f"there is no stream file {path}; check the path")
+    return StreamFile.from_bytes(Path(path).read_bytes(), str(path), max_pixels=max_pixels)
 
 
 def _read_header(data: bytes, name: str) -> tuple[bytes, bytes]:
@@ -217,7 +241,37 @@ def _read_header(data: bytes, name: str) -> tuple[bytes, bytes]:
     return header, data[end:]
 
 
+def _require_types(stream: StreamFile) -> None:
+    """Refuses values of other types than a header has; everything else relies on them."""
+    spec = stream.codec
+    texts = (spec.codec_id, spec.architecture, *spec.identity.values(), stream.selection)
+    numbers = [spec.channels, spec.hyper_channels, stream.height, stream.width, *stream.channels]
+    for name in PER_CUT:
+        numbers += getattr(stream, name)
+    texts_fit = all(
+        type(text) is str and len(text) <= MOST_TEXT for text in (*texts, stream.ranking_id or "")
+    )
+    if not texts_fit or any(type(n) is not int or not 0 <= n <= MOST_NUMBER for n in numbers):
+        raise LatentStoreError(
+            f"texts of up to {MOST_TEXT} characters and whole numbers up to {MOST_NUMBER} belong "
+            "there"
+        )
+
+
+def _require_mask(stream: StreamFile, mask: bytes) -> None:
+    length = -(-stream.codec.channels // 8) if stream.selection == "dynamic" else 0
+    # The length first: before it is right, so many channels are only a claim.
+    if len(mask) != length or stream.mask != mask:
+        raise LatentStoreError(f"a mask of {len(mask)} bytes is not that of its channels")
+
+
 def _split_parts(body: bytes, sizes: list[list[int]], name: str) -> dict[str, bytes]:
+    if any(
+        type(number) is not int or not 0 <= number <= MOST_NUMBER
+        for pair in sizes
+        for number in pair
+    ):
+        raise TypeError("lengths and checksums of parts are whole numbers")
     expected = sum(length for length, _ in sizes)
     if len(body) < expected:
         raise IntegrityError(_truncated(name, len(body), expected))

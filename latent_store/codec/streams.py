@@ -30,13 +30,17 @@ from latent_store.codec.symbols import (
     indexes_crc32c,
     symbols_crc32c,
 )
-from latent_store.codec.tables import CoderTables, EntropyTables
+from latent_store.codec.tables import PRECISION, CoderTables, EntropyTables
 from latent_store.errors import IntegrityError, LatentStoreError
 
 WORD = 4
 FLUSH_BYTES = 8
 """The encoder ends by writing its 64-bit state, with which the decoder starts."""
 STATE_RANGE = (1 << 31, 1 << 63)
+NIBBLE = 4
+"""Bits of a digit of a symbol outside its table."""
+DEAREST_SYMBOL = 7
+"""Bytes that no symbol exceeds: the escape of 16 bits, the count of its digits, and 8 digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +113,10 @@ def decode_z(tables: EntropyTables, data: bytes, height: int, width: int) -> np.
         width: As `height`.
 
     Raises:
-        IntegrityError: These bytes cannot be the start of a stream.
+        IntegrityError: These bytes cannot be the start of a stream, or so few cannot hold so many
+            symbols. This is found before anything of the picture's size is allocated.
     """
+    _require_bits(data, tables.z_bits.min(axis=1), height * width)
     rows = hyper_rows(tables, (tables.hyper_channels, height, width))
     return _decode(data, rows, tables.z_coder)
 
@@ -160,7 +166,8 @@ def decode_y(
         int32 [k, h, w] in the stream's order.
 
     Raises:
-        IntegrityError: These bytes cannot be the start of a stream.
+        IntegrityError: These bytes cannot be the start of a stream, or so few cannot hold so many
+            symbols.
         LatentStoreError: Channels or indexes are out of range.
     """
     indexes = check_indexes(tables, indexes_CHW)
@@ -168,6 +175,8 @@ def decode_y(
         indexes = indexes[check_channels(channels, len(indexes))]
     if not len(indexes):
         return np.empty(indexes.shape, dtype=np.int32)
+    counts = np.bincount(indexes.ravel(), minlength=tables.num_scales)
+    _require_bits(data, tables.y_bits.min(axis=1), counts)
     return _decode(data, indexes, tables.y_coder)
 
 
@@ -280,21 +289,60 @@ def _encode(symbols: list[int], indexes: list[int], tables: CoderTables) -> byte
 def _decode(data: bytes, indexes: np.ndarray, tables: CoderTables) -> np.ndarray:
     _require_enough(indexes.size)
     _require_state(data)
-    padded = bytes(data) + bytes(_padding(len(data), indexes.size))
+    data = bytes(data[: 2 * FLUSH_BYTES + DEAREST_SYMBOL * indexes.size])
+    padded = data.ljust(len(data) + _padding(len(data), indexes.size, tables), b"\0")
     values = RansDecoder().decode_with_indexes(padded, indexes.ravel().tolist(), *tables)
     # Twice as fast as numpy's own reading of a list.
     decoded = np.frombuffer(array.array("i", values), dtype=np.int32)
     return decoded.reshape(indexes.shape)
 
 
-def _padding(length: int, symbols: int) -> int:
+def _padding(length: int, symbols: int, tables: CoderTables) -> int:
     """Returns how many zero bytes keep the decoder, which has no bound, inside its input.
 
-    A whole stream or prefix needs none of them. Behind the end of a short one each symbol takes
-    at most 2 bytes of zeros, an escape some more, for which there are 8; before, every damaged
-    digit count of 4 bits can demand 15 digits, so 15 bytes a byte.
+    A whole stream or prefix needs none of them. Of an altered one every count of digits may be
+    wrong: it is the sum of 4-bit numbers up to the first below 15. Before the end of the data each
+    number demands 15 digits at most, so 15 bytes a byte. Behind it see `_most_bytes`.
     """
-    return -length % WORD + 8 * symbols + 16 * length + (1 << 16)
+    return -length % WORD + _most_bytes(tables) * symbols + 16 * length + (1 << 10)
+
+
+def _most_bytes(tables: CoderTables) -> int:
+    """Returns how many bytes of zeros each symbol takes at most, in the mean of many.
+
+    The decoder's state x is below 2^63. Where it falls below 2^31 a word is read: 32 zeros from
+    below. A symbol of frequency f takes 16 zeros away and leaves f / 2^16 of x, a digit 4 zeros
+    and a sixteenth. Digits of 15 come from bits above the zeros, and the escape, which is a
+    table's last symbol, is not 0: so between the last word of one escape with such a count and
+    the next such escape all but 15 of the zeros must go, which takes 1, 2 or 3 symbols (the last
+    of them the escape) where 12, 28 or 32 zeros were left. Of the state, below 2^(31 + zeros),
+    the escape's frequency leaves so much that `counts` numbers are read until the next word, which
+    ends the count: 15 digits each. An escape without a 15 has 14 digits at most.
+    """
+    frequency = max(row[-1] - row[-2] for row in tables.cdf)
+    escape = PRECISION - (frequency - 1).bit_length()
+    bits = NIBBLE * (1 + 14) + PRECISION
+    for zeros, symbols in ((12, 1), (28, 2), (32, 3)):
+        counts = max(0, -((escape - zeros) // NIBBLE))
+        bits = max(bits, -(-(zeros + 2 * NIBBLE + NIBBLE * 15 * counts) // symbols))
+    return -(-bits // 8)
+
+
+def _require_bits(data: bytes, least_bits: np.ndarray, counts: np.ndarray | int) -> None:
+    """Refuses bytes that are fewer than so many symbols take in the cheapest case.
+
+    Args:
+        data: The stream.
+        least_bits: Float64, of the likeliest symbol of each table.
+        counts: Symbols of each table.
+    """
+    # The coder's state is an integer: each symbol may take 2^-15 less than its share.
+    needed = float((least_bits * counts).sum()) * (1 - 2**-14)
+    if needed > 8 * len(data):
+        raise IntegrityError(
+            f"these {len(data)} bytes cannot hold the symbols of such a picture, which take "
+            f"{needed / 8:.0f} at least; they were truncated or altered, copy or encode them again"
+        )
 
 
 def _require_enough(symbols: int) -> None:

@@ -10,13 +10,11 @@ import google_crc32c
 import numpy as np
 from numpy.typing import ArrayLike
 
-from latent_store.codec.tables import EntropyTables
+from latent_store.codec.tables import MAX_SYMBOL, EntropyTables
 from latent_store.errors import IntegrityError, LatentStoreError
 
 MIN_SYMBOLS = 4
 """The coder's output buffer has one word a symbol, which the flush overruns below four."""
-MAX_SYMBOL = 1 << 24
-"""Larger values are no latents: float32 does not hold them, and the coder's escape overflows."""
 
 
 def check_symbols(

@@ -22,7 +22,9 @@ PRECISION = 16
 """Bits of a quantised cumulative frequency; the total of every table is `1 << PRECISION`."""
 MIN_CDF_LENGTH = 3
 """0, one symbol, the escape: a shorter table escapes always, which no encoder writes."""
-
+MAX_SYMBOL = 1 << 24
+"""Larger values are no latents: float32 does not hold them. Tables stay within it too, or the
+distance of a symbol from its table needs the eighth digit, at which the coder loops for ever."""
 MAX_SCALES = 256
 
 
@@ -70,8 +72,7 @@ class EntropyTables:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            dtype = "<f4" if field.name in _FLOAT_FIELDS else "<i4"
-            array = np.array(getattr(self, field.name), dtype=dtype, order="C")
+            array = _plain_array(field.name, getattr(self, field.name))
             array.flags.writeable = False
             object.__setattr__(self, field.name, array)
         _check_cdfs("y", self.y_cdf, self.y_cdf_length, self.y_offset)
@@ -162,6 +163,21 @@ class EntropyTables:
 _FLOAT_FIELDS = frozenset({"scale_table", "z_median", "scale_bound"})
 
 
+def _plain_array(name: str, values: Any) -> np.ndarray:
+    """Returns a field as it is kept, float32 or int32; no other number becomes one unnoticed."""
+    array = np.asarray(values)
+    kinds, dtype = ("f", "<f4") if name in _FLOAT_FIELDS else ("iu", "<i4")
+    most = np.iinfo(np.int32).max
+    wrong_kind = array.dtype.kind not in kinds
+    if wrong_kind or (dtype == "<i4" and ((array < -most) | (array > most)).any()):
+        raise IntegrityError(
+            f"the entropy table {name} has numbers of type {array.dtype}, or too large ones, for "
+            f"{dtype}; take it from a checkpoint whose update() has run"
+        )
+    with np.errstate(over="ignore"):  # the infinite ones are refused where scales are checked
+        return np.array(array, dtype=dtype, order="C")
+
+
 def _coder_tables(cdf: np.ndarray, length: np.ndarray, offset: np.ndarray) -> CoderTables:
     # Rows without their padding: the binding copies every list at each call.
     rows = [row[:n].tolist() for row, n in zip(cdf, length, strict=True)]
@@ -191,6 +207,13 @@ def _check_cdfs(name: str, cdf: np.ndarray, length: np.ndarray, offset: np.ndarr
         raise IntegrityError(
             f"entropy table {row} of {name} does not rise from 0 to {1 << PRECISION} over its "
             f"length of {int(length[row])}; restore the tables, rANS would read outside of them"
+        )
+    far = np.maximum(np.abs(offset.astype(np.int64)), np.abs(offset + length.astype(np.int64)))
+    if (far > MAX_SYMBOL).any():
+        row = int(far.argmax())
+        raise IntegrityError(
+            f"entropy table {row} of {name} is for symbols from {int(offset[row])} on, which stay "
+            f"within ±{MAX_SYMBOL}; restore the tables"
         )
 
 

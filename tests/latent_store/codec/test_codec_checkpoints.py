@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,6 +155,58 @@ CONTENTS: dict[str, tuple[Change, str]] = {
         with_value(f"{GAUSSIAN}.scale_table", lambda t: t.half()),
         "has another gaussian_conditional.scale_table than a fresh model",
     ),
+    "offset": (
+        with_value(f"{GAUSSIAN}._offset", lambda t: torch.full_like(t, -(2**31))),
+        "the entropy table y_offset has numbers of type int32, or too large ones",
+    ),
+    "wide offset": (
+        with_value("entropy_bottleneck._offset", lambda t: t.long() + 2**32),
+        r"has no entropy tables \(entropy_bottleneck._offset is torch.int64 \(8,\)\)",
+    ),
+    "lengths": (
+        with_value(f"{GAUSSIAN}._cdf_length", lambda t: torch.full_like(t, 2**31 - 1)),
+        "entropy table 0 of y does not rise from 0 to 65536 over its length of 2147483647",
+    ),
+    "one axis": (
+        with_value(f"{GAUSSIAN}._quantized_cdf", lambda t: t.flatten()),
+        r"entropy tables of y have shapes \(200512,\)",
+    ),
+    "infinite when narrowed": (
+        with_value("h_s.0.weight", lambda w: w.double() * 1e300),
+        "has values in h_s.0.weight that are not finite",
+    ),
+    "whole numbers": (
+        with_value("g_a.0.weight", lambda w: w.int()),
+        "has g_a.0.weight as torch.int32, a fresh model as torch.float32",
+    ),
+    "complex": (
+        with_value("g_a.0.bias", lambda b: b.to(torch.complex64)),
+        r"has 'g_a.0.bias' as torch.complex64 \[8\], which \d+ bytes of plain numbers cannot be",
+    ),
+    "elsewhere": (
+        with_value("g_a.0.bias", lambda b: b.to("meta")),
+        r"has 'g_a.0.bias' as torch.float32 \[8\], which \d+ bytes of plain numbers cannot be",
+    ),
+    "one number a billion times": (
+        with_value("g_a.0.bias", lambda b: b[:1].expand(10**9)),
+        r"has 'g_a.0.bias' as torch.float32 \[1000000000\], which \d+ bytes of plain numbers",
+    ),
+    "a million channels of nothing": (
+        lambda state: {
+            **state,
+            "g_a.0.weight": torch.zeros(10**6, 0, 5, 5),
+            "g_a.6.weight": torch.zeros(10**6, 0, 5, 5),
+        },
+        "has layers of 1000000 and 1000000 channels, but no weights of so many",
+    ),
+    "a key of two lines": (
+        lambda state: {**state, "g_a.\n\x1b[31m": torch.ones(1)},
+        r"has 'g_a.\\n\\x1b\[31m' as torch.float32",
+    ),
+    "half a key": (
+        lambda state: {**state, "entropy_bottleneckx": torch.ones(1)},
+        "has keys that no codec has",
+    ),
     "half scale bound": (
         with_value(f"{GAUSSIAN}.lower_bound_scale.bound", lambda b: b.half()),
         "has another gaussian_conditional.lower_bound_scale.bound than a fresh model",
@@ -166,6 +219,29 @@ def test_contents_that_cannot_be_right(state: State, change: Change, message: st
     with pytest.raises(CheckpointError, match=message) as caught:
         codec_from_bytes(save(change(state)))
     assert "\n" not in str(caught.value)
+
+
+def test_state_dicts_that_hold_themselves(state: State) -> None:
+    endless: dict[str, Any] = {"epoch": 1}
+    endless["state_dict"] = endless
+    deep: dict[str, Any] = state
+    for _ in range(100):
+        deep = {"state_dict": deep}
+    for content in (endless, deep):
+        with pytest.raises(CheckpointError, match=r"holds a dict with the keys .*state_dict, not"):
+            codec_from_bytes(save(content))
+
+
+def test_a_packed_file_that_grows_when_it_is_read() -> None:
+    plain, packed = io.BytesIO(save({"a": torch.zeros(10**6)})), io.BytesIO()
+    with (
+        zipfile.ZipFile(plain) as whole,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+    with pytest.raises(CheckpointError, match=r"\(\d+ bytes: its entries are larger than the file"):
+        codec_from_bytes(packed.getvalue())
 
 
 @pytest.mark.parametrize(

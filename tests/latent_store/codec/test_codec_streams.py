@@ -219,7 +219,7 @@ def test_damaged_streams_never_read_behind_the_padding(
     data = garbage(rng, kind, length)
     decoded = decode_y(tables, data, indexes)
     # The same with other bytes behind the padding: had they been read, symbols would differ.
-    padded = data + bytes(_padding(len(data), indexes.size)) + b"\xa5" * 100_000
+    padded = data + bytes(_padding(len(data), indexes.size, tables.y_coder)) + b"\xa5" * 100_000
     again = RansDecoder().decode_with_indexes(padded, indexes.ravel().tolist(), *tables.y_coder)
     np.testing.assert_array_equal(decoded.ravel(), np.array(again, dtype=np.int32))
 
@@ -260,7 +260,12 @@ def test_tables_that_rans_cannot_use_are_refused() -> None:
         ({"y_cdf": cdf}, "entropy table 3 of y does not rise from 0 to 65536"),
         ({"z_cdf_length": good["z_cdf_length"] + 1}, "entropy table 0 of z does not rise"),
         ({"y_offset": good["y_offset"][:-1]}, r"entropy tables of y have shapes .* expected"),
-        ({"y_cdf": np.zeros((0, 0))}, "entropy tables of y have shapes"),
+        ({"y_cdf": np.zeros((0, 0), dtype=np.int32)}, "entropy tables of y have shapes"),
+        ({"y_cdf": good["y_cdf"] * 1.0}, "the entropy table y_cdf has numbers of type float64"),
+        ({"z_offset": good["z_offset"] + 2**32}, "z_offset has numbers of type int64, or too la"),
+        ({"z_median": good["z_median"] > 0}, "z_median has numbers of type bool"),
+        ({"y_offset": good["y_offset"] * 0 - 2**31}, "y_offset has numbers of type int32, or too"),
+        ({"z_offset": good["z_offset"] - 2**24}, r"table 0 of z is for symbols from -\d+ on, whic"),
         ({"scale_table": good["scale_table"][::-1]}, "the scale table does not rise"),
         ({"scale_bound": np.array([0.0])}, "its bound 0.0 is not positive"),
         ({"z_median": good["z_median"] * np.nan}, "all finite; restore the codec's tables"),
