@@ -1,16 +1,28 @@
 """Runs work ahead of its consumer, in threads or in spawned processes, and keeps its order."""
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
 
-from latent_store.errors import LatentStoreError
+from latent_store.errors import JobFailedError, LatentStoreError
 
 KINDS = ("thread", "process")
+OUR_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""What a whole process group is sent: it asks the training loop to save, and no worker."""
 
 
 class Prefetcher:
@@ -40,6 +52,9 @@ class Prefetcher:
 
         At most `workers + 1` results are under way or waiting. What the work raises is raised
         here, when its turn comes.
+
+        Raises:
+            JobFailedError: A worker process was killed.
         """
         if not self._workers:
             for item in items:
@@ -54,6 +69,12 @@ class Prefetcher:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+        except BrokenExecutor as error:
+            raise JobFailedError(
+                "a worker that loads data was killed, as systems do when memory runs out; lower "
+                "--workers or --cache_mb, or take --worker_kind thread, and run the same command "
+                "again with --resume"
+            ) from error
         finally:
             for future in pending:
                 future.cancel()
@@ -68,13 +89,26 @@ class Prefetcher:
         if self._kind == "thread":
             self._pool = self._pool or ThreadPoolExecutor(self._workers, "prefetch")
             return self._pool, self._work
-        self._pool = self._pool or ProcessPoolExecutor(
-            self._workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_take_work,
-            initargs=(self._work,),
-        )
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_take_work,
+                initargs=(self._work,),
+            )
+            _launch(self._pool, self._workers)
         return self._pool, _call_work
+
+
+def _launch(pool: Executor, workers: int) -> None:
+    """Starts a pool's processes deaf to `OUR_SIGNALS`, which come before they can ignore them."""
+    resource_tracker.ensure_running()  # else the first process starts it, which unblocks signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+    try:
+        for _ in range(workers):  # a process starts with each, until all are there
+            pool.submit(os.getpid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _process_work: Callable[..., Any] | None = None
@@ -83,9 +117,20 @@ _process_work: Callable[..., Any] | None = None
 def _take_work(work: Callable[..., Any]) -> None:
     global _process_work  # a worker process has one work for its whole life
     _process_work = work
+    for number in OUR_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
 
 
 def _call_work(*item: Any) -> Any:
     assert _process_work is not None  # the pool's initializer ran
     return _process_work(*item)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
+    parent.join()
+    os._exit(1)
