@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from latent_store.errors import JobFailedError, LatentStoreError
+from latent_store.errors import JobFailedError, LatentStoreError, public_text
 
 BAD_USAGE = 2
 JOB_FAILED = 1
 INTERRUPTED = 130
+_STORAGE_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
+"""What fails in them lies in the network, an address or a permission, and is no bug here."""
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)=([^`]*)`")
 _REFUSED_VALUE = re.compile(r"^argument (--\w+): (?=must )")
 
@@ -40,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, as every error of a command is."""
 
     def error(self, message: str) -> NoReturn:
-        line = " ".join(_REFUSED_VALUE.sub(r"\1 ", message).split())
+        line = " ".join(_REFUSED_VALUE.sub(r"\1 ", public_text(message)).split())
         self.exit(BAD_USAGE, f"{self.prog}: error: {line}; see --help\n")
 
 
@@ -108,7 +110,8 @@ def run_command(prog: str, command: Callable[[], int]) -> int:
 
     Returns:
         The command's own status; 2 for bad input, 1 for a job or an operating system call that
-        failed, 130 after an interrupt. Anything else is a bug and keeps its traceback.
+        failed, there or in a library for object stores, 130 after an interrupt. Anything else is
+        a bug and keeps its traceback.
     """
     try:
         return command()
@@ -118,8 +121,13 @@ def run_command(prog: str, command: Callable[[], int]) -> int:
         return _fail(prog, str(error), BAD_USAGE)
     except OSError as error:
         return _fail(prog, describe_os_error(error), JOB_FAILED)
-    except KeyboardInterrupt:
-        return _fail(prog, "interrupted; run the same command again to go on", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        told = str(error) or "interrupted; run the same command again to go on"
+        return _fail(prog, told, INTERRUPTED)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _STORAGE_LIBRARIES:
+            raise
+        return _fail(prog, f"{type(error).__name__}: {error}", JOB_FAILED)
 
 
 def describe_os_error(error: OSError) -> str:
@@ -155,6 +163,6 @@ def progress(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
 
 
 def _fail(prog: str, message: str, status: int) -> int:
-    line = " ".join(spell_flags(message).split())
+    line = " ".join(public_text(spell_flags(message)).split())
     print(f"{prog}: error: {line}", file=sys.stderr)
     return status

@@ -5,11 +5,43 @@ builtin that a caller would expect, so `except FileNotFoundError` keeps working.
 
 A message names an argument as a call does, between backticks, `codec=` or `keep=16`, and never a
 command's flag: the commands spell it as theirs (`latent_store.console.spell_flags`).
+
+No message shows a password or a signature, also where another library's words stand in it:
+messages are printed, logged, and written into stores.
 """
+
+import re
+
+_URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>]*[^\s'\"`<>;:,.)\]]")
+_USER = r"[^\s/?#@:'\"]+:(?!//|\d+(?:[/?#\s]|$))[^\s@'\"]*@(?!hflip\b)"
+_USER_OF_URL = re.compile(rf"^(?:{_USER}|[^/?#@]*@)")
+_BARE_USER = re.compile(rf"(?<![\w.-]){_USER}(?=\w)")
+_BARE_QUERY = re.compile(
+    r"\?[^\s'\"]*(?:sig|key|token|credential|secret)[^\s'\"=]*=[^\s'\"]*", re.I
+)
+
+
+def public_url(url: str) -> str:
+    """Returns a URL without user, password, query and fragment; a local path stays as it is."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url
+    return f"{scheme}://{re.split('[?#]', _USER_OF_URL.sub('', rest), maxsplit=1)[0]}"
+
+
+def public_text(text: str) -> str:
+    """Returns a text in which every URL is public, and what libraries make of one as well: they
+    leave the scheme out.
+    """
+    text = _URL.sub(lambda found: public_url(found[0]), text)
+    return _BARE_QUERY.sub("", _BARE_USER.sub("", text))
 
 
 class LatentStoreError(ValueError):
     """Bad input or bad usage; a command that meets one exits with status 2."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(public_text(message))
 
 
 class StoreNotFoundError(LatentStoreError, FileNotFoundError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,13 @@ import zarr
 from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 
-from latent_store.errors import IntegrityError, StoreNotFoundError
+from latent_store.errors import (
+    IntegrityError,
+    LatentStoreError,
+    MissingExtraError,
+    StoreNotFoundError,
+    public_url,
+)
 from latent_store.storage.changes import ToldStore, flush, tell
 from latent_store.storage.keys import admitted
 
@@ -41,6 +46,10 @@ class Location:
     Keys are relative, with `/` between parts, and stay in the store
     (`latent_store.storage.keys`). Writes replace an object whole: a reader sees the
     old bytes or the new ones, never a part.
+
+    Raises:
+        LatentStoreError: The address is empty, or of a kind that nobody knows.
+        MissingExtraError: The package that reaches its kind is not installed.
     """
 
     def __init__(
@@ -49,7 +58,7 @@ class Location:
         self.storage_options = dict(storage_options or {})
         # Other processes write here too: a listing, or what it says of an object, is never kept.
         self._options = {"use_listings_cache": False, **self.storage_options}
-        self.fs, self.root = fsspec.url_to_fs(os.fspath(url), **self._options)
+        self.fs, self.root = _opened(os.fspath(url), self._options)
         self.root = self.root.rstrip("/")
         self.address = os.fspath(url).rstrip("/")
 
@@ -290,13 +299,21 @@ class Location:
             )
 
 
-def public_url(url: str) -> str:
-    """Returns a URL without user, password, query and fragment; a local path stays as it is."""
-    scheme, mark, rest = url.partition("://")
-    if not mark:
-        return url
-    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+def _opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Returns the file system of an address, and the path in it."""
+    if not url.strip():
+        raise LatentStoreError("an address is empty; give a path, or a URL such as s3://BUCKET/KEY")
+    try:
+        return fsspec.url_to_fs(url, **options)  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{public_url(url)} cannot be opened: {error} (s3:// comes with s3fs, gs:// with gcsfs)"
+        ) from error
+    except ValueError as error:
+        raise LatentStoreError(
+            f"{public_url(url)} is no address that can be opened ({error}); give a path, or a URL "
+            "such as s3://BUCKET/KEY"
+        ) from error
 
 
 def write_atomically(

@@ -4,8 +4,9 @@ import pickle
 
 import pytest
 
-from latent_store.errors import LatentStoreError
-from latent_store.storage.location import Location, public_url
+from latent_store.console import run_command
+from latent_store.errors import LatentStoreError, StoreNotFoundError, public_text, public_url
+from latent_store.storage.location import Location
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,51 @@ def test_errors_do_not_show_credentials() -> None:
         location.require()
     assert "secret" not in str(error.value) + repr(location)
     assert pickle.loads(pickle.dumps(location)).address == location.address
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no root at s3://k:s@b/d?X-Sig=1; give", "no root at s3://b/d; give"),
+        ("see https://host:8080/a@b/c.", "see https://host:8080/a@b/c."),
+        ("s3://key:se/cr?et@bucket/x", "s3://bucket/x"),
+        ('bucket name "key:secret@bucket": Bucket', 'bucket name "bucket": Bucket'),
+        ("no '/user:secret@bucket/s?X-Amz-Signature=S/zarr.json'", "no '/bucket/s'"),
+        ("sample city:001@hflip at 10:30", "sample city:001@hflip at 10:30"),
+        ("(memory://u:p@b/s)", "(memory://b/s)"),
+    ],
+)
+def test_texts_of_any_library_show_no_credentials(text: str, shown: str) -> None:
+    assert public_text(text) == shown
+    assert str(LatentStoreError(text)) == shown
+    assert str(pickle.loads(pickle.dumps(StoreNotFoundError(text)))) == shown
+
+
+def test_an_error_of_a_storage_library_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    class EndpointConnectionError(Exception):
+        __module__ = "botocore.exceptions"  # which only an extra installs
+
+    def command() -> int:
+        raise EndpointConnectionError('Could not connect to "https://u:secret@host:9/b"')
+
+    assert run_command("inspect", command) == 1
+    found = capsys.readouterr().err
+    assert found.startswith("inspect: error: EndpointConnectionError: Could not connect to")
+    assert found.count("\n") == 1
+    assert "secret" not in found
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "an address is empty; give a path, or a URL"),
+        (
+            "nope://u:secret@x/y",
+            r"^nope://x/y is no address that can be opened \(Protocol not known",
+        ),
+        ("dropbox://u:secret@x", r"^dropbox://x cannot be opened: .*nstall"),
+    ],
+)
+def test_addresses_that_nobody_can_open(url: str, message: str) -> None:
+    with pytest.raises(LatentStoreError, match=message):
+        Location(url)

@@ -21,7 +21,7 @@ import torch
 
 import latent_store
 from latent_store import LatentStore
-from latent_store.errors import JobFailedError
+from latent_store.errors import JobFailedError, public_text
 from training.experiments.grid import Grid
 
 _MODULES = {
@@ -79,7 +79,7 @@ class Workspace:
         path = self.work / name / "log.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as log:
-            log.write(f"$ {command} {' '.join(words)}\n".encode())
+            log.write(f"$ {command} {public_text(' '.join(words))}\n".encode())
             log.flush()
             with subprocess.Popen(call, stdout=log, stderr=log, env=environment) as process:
                 self._running.add(process)

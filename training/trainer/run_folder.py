@@ -19,8 +19,8 @@ from typing import Any, Self
 
 import torch
 
-from latent_store.errors import LatentStoreError
-from latent_store.storage.location import public_url, write_atomically
+from latent_store.errors import LatentStoreError, public_url
+from latent_store.storage.location import write_atomically
 from training.trainer import checkpoints
 from training.trainer.model_card import model_card
 from training.trainer.run_log import RunLog
@@ -29,6 +29,8 @@ RESUME_FILE = "resume.pt"
 LAST_FILE = "last.pt"
 BEST_FILE = "best.pt"
 LOG_FILE = "log.jsonl"
+PATHS = ("store", "data_root", "data", "pretrained", "init_from")
+"""Names in a configuration whose values are paths or URLs, or a word of one's own."""
 RESUME_FORMAT = "latent-store-training"
 
 
@@ -226,10 +228,13 @@ def require_same_config(
 
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a configuration that others may read: no credentials, and no path of a data root."""
+    """Returns a configuration that others may read: no credentials, and no paths but the store's.
+
+    Of what was read from elsewhere the last name of its path stays.
+    """
     known = dict(config)
-    if isinstance(known.get("store"), str):
-        known["store"] = public_url(known["store"])
-    if known.get("data_root") is not None:
-        known["data_root"] = Path(public_url(str(known["data_root"]))).name
+    for name in PATHS:
+        if known.get(name) is not None:
+            value = public_url(str(known[name]))
+            known[name] = value if name == "store" else Path(value).name
     return known
