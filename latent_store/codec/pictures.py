@@ -45,7 +45,12 @@ def read_image(source: str | Path | BinaryIO) -> np.ndarray:
     """
     name = source if isinstance(source, str | Path) else getattr(source, "name", "the picture")
     try:
-        data = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
+        if isinstance(source, str | Path):
+            if Path(source).exists() and not Path(source).is_file():  # a pipe would be waited for
+                raise DatasetError("it is no regular file")
+            data = Path(source).read_bytes()
+        else:
+            data = source.read()
         with opened_picture(data) as image:
             return _to_rgb(image)
     except (OSError, DatasetError) as error:

@@ -169,23 +169,48 @@ def test_killed_and_resumed_it_ends_as_if_undisturbed(
     ]
 
 
-def test_sigterm_saves_and_exits_with_one(tiny_store: TinyStore, tmp_path: Path) -> None:
-    more = ["--max_steps", 10_000, "--log_steps", 1]
-    command = [
-        sys.executable, "-m", "training.train", *arguments(tiny_store, tmp_path / "run", *more),
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "status", "told", "more"),
+    [
+        (signal.SIGTERM, 1, "stopped by SIGTERM after step", ["--worker_kind", "process"]),
+        (signal.SIGINT, 130, "stopped by Ctrl-C after step", []),
+    ],
+    ids=["SIGTERM", "Ctrl-C"],
+)
+def test_a_signal_to_the_process_group_saves_and_names_what_goes_on(
+    tiny_store: TinyStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    status: int,
+    told: str,
+    more: list[str],
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "run/log.jsonl"
+    words = arguments(tiny_store, run, "--max_steps", 10_000, "--log_steps", 1, *more)
     process = subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "training.train", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    log = tmp_path / "run/log.jsonl"
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and not (log.exists() and log.read_text()):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "train-from-store: error: stopped by SIGTERM after step" in errors
-    assert load_network(tmp_path / "run/last.pt").meta["step"] >= 1
+    assert process.returncode == status
+    (line,) = [line for line in errors.splitlines() if "error" in line]
+    assert line.startswith(f"train-from-store: error: {told}")
+    assert line.endswith(f"; everything is saved in {run}: go on with --resume")
+    assert "Traceback" not in errors
+    step = load_network(run / "last.pt").meta["step"]
+    assert step >= 1
+    # The same command starts nothing over what is there.
+    assert train.main(words) == 2
+    assert f"{run} holds a run already: go on with it with --resume" in capsys.readouterr().err
+    assert len(records(run, "step")) == step
 
 
 REFUSALS = {

@@ -1,4 +1,4 @@
-"""Interruptions of a run before its end: SIGTERM, or a loss that is not finite."""
+"""Interruptions of a run before its end: SIGTERM, Ctrl-C, or a loss that is not finite."""
 
 import contextlib
 import signal
@@ -13,17 +13,30 @@ from training.trainer.ranks import Ranks
 
 
 @contextlib.contextmanager
-def until_sigterm() -> Iterator[threading.Event]:
-    """Yields an event that SIGTERM sets, so that the step under way ends and is saved."""
-    stopping = threading.Event()
+def until_stopped() -> Iterator[list[int]]:
+    """Yields a list to which SIGTERM and Ctrl-C are added, so that the step under way is saved.
+
+    A second Ctrl-C interrupts at once. A signal that the process was started to ignore stays so.
+    """
+    asked: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        if number == signal.SIGINT and number in asked:
+            raise KeyboardInterrupt("interrupted at once; go on from the last save with --resume")
+        asked.append(number)
+
     if threading.current_thread() is not threading.main_thread():
-        yield stopping  # signals are the main thread's matter
+        yield asked  # signals are the main thread's matter
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, remember)
     try:
-        yield stopping
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class LossWatch:

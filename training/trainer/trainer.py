@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
@@ -24,7 +25,7 @@ from training.tasks.losses import Counts
 from training.tasks.objective import to_device
 from training.trainer.arithmetic import algorithms, uses_bf16
 from training.trainer.checkpoints import state_on_cpu
-from training.trainer.interruptions import LossWatch, until_sigterm
+from training.trainer.interruptions import LossWatch, until_stopped
 from training.trainer.job import TrainerConfig
 from training.trainer.ranks import ALONE, Ranks
 from training.trainer.run_folder import (
@@ -110,12 +111,13 @@ class Trainer:
                 configuration changed since.
             JobFailedError: If the loss is not finite (the samples are named), if no sample has a
                 label, or after SIGTERM on any rank (a checkpoint is saved first).
+            KeyboardInterrupt: After Ctrl-C, likewise.
         """
         self._start(resume=resume)
         if self.state.finished:
             return self._result({})
         exact = algorithms(deterministic=self.config.deterministic)
-        with exact, until_sigterm() as stopping, self._opened_log() as log, self._bar() as bar:
+        with exact, until_stopped() as asked, self._opened_log() as log, self._bar() as bar:
             if self.over and self.meters.counts:
                 self.end_epoch(log)  # the run was saved after its last step
             elif self._validation_due():
@@ -128,7 +130,7 @@ class Trainer:
                     if self.state.step % self.config.log_steps == 0:
                         self._log_step(log, bar, parts)
                     bar.update()
-                    self._save_or_stop(stopping=stopping.is_set())
+                    self._save_or_stop(asked)
                     if self.over:
                         break
                 self.end_epoch(log)
@@ -316,17 +318,19 @@ class Trainer:
 
     # -- what is saved ----------------------------------------------------------------------
 
-    def _save_or_stop(self, *, stopping: bool) -> None:
+    def _save_or_stop(self, asked: Sequence[int]) -> None:
         """Saves the run where it is time to; where a rank is asked to stop, raises after it."""
         every = self.config.checkpoint_minutes
         due = bool(every) and time.monotonic() - self._saved_at >= 60 * every
-        told = self.ranks.sum_numbers({"stop": stopping, "save": due})
+        told = self.ranks.sum_numbers({"stop": bool(asked), "save": due})
         if told["stop"] or told["save"]:
             self.save()
         if told["stop"]:
-            raise JobFailedError(
-                f"stopped by SIGTERM after step {self.state.step} of {self.total_steps}; "
-                f"everything is saved in {self.files.path}: go on with --resume"
+            by_hand = signal.SIGINT in asked
+            stopped = KeyboardInterrupt if by_hand else JobFailedError
+            raise stopped(
+                f"stopped by {'Ctrl-C' if by_hand else 'SIGTERM'} after step {self.state.step} of "
+                f"{self.total_steps}; everything is saved in {self.files.path}: go on with --resume"
             )
 
     def save(self) -> None:

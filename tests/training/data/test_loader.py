@@ -1,7 +1,12 @@
 """The loader, on a real store: what it reads, crops, repeats, continues, and refuses."""
 
 import itertools
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +15,12 @@ import torch
 import latent_store
 from latent_store.codec import codec_from_store, tensor_to_image
 from latent_store.components.features import FeaturesReader
-from latent_store.errors import DatasetError, LatentStoreError, MissingComponentError
+from latent_store.errors import (
+    DatasetError,
+    JobFailedError,
+    LatentStoreError,
+    MissingComponentError,
+)
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore
 from training.data.loader import CropLoader, LoaderConfig, WholeImages
 from training.data.prefetch import Prefetcher
@@ -303,6 +313,52 @@ def test_a_workers_error_arrives_in_its_turn(workers: int, kind: str) -> None:
     with pytest.raises(LatentStoreError, match="three"):
         next(results)
     prefetcher.close()
+
+
+WAITING = """
+import os, signal, sys, threading, time
+from training.data.prefetch import Prefetcher
+
+def work(item):
+    time.sleep(0.5)
+    return item
+
+if __name__ == "__main__":
+    heard = []
+    signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    results = Prefetcher(work, workers=2, kind="process").map((item,) for item in range(4))
+    # Once while the workers start, and once while they work and the loop waits.
+    threading.Thread(target=lambda: os.killpg(0, signal.SIGTERM)).start()
+    print(next(results))
+    os.killpg(0, signal.SIGTERM)
+    print(*results, len(heard))
+"""
+
+
+def test_a_signal_to_the_whole_group_ends_no_worker_that_the_loop_waits_for(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    done = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert (done.stdout, done.returncode) == ("0\n1 2 3 2\n", 0), done.stderr
+
+
+def test_a_killed_worker_is_one_line() -> None:
+    results = Prefetcher(_kill_oneself, workers=1, kind="process").map([(0,)])
+    with pytest.raises(JobFailedError, match="a worker that loads data was killed, as systems do"):
+        next(results)
+
+
+def _kill_oneself(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_workers_stay_a_few_items_ahead() -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from latent_store.codec.numerics import choose_device
+from latent_store.console import run_command
 from latent_store.errors import CheckpointError, JobFailedError, LatentStoreError
 from training.data.loader import EpochLoader
 from training.flags import free_fields
@@ -25,7 +26,7 @@ from training.tasks.registry import build_network
 from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
 from training.trainer.checkpoints import load_network
 from training.trainer.job import TrainerConfig
-from training.trainer.run_folder import RESUME_FILE, FitResult, RunFolder
+from training.trainer.run_folder import RESUME_FILE, FitResult, RunFiles, RunFolder
 from training.trainer.run_log import Clock, Meters
 from training.trainer.trainer import Trainer
 from training.trainer.validation import Validator
@@ -214,17 +215,66 @@ def test_a_continued_run_is_the_undisturbed_one_bit_by_bit(
         assert plain == [_timeless(record) for record in records(parted, kind)]
 
 
-class _Interrupting:
-    """A task in whose step number `stop_after` SIGTERM arrives."""
+def test_ctrl_c_saves_the_step_under_way_and_names_what_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = _Interrupting(make_task(), 2, signal.SIGINT)
+    config = make_config(epochs=2)
+    assert run_command("train", lambda: fit(task, MadeLoader(), config, tmp_path).step) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"train: error: stopped by Ctrl-C after step 2 of 6; everything is saved in {tmp_path}: "
+        "go on with --resume"
+    )
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(LatentStoreError, match="holds a run already: go on with it with --resume"):
+        fit(make_task(), MadeLoader(), config, tmp_path)
+    assert [record["step"] for record in records(tmp_path, "step")] == [1, 2]
+    assert fit(make_task(), MadeLoader(), config, tmp_path, resume=True).step == 6
+    assert [record["step"] for record in records(tmp_path, "step")] == [1, 2, 3, 4, 5, 6]
 
-    def __init__(self, task: Objective, stop_after: int) -> None:
-        self.task, self.left = task, stop_after
+
+def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
+    task = _Interrupting(make_task(), 2, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="interrupted at once; go on from the last save"):
+        fit(task, MadeLoader(), make_config(), tmp_path)
+    assert not (tmp_path / RESUME_FILE).exists()
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        task = _Interrupting(make_task(), 2, signal.SIGINT)
+        assert fit(task, MadeLoader(), make_config(epochs=1), tmp_path).step == BATCHES
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_runs_configuration_holds_neither_paths_nor_credentials(tmp_path: Path) -> None:
+    given = {
+        "store": "s3://key:secret@bucket/s.zarr?X=1",
+        "data_root": "/home/me/data",
+        "data": "https://me:secret@host/home/pictures",
+        "init_from": "/home/me/last.pt",
+        "pretrained": "imagenet",
+        "seed": 0,
+    }
+    files = RunFiles(tmp_path / "a.pt", tmp_path / "log", config=given, free=frozenset())
+    shown = {"store": "s3://bucket/s.zarr", "data_root": "data", "data": "pictures"}
+    assert files.config == {**given, **shown, "init_from": "last.pt"}
+
+
+class _Interrupting:
+    """A task in whose step number `stop_after` signals arrive."""
+
+    def __init__(self, task: Objective, stop_after: int, *signals: int) -> None:
+        self.task, self.left, self.signals = task, stop_after, signals or (signal.SIGTERM,)
         self.network = task.network
 
     def __call__(self, *args: Any) -> dict[str, torch.Tensor]:
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in self.signals:
+                os.kill(os.getpid(), number)
         return self.task(*args)
 
     def __getattr__(self, name: str) -> Any:
