@@ -287,8 +287,6 @@ def _encode(symbols: list[int], indexes: list[int], tables: CoderTables) -> byte
 
 
 def _decode(data: bytes, indexes: np.ndarray, tables: CoderTables) -> np.ndarray:
-    _require_enough(indexes.size)
-    _require_state(data)
     data = bytes(data[: 2 * FLUSH_BYTES + DEAREST_SYMBOL * indexes.size])
     padded = data.ljust(len(data) + _padding(len(data), indexes.size, tables), b"\0")
     values = RansDecoder().decode_with_indexes(padded, indexes.ravel().tolist(), *tables)
@@ -329,13 +327,15 @@ def _most_bytes(tables: CoderTables) -> int:
 
 
 def _require_bits(data: bytes, least_bits: np.ndarray, counts: np.ndarray | int) -> None:
-    """Refuses bytes that are fewer than so many symbols take in the cheapest case.
+    """Refuses too few symbols, and bytes that start no stream or are too few for the symbols.
 
     Args:
         data: The stream.
         least_bits: Float64, of the likeliest symbol of each table.
         counts: Symbols of each table.
     """
+    _require_enough(np.broadcast_to(counts, least_bits.shape).sum(dtype=np.float64))
+    _require_state(data)
     # The coder's state is an integer: each symbol may take 2^-15 less than its share.
     needed = float((least_bits * counts).sum()) * (1 - 2**-14)
     if needed > 8 * len(data):
@@ -345,11 +345,11 @@ def _require_bits(data: bytes, least_bits: np.ndarray, counts: np.ndarray | int)
         )
 
 
-def _require_enough(symbols: int) -> None:
+def _require_enough(symbols: float) -> None:
     if symbols < MIN_SYMBOLS:
         raise LatentStoreError(
-            f"a stream of {symbols} symbols is too short for the coder, which needs {MIN_SYMBOLS}; "
-            "code whole channels of a picture padded to multiples of 64"
+            f"a stream of {symbols:g} symbols is too short for the coder, which needs "
+            f"{MIN_SYMBOLS}; code whole channels of a picture padded to multiples of 64"
         )
 
 

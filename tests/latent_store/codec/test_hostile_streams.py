@@ -139,7 +139,7 @@ def test_a_deep_header_is_refused(files: list[StreamFile]) -> None:
 @pytest.mark.parametrize("size", [(12000, 12000), (64, 2**21), (4000, 4000)])
 def test_a_short_stream_that_claims_a_large_picture(size: tuple[int, int]) -> None:
     codec = load_codec(demo=True)
-    file = dataclasses.replace(_coded(codec, np.full((64, 64, 3), 90, np.uint8)))
+    file = _coded(codec, np.full((64, 64, 3), 90, np.uint8))
     claimed = dataclasses.replace(file, height=size[0], width=size[1])
     start = time.perf_counter()
     with pytest.raises(IntegrityError, match=r"these \d+ bytes cannot hold the symbols of such a"):
@@ -167,16 +167,17 @@ def test_a_million_symbols_that_cost_next_to_nothing_fit_into_twelve_bytes() -> 
     tables = _tables([[0, 65535, 65536]] * 2)
     y_hat = np.zeros((1, 1000, 1000), dtype=np.int32)
     data = encode_y(tables, y_hat, y_hat)
-    assert len(data) == 8 + 4 * (22 // 32 + 1)
+    assert len(data) <= 12
     np.testing.assert_array_equal(decode_y(tables, data, y_hat), y_hat)
-    with pytest.raises(IntegrityError, match="these 12 bytes cannot hold the symbols of such"):
+    with pytest.raises(IntegrityError, match=r"these \d+ bytes cannot hold the symbols of such"):
         decode_y(tables, data, np.zeros((1, 3000, 3000), dtype=np.uint8))
 
 
 def test_what_ten_bytes_of_a_hyper_stream_may_claim() -> None:
     tables = made_tables()
-    with pytest.raises(IntegrityError, match="these 9 bytes cannot hold the symbols of such a pic"):
-        decode_z(tables, bytes(9), 10**9, 10**9)
+    data = (1 << 40).to_bytes(10, "little")
+    with pytest.raises(IntegrityError, match="these 10 bytes cannot hold the symbols of such a pi"):
+        decode_z(tables, data, 10**9, 10**9)
 
 
 def test_of_zeros_behind_the_end_the_decoder_takes_no_more_than_the_padding() -> None:
@@ -216,7 +217,7 @@ def test_a_codec_of_other_sizes_is_told(small: Codec, files: list[StreamFile]) -
 
 
 def _coded(codec: Codec, image: np.ndarray) -> StreamFile:
-    latents = codec.encode(image_to_tensor(image)[None])
+    latents = codec.encode(image_to_tensor(image))
     indexes = codec.indexes(latents.z_symbols_BNHW)[0].numpy()
     symbols = (latents.y_hat_BCHW[0].numpy(), latents.z_symbols_BNHW[0].numpy(), indexes)
     return pack_stream(codec, *symbols, size=image.shape[:2], selection="all")
