@@ -35,14 +35,16 @@ A method with `teacher = true` trains nothing: the store's teacher is given deco
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import msgspec
 
 from latent_store.errors import LatentStoreError
 from training.trainer.job import ModelConfig
 
 FREQUENCY = "frequency"
-MEASURES = ("saving", "relative", "points")
+SAVING: Literal["saving"] = "saving"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,9 @@ class RankingRule:
     """
 
     name: str
-    method: str = FREQUENCY
-    gate: str | None = None
-    of: tuple[RankingRule, ...] = ()
+    method: str
+    gate: str | None
+    of: tuple[RankingRule, ...]
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -83,11 +85,11 @@ class GridMethod:
     """
 
     name: str
-    flags: Mapping[str, Any] = field(default_factory=dict)
-    ranking: RankingRule | None = None
-    teacher: bool = False
-    init_from: str | None = None
-    stops: tuple[float, ...] = ()
+    flags: Mapping[str, Any]
+    ranking: RankingRule | None
+    teacher: bool
+    init_from: str | None
+    stops: tuple[float, ...]
     seeds: Mapping[str, tuple[int, ...]]
 
     @property
@@ -120,8 +122,7 @@ class GridRun:
         return f"{method}_{self.codec}_s{self.seed}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Something that one method does better than another.
 
     Attributes:
@@ -139,7 +140,7 @@ class Claim:
     anchor: str
     paper: str
     aim: float
-    measure: str = MEASURES[0]
+    measure: Literal["saving", "relative", "points"] = SAVING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,18 +162,18 @@ class Grid:
     name: str
     dataset: str
     codecs: Mapping[str, str]
-    methods: Mapping[str, GridMethod]
+    split: str
+    val_split: str
+    train: Mapping[str, Any]
     middle: str
-    split: str = "train"
-    val_split: str = "val"
-    hold_out: tuple[str, ...] = ()
-    budget: int | None = None
-    train: Mapping[str, Any] = field(default_factory=dict)
+    hold_out: tuple[str, ...]
+    budget: int | None
+    curves: tuple[str, ...]
+    timed: tuple[str, ...]
+    transforms: tuple[str, ...]
     rankings: Mapping[str, RankingRule]
+    methods: Mapping[str, GridMethod]
     claims: tuple[Claim, ...]
-    curves: tuple[str, ...] = ()
-    timed: tuple[str, ...] = ()
-    transforms: tuple[str, ...] = ()
 
     @property
     def rows(self) -> dict[str, str]:

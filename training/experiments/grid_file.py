@@ -7,15 +7,19 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from latent_store.catalogue.rankings import METHODS as RANKING_METHODS
 from latent_store.errors import LatentStoreError
 from latent_store.tools.shared_orders import METHOD as SHARED
-from training.experiments.grid import FREQUENCY, MEASURES, Claim, Grid, GridMethod, RankingRule
+from training.experiments.grid import FREQUENCY, Claim, Grid, GridMethod, RankingRule
 from training.tasks.registry import TASKS
 from training.trainer.job import CONFIGS
 
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
+_GRID_FIELDS = {field.name for field in dataclasses.fields(Grid)}
 GRIDS = Path(__file__).parent / "grids"
 _OWN_FLAGS = (
     "store", "dataset", "split", "codec", "seed", "mask", "label", "val_split", "hold_out",
@@ -46,48 +50,89 @@ def load_grid(name: str) -> Grid:
         raise LatentStoreError(f"{path} is no TOML ({error}); mend it") from error
 
 
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    """An entry as a file has it; a value of another type, or another key, is refused."""
+
+
+class _Rule(_Entry):
+    method: str = FREQUENCY
+    gate: str | None = None
+    of: tuple[str, ...] = ()
+
+
+class _Method(_Entry):
+    ranking: str | None = None
+    teacher: bool = False
+    init_from: str | None = None
+    stops: tuple[float, ...] = ()
+    codecs: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | dict[str, tuple[int, ...]] = (0,)
+
+
+class _Grid(_Entry):
+    name: str
+    dataset: str
+    codecs: dict[str, str]
+    method: dict[str, dict[str, Any]]
+    split: str = "train"
+    val_split: str = "val"
+    train: dict[str, Any] = {}
+    middle: str | None = None
+    hold_out: tuple[str, ...] = ()
+    budget: int | None = None
+    curves: tuple[str, ...] = ()
+    timed: tuple[str, ...] = ()
+    transforms: tuple[str, ...] = ()
+    ranking: dict[str, _Rule] = {}
+    claim: tuple[Claim, ...] = ()
+
+
 def parse_grid(content: Mapping[str, Any]) -> Grid:
     """Builds a grid from what its file says, and checks it.
 
     Raises:
         LatentStoreError: An entry is unknown, missing, or names what is not there.
     """
-    content = dict(content)
-    for name in ("name", "dataset", "codecs", "method"):
-        if not content.get(name):
-            raise LatentStoreError(
-                f"a grid needs {name}; see training/experiments/grids for examples"
-            )
-    codecs, methods = content.pop("codecs"), content.pop("method")
+    file = _read("a grid", content, _Grid)
+    if not (file.codecs and file.method):
+        raise LatentStoreError(
+            "a grid needs codecs and method; see training/experiments/grids for examples"
+        )
     rankings: dict[str, RankingRule] = {}
-    for name, entry in content.pop("ranking", {}).items():
+    for name, entry in file.ranking.items():
         rankings[name] = _rule(name, entry, rankings)
-    made = {
-        "codecs": codecs,
-        "rankings": rankings,
-        "methods": {n: _method(n, m, codecs, rankings) for n, m in methods.items()},
-        "claims": tuple(_filled(Claim, "a [[claim]]", c) for c in content.pop("claim", ())),
-    }
-    grid: Grid = _filled(Grid, "a grid", {"middle": next(iter(codecs)), **content}, **made)
+    same = {f: getattr(file, f) for f in _Grid.__struct_fields__ if f in _GRID_FIELDS}
+    grid = Grid(
+        **same | {"middle": file.middle or next(iter(file.codecs))},
+        rankings=rankings,
+        methods={n: _method(n, m, file.codecs, rankings) for n, m in file.method.items()},
+        claims=file.claim,
+    )
     _check(grid)
     return grid
 
 
-def _rule(name: str, entry: Mapping[str, Any], known: Mapping[str, RankingRule]) -> RankingRule:
-    where, of = f"[ranking.{name}]", entry.get("of", ())
-    _require(f"{where} of", of, known, "rankings before it")
-    rule: RankingRule = _filled(
-        RankingRule, where, {**entry, "of": [known[n] for n in of]}, name=name
-    )
-    _require(f"{where} method", [rule.method], (*RANKING_METHODS, SHARED), "ways to rank")
-    needed = {FREQUENCY: "gate", SHARED: "of"}
-    for method, what in needed.items():
-        if (rule.method == method) != bool(getattr(rule, what)):
+def _read(where: str, entry: Mapping[str, Any], kind: type[_Kind]) -> _Kind:
+    try:
+        return msgspec.convert(entry, kind)
+    except msgspec.ValidationError as error:
+        raise LatentStoreError(
+            f"{where}: {error}; see training/experiments/grids for examples"
+        ) from error
+
+
+def _rule(name: str, entry: _Rule, known: Mapping[str, RankingRule]) -> RankingRule:
+    where = f"[ranking.{name}]"
+    _require(f"{where} of", entry.of, known, "rankings before it")
+    _require(f"{where} method", [entry.method], (*RANKING_METHODS, SHARED), "ways to rank")
+    for method, what in ((FREQUENCY, "gate"), (SHARED, "of")):
+        if (entry.method == method) != bool(getattr(entry, what)):
             raise LatentStoreError(
                 f"{where}: `{what}` goes with method {method}, and with no other; got method "
-                f"{rule.method!r} and {what} {entry.get(what)!r}"
+                f"{entry.method!r} and {what} {getattr(entry, what)!r}"
             )
-    return rule
+    of = tuple(known[n] for n in entry.of)
+    return RankingRule(name=name, method=entry.method, gate=entry.gate, of=of)
 
 
 def _method(
@@ -96,44 +141,30 @@ def _method(
     codecs: Mapping[str, str],
     rankings: Mapping[str, RankingRule],
 ) -> GridMethod:
-    entry, where = dict(entry), f"[method.{name}]"
-    own: dict[str, Any] = {k: entry.pop(k) for k in ("teacher", "init_from") if k in entry}
-    own["stops"] = tuple(entry.pop("stops", ()))
-    ranking, seeds = entry.pop("ranking", None), entry.pop("seeds", {})
-    chosen = entry.pop("codecs", list(codecs))
-    seeds = seeds if isinstance(seeds, Mapping) else dict.fromkeys(chosen, seeds)
-    _require(f"{where} ranking", [ranking], rankings, "rankings")
+    where, own = f"[method.{name}]", _Method.__struct_fields__
+    flags = {key: value for key, value in entry.items() if key not in own}
+    found = _read(where, {key: value for key, value in entry.items() if key in own}, _Method)
+    chosen = tuple(codecs) if found.codecs is None else found.codecs
+    seeds = found.seeds if isinstance(found.seeds, dict) else dict.fromkeys(chosen, found.seeds)
+    _require(f"{where} ranking", [found.ranking], rankings, "rankings")
     _require(f"{where} codecs", chosen, codecs, "codecs")
     _require(f"{where} seeds", seeds, chosen, "codecs of this method")
-    _require(f"{where} task", [entry.get("task")], TASKS, "tasks")
-    _check_flags(where, entry)
+    _require(f"{where} task", [flags.get("task")], TASKS, "tasks")
+    _check_flags(where, flags)
     return GridMethod(
         name=name,
-        flags=entry,
-        ranking=None if ranking is None else rankings[ranking],
-        seeds={codec: tuple(seeds.get(codec, (0,))) for codec in chosen},
-        **own,
+        flags=flags,
+        ranking=None if found.ranking is None else rankings[found.ranking],
+        teacher=found.teacher,
+        init_from=found.init_from,
+        stops=found.stops,
+        seeds={codec: seeds.get(codec, (0,)) for codec in chosen},
     )
 
 
-def _filled(kind: type[Any], where: str, entry: Mapping[str, Any], **made: Any) -> Any:
-    """Returns the dataclass with an entry's values, and with those made of other entries."""
-    fields = [f for f in dataclasses.fields(kind) if f.name not in made]
-    _refuse_unknown(where, entry, [f.name for f in fields])
-    required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
-    if missing := [name for name in required if name not in entry]:
-        raise LatentStoreError(f"{where} needs {', '.join(missing)}")
-    values = {n: tuple(v) if isinstance(v, list) else v for n, v in entry.items()}
-    return kind(**values, **made)
-
-
 def _check_flags(where: str, flags: Mapping[str, Any]) -> None:
-    known = {f.name for config in CONFIGS for f in dataclasses.fields(config)}
-    _refuse_unknown(where, flags, known - set(_OWN_FLAGS))
-
-
-def _refuse_unknown(where: str, entry: Mapping[str, Any], known: Collection[str]) -> None:
-    if unknown := sorted(set(entry) - set(known)):
+    known = {f.name for config in CONFIGS for f in dataclasses.fields(config)} - set(_OWN_FLAGS)
+    if unknown := sorted(set(flags) - known):
         raise LatentStoreError(
             f"{where} has {', '.join(unknown)}, which mean nothing there; known are "
             f"{', '.join(sorted(known))}"
@@ -150,9 +181,8 @@ def _check(grid: Grid) -> None:
         where = f"[method.{method.name}] init_from"
         _require(where, [method.init_from], grid.methods, "methods")
     for claim in grid.claims:
-        where = f"claim {claim.what!r}"
-        _require(where, [*claim.test, claim.anchor], grid.rows, "methods")
-        _require(f"{where} measure", [claim.measure], MEASURES, "measures")
+        names = [*claim.test, claim.anchor]
+        _require(f"claim {claim.what!r}", names, grid.rows, "methods")
     at_middle = [n for n, m in grid.methods.items() if grid.middle in m.seeds]
     _require("timed", grid.timed, at_middle, f"methods at {grid.middle}")
     _require("curves", grid.curves, at_middle, f"methods at {grid.middle}")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from latent_store import Ranking
 from latent_store.storage.location import write_text
 from training.evaluation import plots, report
@@ -210,7 +212,7 @@ def _claim_row(claim: Claim, verdict: Verdict | None) -> tuple[str, ...]:
 
 def _claim_json(claim: Claim, verdict: Verdict | None) -> dict[str, Any]:
     """Returns a claim and its verdict; null for what does not exist."""
-    content = dataclasses.asdict(claim)
+    content: dict[str, Any] = msgspec.to_builtins(claim)
     if verdict is None:
         return content | {"verdict": "not run"}
     numbers = {name: getattr(verdict, name) for name in ("value", "low", "high")}

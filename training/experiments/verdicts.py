@@ -18,7 +18,7 @@ from training.evaluation.curves import Curve, compare
 from training.evaluation.methods import Method
 from training.evaluation.points import Point
 from training.evaluation.resampling import LEVEL, Images
-from training.experiments.grid import MEASURES, Claim
+from training.experiments.grid import SAVING, Claim
 
 LEAST_SEEDS = 3
 """With fewer, nothing is shown."""
@@ -145,7 +145,7 @@ def _drawn_curves(
 
 def _comparable(claim: Claim, anchor: Method, test: Method) -> tuple[Method, Method]:
     """Returns both methods; for scores at equal codec, at the codecs that both have."""
-    if claim.measure == MEASURES[0]:
+    if claim.measure == SAVING:
         return anchor, test
     shared = [codec for codec in anchor.by_codec if codec in test.by_codec]
     parts = [tuple(p for codec in shared for p in m.by_codec[codec]) for m in (anchor, test)]
@@ -176,7 +176,7 @@ def _held_curve(method: Method, held_out: Scores) -> Curve:
 
 
 def _measure(claim: Claim, anchor: Curve, test: Curve) -> float | None:
-    if claim.measure == MEASURES[0]:
+    if claim.measure == SAVING:
         return compare(anchor, test).largest
     pairs = zip(anchor.scores, test.scores, strict=True)
     relative = claim.measure == "relative"

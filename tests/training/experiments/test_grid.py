@@ -136,8 +136,8 @@ def test_some_methods_bring_what_they_need() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (made(method={}), r"a grid needs method; see training/experiments/grids"),
-        (made(extra=1), r"a grid has extra, which mean nothing there"),
+        (made(method={}), r"a grid needs codecs and method; see training/experiments/grids"),
+        (made(extra=1), r"a grid: Object contains unknown field `extra`; see"),
         (made(middle="q9"), r"middle names 'q9'; the grid's codecs are q1, q2"),
         (made(train={"max_step": 3}), r"\[train\] has max_step, which mean nothing there; known"),
         (made(train={"seed": 3}), r"\[train\] has seed, which mean nothing there"),
@@ -167,6 +167,13 @@ def test_some_methods_bring_what_they_need() -> None:
             ),
             r"claim 'x' names 'y'; the grid's methods are",
         ),
+        (made(hold_out="ulm_"), r"a grid: Expected `array`, got `str` - at `\$.hold_out`"),
+        (with_method("x", seeds="0"), r"\[method.x\]: Expected `.*`, got `str` - at `\$.seeds`"),
+        (with_method("x", teacher=1), r"\[method.x\]: Expected `bool`, got `int`"),
+        (
+            made(claim=[{"what": "x", "test": [], "anchor": "", "paper": "", "aim": "much"}]),
+            r"a grid: Expected `float`, got `str` - at `\$.claim\[0\].aim`",
+        ),
         (made(budget=13), r"the runs train 14 steps, the grid's budget is 13: give fewer seeds"),
         (
             made(ranking={"both": {"method": "shared", "of": ["variance"]}}),
@@ -177,7 +184,10 @@ def test_some_methods_bring_what_they_need() -> None:
         (made(transforms=["best"]), r"transforms names 'best'; the grid's methods are pixel-raw"),
         (made(timed=["best"]), r"timed names 'best'; the grid's methods at q1 are pixel-raw"),
         (made(middle="q1", timed=["frequency-16"]), r"timed names 'frequency-16'; the grid's meth"),
-        (made(claim=[{"what": "x"}]), r"a \[\[claim\]\] needs test, anchor, paper, aim"),
+        (
+            made(claim=[{"what": "x"}]),
+            r"a grid: .* required field `test` - at `\$.claim\[0\]`",
+        ),
     ],
 )
 def test_contradictions_are_refused(content: dict[str, Any], message: str) -> None:
@@ -193,7 +203,9 @@ def test_grids_that_are_not_there_or_not_toml(tmp_path) -> None:
     with pytest.raises(LatentStoreError, match=r"mine.toml is no TOML"):
         load_grid(str(path))
     path.write_text("name = 'x'")
-    with pytest.raises(LatentStoreError, match=r"mine.toml: a grid needs dataset"):
+    with pytest.raises(
+        LatentStoreError, match=r"mine.toml: a grid: .* missing required field `dataset`"
+    ):
         load_grid(str(path))
 
 
