@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 
 import fsspec
@@ -18,7 +22,12 @@ from latent_store.components import base as component
 from latent_store.components.finalize import covered, finalize
 from latent_store.components.ranked import ranked_spec
 from latent_store.components.writer import ShardWriter
-from latent_store.errors import IntegrityError, JobFailedError, LeaseLostError
+from latent_store.errors import (
+    IntegrityError,
+    JobFailedError,
+    LatentStoreError,
+    LeaseLostError,
+)
 from latent_store.shards import receipts
 from latent_store.storage import lease as leases
 from latent_store.storage.lease import Claim, Lease
@@ -43,8 +52,8 @@ def away(tiny_store: TinyStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loc
     location.delete_tree("")
 
 
-def rank(seed: int) -> None:
-    args = ["--store", "memory://suspended.zarr", "--dataset", "cityscapes", "--split", "val"]
+def rank(seed: int, url: str = "memory://suspended.zarr") -> None:
+    args = ["--store", url, "--dataset", "cityscapes", "--split", "val"]
     args += ["--ranking", NAME, "--method", "random", "--seed", str(seed), "--keep", "16"]
     assert frequency.main([*args, "--overwrite"]) == 0
 
@@ -172,3 +181,31 @@ def test_the_receipt_of_a_later_job_stops_an_earlier_one(away: Location) -> None
     with pytest.raises(LeaseLostError, match=r"shard 1 .*later job, of fencing number 2 against 1"):
         writer.write(1, {}, {}, [])
     assert contents(away) == before
+
+
+@pytest.mark.slow
+def test_on_one_machine_a_suspended_reorder_keeps_its_copy(
+    copied_store: TinyStore, fails: Callable[..., str]
+) -> None:
+    """Its lock lives as long as its process, so that nobody else can have written meanwhile."""
+    url = str(copied_store.url)
+    args = ["--store", url, "--dataset", "cityscapes", "--split", "val", "--ranking", NAME]
+    rank(1, url)
+    code = f"from pipelines import reorder; raise SystemExit(reorder.main({args}))"
+    location = Location(url)
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while not receipts.finished_shards(location, SPLIT, key_of(location)):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
+        rank(2, url)
+        line = fails(reorder.main, [*args, "--overwrite", "--steal_lease"])
+        assert f"by process {process.pid} on " in line
+        assert "end that process first" in line
+        process.send_signal(signal.SIGCONT)
+        assert process.wait() in (0, 1, 2)
+    # It wrote in the order that it began with, which is not the ranking's any more.
+    with pytest.raises(LatentStoreError, match=r"another order than ranking moved has now; run re"):
+        read_copy(location)
+    assert reorder.main([*args, "--overwrite"]) == 0
+    require_right(location)
