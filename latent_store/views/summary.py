@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 from latent_store.catalogue.rankings import compare_rankings, describe_agreement
+from latent_store.components import base as component
 from latent_store.components.reader import OpenComponent
 from latent_store.format.plan import ShardPlan
 from latent_store.shards import receipts
@@ -48,6 +49,10 @@ def _describe_split(store: LatentStore, split: Split) -> list[str]:
     for key, complete in split.components().items():
         stored = sum(store.location.sizes(f"{plan.name}/{key}").values())
         state = "complete" if complete else "INCOMPLETE"
+        group = component.open_component(store.location, plan.name, key)
+        if complete and component.pending(group):
+            # What is finished is read; the job that adds to it runs, or was killed.
+            state = "GROWING"
         line = f"  {key:<56} {state:<10} {stored / 2**20:9.2f} MiB"
         if complete:
             line += f"  {describe_rows(store.location, plan, key)}"

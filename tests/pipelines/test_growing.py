@@ -16,6 +16,7 @@ from latent_store.storage import groups, seals
 from latent_store.storage.changes import told
 from latent_store.storage.location import Location
 from latent_store.tools.verify import verify
+from latent_store.views.summary import describe
 from pipelines import encode
 from tests.pipelines.kills import Job
 from tests.pipelines.tiny_jobs import (
@@ -190,7 +191,10 @@ def test_an_append_that_fails_leaves_what_was_finished(
     assert "1 samples of cityscapes/train/labels failed, more than --max_failures 0" in line
     split = latent_store.open(url)[NAME]
     assert split.common_rows(split.latents(), split.labels()).tolist() == [0, 1]
+    assert "GROWING" in describe(split.store)
+    assert cli.main(["verify", str(url)]) == 1
     picture.write_bytes(whole)
     encoding(own)(url)
     assert latent_store.open(url)[NAME].latents().rows.tolist() == [0, 1, 2]
+    assert "GROWING" not in describe(split.store)
     run(cli.main, "verify", url)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from tests.pipelines.tiny_jobs import (
     closing,
     encoding,
     in_turn,
+    picture_of,
     ranking,
     reordering,
     run,
@@ -48,7 +51,32 @@ def stages(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
                 shutil.copytree(last, found[name])
             job(found[name])
             last = found[name]
+        found["damaged"] = Path(shutil.copytree(found["reordered"], root / "damaged"))
+        (found["damaged"] / "cityscapes/train/labels/segmentation/c/0/0/0").write_bytes(b"junk")
+        (metadata,) = found["damaged"].glob("cityscapes/train/latents/*/y_hat/zarr.json")
+        metadata.write_text(metadata.read_text().replace('"fill_value": 0', '"fill_value": 1'))
+        found["mended"] = _with_a_row_to_mend(inputs, root)
         yield found
+
+
+def _with_a_row_to_mend(inputs: Path, root: Path) -> Path:
+    """Makes a store in which a picture failed that can be read by now, in a shard with another."""
+    own = Path(shutil.copytree(inputs, root / "inputs"))
+    picture_of(own, 0).write_bytes(picture_of(own, 0).read_bytes()[:100])
+    encoding(own, "--max_samples", "2", *MENDING)(root / "mended")
+    return root / "mended"
+
+
+def repairing(inputs: Path) -> Job:
+    """Returns what drops what is damaged, and makes it again."""
+
+    def repair(url: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            cli.main(["verify", str(url), "--repair"])
+        encoding(inputs, "--max_samples", "2")(url)
+        reordering()(url)
+
+    return repair
 
 
 JOBS: dict[str, tuple[str, Callable[[Path], Job]]] = {
@@ -59,10 +87,13 @@ JOBS: dict[str, tuple[str, Callable[[Path], Job]]] = {
     "reorder": ("ranked", lambda _: reordering()),
     "reorder --overwrite": ("reordered", lambda _: reordering("--overwrite")),
     "finalize": ("reordered", lambda _: closing),
+    "repair": ("damaged", repairing),
+    "mend and append": ("mended", lambda inputs: encoding(inputs, *MENDING)),
 }
+MENDING = ("--samples_per_shard", "2", "--max_failures", "1")
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", [name for name in JOBS if name != "mend and append"])
 def test_killed_at_any_kind_of_change_it_is_right_when_run_again(
     name: str, inputs: Path, stages: dict[str, Path], tmp_path: Path
 ) -> None:
