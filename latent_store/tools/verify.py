@@ -215,6 +215,10 @@ def _component_defects(
     if not complete:
         yield Defect(where=where, what="every shard is whole, but it was not finalized")
         return
+    if component.pending(group):
+        what = "more was begun than is finished, which is whole; run its job again"
+        yield Defect(where=where, what=what)
+        return
     found = list(_index_defects(location, plan, group, closed))
     yield from found
     if not found and key.partition("/")[0] in KINDS:
@@ -264,7 +268,8 @@ def _consolidated_defects(location: Location, splits: list[str]) -> Iterator[Def
             path = f"{split}/{key}"
             try:
                 group = component.open_component(location, split, key)
-                if component.read_record(location, group).complete:
+                record = component.read_record(location, group)
+                if record.complete and not component.pending(group):
                     finished.add(path)
             except BROKEN:
                 continue  # Named already.

@@ -192,7 +192,9 @@ def test_an_append_that_fails_leaves_what_was_finished(
     split = latent_store.open(url)[NAME]
     assert split.common_rows(split.latents(), split.labels()).tolist() == [0, 1]
     assert "GROWING" in describe(split.store)
-    assert cli.main(["verify", str(url)]) == 1
+    defects = list(map(str, verify(Location(url))))
+    assert len(defects) == 2
+    assert all("more was begun than is finished, which is whole" in defect for defect in defects)
     picture.write_bytes(whole)
     encoding(own)(url)
     assert latent_store.open(url)[NAME].latents().rows.tolist() == [0, 1, 2]
