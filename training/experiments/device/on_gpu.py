@@ -41,7 +41,7 @@ from training.experiments.grid import Grid
 from training.experiments.grid_file import load_grid
 
 PROG = "on_gpu"
-_GRACE_SECONDS = 25
+_GRACE_SECONDS = 40
 """What is under way at the end saves in this time, and what is there is delivered."""
 _SPLITS = ("train", "val")
 
