@@ -18,6 +18,7 @@ from training.flags import flag_types
 MODULES = {name: target.split(":")[0] for name, target in SCRIPTS.items()}
 MODULES |= {"latency": "training.latency", "rate_miou": "training.experiments.rate_miou"}
 MODULES |= {"demo": "pipelines.demo"}
+MODULES |= {name: f"training.experiments.device.{name}" for name in ("on_gpu", "pack")}
 
 
 class _Parsed(Exception):
