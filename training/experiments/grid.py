@@ -243,12 +243,13 @@ class Grid:
         return sum(int(self.flags(run).get("max_steps") or 0) for run in runs)
 
     def shortened(self, max_steps: int) -> Grid:
-        """Returns the grid with so many steps for every network, whatever a method has."""
+        """Returns the grid with so many steps for every network, and for its distilled start."""
         methods = {
             name: replace(m, flags={k: v for k, v in m.flags.items() if k != "max_steps"})
             for name, m in self.methods.items()
         }
-        return replace(self, train={**self.train, "max_steps": max_steps}, methods=methods)
+        steps = {"max_steps": max_steps, "distil_steps": max_steps}
+        return replace(self, train={**self.train, **steps}, methods=methods)
 
     def of_task(self, task: str) -> Grid:
         """Returns the grid with the methods, and the claims, of one task alone."""
