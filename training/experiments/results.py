@@ -42,7 +42,8 @@ _CLAIMS_NOTE = (
     "largest saving over the overlap, or the bound without one). In brackets the middle 95 % of "
     "draws of seeds and images together (hierarchical bootstrap). Reached: all of it lies above "
     "the aim. Shown: above 0. Nothing is shown by fewer than {seeds} seeds. All networks start "
-    "from one teacher, which is not drawn. Of several tests the best is taken, as “chosen on” says."
+    "from one teacher, which is not drawn. Of several tests the best is taken, as “chosen on” says "
+    "(held against the first of the learning curves where the teacher is the anchor)."
 )
 
 
@@ -85,13 +86,14 @@ def find(grid: Grid, records: Sequence[Record], timings: Timings | None = None) 
     analysis = analyse([point for record in records for point in record.points])
     held_out = held_out_scores(grid, records)
     teachers = frozenset(name for name, method in grid.methods.items() if method.teacher)
+    stand_in = grid.curves[0] if grid.curves else None
     return Findings(
         grid=grid,
         records=tuple(records),
         analysis=analysis,
         methods={name: rows[name] for name in by_label},
         claims=tuple(
-            (claim, judge(claim, rows, analysis.images, held_out, teachers))
+            (claim, judge(claim, rows, analysis.images, held_out, teachers, stand_in))
             for claim in grid.claims
         ),
         missing=tuple(run.name for run in grid.runs() if run.name not in finished),

@@ -63,6 +63,7 @@ def judge(
     images: Images | None,
     held_out: Scores,
     teachers: frozenset[str] = frozenset(),
+    stand_in: str | None = None,
     seed: int = 0,
 ) -> Verdict | None:
     """Returns the verdict of a claim; None where its anchor or every test has no network yet.
@@ -72,22 +73,27 @@ def judge(
         methods: By the names that claims have.
         images: Draws of images, the same for every point; without them nothing is shown.
         held_out: Chooses among several tests; where it lacks one, these same images choose.
-        teachers: Methods that are the teacher itself.
+        teachers: Methods that are the teacher itself, which has no held-out score.
+        stand_in: The method that tests are held against for the choice where a teacher is anchor.
         seed: Of the draws of seeds.
     """
-    found = [methods[name] for name in (claim.anchor, *claim.test) if name in methods]
-    pairs = [_comparable(claim, found[0], test) for test in found[1:]]
-    pairs = [(anchor, test) for anchor, test in pairs if anchor.points and test.points]
-    if claim.anchor not in methods or not pairs:
+    anchor = methods.get(claim.anchor)
+    tests = [methods[name] for name in claim.test if name in methods]
+    tests = [test for test in tests if anchor and _comparable(claim, anchor, test)[1].points]
+    if anchor is None or not tests:
         return None
-    known = all(held_out.get(m.name, {}).keys() >= m.by_codec.keys() for m in found)
+    rival = methods.get(stand_in or "", anchor) if claim.anchor in teachers else anchor
+    known = all(held_out.get(m.name, {}).keys() >= m.by_codec.keys() for m in (rival, *tests))
+    if not known:
+        rival = anchor
 
-    def merit(pair: tuple[Method, Method]) -> tuple[float, float]:
+    def merit(test: Method) -> tuple[float, float]:
+        pair = _comparable(claim, rival, test)
         curves = [_held_curve(method, held_out) if known else _curve(method) for method in pair]
         value = _measure(claim, *curves)
         return (-np.inf if value is None else value, max(curves[1].scores))
 
-    anchor, test = max(pairs, key=merit)
+    anchor, test = _comparable(claim, anchor, max(tests, key=merit))
     drawn = [np.nan] if images is None else _drawn(claim, anchor, test, images, seed)
     # A draw in which there is no saving speaks against one.
     values_D = np.nan_to_num(np.array(drawn, np.float64), nan=-np.inf, neginf=-np.inf)

@@ -104,6 +104,16 @@ def test_of_several_tests_the_held_out_samples_choose() -> None:
     held_out = {"anchor": {"q1": 0.5}, "lucky": {"q1": 0.51}, "good": {"q1": 0.6}}
     found = verdict(anchor, lucky, good, measure="points", held_out=held_out)
     assert (found.test, found.chosen) == ("good", "held-out samples")
+    # A teacher has no held-out score: another method stands in for it in the choice alone.
+    known = {m.name: m for m in (anchor, lucky, good)}
+    known["other"] = method("other", {"q1": [0.55] * 3})
+    images = draw_images([p for m in known.values() for p in m.points], draws=100)
+    claim = Claim(**CLAIM, test=("lucky", "good"), measure="points")
+    del held_out["anchor"]
+    held_out["other"] = {"q1": 0.5}
+    found = judge(claim, known, images, held_out, frozenset({"anchor"}), "other")
+    assert (found.test, found.chosen) == ("good", "held-out samples")
+    assert found.value == pytest.approx(shown.value - 0.1, abs=0.02)
 
 
 def test_what_was_not_run_has_no_verdict() -> None:
