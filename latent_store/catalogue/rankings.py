@@ -96,8 +96,6 @@ class Ranking:
         cuts = (0, *self.cuts)
         if cuts[-1] != channels or any(b <= a for a, b in itertools.pairwise(cuts)):
             raise IntegrityError(f"its cuts do not ascend from 1 to all {channels} channels")
-        if not set(self.cuts) <= self.tied_at_cut.keys():
-            raise IntegrityError("it does not say of each cut whether the score decides it")
 
     @property
     def keys(self) -> tuple[np.ndarray, ...]:
