@@ -22,8 +22,14 @@ from tests.latent_store.mutations import unnumbered
 
 Job = Callable[[Path], object]
 """Runs a job on the store at a path, to its end."""
-_NUMBERS = re.compile(r"[0-9a-f]{8,}|\d+")
-_ARRAYS = re.compile(r"[^/]+/(c/|(\.?zarr\.json))")
+_ALIKE = (
+    (re.compile(r"[0-9a-f]{8,}|\d+"), "N"),
+    (re.compile(r"[^/]+/(c/|(\.?zarr\.json))"), r"ARRAY/\1"),
+    (re.compile(r"train/(labels|latents/[^/]+|ranked/[^/]+/[^/]+)/"), "train/COMPONENT/"),
+    (re.compile(r"receipts/.+/"), "receipts/COMPONENT/"),
+    (re.compile(r"/(labels|(latents|ranked)-[^.]+)\."), "/COMPONENT."),
+)
+"""What is taken for the same in the path of a change, and what it is called."""
 
 
 def contents(url: Path) -> dict[str, bytes]:
@@ -69,12 +75,18 @@ def walk(
         job(url)
     whole = read(url)
     if moments == "ends":
-        kinds = [_ARRAYS.sub(r"ARRAY/\1", _NUMBERS.sub("N", change)) for change, _ in kept]
+        kinds = [_kind(change) for change, _ in kept]
         ends = {kinds.index(kind) for kind in kinds}
         ends |= {len(kinds) - 1 - kinds[::-1].index(kind) for kind in kinds}
         kept = [kept[n] for n in sorted(ends)]
     found = ((change, _differences(job, tree, whole, read)) for change, tree in kept)
     return len(kept), [f"{change}: {what}" for change, parts in found for what in parts]
+
+
+def _kind(change: str) -> str:
+    for pattern, name in _ALIKE:
+        change = pattern.sub(name, change)
+    return change
 
 
 def _link(source: str, target: str) -> None:
