@@ -149,8 +149,8 @@ def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed 
     for split in all_splits(location):
         try:
             read_plan(location, *split.split("/"))
-        except LatentStoreError as error:
-            yield JobFailedError(str(error))
+        except (LatentStoreError, OSError) as error:
+            yield _failed(split, error)
             continue
         there = component_keys(location, split)
         lost = receipts.components_with_receipts(location, split).difference(there)
@@ -158,12 +158,16 @@ def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed 
             try:
                 with Lease(location, split, key, steal=steal) as lease:
                     closed = finalize(location, split, key, claim=lease.claim)
-            except LatentStoreError as error:
-                yield JobFailedError(str(error))
-            except OSError as error:
-                yield JobFailedError(f"{split}/{key}: {describe_os_error(error)}")
+            except (LatentStoreError, OSError) as error:
+                yield _failed(f"{split}/{key}", error)
             else:
                 yield closed
+
+
+def _failed(what: str, error: LatentStoreError | OSError) -> JobFailedError:
+    if isinstance(error, LatentStoreError):
+        return JobFailedError(str(error))
+    return JobFailedError(f"{what}: {describe_os_error(error)}")
 
 
 def covered(location: Location, plan: ShardPlan, key: str) -> ShardPlan:

@@ -163,6 +163,12 @@ def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
             yield _of_a_user(location, splits, FeaturesReader.key_of(teacher_id), error)
 
 
+def _of_a_node(path: str, error: LatentStoreError | OSError, **component: str) -> Defect:
+    """Returns a defect of a node; what cannot be read now may be whole, and is not removed."""
+    broken = path if isinstance(error, LatentStoreError) else None
+    return Defect(where=path, what=in_words(error), metadata=broken, **component)
+
+
 def _filled_folders(location: Location, path: str) -> list[str]:
     """Lists the folders in which there is more than strays, a group or what is left of one."""
     there = {name: location.sizes(f"{path}/{name}") for name in location.folders(path)}
@@ -190,9 +196,7 @@ def _component_defects(
     try:
         closed = check_shards(location, plan, key, on_shard, go_on=True)
     except BROKEN as error:
-        yield Defect(
-            where=where, what=in_words(error), split=plan.name, component=key, metadata=where
-        )
+        yield _of_a_node(where, error, split=plan.name, component=key)
         return
     for shard, what in closed.defects.items():
         place = f"{where} shard {shard}"
@@ -203,9 +207,7 @@ def _component_defects(
         if complete:
             component.require_intact(location, group)
     except BROKEN as error:
-        yield Defect(
-            where=where, what=in_words(error), split=plan.name, component=key, metadata=where
-        )
+        yield _of_a_node(where, error, split=plan.name, component=key)
         return
     for name, what in component.array_defects(location, group).items():
         path = f"{where}/{name}"
@@ -224,8 +226,8 @@ def _component_defects(
     if not found and key.partition("/")[0] in KINDS:
         try:
             kind_of(key)(location, plan, key)
-        except LatentStoreError as error:
-            yield Defect(where=where, what=str(error), split=plan.name, component=key)
+        except BROKEN as error:
+            yield Defect(where=where, what=in_words(error), split=plan.name, component=key)
 
 
 def _deep_defects(
@@ -277,7 +279,7 @@ def _consolidated_defects(location: Location, splits: list[str]) -> Iterator[Def
         try:
             found = list(consolidated.differences(location, path, finished))
         except BROKEN as error:
-            yield Defect(where=path, what=in_words(error), metadata=path)
+            yield _of_a_node(path, error)
             continue
         for node, what in dict(found).items():
             broken = None if node == path else node
