@@ -1,7 +1,8 @@
 """Strays: what lies in a store and is no part of it, by its name. Nothing reads it.
 
 Systems and programs leave such files (`.DS_Store`, `.nfs...`, `....XXXX`), and processes that were
-killed while they wrote one.
+killed while they wrote one, or while they counted for a ranking (`.latent_store/counts`), until
+the same command runs again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _PARTS = (
     rf"(?:{_NAME}/)*(?:zarr\.json|c(?:/\d+)*)",
     rf"{re.escape(CONTROL)}/codecs/{_NAME}\.pth\.tar",
     rf"{re.escape(CONTROL)}/teachers/{_NAME}\.pt",
-    rf"{re.escape(CONTROL)}/(?:counts|(?:{_NAME}/)+leases)/.+",
+    rf"{re.escape(CONTROL)}/(?:{_NAME}/)+leases/.+",
     rf"{_SPLIT}/(?:plan\.json|{_NAME}\.parquet)",
     rf"{_SPLIT}/(?:receipts|failures)/(?:{_NAME}/)+\d+\.json",
 )

@@ -163,10 +163,17 @@ def _codec_defects(location: Location, splits: list[str]) -> Iterator[Defect]:
             yield _of_a_user(location, splits, FeaturesReader.key_of(teacher_id), error)
 
 
-def _of_a_node(path: str, error: LatentStoreError | OSError, **component: str) -> Defect:
+def _of_a_node(
+    path: str,
+    error: LatentStoreError | OSError,
+    split: str | None = None,
+    component: str | None = None,
+) -> Defect:
     """Returns a defect of a node; what cannot be read now may be whole, and is not removed."""
     broken = path if isinstance(error, LatentStoreError) else None
-    return Defect(where=path, what=in_words(error), metadata=broken, **component)
+    return Defect(
+        where=path, what=in_words(error), split=split, component=component, metadata=broken
+    )
 
 
 def _filled_folders(location: Location, path: str) -> list[str]:

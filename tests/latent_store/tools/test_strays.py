@@ -18,6 +18,7 @@ TRAIN = "cityscapes/train"
 CONTROLS = f"{CONTROL}/{TRAIN}"
 STRAYS = [
     ".DS_Store",
+    f"{CONTROL}/counts/codec/ranking/network.pt",
     f"{CONTROL}/teachers/.DS_Store",
     f"{CONTROL}/teachers/teacher.pt.AbC123",
     f"{CONTROLS}/.plan.json.0123abcd",
