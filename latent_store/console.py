@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from latent_store.errors import JobFailedError, LatentStoreError, public_text
@@ -39,11 +40,26 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line, as every error of a command is."""
+    """A parser that says what is wrong in one line, as every error of a command is.
+
+    An empty text is refused: it is a shell's variable that was not set, and as a path it would be
+    the folder that the command was started in.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", str, _word)
+        self.register("type", Path, lambda text: Path(_word(text)))
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(_REFUSED_VALUE.sub(r"\1 ", public_text(message)).split())
         self.exit(BAD_USAGE, f"{self.prog}: error: {line}; see --help\n")
+
+
+def _word(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 @dataclass(frozen=True)
@@ -164,5 +180,7 @@ def progress(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
 
 def _fail(prog: str, message: str, status: int) -> int:
     line = " ".join(public_text(spell_flags(message)).split())
+    # Names of files may hold what a terminal obeys, or nobody sees.
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     print(f"{prog}: error: {line}", file=sys.stderr)
     return status

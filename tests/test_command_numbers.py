@@ -12,6 +12,7 @@ from latent_store.console import Number
 from latent_store.errors import LatentStoreError
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from tests.test_architecture import SCRIPTS
+from training import train
 from training.data.loader import LoaderConfig
 from training.flags import flag_types
 
@@ -62,6 +63,16 @@ def test_every_number_has_a_range(command: str, monkeypatch: pytest.MonkeyPatch)
                 with pytest.raises(argparse.ArgumentTypeError, match=r"^must be .*, got "):
                     action.type(text)
     assert numbers or command == "reorder-latents"
+
+
+@pytest.mark.parametrize("flag", ["--output", "--label", "--split"])
+def test_an_empty_text_is_refused_before_it_is_taken_for_the_current_folder(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--store", "none.zarr", "--output", "out", flag, ""])
+    assert stop.value.code == 2
+    assert f"train-from-store: error: {flag} must not be empty; see" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,12 @@ def test_an_error_of_a_storage_library_is_one_line(capsys: pytest.CaptureFixture
 def test_addresses_that_nobody_can_open(url: str, message: str) -> None:
     with pytest.raises(LatentStoreError, match=message):
         Location(url)
+
+
+def test_what_a_terminal_would_obey_is_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise LatentStoreError("no file a\x1b[31m\x1a\u200b ŷ.png;\n give another")
+
+    assert run_command("inspect", command) == 2
+    shown = "no file a\\x1b[31m\\x1a\\u200b ŷ.png; give another"
+    assert capsys.readouterr().err == f"inspect: error: {shown}\n"

@@ -75,6 +75,8 @@ class NetworkConfig:
         for field in ("aspp_width", "fpn_width", "box_head_width", "anchor_size"):
             if getattr(self, field) < 1:
                 raise LatentStoreError(f"{field} must be 1 or more, got {getattr(self, field)}")
+        if not 0 <= self.dropout <= 1:
+            raise LatentStoreError(f"dropout must be 0 to 1, got {self.dropout}")
         if self.entry not in ENTRIES or (self.entry != STEM and self.domain == "pixel"):
             raise LatentStoreError(
                 f"entry must be one of {', '.join(ENTRIES)}, and {STEM} with --domain pixel, got "

@@ -5,21 +5,23 @@ config, weights, what the run was, and the codec's own checkpoint file as a uint
 content gives the same bytes, so that a file's sha256 names what is in it.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from latent_store.codec.state_dicts import refused_type
-from latent_store.errors import CheckpointError
+from latent_store.errors import CheckpointError, IntegrityError, LatentStoreError
+from latent_store.storage import records
 from latent_store.storage.location import write_atomically
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
@@ -35,15 +37,28 @@ _DAMAGED = (
     *(TypeError, AttributeError, AssertionError, OverflowError, MemoryError),
 )
 """Errors that torch raises for a damaged file."""
-_STORE_META = ("dataset", "codec_id", "codec_identity", "ranking_id", "channels", "teacher_id")
-_META_DEFAULTS: dict[str, Any] = {
-    "kind": "network",
-    **dict.fromkeys((*_STORE_META, "class_names", "label")),
-    "train": {},
-    "epoch": 0,
-    "step": 0,
-}
-"""The entries of a checkpoint's meta; what was trained without a store has none of its own."""
+_REMEDY = "copy the file again, or train again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What a network's file says of its run; what was trained without a store has no codec."""
+
+    kind: Literal["teacher", "network"] = "network"
+    dataset: str | None = None
+    codec_id: str | None = None
+    codec_identity: dict[str, str] | None = None
+    ranking_id: str | None = None
+    channels: list[int] | None = None
+    teacher_id: str | None = None
+    class_names: list[str] | None = None
+    label: str | None = None
+    train: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    step: int = 0
+
+
+_META_DEFAULTS = vars(Meta())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +67,7 @@ class LoadedNetwork:
 
     Attributes:
         network: In evaluation mode.
-        meta: The entries of `_META_DEFAULTS`.
+        meta: The fields of `Meta`.
         codec_bytes: The codec's checkpoint file; None for a network trained without a store.
         sha256: Of the file.
     """
@@ -119,29 +134,35 @@ def load_network(
     data = source if isinstance(source, bytes) else read_file(source)
     name = "the given bytes" if isinstance(source, bytes) else str(source)
     payload = parse(data, name, expected_format=FORMAT, map_location=map_location)
-    meta = payload["meta"]
-    if kind is not None and meta["kind"] != kind:
-        made_by = {"teacher": "train-teacher", "network": "train-from-store"}
-        raise CheckpointError(
-            f"{name} holds a {meta['kind']}, but a {kind} is needed here: give a file that "
-            f"{made_by[kind]} wrote"
-        )
-    config = NetworkConfig.from_dict(payload["config"])
-    with torch.random.fork_rng(devices=[]):  # reading a file must not move anybody's random numbers
-        network = build_network(config).to(map_location)
     try:
+        meta = dataclasses.asdict(records.typed(Meta, payload.get("meta"), name, _REMEDY))
+        if kind is not None and meta["kind"] != kind:
+            made_by = {"teacher": "train-teacher", "network": "train-from-store"}
+            raise CheckpointError(
+                f"{name} holds a {meta['kind']}, but a {kind} is needed here: give a file that "
+                f"{made_by[kind]} wrote"
+            )
+        config = NetworkConfig.from_dict(payload["config"])
+        with torch.random.fork_rng(devices=[]):  # nobody's random numbers are moved by reading
+            network = build_network(config).to(map_location)
         network.load_state_dict(payload["state"])
-    except RuntimeError as error:
+        weights = payload.get("codec_weights")
+        codec_bytes = None if weights is None else weights.cpu().numpy().tobytes()
+    except IntegrityError as error:
+        raise CheckpointError(str(error)) from error
+    except LatentStoreError:
+        raise
+    except _DAMAGED as error:
+        reason = (str(error).splitlines() or [""])[-1].strip()[:200]
         raise CheckpointError(
             f"{name}: the weights do not fit the architecture that the file itself names; it is "
-            f"damaged or was edited ({str(error).splitlines()[-1].strip()})"
+            f"damaged or was edited ({type(error).__name__}: {reason})"
         ) from error
-    weights = payload["codec_weights"]
     return LoadedNetwork(
         network=network.eval(),
         config=config,
         meta=meta,
-        codec_bytes=None if weights is None else weights.cpu().numpy().tobytes(),
+        codec_bytes=codec_bytes,
         sha256=hashlib.sha256(data).hexdigest(),
     )
 

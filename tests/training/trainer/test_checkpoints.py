@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from latent_store.errors import CheckpointError
+from latent_store.errors import CheckpointError, LatentStoreError
 from training.networks.network_config import NetworkConfig
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import (
@@ -143,6 +143,33 @@ def test_weights_that_do_not_fit_their_config(saved: Path) -> None:
     torch.save(payload, buffer)
     with pytest.raises(CheckpointError, match="do not fit the architecture"):
         load_network(buffer.getvalue())
+
+
+WRONG = {
+    "meta missing": {"meta": None},
+    "meta a number": {"meta": 3},
+    "kind": {"meta": {"kind": 3}},
+    "class names": {"meta": {"class_names": 3}},
+    "config a list": {"config": []},
+    "classes": {"config": {"num_classes": "x"}},
+    "too many classes": {"config": {"num_classes": 10**9}},
+    "dropout": {"config": {"dropout": float("nan")}},
+    "selection": {"config": {"selection": ["x"]}},
+    "state": {"state": 3},
+    "codec": {"codec_weights": 3},
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
+def test_contents_that_cannot_be_right(saved: Path, tmp_path: Path, change: dict) -> None:
+    payload = torch.load(saved, weights_only=True)
+    del payload[DIGEST]  # as in a file of an earlier version
+    for name, value in change.items():
+        payload[name] = payload[name] | value if isinstance(value, dict) else value
+    torch.save(payload, tmp_path / "wrong.pt")
+    with pytest.raises(LatentStoreError) as error:
+        load_network(tmp_path / "wrong.pt")
+    assert "\n" not in str(error.value)
 
 
 def test_another_kind(saved: Path) -> None:
