@@ -149,7 +149,8 @@ def _pixel_chunks(data: bytes) -> Iterator[bytes]:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if not (image.width and image.height):
         raise ValueError("it has no pixels")
-    if image.mode.startswith("I;16"):
+    # A PGM of 16 bits is opened as 32, with values up to 65535.
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):

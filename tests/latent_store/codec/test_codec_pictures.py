@@ -28,6 +28,15 @@ def test_rgb_comes_back_exactly(tmp_path: Path, picture: Callable) -> None:
     np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")), image)
 
 
+@pytest.mark.parametrize(("most", "scale"), [(65535, 257), (4095, 16)])
+def test_of_a_pgm_with_more_than_8_bits_the_upper_byte_is_taken(most: int, scale: int) -> None:
+    grey = np.arange(0, 256, 5, dtype=">u2")
+    data = b"P5 52 1 %d\n" % most + (grey * scale).astype(">u2").tobytes()
+    found = read_image(io.BytesIO(data))
+    assert found.shape == (1, 52, 3)
+    np.testing.assert_array_equal(found[0, :, 0], grey)
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
 def test_other_modes_become_rgb(tmp_path: Path, picture: Callable, mode: str) -> None:
     image = Image.fromarray(picture(20, 30))
