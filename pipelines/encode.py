@@ -135,10 +135,10 @@ def _run(argv: Sequence[str] | None) -> int:
     request.write_plan()
     plan, asked = request.plan, request.ask_encoders()
     encoders = [encoder for encoder in asked if not request.is_complete(encoder)]
-    for encoder in asked:
-        if encoder not in encoders:
-            # A job that was killed may have come as far as the seal.
-            settle(request.location, plan.name, encoder.spec.key)
+    sealed = [encoder.spec.key for encoder in asked if encoder not in encoders]
+    if sealed:
+        # A job that was killed may have come as far as the seal.
+        settle(request.location, plan.name, *sealed)
     if not encoders:
         failed = max(request.count_failed(encoder.spec.key) for encoder in asked)
         more = f", {failed} of them failed; --max_failures 0 tries those again" if failed else ""

@@ -120,17 +120,18 @@ def finalize(
     return closed
 
 
-def settle(location: Location, split: str, key: str) -> None:
-    """Does what follows once a component is sealed; nothing where that was done.
+def settle(location: Location, split: str, *keys: str) -> None:
+    """Does what follows once components are sealed; nothing where that was done.
 
-    Tables that were kept for readers of its former state are removed. The metadata of the
-    component, its split and the root is consolidated, which shows foreign readers what is finished,
-    and nothing else; this package never reads it. Jobs that finish at once take turns, so that none
-    overwrites the other's news.
+    Tables that were kept for readers of their former states are removed. The metadata of the
+    components, their split and the root is consolidated, which shows foreign readers what is
+    finished, and nothing else; this package never reads it. Jobs that finish at once take turns, so
+    that none overwrites the other's news.
     """
-    for name in _table_names(key):
-        location.delete(index.former_key(split, name))
-    consolidate(location, f"{split}/{key}")
+    for key in keys:
+        for name in _table_names(key):
+            location.delete(index.former_key(split, name))
+        consolidate(location, f"{split}/{key}")
     with Lease(location, "root", "metadata", wait_seconds=120):
         location.delete(index.former_key(split, "samples"))
         consolidate(location, split)
