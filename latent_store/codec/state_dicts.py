@@ -65,11 +65,7 @@ def load_plain(data: bytes, name: str, map_location: str | torch.device = "cpu")
         CheckpointError: It is truncated, no checkpoint, packed, or holds more than that.
     """
     try:
-        if data.startswith(b"PK"):
-            # torch stores its entries as they are: packed ones could be a thousand times larger.
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > len(data):
-                    raise ValueError("its entries are larger than the file")
+        require_unpacked(data)
         return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     except Exception as error:  # of a damaged file torch raises whatever it meets
         if refused := refused_type(error):
@@ -82,6 +78,19 @@ def load_plain(data: bytes, name: str, map_location: str | torch.device = "cpu")
             f"{name} is no checkpoint of plain tensors, or it was truncated ({len(data)} bytes: "
             f"{reason}); copy it again, or save a state dict with torch.save"
         ) from error
+
+
+def require_unpacked(data: bytes) -> None:
+    """Refuses a file that grows when it is read: torch stores its entries as they are.
+
+    Raises:
+        ValueError: Its entries are larger than it, as packed ones may be a thousand times.
+    """
+    if not data.startswith(b"PK"):
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > len(data):
+            raise ValueError("its entries are larger than the file")
 
 
 def refused_type(error: Exception) -> str:

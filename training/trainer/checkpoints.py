@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from latent_store.codec.state_dicts import refused_type
+from latent_store.codec.state_dicts import refused_type, require_unpacked
 from latent_store.errors import CheckpointError, IntegrityError, LatentStoreError
 from latent_store.storage import records
 from latent_store.storage.location import write_atomically
@@ -327,8 +328,9 @@ def require_whole(content: Any, expected: str | None, name: str) -> None:
 
 def _unpack(data: bytes, name: str, map_location: str | torch.device) -> Any:
     try:
+        require_unpacked(data)
         return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-    except _DAMAGED as error:
+    except (zipfile.BadZipFile, *_DAMAGED) as error:
         if refused := refused_type(error):
             raise CheckpointError(
                 f"{name} holds {refused} beside tensors, and objects are not loaded; save the "

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,18 @@ def test_contents_that_cannot_be_right(saved: Path, tmp_path: Path, change: dict
     with pytest.raises(LatentStoreError) as error:
         load_network(tmp_path / "wrong.pt")
     assert "\n" not in str(error.value)
+
+
+def test_a_packed_file_that_grows_when_it_is_read(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(10**6)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        load_network(tmp_path / "packed.pt")
 
 
 def test_another_kind(saved: Path) -> None:
