@@ -60,6 +60,7 @@ class Machine:
         self.work.mkdir(parents=True, exist_ok=True)
         self.store, self.teacher = self.work / "store.zarr", self.work / "teacher/last.pt"
         self.records = self.work / "records"
+        self.checked = self.work / f"checked-{'-'.join(args.codecs or ['all'])}.txt"
 
     @property
     def left(self) -> float:
@@ -158,8 +159,9 @@ def _run(args: argparse.Namespace) -> int:
     packer = threading.Thread(target=machine.deliver_records, args=(stop,))
     packer.start()
     try:
-        _make_store(machine, grid)
-        _check_streams(machine)
+        if not machine.checked.exists():
+            _make_store(machine, grid)
+            _check_streams(machine)
         _train_grid(machine, grid)
     finally:
         stop.set()
@@ -230,6 +232,7 @@ def _check_streams(machine: Machine) -> None:
             checked += 1
     text = f"{checked} pictures encoded on {device} decode on the CPU to their latents\n"
     write_text(machine.output / "round-trip.txt", text)
+    write_text(machine.checked, text)
 
 
 def _train_grid(machine: Machine, grid: Grid) -> None:
