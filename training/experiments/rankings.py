@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latent_store.catalogue.rankings import list_rankings, write_ranking
+from latent_store.errors import MissingComponentError, RankingError
 from latent_store.format.schema import DEFAULT_CUTS
 from latent_store.tools.shared_orders import share_order
 from training.experiments.configs import RunConfigs
@@ -48,7 +49,9 @@ class GridRankings:
         with self._lock(run, rule):
             for split in (self._grid.split, self._grid.val_split):
                 command = (run.name, "reorder-latents", run.codec, split)
-                self._workspace.run(*command, ranking=ranking_id)
+                stale = self._is_stale(split, *self._ids(run, rule))
+                anew = {"overwrite": True} if stale else {}
+                self._workspace.run(*command, ranking=ranking_id, **anew)
         return ranking_id
 
     def derive(self, run: GridRun, rule: RankingRule, checkpoint_of: CheckpointOf) -> None:
@@ -98,6 +101,16 @@ class GridRankings:
             elif ranking_id not in list_rankings(self._store.location, codec_id):
                 write_ranking(self._store.location, recorded)
         return ranking_id
+
+    def _is_stale(self, split: str, codec_id: str, ranking_id: str) -> bool:
+        """Returns whether a split has a copy of an older ranking of that name."""
+        try:
+            self._store[f"{self._grid.dataset}/{split}"].ranked(ranking_id, codec_id)
+        except RankingError:
+            return True
+        except MissingComponentError:
+            pass
+        return False
 
     def _ids(self, run: GridRun, rule: RankingRule) -> tuple[str, str]:
         return self._grid.codecs[run.codec], self._grid.ranking_id(rule, run.seed)
