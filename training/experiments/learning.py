@@ -79,14 +79,16 @@ def write_curves(grid: Grid, records: Sequence[Record], folder: Path) -> str:
 
 def _row(name: str, records: Sequence[Record], target: float) -> tuple[str, ...]:
     last = [record.curve[-1][1] for record in records]
-    gains, reached = [], []
+    gains: list[float] = []
+    reached: list[str] = []
     for record in records:
         steps, scores = np.array(record.curve, np.float64).T
-        gains.append(scores[-1] - scores[steps <= _LAST * steps[-1]][-1:].sum())
+        gains += (scores[-1] - scores[steps <= _LAST * steps[-1]][-1:]).tolist()
         there = steps[scores >= target]
         reached.append(f"{there[0]:.0f}" if there.size else "never")
     spread = f"{np.mean(last):.4f} ({min(last):.4f}-{max(last):.4f})"
-    return (name, str(len(records)), spread, f"{np.mean(gains):+.4f}", ", ".join(reached))
+    gain = f"{np.mean(gains):+.4f}" if gains else "-"
+    return (name, str(len(records)), spread, gain, ", ".join(reached))
 
 
 def _draw(curves: Mapping[str, Sequence[Record]], codec: str, path: Path) -> None:
