@@ -24,7 +24,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.pvalue import PCollection
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
+from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
 
 from latent_store.console import MOST_THREADS, Number, make_parser
 from latent_store.errors import LatentStoreError
@@ -170,7 +170,9 @@ def _require_runnable(options: PipelineOptions) -> None:
     try:
         # Making a pipeline finds the runner and the pickle library, and runs Beam's validators.
         pipeline = beam.Pipeline(options=options)
-    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        if options.view_as(PortableOptions).environment_type:
+            Environment.from_options(options)
+    except (ImportError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise LatentStoreError(
             f"Beam cannot run with these options: {error}; see --help for runners that can"
         ) from error

@@ -281,6 +281,11 @@ def test_bad_names_and_numbers_are_refused_first(
         (("--runner", "no.such.Runner"), "Beam cannot run with these options: No module named"),
         (("--runner", "os.path"), "Beam cannot run with these options: 'module' object is not"),
         (("--runner", "PortableRunner"), "--runner PortableRunner needs --job_endpoint HOST:PORT"),
+        (("--environment_type", "NOPE"), "these options: Unknown environment type: NOPE; see"),
+        (
+            ("--environment_type", "PROCESS", "--environment_config", "{x"),
+            "Beam cannot run with these options",
+        ),
         (("--direct_num_workers", "-1"), "--direct_num_workers must be 0 to 1024, got -1"),
         (("--direct_num_workers", "x"), "--direct_num_workers: invalid int value: 'x'"),
         (("--direct_runner_bundle_repeat", "-1"), "bundle_repeat must be 0 or more, got -1"),
