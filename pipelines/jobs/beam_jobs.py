@@ -170,15 +170,16 @@ def _require_runnable(options: PipelineOptions) -> None:
     try:
         # Making a pipeline finds the runner and the pickle library, and runs Beam's validators.
         pipeline = beam.Pipeline(options=options)
-        if options.view_as(PortableOptions).environment_type:
-            Environment.from_options(options)
+        portable = options.view_as(PortableOptions)
+        if portable.environment_type:
+            Environment.from_options(portable)
     except (ImportError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise LatentStoreError(
             f"Beam cannot run with these options: {error}; see --help for runners that can"
         ) from error
     shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
     remote = type(pipeline.runner).__name__ == "PortableRunner"
-    if remote and not options.view_as(PortableOptions).job_endpoint:
+    if remote and not portable.job_endpoint:
         raise LatentStoreError("--runner PortableRunner needs --job_endpoint HOST:PORT, got none")
 
 
