@@ -15,7 +15,7 @@ import numpy as np
 import latent_store
 from latent_store.codec.numerics import choose_device
 from latent_store.console import Number, make_parser, progress, run_command
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 from training.evaluation import plots, report
 from training.evaluation.comparisons import analyse
 from training.evaluation.evaluation_pictures import kept_path, write_pictures

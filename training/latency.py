@@ -18,7 +18,7 @@ from latent_store.codec import read_image
 from latent_store.codec.numerics import choose_device
 from latent_store.console import MOST_THREADS, Number, make_parser, run_command
 from latent_store.errors import DatasetError
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 from latent_store.store import LatentStore
 from training.transmission.latency import latency_markdown, open_all, table, time_all
 

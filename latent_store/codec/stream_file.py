@@ -29,7 +29,7 @@ from latent_store.errors import (
 from latent_store.format.layout import coded_size
 from latent_store.format.schema import HYPER_STRIDE, CodecSpec
 from latent_store.storage import records
-from latent_store.storage.location import write_atomically
+from latent_store.storage.local_files import write_atomically
 
 MAGIC = b"\x89LSTREAM"
 VERSION = 1

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,12 +28,10 @@ from latent_store.errors import (
 )
 from latent_store.storage.changes import ToldStore, flush, tell
 from latent_store.storage.keys import admitted
+from latent_store.storage.local_files import remove, remove_leftovers, remove_tree, write_atomically
 
 CONTROL = ".latent_store"
 """Everything in a store that is not Zarr lies below this prefix."""
-
-LEFTOVER = r"\.[0-9a-f]{8}(\.\w+)?"
-"""The end of a local file's name while it is being written, after a dot and the file's name."""
 
 LARGEST_OBJECT = 2**33
 """In bytes: what is read whole, and nobody knows the length of, is not longer."""
@@ -315,99 +311,3 @@ def _opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             f"{public_url(url)} is no address that can be opened ({error}); give a path, or a URL "
             "such as s3://BUCKET/KEY"
         ) from error
-
-
-def write_atomically(
-    target: Path, data: bytes, *, durable: bool = True, replace: bool = True
-) -> None:
-    """Writes a local file whole: to a neighbour first, then renamed over it.
-
-    Args:
-        target: The file.
-        data: Its content.
-        durable: Flush it to the disk before it is renamed.
-        replace: Whether a file that is there is replaced.
-
-    Raises:
-        FileExistsError: A file is there, and `replace` is false.
-    """
-    remove_leftovers(target)
-    # Another process that begins now may take the neighbour for what a killed one left.
-    while not _place(target, data, durable=durable, replace=replace):
-        pass
-
-
-def _place(target: Path, data: bytes, *, durable: bool, replace: bool) -> bool:
-    """Writes a file beside its place and moves it there; False where it was removed meanwhile."""
-    # Without the target's suffix: what a killed process leaves is taken for nothing of its kind.
-    neighbour = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
-    try:
-        tell("write", neighbour)
-        with neighbour.open("xb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        tell("replace" if replace else "link", target)
-        try:
-            if replace:
-                neighbour.replace(target)
-            else:
-                os.link(neighbour, target)
-        except FileNotFoundError:
-            if not target.parent.is_dir():
-                raise
-            return False
-    finally:
-        remove(neighbour)
-    return True
-
-
-def write_text(target: Path, text: str) -> None:
-    """Writes a local text file whole, and makes its folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, text.encode())
-
-
-@contextlib.contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
-    """Yields a neighbour's path to write to; it takes `target`'s place if nothing is raised."""
-    remove_leftovers(target)
-    neighbour = target.with_name(f".{target.name}.{uuid4().hex[:8]}{target.suffix}")
-    try:
-        tell("write", neighbour)
-        yield neighbour
-        tell("replace", target)
-        neighbour.replace(target)
-    finally:
-        remove(neighbour)
-
-
-def remove(path: Path) -> None:
-    """Removes a local file; one that is not there is no error."""
-    if os.path.lexists(path):
-        tell("delete", path)
-        path.unlink(missing_ok=True)
-
-
-def remove_tree(top: Path) -> None:
-    """Removes a local folder, what lies deepest first; one that is not there is no error."""
-    for folder, _, names in os.walk(top, topdown=False):
-        for name in sorted(names):
-            remove(Path(folder, name))
-    shutil.rmtree(top, ignore_errors=True)
-
-
-def remove_leftovers(target: Path) -> None:
-    """Removes what killed processes left of their writing of a local file.
-
-    Whoever writes it at the same moment, as two jobs may that make the same group, begins anew.
-    """
-    pattern = re.compile(rf"\.{re.escape(target.name)}{LEFTOVER}")
-    try:
-        found = [entry.name for entry in os.scandir(target.parent) if entry.name[0] == "."]
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in found:
-        if pattern.fullmatch(name):
-            remove(target.with_name(name))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from latent_store.storage.location import atomic_path
+from latent_store.storage.local_files import atomic_path
 
 _GAP = 4
 _TITLE_SIZE = 14

@@ -15,7 +15,7 @@ from latent_store.codec.pictures import image_to_tensor, psnr, tensor_to_image
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import progress
 from latent_store.errors import CheckpointError
-from latent_store.storage.location import write_atomically
+from latent_store.storage.local_files import write_atomically
 from pipelines.codec_training.training import TRANSFORMS
 
 

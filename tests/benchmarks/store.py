@@ -20,7 +20,8 @@ from pathlib import Path
 from latent_store.codec.checkpoints import DEMO_FOLDER
 from latent_store.console import make_parser, run_command
 from latent_store.errors import LatentStoreError
-from latent_store.storage.location import Location, write_atomically
+from latent_store.storage.local_files import write_atomically
+from latent_store.storage.location import Location
 from latent_store.store import LatentStore
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from tests.benchmarks import (

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from latent_store.storage.location import atomic_path
+from latent_store.storage.local_files import atomic_path
 from training.evaluation.comparisons import Analysis
 from training.evaluation.methods import Method, Sweep, make_methods, make_sweeps
 from training.evaluation.points import Point

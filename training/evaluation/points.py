@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latent_store.errors import IntegrityError
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 from training.selection.rates import ImageRate
 from training.tasks.metric import ImageResult
 from training.tasks.registry import find_task

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 from training.experiments.grid import Grid
 from training.experiments.records import Record
 from training.tables import section

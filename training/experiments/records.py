@@ -15,7 +15,7 @@ from typing import Any
 
 from latent_store import Ranking
 from latent_store.errors import IntegrityError, LatentStoreError
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 from training.evaluation.points import Point
 
 RECORD_VERSION = 1

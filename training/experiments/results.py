@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from latent_store import Ranking
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 from training.evaluation import plots, report
 from training.evaluation.comparison_tables import brackets, percent
 from training.evaluation.comparisons import Analysis, analyse, find_differences

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from latent_store.console import progress
-from latent_store.storage.location import write_atomically
+from latent_store.storage.local_files import write_atomically
 from training.evaluation.points import Point, read_point
 from training.experiments.configs import RunConfigs
 from training.experiments.grid import GridRun

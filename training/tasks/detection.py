@@ -17,7 +17,7 @@ from torch import nn
 from latent_store.components.features import STEM
 from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.format.boxes import Boxes
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 from latent_store.views.panels import save_png
 from training.networks.backbones import Stem, find_backbone
 from training.networks.detection_network import DetectionLayers, DetectionTail

@@ -23,7 +23,7 @@ from torch import nn
 from latent_store.codec.state_dicts import refused_type, require_unpacked
 from latent_store.errors import CheckpointError, IntegrityError, LatentStoreError
 from latent_store.storage import records
-from latent_store.storage.location import write_atomically
+from latent_store.storage.local_files import write_atomically
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
 from training.tasks.registry import build_network, find_task

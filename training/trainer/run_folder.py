@@ -20,7 +20,7 @@ from typing import Any, Self
 import torch
 
 from latent_store.errors import LatentStoreError, public_url
-from latent_store.storage.location import write_atomically
+from latent_store.storage.local_files import write_atomically
 from training.trainer import checkpoints
 from training.trainer.model_card import model_card
 from training.trainer.run_log import RunLog

@@ -11,7 +11,7 @@ import torch
 
 from latent_store.errors import LatentStoreError
 from latent_store.storage.changes import tell
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 
 Item = TypeVar("Item")
 

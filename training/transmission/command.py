@@ -26,7 +26,7 @@ from latent_store.errors import (
     LatentStoreError,
     RankingError,
 )
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 from training.tables import align
 from training.tasks.base import Task
 from training.tasks.registry import find_task

@@ -11,7 +11,8 @@ import pytest
 
 from latent_store.storage import groups
 from latent_store.storage.changes import told
-from latent_store.storage.location import Location, atomic_path, write_atomically
+from latent_store.storage.local_files import atomic_path, write_atomically
+from latent_store.storage.location import Location
 
 
 class Stopped(Exception):

@@ -35,7 +35,7 @@ from latent_store.codec import codec_from_store, decode_y
 from latent_store.components.features import STEM
 from latent_store.console import MOST_THREADS, Number, make_parser, run_command
 from latent_store.errors import JobFailedError
-from latent_store.storage.location import write_text
+from latent_store.storage.local_files import write_text
 from latent_store.tools.decode import decode_indexes
 from training.experiments.grid import Grid
 from training.experiments.grid_file import load_grid
