@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from latent_store.catalogue.rankings import list_rankings, write_ranking
 from latent_store.errors import MissingComponentError, RankingError
@@ -48,10 +49,10 @@ class GridRankings:
         ranking_id = self._write(run, rule, checkpoint_of)
         with self._lock(run, rule):
             for split in (self._grid.split, self._grid.val_split):
-                command = (run.name, "reorder-latents", run.codec, split)
-                stale = self._is_stale(split, *self._ids(run, rule))
-                anew = {"overwrite": True} if stale else {}
-                self._workspace.run(*command, ranking=ranking_id, **anew)
+                flags: dict[str, Any] = {"ranking": ranking_id}
+                if self._is_stale(split, *self._ids(run, rule)):
+                    flags["overwrite"] = True
+                self._workspace.run(run.name, "reorder-latents", run.codec, split, **flags)
         return ranking_id
 
     def derive(self, run: GridRun, rule: RankingRule, checkpoint_of: CheckpointOf) -> None:
