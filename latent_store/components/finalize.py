@@ -22,7 +22,7 @@ from latent_store.shards import index, receipts
 from latent_store.shards.receipts import Receipt, RowRecord
 from latent_store.storage import groups, seals
 from latent_store.storage.consolidated import consolidate
-from latent_store.storage.lease import Claim, Lease
+from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 
 
@@ -60,7 +60,7 @@ def finalize(
     *,
     max_failures: int | None = None,
     on_shard: Callable[[int], object] = lambda _: None,
-    claim: Claim | None = None,
+    claim: LeaseClaim | None = None,
 ) -> Closed:
     """Closes one component if it is whole.
 
@@ -113,11 +113,16 @@ def finalize(
         "tables": digests,
         "pictures_crc32c": plan.pictures_crc32c(closed.usable),
     }
-    passing = (component.PENDING, component.AGAIN)
-    closing = {name: closing[name] for name in sorted(closing) if name not in passing}
-    groups.update_attrs(location, group.path, seals.sealed(closing), without=passing)
+    _seal(location, group, closing)
     settle(location, split, key)
     return closed
+
+
+def _seal(location: Location, group: zarr.Group, attrs: Mapping[str, Any]) -> None:
+    """Writes a finished component's attributes, without those of the job that was under way."""
+    passing = (component.PENDING, component.AGAIN)
+    closing = {name: attrs[name] for name in sorted(attrs) if name not in passing}
+    groups.update_attrs(location, group.path, seals.sealed(closing), without=passing)
 
 
 def settle(location: Location, split: str, *keys: str) -> None:

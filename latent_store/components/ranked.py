@@ -54,7 +54,7 @@ def ranked_spec(
 def ranked_origin(
     codec: CodecSpec, ranking_id: str, order: tuple[int, ...], cuts: tuple[int, ...]
 ) -> dict[str, str]:
-    """What a ranking's copy is made from: the latents, an order of their channels, and cuts."""
+    """Returns what a ranking's copy is made from: the latents, an order of channels, and cuts."""
     digest = f"{json_crc32c(order):08x}"
     names = {"ranking": ranking_id, "order": digest, "cuts": " ".join(map(str, cuts))}
     return {**codec.origin, **names}

@@ -27,7 +27,7 @@ from latent_store.shards.receipts import (
     receipt_key,
 )
 from latent_store.storage import groups
-from latent_store.storage.lease import Claim
+from latent_store.storage.lease import LeaseClaim
 from latent_store.storage.location import Location
 
 Columns = Mapping[str, Mapping[int, np.ndarray]]
@@ -52,7 +52,7 @@ class ShardWriter:
         location: Location,
         plan: ShardPlan,
         spec: ComponentSpec,
-        claim: Claim | None = None,
+        claim: LeaseClaim | None = None,
     ):
         self.location = location
         self.claim = claim

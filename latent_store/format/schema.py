@@ -84,7 +84,7 @@ class CodecSpec:
 
     @property
     def origin(self) -> dict[str, str]:
-        """What latents of this codec are made from (`ComponentSpec.origin`)."""
+        """The origin of latents of this codec, see `ComponentSpec.origin`."""
         return {"codec": self.codec_id, **self.identity}
 
     def require_identity(self, other: Mapping[str, str], what: str) -> None:

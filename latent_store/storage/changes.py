@@ -48,7 +48,7 @@ def told(listener: Listener) -> Iterator[None]:
 
 
 class Place(Protocol):
-    """Where a store lies: what `latent_store.storage.location` has of it."""
+    """A place where a store lies: what `latent_store.storage.location` has of it."""
 
     @property
     def local_path(self) -> Path | None:

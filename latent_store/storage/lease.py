@@ -32,7 +32,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class LeaseClaim:
     """A lease as workers know it, wherever they run: small, picklable, and asked before writing.
 
     Attributes:
@@ -107,9 +107,9 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> LeaseClaim:
         """The lease as workers know it; entered before."""
-        return Claim(
+        return LeaseClaim(
             location=self.location,
             what=self.what,
             key=self.key,

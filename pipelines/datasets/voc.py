@@ -36,11 +36,12 @@ class TaskFiles(NamedTuple):
     lists: str
     annotations: str
     suffix: str
+    has_boxes: bool
 
 
 FILES = {
-    SEGMENTATION: TaskFiles("ImageSets/Segmentation", MASKS, "png"),
-    DETECTION: TaskFiles("ImageSets/Main", ANNOTATIONS, "xml"),
+    SEGMENTATION: TaskFiles("ImageSets/Segmentation", MASKS, "png", has_boxes=False),
+    DETECTION: TaskFiles("ImageSets/Main", ANNOTATIONS, "xml", has_boxes=True),
 }
 
 LABELS = (*range(len(VOC_CLASSES)), IGNORE_LABEL)
@@ -92,7 +93,7 @@ class Voc(DatasetReader):
         if DEVKIT in list_folders(data_root, ""):
             data_root = Location(f"{data_root.address}/{DEVKIT}", data_root.storage_options)
         self.data_root = data_root
-        self.task, self.files = voc_task, FILES[voc_task]
+        self.files = FILES[voc_task]
         folders = (re.fullmatch(r"VOC(\d{4})", name) for name in list_folders(data_root, ""))
         there = [int(match[1]) for match in folders if match]
         words = ", ".join(f"VOC{number}" for number in there) or "no VOC year"
@@ -120,7 +121,7 @@ class Voc(DatasetReader):
         images = self._files(listed, split, IMAGES, "jpg")
         annotations = self._files(listed, split, self.files.annotations, self.files.suffix)
         sizes = picture_sizes(self.data_root, images)
-        has_boxes = self.task == DETECTION
+        has_boxes = self.files.has_boxes
         samples = [
             Sample(
                 sample_id=name,

@@ -28,7 +28,7 @@ from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards import receipts
 from latent_store.shards.receipts import OK, Receipt, RowRecord
-from latent_store.storage.lease import Claim, Lease
+from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 from pipelines.jobs.beam_jobs import run_over_shards
 
@@ -88,7 +88,7 @@ class ComponentJob(ABC):
     split: str
     threads: int
     max_failures: int | None = None
-    claims: Mapping[str, Claim] = field(default_factory=dict)
+    claims: Mapping[str, LeaseClaim] = field(default_factory=dict)
 
     verb: ClassVar[str]
     """The job in one word."""
@@ -240,7 +240,7 @@ class ComponentJob(ABC):
 @contextlib.contextmanager
 def leased(
     location: Location, split: str, keys: Sequence[str], *, steal: bool
-) -> Iterator[dict[str, Claim]]:
+) -> Iterator[dict[str, LeaseClaim]]:
     """Holds the right to write components of a split, `dataset/split`, while a block runs.
 
     Yields:

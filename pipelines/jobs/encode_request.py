@@ -40,7 +40,7 @@ from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan, 
 from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, OK, RowRecord
 from latent_store.storage.groups import array_of
-from latent_store.storage.lease import Claim, Lease
+from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 from pipelines.datasets.base import read_picture
 from pipelines.datasets.registry import DatasetFlags, open_dataset
@@ -175,7 +175,10 @@ class EncodeRequest:
         return sum(record.status == FAILED for record in self._rows(key))
 
     def make_job(
-        self, encoders: Sequence[Encoder], claims: Mapping[str, Claim], options: PipelineOptions
+        self,
+        encoders: Sequence[Encoder],
+        claims: Mapping[str, LeaseClaim],
+        options: PipelineOptions,
     ) -> EncodeJob:
         """Registers codec and teacher, and forgets what is made anew; leases are held."""
         if self.codec is not None:

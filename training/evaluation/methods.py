@@ -142,12 +142,14 @@ def require_comparable(points: Sequence[Point]) -> None:
             "there are no points to compare; measure networks with evaluate-from-store"
         )
     first = points[0]
+    of_tasks = {point.task: point for point in reversed(points)}
+    del of_tasks[first.task]
+    for task, point in of_tasks.items():
+        raise DatasetError(
+            f"{first.label} was measured in {first.task}, {point.label} in {task}; "
+            "compare points of one task"
+        )
     for point in points:
-        if point.task != first.task:
-            raise DatasetError(
-                f"{first.label} was measured in {first.task}, {point.label} in {point.task}; "
-                "compare points of one task"
-            )
         if len(point.class_names) != len(first.class_names):
             raise DatasetError(
                 f"{first.label} was measured with {len(first.class_names)} classes, {point.label} "

@@ -253,7 +253,7 @@ class Grid:
 
     def of_task(self, task: str) -> Grid:
         """Returns the grid with the methods, and the claims, of one task alone."""
-        methods = {name: m for name, m in self.methods.items() if m.task == task}
+        methods = {name: m for name, m in self.methods.items() if task == m.task}
         kept: dict[str, Any] = {
             part: tuple(name for name in getattr(self, part) if name in methods)
             for part in ("curves", "timed", "transforms")

@@ -1,4 +1,4 @@
-"""What pictures are annotated with: a class for every pixel, or the objects that are in them."""
+"""Annotations of pictures: a class for every pixel, or the objects that are in them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

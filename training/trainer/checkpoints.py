@@ -43,7 +43,7 @@ _REMEDY = "copy the file again, or train again"
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """What a network's file says of its run; what was trained without a store has no codec."""
+    """A run as a network's file tells of it; what was trained without a store has no codec."""
 
     kind: Literal["teacher", "network"] = "network"
     dataset: str | None = None

@@ -30,7 +30,7 @@ from latent_store.errors import (
 )
 from latent_store.shards import receipts
 from latent_store.storage import lease as leases
-from latent_store.storage.lease import Claim, Lease
+from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 from latent_store.tools.verify import verify
 from pipelines import frequency, reorder
@@ -163,7 +163,7 @@ def test_a_whole_shard_in_the_old_order_is_never_read(away: Location) -> None:
     require_right(away)
 
 
-class Answered(Claim):
+class Answered(LeaseClaim):
     """The claim of a job that was suspended after its lease had answered."""
 
     def require(self) -> None:
