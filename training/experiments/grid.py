@@ -34,6 +34,7 @@ A method with `teacher = true` trains nothing: the store's teacher is given deco
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -253,7 +254,10 @@ class Grid:
 
     def of_task(self, task: str) -> Grid:
         """Returns the grid with the methods, and the claims, of one task alone."""
-        methods = {name: m for name, m in self.methods.items() if task == m.task}
+        of_tasks: dict[str, dict[str, GridMethod]] = defaultdict(dict)
+        for name, method in self.methods.items():
+            of_tasks[method.task][name] = method
+        methods = of_tasks[task]
         kept: dict[str, Any] = {
             part: tuple(name for name in getattr(self, part) if name in methods)
             for part in ("curves", "timed", "transforms")
