@@ -144,9 +144,9 @@ def require_comparable(points: Sequence[Point]) -> None:
     first = points[0]
     of_tasks = {point.task: point for point in reversed(points)}
     del of_tasks[first.task]
-    for task, point in of_tasks.items():
+    for other, point in of_tasks.items():
         raise DatasetError(
-            f"{first.label} was measured in {first.task}, {point.label} in {task}; "
+            f"{first.label} was measured in {first.task}, {point.label} in {other}; "
             "compare points of one task"
         )
     for point in points:
