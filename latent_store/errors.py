@@ -11,6 +11,7 @@ messages are printed, logged, and written into stores.
 """
 
 import re
+from typing import Self
 
 _URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>]*[^\s'\"`<>;:,.)\]]")
 _USER = r"[^\s/?#@:'\"]+:(?!//|\d+(?:[/?#\s]|$))[^\s@'\"]*@(?!hflip\b)"
@@ -39,6 +40,10 @@ def public_text(text: str) -> str:
 
 class LatentStoreError(ValueError):
     """Bad input or bad usage; a command that meets one exits with status 2."""
+
+    def __new__(cls, *args: object) -> Self:
+        """Makes one as its own layout wants it: Dask's unpickling calls this by name."""
+        return (OSError if issubclass(cls, OSError) else ValueError).__new__(cls, *args)
 
     def __init__(self, message: str = "") -> None:
         super().__init__(public_text(message))

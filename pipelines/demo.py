@@ -49,11 +49,10 @@ CITIES = 6
 TEACHER_STEPS, STATIC_STEPS = 110, 55
 DYNAMIC_STEPS = 110
 """More than for static networks: the gate's noise hides half of what is seen."""
-SCHEDULE = {"batch_size": 8, "learning_rate": 5e-4, "amp": "off"}
-"""Half of the default rate; with so few steps a larger one ends in noise. In float32, so that the
-numbers are the same on a processor with bfloat16 and on one without."""
+SCHEDULE = {"batch_size": 8, "learning_rate": 5e-4}
+"""Half of the default rate; with so few steps a larger one ends in noise."""
 BOX_SCENES = {"train": 192, "val": 24, "longest": 128}
-BOX_SCHEDULE = {"max_steps": 200, "batch_size": 4, "learning_rate": 2e-3, "amp": "off"}
+BOX_SCHEDULE = {"max_steps": 200, "batch_size": 4, "learning_rate": 2e-3}
 """From random weights: enough to look at the picture, far from a good detector."""
 
 RANKING, BOX_RANKING = "gate", "variance"

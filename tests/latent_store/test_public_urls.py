@@ -48,6 +48,14 @@ def test_texts_of_any_library_show_no_credentials(text: str, shown: str) -> None
     assert str(pickle.loads(pickle.dumps(StoreNotFoundError(text)))) == shown
 
 
+@pytest.mark.parametrize("kind", [LatentStoreError, *LatentStoreError.__subclasses__()])
+def test_every_error_can_be_made_as_dasks_unpickling_does(kind: type[LatentStoreError]) -> None:
+    error = kind.__new__(kind, "no s3://k:s@b/d")
+    kind.__init__(error, *error.args)
+    assert str(error) == "no s3://b/d"
+    assert type(pickle.loads(pickle.dumps(error))) is kind
+
+
 def test_an_error_of_a_storage_library_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     class EndpointConnectionError(Exception):
         __module__ = "botocore.exceptions"  # which only an extra installs

@@ -182,7 +182,7 @@ class TrainerConfig(Flags):
     )
     device: str = flag("auto, cpu, cuda or cuda:N", default="auto", free=True)
     amp: str = flag(
-        "autocast of the networks; auto is bf16 where the device multiplies it natively",
+        "autocast of the networks; auto is bf16 on a GPU that has it, else off",
         default="auto",
         choices=AMP_CHOICES,
     )

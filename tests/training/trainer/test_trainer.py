@@ -93,8 +93,7 @@ def make_task(selection: str = "none", seed: int = 0, **weights: float) -> Objec
 
 
 def make_config(**changed: Any) -> TrainerConfig:
-    # In float32 on processors with bfloat16 too: sums are compared.
-    values = {"epochs": 2, "device": "cpu", "log_steps": 1, "tensorboard": False, "amp": "off"}
+    values = {"epochs": 2, "device": "cpu", "log_steps": 1, "tensorboard": False}
     return TrainerConfig(**(values | changed))
 
 
