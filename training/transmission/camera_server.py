@@ -138,18 +138,19 @@ class Transmission:
         Raises:
             LatentStoreError: The network is not for any N, or does not say how sure it is.
         """
-        if not self.network.config.channel_selection.cuts:
+        selection = self.network.config.channel_selection
+        if not selection.cuts:
             raise LatentStoreError(
                 f"--stop_confidence goes with a network for any N, and {self.network.name} is one "
                 f"with {_describe(self.network.config)}: leave it out"
             )
         most, sizes = self._require_channels(stream), [(stream.height, stream.width)]
-        for cut in (n for n in stream.cuts if n <= most):
+        for cut in (n for n in selection.accepts if n <= most and n in stream.cuts):
             y_hat_KHW = unpack_stream(self.codec, stream, cut).y_hat_KHW
             _, (sure,) = self.network.predict_surely(y_hat_KHW[None], sizes, self.codec)
             if sure >= confidence:
                 return cut_stream(stream, cut)
-        return stream
+        return cut_stream(stream, most)
 
     def _require_channels(self, stream: StreamFile) -> int:
         """Returns how many of a stream's channels the network takes."""

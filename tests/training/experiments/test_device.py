@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import tarfile
 import threading
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from latent_store import cli
 from latent_store.errors import JobFailedError
 from pipelines.datasets.registry import DatasetFlags, open_dataset
-from training.experiments.device import on_gpu, pack
+from training.experiments.device import needs, on_gpu, pack
+from training.experiments.grid_file import load_grid
 
 
 def test_parts_keep_to_their_size_and_are_a_data_root_together(
@@ -86,8 +90,58 @@ def test_records_are_packed_while_more_are_made(tmp_path: Path) -> None:
         names.add(f"grid/{number}.json")
         while not packed.exists() or names != names_in(packed):
             time.sleep(0.05)
+    (made.logs / "report").mkdir()
+    for name in ("teacher.log", "grid.log", "report/report.md"):
+        (made.logs / name).write_text("said\n")
     stop.set()
     packer.join()
+    # Whatever is said, few files come back.
+    assert {path.name for path in made.output.iterdir()} == {"records.tar.gz", "logs.tar.gz"}
+    assert names_in(tmp_path / "out/logs.tar.gz") >= {"teacher.log", "report/report.md"}
+
+
+def test_the_selfcheck_names_each_codec_of_the_call(tmp_path: Path) -> None:
+    grid = load_grid("city256")
+    for codecs in (list(grid.codecs), list(grid.codecs)[:1]):
+        made = machine(tmp_path)
+        made.args.codecs = codecs if len(codecs) == 1 else None
+        words = [[str(word) for word in call] for call in on_gpu.selfchecks(made, grid)]
+        found = [cli.make_flags().parse_args(call).codec for call in words]
+        assert found == [grid.codecs[name] for name in codecs]
+
+
+def test_weights_that_were_not_carried_are_refused(tmp_path: Path) -> None:
+    made = machine(tmp_path, pretrained="w.pth")
+    with pytest.raises(JobFailedError, match=r"no file .*w\.pth: carry the teacher's weights"):
+        on_gpu._weights(made.args)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/w.pth").touch()
+    assert on_gpu._weights(made.args) == tmp_path / "files/w.pth"
+    assert on_gpu._weights(machine(tmp_path, pretrained="none").args) == "none"
+
+
+def test_all_that_a_machine_lacks_is_named_at_once() -> None:
+    assert needs.missing(["json", "no_such_one", "no_such_two", "os"]) == [
+        "no_such_one",
+        "no_such_two",
+    ]
+    covered = {
+        distribution.lower().replace("_", "-")
+        for module, distributions in importlib.metadata.packages_distributions().items()
+        for distribution in distributions
+        if module in {name.partition(".")[0] for name in needs.MODULES}
+    }
+    lines = Path(needs.__file__).with_name("lacking.txt").read_text().splitlines()
+    assert covered >= {line.partition("==")[0] for line in lines if not line.startswith("#")}
+    # Reading a store needs these: carried, or on the machine.
+    project = tomllib.loads((Path(needs.__file__).parents[3] / "pyproject.toml").read_text())
+    assert covered >= {line.partition(">")[0] for line in project["project"]["dependencies"]}
+
+
+def test_fewer_pictures_are_spread_over_all(tmp_path: Path) -> None:
+    paths = [Path(f"{number}.png") for number in range(10)]
+    assert pack._spaced(paths, 5) == paths[::2]
+    assert pack._spaced(paths, 20) == pack._spaced(paths, None) == paths
 
 
 def test_a_command_is_ended_when_the_time_is_over(tmp_path: Path) -> None:
@@ -95,7 +149,8 @@ def test_a_command_is_ended_when_the_time_is_over(tmp_path: Path) -> None:
     started = made.start("log", "http.server", "--bind", "127.0.0.1", "0")
     with pytest.raises(JobFailedError, match=r"the time was over .*; the same call goes on"):
         made.finish(started)
-    assert started.wait(30) != 0
+    made.end()  # It waits for what it told to end.
+    assert started.returncode not in (None, 0)
     failed = made.start("log", "no_such_module")
-    with pytest.raises(JobFailedError, match=r"no_such_module ended with 1; see the logs in"):
+    with pytest.raises(JobFailedError, match=r"no_such_module ended with 1; see logs.tar.gz in"):
         machine(tmp_path).finish(failed)

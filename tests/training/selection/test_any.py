@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from latent_store import cli
 from latent_store.codec import Codec, cut_stream, read_stream_file
 from latent_store.errors import LatentStoreError
 from latent_store.store import Split
@@ -32,6 +33,7 @@ from training.trainer.initialise import (
 )
 from training.trainer.model_card import model_card
 from training.trainer.validation import Validator
+from training.transmission.camera_server import open_transmission
 
 CHANNELS, CUTS = (5, 3, 9, 0, 7, 11), (2, 4, 6)
 STORE_CUTS = (16, 32, 64)
@@ -467,3 +469,20 @@ def test_a_compiled_network_switches_its_statistics() -> None:
     for keep in (2, 4, 6, 2):
         compiled(latents()[:, :keep])
     assert norms(network)[0].num_batches_tracked.tolist() == [2, 1, 1]
+
+
+def test_a_server_that_is_never_sure_reads_its_own_cuts_and_no_further(
+    tiny_store: TinyStore, codec: Codec, split: Split, tmp_path: Path
+) -> None:
+    names = ["--split", "cityscapes/val", "--sample", split.plan.samples[0].sample_id]
+    path = tmp_path / "store.stream"
+    words = ["export", str(tiny_store.url), *names, "--output", str(path)]
+    assert cli.main(words) == 0
+    stream = read_stream_file(path)
+    assert stream.cuts == (*STORE_CUTS, 192)
+    channels = split.store.ranking(codec.spec.codec_id, RANKING).channels(64)
+    fewer = make_checkpoint(
+        tmp_path / "fewer.pt", codec, selection="any", channels=channels, cuts=(16, 64)
+    )
+    read = open_transmission(fewer).until_confident(stream, 2)
+    assert read.channels == stream.channels[:64]

@@ -11,20 +11,21 @@ what is left in `--work`:
    what the GPU encoded, decoded on the CPU,
 3. the grid's networks are trained and measured, many at a time, until the time is over.
 
-`--output` gets records.tar.gz after every network, the teacher (in pieces of `--piece_mb`, which
-`cat` joins), and every log.
+`--output` gets few files: records.tar.gz after every network, logs.tar.gz (with the report) and the
+teacher, in pieces of `--piece_mb`, which `cat` joins.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import subprocess
 import sys
 import tarfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ _SPLITS = ("train", "val")
 class Machine:
     """One call: commands, the time that is left, and what comes back.
 
+    Attributes:
+        logs: What commands say, and the report; packed into one file of the output.
+
     Args:
         args: The command's flags.
     """
@@ -57,7 +61,9 @@ class Machine:
         self._end = time.monotonic() + 60 * args.minutes - _GRACE_SECONDS
         self.args, self.output, self.work = args, args.output, args.work
         self.output.mkdir(parents=True, exist_ok=True)
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.logs = self.work / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._started: list[subprocess.Popen[bytes]] = []
         self.store, self.teacher = self.work / "store.zarr", self.work / "teacher/last.pt"
         self.records = self.work / "records"
         self.checked = self.work / f"checked-{'-'.join(args.codecs or ['all'])}.txt"
@@ -68,14 +74,15 @@ class Machine:
         return self._end - time.monotonic()
 
     def start(self, log: str, module: str, *words: object) -> subprocess.Popen[bytes]:
-        """Starts a command, a module of this package; `log` in the output gets what it says."""
-        with (self.output / f"{log}.log").open("ab") as file:
+        """Starts a command, a module of this package; the log of that name gets what it says."""
+        with (self.logs / f"{log}.log").open("ab") as file:
             call = [sys.executable, "-m", module, *map(str, words)]
             print(f"{self.left:5.0f} s left: {module} {' '.join(map(str, words))}", flush=True)
-            return subprocess.Popen(call, stdout=file, stderr=file)
+            self._started.append(subprocess.Popen(call, stdout=file, stderr=file))
+        return self._started[-1]
 
     def finish(self, *commands: subprocess.Popen[bytes]) -> None:
-        """Waits for commands; at the end of the time tells them to end.
+        """Waits for commands, until the time is over.
 
         Raises:
             JobFailedError: One failed, or the time is over.
@@ -84,8 +91,6 @@ class Machine:
             for command in commands:
                 command.wait(max(0, self.left))
         except subprocess.TimeoutExpired as error:
-            for command in commands:
-                command.terminate()
             raise JobFailedError(
                 "the time was over before the store was ready; the same call goes on"
             ) from error
@@ -93,9 +98,19 @@ class Machine:
             if command.returncode:
                 words: Any = command.args
                 raise JobFailedError(
-                    f"{' '.join(words)} ended with {command.returncode}; see the logs in "
+                    f"{' '.join(words)} ended with {command.returncode}; see logs.tar.gz in "
                     f"{self.output}"
                 )
+
+    def end(self) -> None:
+        """Tells every command under way to save and end, and waits for as long as that may take."""
+        active = [command for command in self._started if command.poll() is None]
+        for command in active:
+            command.terminate()
+        latest = time.monotonic() + _GRACE_SECONDS
+        for command in active:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                command.wait(max(0, latest - time.monotonic()))
 
     def deliver(self, path: Path) -> None:
         """Copies a file to the output, in pieces where it is large."""
@@ -106,20 +121,25 @@ class Machine:
             (self.output / name).write_bytes(content[start : start + most])
 
     def deliver_records(self, until: threading.Event) -> None:
-        """Packs the records anew whenever there is another one, until it is told to stop."""
+        """Packs records and logs whenever there is another record, until it is told to stop."""
         packed: set[Path] = set()
         while True:
             over = until.wait(1)
             found = set(self.records.rglob("*.json"))
             if found != packed:
-                new = self.output / "records.part"
-                with tarfile.open(new, "w:gz", compresslevel=4) as tar:
-                    for path in sorted(found):
-                        tar.add(path, path.relative_to(self.records))
-                new.replace(self.output / "records.tar.gz")
+                self._pack("records.tar.gz", self.records, found)
                 packed = found
+                self._pack("logs.tar.gz", self.logs, self.logs.rglob("*"))
             if over:
+                self._pack("logs.tar.gz", self.logs, self.logs.rglob("*"))
                 return
+
+    def _pack(self, name: str, folder: Path, paths: Iterable[Path]) -> None:
+        new = self.output / f"{name}.part"
+        with tarfile.open(new, "w:gz", compresslevel=4) as tar:
+            for path in sorted(paths):
+                tar.add(path, path.relative_to(folder), recursive=False)
+        new.replace(self.output / name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,10 +163,9 @@ def make_flags() -> argparse.ArgumentParser:
     add("--jobs", type=count, default=12, help="networks at a time")
     add("--encoders", type=count, default=4, help="processes that encode one split of one codec")
     add("--backbone", default="mobilenet_v2", help="of the teacher")
-    add("--pretrained", default="mobilenet_v2_imagenet.pth", help="its weights, or none")
+    add("--pretrained", default="mobilenet_v2_imagenet.pth", help="its carried weights, or none")
     add("--teacher_steps", type=Number(int, 1), default=2000, help="that the teacher is trained")
-    add("--max_steps", type=Number(int), help="of every network, to try it all out")
-    add("--max_samples", type=Number(int, 1), help="of each split, to try it all out")
+    add("--max_steps", type=Number(int, 1), help="of every network, to try it all out")
     add("--check_samples", type=Number(int, 1), default=8, help="pictures of the selfcheck")
     add("--piece_mb", type=Number(float, 1), default=15.0, help="largest file that comes back")
     add("--device", default="cuda", help="cuda, or cpu to try it all out")
@@ -161,9 +180,10 @@ def _run(args: argparse.Namespace) -> int:
     try:
         if not machine.checked.exists():
             _make_store(machine, grid)
-            _check_streams(machine)
+            _check_streams(machine, grid)
         _train_grid(machine, grid)
     finally:
+        machine.end()
         stop.set()
         packer.join()
     sys.stdout.write("".join(f"{p.name} {p.stat().st_size}\n" for p in machine.output.iterdir()))
@@ -173,12 +193,10 @@ def _run(args: argparse.Namespace) -> int:
 def _make_store(machine: Machine, grid: Grid) -> None:
     """Trains the teacher and encodes every codec at the same time, then adds the features."""
     args = machine.args
-    codecs = [grid.codecs[name] for name in args.codecs or grid.codecs]
-    first, *others = (_codec_file(args.carried, codec_id) for codec_id in codecs)
-    weights = args.carried / "files" / args.pretrained
+    first, *others = (_codec_file(args.carried, codec_id) for codec_id in _codec_ids(args, grid))
     teacher = [
         *_data(machine, "train"), "--output", machine.teacher.parent, "--resume",
-        "--backbone", args.backbone, "--pretrained", weights if weights.exists() else "none",
+        "--backbone", args.backbone, "--pretrained", _weights(args),
         "--hold_out", *grid.hold_out, "--crop", 0, "--batch_size", 8, "--device", args.device,
         "--max_steps", args.teacher_steps, "--validate_epochs", 2, "--no-tensorboard",
     ]  # fmt: skip
@@ -199,26 +217,33 @@ def _encode(
 ) -> list[subprocess.Popen[bytes]]:
     args = machine.args
     parallel = ["--direct_running_mode", "multi_processing", "--direct_num_workers", args.encoders]
-    limit = ["--max_samples", args.max_samples] if args.max_samples else []
     words = ["--store", machine.store, *what, "--device", args.device, "--psnr", "sample"]
-    words += ["--threads", 1, *limit, *(parallel if args.encoders > 1 else [])]
+    words += ["--threads", 1, *(parallel if args.encoders > 1 else [])]
     return [
         machine.start("encode", "pipelines.encode", *_data(machine, split), *words)
         for split in splits
     ]
 
 
-def _check_streams(machine: Machine) -> None:
+def selfchecks(machine: Machine, grid: Grid) -> list[list[object]]:
+    """Returns the words of one check for each codec of this call."""
+    args = machine.args
+    words = ["selfcheck", machine.store, "--max_samples", args.check_samples]
+    words += ["--device", args.device]
+    return [[*words, "--codec", codec_id] for codec_id in _codec_ids(args, grid)]
+
+
+def _check_streams(machine: Machine, grid: Grid) -> None:
     """Checks the GPU's scale indexes against the CPU's, and decodes on the CPU what it encoded.
 
     Raises:
         JobFailedError: A stream does not decode to its latents.
     """
     number, device = machine.args.check_samples, machine.args.device
-    check = ["selfcheck", machine.store, "--max_samples", number, "--device", device]
-    machine.finish(machine.start("check", "latent_store.cli", *check))
+    for check in selfchecks(machine, grid):
+        machine.finish(machine.start("check", "latent_store.cli", *check))
     store, checked = latent_store.open(str(machine.store)), 0
-    for codec_id, split in itertools.product(store.codecs(), _SPLITS):
+    for codec_id, split in itertools.product(_codec_ids(machine.args, grid), _SPLITS):
         codec = codec_from_store(store, codec_id)
         latents = store[f"cityscapes/{split}"].latents(codec_id)
         for row in latents.rows[:number].tolist():
@@ -231,7 +256,7 @@ def _check_streams(machine: Machine) -> None:
                 )
             checked += 1
     text = f"{checked} pictures encoded on {device} decode on the CPU to their latents\n"
-    write_text(machine.output / "round-trip.txt", text)
+    write_text(machine.logs / "round-trip.txt", text)
     write_text(machine.checked, text)
 
 
@@ -239,7 +264,7 @@ def _train_grid(machine: Machine, grid: Grid) -> None:
     args = machine.args
     words: list[object] = ["--store", machine.store, "--grid", args.grid, "--jobs", args.jobs]
     words += ["--work", machine.work / "grid", "--records", machine.records]
-    words += ["--output", machine.output / "report", "--device", args.device]
+    words += ["--output", machine.logs / "report", "--device", args.device]
     words += ["--minutes", max(0.0, machine.left / 60)]
     for name in ("only", "codecs", "max_steps"):
         value = getattr(args, name)
@@ -247,13 +272,34 @@ def _train_grid(machine: Machine, grid: Grid) -> None:
         words += [] if value is None else [f"--{name}", *values]
     if status := machine.start("grid", "training.experiments.rate_miou", *words).wait():
         raise JobFailedError(
-            f"the grid ended with {status}; see the logs in {machine.output}. The same call goes on"
+            f"the grid ended with {status}; see logs.tar.gz in {machine.output}; the same call "
+            "goes on"
         )
 
 
 def _data(machine: Machine, split: str) -> list[object]:
     data = machine.args.carried / "data"
     return ["--dataset", "cityscapes", "--data_root", data, "--split", split]
+
+
+def _codec_ids(args: argparse.Namespace, grid: Grid) -> list[str]:
+    return [grid.codecs[name] for name in args.codecs or grid.codecs]
+
+
+def _weights(args: argparse.Namespace) -> Path | str:
+    """Returns the carried weights that the teacher starts from, or `none` where that was asked for.
+
+    Raises:
+        JobFailedError: They were not carried.
+    """
+    if args.pretrained == "none":
+        return "none"
+    path: Path = args.carried / "files" / args.pretrained
+    if not path.is_file():
+        raise JobFailedError(
+            f"no file {path}: carry the teacher's weights, or start without by --pretrained none"
+        )
+    return path
 
 
 def _codec_file(carried: Path, codec_id: str) -> Path:

@@ -41,9 +41,13 @@ def make_flags() -> argparse.ArgumentParser:
     add("--data_root", type=Path, required=True, help="pictures and labels in Cityscapes' layout")
     add("--files", type=Path, nargs="*", default=[], help="codecs, weights, wheels")
     add("--output", type=Path, required=True, help="folder of the parts")
-    add("--part_mb", type=Number(float, 1), default=60.0, help="size of a part, in 10**6 bytes")
+    add("--part_mb", type=Number(float, 1), default=45.0, help="size of a part, in 10**6 bytes")
     add("--quality", type=Number(int, 1, 100), default=95, help="of JPEG")
-    add("--max_samples", type=Number(int, 1), help="only so many pictures of each split")
+    add(
+        "--max_samples",
+        type=Number(int, 1),
+        help="of each split, evenly spaced",
+    )
     return parser
 
 
@@ -56,7 +60,7 @@ def members(args: argparse.Namespace) -> Iterator[tuple[str, bytes]]:
     for path in args.files:
         yield f"files/{path.name}", path.read_bytes()
     splits = sorted(path for path in args.data_root.glob("leftImg8bit/*") if path.is_dir())
-    pictures = [p for split in splits for p in sorted(split.glob("*/*"))[: args.max_samples]]
+    pictures = [p for split in splits for p in _spaced(sorted(split.glob("*/*")), args.max_samples)]
     if not pictures:
         raise DatasetError(f"no pictures in {args.data_root.name}/leftImg8bit/SPLIT/CITY")
     for picture in progress(pictures, desc="pictures", unit="picture"):
@@ -68,6 +72,13 @@ def members(args: argparse.Namespace) -> Iterator[tuple[str, bytes]]:
         label = str(name).replace("leftImg8bit", "gtFine").removesuffix(".png")
         label = f"{label}_labelIds.png"
         yield f"data/{label}", (args.data_root / label).read_bytes()
+
+
+def _spaced(paths: list[Path], most: int | None) -> list[Path]:
+    """Returns at most `most` paths, evenly spaced: neighbours are of one city, or of one drive."""
+    if most is None or most >= len(paths):
+        return paths
+    return [paths[number * len(paths) // most] for number in range(most)]
 
 
 def write_parts(found: Iterator[tuple[str, bytes]], folder: Path, most: int) -> list[Path]:
