@@ -93,7 +93,7 @@ class Voc(DatasetReader):
         if DEVKIT in list_folders(data_root, ""):
             data_root = Location(f"{data_root.address}/{DEVKIT}", data_root.storage_options)
         self.data_root = data_root
-        self.files = FILES[voc_task]
+        self.task, self.files = voc_task, FILES[voc_task]
         folders = (re.fullmatch(r"VOC(\d{4})", name) for name in list_folders(data_root, ""))
         there = [int(match[1]) for match in folders if match]
         words = ", ".join(f"VOC{number}" for number in there) or "no VOC year"
