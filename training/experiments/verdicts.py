@@ -3,18 +3,22 @@
 Another seed would have trained another network, and other pictures would have given it another
 score. A hierarchical bootstrap (Davison and Hinkley 1997, section 3.8) draws both: images with
 replacement, the same ones for every network, and of each method at each codec as many seeds as it
-has. So few seeds, drawn again, vary too little by the factor (n − 1) / n of the variance; their
-deviations are stretched by its root.
+has; points of one network, cut at several N, share their draws. So few seeds, drawn again, vary too
+little by the factor (n − 1) / n of the variance; their deviations, of scores and of log-rates, are
+stretched by its root.
+
+The largest saving, which papers give, is above 0 for equal methods too, somewhere on their curves:
+whether there is a saving is decided by the median over the scores that both reach.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation.curves import Curve, compare
+from training.evaluation.curves import Curve, bound, saving
 from training.evaluation.methods import Method
 from training.evaluation.points import Point
 from training.evaluation.resampling import LEVEL, Images
@@ -35,6 +39,7 @@ class Verdict:
         value: Of all images, means over seeds; None if it does not exist: no equal score is
             reached at less rate.
         low, high: The middle 95 % of the draws, -inf where there was no saving in them.
+        typical_low: As `low`, of the median saving, which decides; equal to `low` for scores.
         seeds: Fewest of any point that it rests on; the teacher, which all start from, counts not.
         chosen: The samples on which the test was chosen.
     """
@@ -44,17 +49,22 @@ class Verdict:
     value: float | None
     low: float
     high: float
+    typical_low: float
     seeds: int
     chosen: str
 
     @property
     def word(self) -> str:
-        """The verdict: the whole interval lies above the aim, or above 0, or nothing is shown."""
+        """The verdict: shown where `typical_low` is above 0, reached where `low` meets the aim too.
+
+        An aim below 0 is reached without that, where both meet it.
+        """
         if self.seeds < LEAST_SEEDS:
             return f"not shown: {self.seeds} of {LEAST_SEEDS} seeds"
-        if self.low >= self.claim.aim:
+        shown, aim = self.typical_low > 0, self.claim.aim
+        if self.low >= aim and (shown or self.typical_low >= aim):
             return "reached"
-        return "shown, below the aim" if self.low > 0 else "not shown"
+        return "shown, below the aim" if shown else "not shown"
 
 
 def judge(
@@ -90,23 +100,25 @@ def judge(
     def merit(test: Method) -> tuple[float, float]:
         pair = _comparable(claim, rival, test)
         curves = [_held_curve(method, held_out) if known else _curve(method) for method in pair]
-        value = _measure(claim, *curves)
-        return (-np.inf if value is None else value, max(curves[1].scores))
+        found = _measure(claim, *curves)
+        return (-np.inf if found is None else found[0], max(curves[1].scores))
 
     anchor, test = _comparable(claim, anchor, max(tests, key=merit))
-    drawn = [np.nan] if images is None else _drawn(claim, anchor, test, images, seed)
+    drawn = [None] if images is None else _drawn(claim, anchor, test, images, seed)
     # A draw in which there is no saving speaks against one.
-    values_D = np.nan_to_num(np.array(drawn, np.float64), nan=-np.inf, neginf=-np.inf)
+    values_D2 = np.array([(-np.inf, -np.inf) if pair is None else pair for pair in drawn])
     tail = (1 - LEVEL) / 2
-    low = np.quantile(values_D, tail, method="lower")
-    high = np.quantile(values_D, 1 - tail, method="higher")
+    low, typical_low = np.quantile(values_D2, tail, axis=0, method="lower")
+    high, _ = np.quantile(values_D2, 1 - tail, axis=0, method="higher")
+    value = _measure(claim, _curve(anchor), _curve(test))
     groups = [g for m in (anchor, test) if m.name not in teachers for g in _groups(m)]
     return Verdict(
         claim=claim,
         test=test.name,
-        value=_measure(claim, _curve(anchor), _curve(test)),
+        value=None if value is None else value[0],
         low=float(low),
         high=float(high),
+        typical_low=float(typical_low),
         seeds=min((len(group) for group in groups), default=LEAST_SEEDS),
         chosen="held-out samples" if known else "these images",
     )
@@ -124,23 +136,36 @@ def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> np.n
 
 def _drawn(
     claim: Claim, anchor: Method, test: Method, images: Images, seed: int
-) -> list[float | None]:
+) -> list[tuple[float, float] | None]:
     generator = np.random.default_rng(seed)
-    both = [_drawn_curves(method, images, generator) for method in (anchor, test)]
+    drawn: dict[tuple[str, ...], np.ndarray] = {}
+
+    def weights_of(group: Sequence[Point]) -> np.ndarray:
+        """Draws seeds once for the points of the same networks, whatever they are cut at."""
+        networks = (group[0].codec_id, *(point.checkpoint_sha256 for point in group))
+        if networks not in drawn:
+            drawn[networks] = seed_weights(len(group), len(images.times_DS), generator)
+        return drawn[networks]
+
+    both = [_drawn_curves(method, images, weights_of) for method in (anchor, test)]
     return [a and t and _measure(claim, a, t) for a, t in zip(*both, strict=True)]
 
 
 def _drawn_curves(
-    method: Method, images: Images, generator: np.random.Generator
+    method: Method, images: Images, weights_of: Callable[[Sequence[Point]], np.ndarray]
 ) -> list[Curve | None]:
     """Returns a method's curve in each draw of seeds and images; None where it has no score."""
-    columns: dict[str, list[np.ndarray]] = {"rates": [], "scores": []}
+    rates, scores = [], []
     for group in _groups(method):
-        weights_DN = seed_weights(len(group), len(images.times_DS), generator)
-        for name, quantity in (("rates", images.bpp), ("scores", images.score)):
-            values_DN = np.stack([quantity(point) for point in group], axis=1)
-            columns[name].append((weights_DN * values_DN).sum(axis=1))
-    rates_DQ, scores_DQ = (np.stack(column, axis=1) for column in columns.values())
+        weights_DN = weights_of(group)
+        bpp_DN, scores_DN = (
+            np.stack([quantity(point) for point in group], axis=1)
+            for quantity in (images.bpp, images.score)
+        )
+        # Some weights are negative: a mean of logarithms is a rate in any case.
+        rates.append(np.exp((weights_DN * np.log(bpp_DN)).sum(axis=1)))
+        scores.append((weights_DN * scores_DN).sum(axis=1))
+    rates_DQ, scores_DQ = np.stack(rates, axis=1), np.stack(scores, axis=1)
     return [
         Curve(name=method.name, rates=tuple(rates_Q.tolist()), scores=tuple(scores_Q.tolist()))
         if np.isfinite(scores_Q).all()
@@ -181,9 +206,16 @@ def _held_curve(method: Method, held_out: Scores) -> Curve:
     return Curve(name=method.name, rates=_curve(method).rates, scores=tuple(scores))
 
 
-def _measure(claim: Claim, anchor: Curve, test: Curve) -> float | None:
+def _measure(claim: Claim, anchor: Curve, test: Curve) -> tuple[float, float] | None:
+    """Returns a claim's number and the one that decides whether it is shown; None without one."""
     if claim.measure == SAVING:
-        return compare(anchor, test).largest
-    pairs = zip(anchor.scores, test.scores, strict=True)
+        if at_equal_score := saving(anchor, test):
+            return at_equal_score.maximum, at_equal_score.median
+        certain = bound(anchor, test)
+        return certain and (certain.at_least, certain.at_least)
     relative = claim.measure == "relative"
-    return min(mine / theirs - 1 if relative else mine - theirs for theirs, mine in pairs)
+    if relative and min(anchor.scores) <= 0:
+        return None
+    pairs = zip(anchor.scores, test.scores, strict=True)
+    value = min(mine / theirs - 1 if relative else mine - theirs for theirs, mine in pairs)
+    return value, value

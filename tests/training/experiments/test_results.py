@@ -8,6 +8,7 @@ import pytest
 
 from tests.training.experiments.test_grid import made
 from tests.training.made_points import make_point, make_sample
+from training.experiments import results
 from training.experiments.grid_file import parse_grid
 from training.experiments.records import Record, Timings
 from training.experiments.results import find, table_3, write_report
@@ -94,3 +95,14 @@ def test_the_report_names_what_is_missing_and_shows_claims_beside_the_papers(tmp
     assert (tmp_path / "figure5.png").exists()
     (claim,) = json.loads(results.read_text())["claims"]
     assert (claim["by"], claim["verdict"]) == ("frequency-16", "not shown: 1 of 3 seeds")
+
+
+def test_table_1_pairs_codecs_and_shows_no_gain_on_nothing(tmp_path) -> None:
+    records = [
+        record("pixel-raw", "q2", 0.0, 770, ranking_method=None, **PIXEL),
+        record("no-gate", "q1", 0.4, 370, ranking_method=None, **PIXEL),
+        record("no-gate", "q2", 0.5, 770, ranking_method=None, **PIXEL),
+    ]
+    table = results._table_1(find(parse_grid(made()), records)).splitlines()
+    (row,) = (line for line in table if line.startswith("| no-gate, against pixel-raw"))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["-", "0.5000"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def method(name: str, accuracies: dict[str, list[float]], rate: float = 100.0) -
     points = [
         measured(
             name, make_images(accuracy, rate=rate * (1 + number), noise=seed),
-            codec_id=codec, seed=seed,
+            codec_id=codec, seed=seed, checkpoint_sha256=f"{name}-{codec}-{seed}",
         )
         for number, (codec, seeds) in enumerate(accuracies.items())
         for seed, accuracy in enumerate(seeds)
@@ -119,3 +121,73 @@ def test_of_several_tests_the_held_out_samples_choose() -> None:
 def test_what_was_not_run_has_no_verdict() -> None:
     test = method("test", {"q1": [0.6]})
     assert judge(Claim(**CLAIM, test=("test",)), {"test": test}, None, {}) is None
+
+
+def equals(number: int) -> list[Method]:
+    """Returns two methods of four codecs and three seeds that differ by luck alone."""
+    generator = np.random.default_rng(number)
+    return [
+        Method(
+            name=name,
+            points=tuple(
+                measured(
+                    name,
+                    make_images(
+                        0.5 + 0.05 * codec + generator.normal(0, 0.005),
+                        images=6,
+                        rate=100.0 * (1 + codec) * np.exp(generator.normal(0, 0.02)),
+                    ),
+                    codec_id=f"q{codec}", seed=seed,
+                    checkpoint_sha256=f"{name}-{codec}-{seed}",
+                )
+                for codec in range(4)
+                for seed in range(3)
+            ),
+        )
+        for name in ("anchor", "test")
+    ]  # fmt: skip
+
+
+def test_of_equal_methods_nothing_is_shown() -> None:
+    words = []
+    for number in range(100):
+        both = equals(number)
+        images = draw_images([p for m in both for p in m.points], draws=40)
+        claim = Claim(**{**CLAIM, "aim": 0.0}, test=("test",))
+        words.append(judge(claim, {m.name: m for m in both}, images, {}).word)
+    assert words.count("not shown") >= 95
+
+
+def test_cuts_of_one_network_share_their_draws() -> None:
+    """A seed that was lucky was so at every N: what two cuts differ by does not vary with it."""
+    rows = {
+        cut: method(cut, {"q1": [0.4 + gain, 0.6 + gain, 0.8 + gain]})
+        for cut, gain in (("anchor", 0.0), ("test", 0.03))
+    }
+    apart = verdict(*rows.values(), measure="points", aim=0.0)
+    together = [
+        Method(
+            name=name,
+            points=tuple(
+                dataclasses.replace(p, checkpoint_sha256=f"any-{p.seed}") for p in row.points
+            ),
+        )
+        for name, row in rows.items()
+    ]
+    assert apart.word == "not shown"
+    assert verdict(*together, measure="points", aim=0.0).word == "reached"
+
+
+def test_rates_that_differ_much_between_seeds_stay_rates() -> None:
+    images = [make_images(0.5, rate=rate) for rate in (1000.0, 10.0, 10.0)]
+    points = [measured("test", i, codec_id="q1", seed=n) for n, i in enumerate(images)]
+    anchor = method("anchor", {"q1": [0.5] * 3}, rate=100)
+    assert verdict(anchor, Method(name="test", points=tuple(points))).word == "not shown"
+
+
+def test_a_share_of_a_score_of_zero_is_none() -> None:
+    anchor = method("anchor", {"q1": [0.5] * 3})
+    zero = Method(
+        name="anchor", points=tuple(dataclasses.replace(p, score=0.0) for p in anchor.points)
+    )
+    assert verdict(zero, method("test", {"q1": [0.6] * 3}), measure="relative").value is None
