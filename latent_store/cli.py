@@ -173,7 +173,7 @@ def _verify(location: Location, flags: argparse.Namespace) -> int:
         print(f"{location.url}: no defects")
         return 0
     if flags.repair:
-        dropped = integrity.repair(location, found, steal=flags.steal_lease)
+        dropped = integrity.repair(location, found, deep=check, steal=flags.steal_lease)
         print(f"dropped {dropped} shards; run their jobs again, which write only those")
     return 1
 

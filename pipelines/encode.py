@@ -9,7 +9,7 @@ from pathlib import Path
 
 from latent_store.components import base as component
 from latent_store.components.features import STEM
-from latent_store.components.finalize import settle
+from latent_store.components.settlement import settle
 from latent_store.console import MOST_THREADS, Number, run_command
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS

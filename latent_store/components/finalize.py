@@ -16,13 +16,19 @@ import zarr
 from latent_store.components import base as component
 from latent_store.components.base import ComponentRecord
 from latent_store.components.registry import all_splits, component_keys
+from latent_store.components.settlement import (
+    settle,
+    settle_component,
+    settle_split,
+    show,
+    table_names,
+)
 from latent_store.console import describe_os_error
 from latent_store.errors import IntegrityError, JobFailedError, LatentStoreError
 from latent_store.format.plan import ShardPlan, read_plan
 from latent_store.shards import index, receipts
 from latent_store.shards.receipts import Receipt, RowRecord
 from latent_store.storage import groups, seals
-from latent_store.storage.consolidated import consolidate
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 
@@ -34,6 +40,7 @@ class Closed:
     Attributes:
         receipts: Of the shards that are whole, in their order.
         defects: Shard -> why it does not count. Empty for a whole component.
+        unread: Those of the defects that only say that the system did not let it be read.
     """
 
     split: str
@@ -41,6 +48,7 @@ class Closed:
     num_shards: int
     receipts: tuple[Receipt, ...]
     defects: dict[int, str]
+    unread: frozenset[int] = frozenset()
 
     @property
     def usable(self) -> list[int]:
@@ -82,6 +90,20 @@ def finalize(
         JobFailedError: Shards are missing or damaged, metadata was altered, or more rows failed
             than tolerated.
     """
+    closed = _close(location, split, key, max_failures, on_shard, claim)
+    settle(location, split, key)
+    return closed
+
+
+def _close(
+    location: Location,
+    split: str,
+    key: str,
+    max_failures: int | None = None,
+    on_shard: Callable[[int], object] = lambda _: None,
+    claim: LeaseClaim | None = None,
+) -> Closed:
+    """Does what `finalize` does, up to the seal."""
     plan = covered(location, read_plan(location, *split.split("/")), key)
     group = component.open_component(location, split, key, writable=True)
     _require_metadata(location, group, plan)
@@ -91,7 +113,7 @@ def finalize(
     for shard in closed.defects:
         location.delete(receipts.receipt_key(split, key, shard))
     if closed.defects:
-        _reopen(location, group, closed.defects)
+        reopen(location, group, closed.defects)
         raise JobFailedError(_defect_message(closed))
     attrs = component.noted(group)
     recorded = component.noted_record(location, group).max_failures
@@ -99,11 +121,9 @@ def finalize(
     tables = component_tables(closed)
     if len(closed.failed) > limit:
         # The other tables stay those of what is finished.
-        letters = _table_names(key)[-1]
+        letters = table_names(key)[-1]
         _write_tables(location, group, split, {letters: tables[letters]})
         raise JobFailedError(_failure_message(closed, limit))
-    for name in set(_table_names(key)) - tables.keys():
-        location.delete(index.index_key(split, name))
     digests = _write_tables(location, group, split, tables)
     _publish_samples(location, plan, closed)
     closing = {
@@ -115,7 +135,6 @@ def finalize(
         "pictures_crc32c": plan.pictures_crc32c(closed.usable),
     }
     _seal(location, group, closing)
-    settle(location, split, key)
     return closed
 
 
@@ -126,33 +145,17 @@ def _seal(location: Location, group: zarr.Group, attrs: Mapping[str, Any]) -> No
     groups.update_attrs(location, group.path, seals.sealed(closing), without=passing)
 
 
-def settle(location: Location, split: str, *keys: str) -> None:
-    """Does what follows once components are sealed; nothing where that was done.
-
-    Tables that were kept for readers of their former states are removed. The metadata of the
-    components, their split and the root is consolidated, which shows foreign readers what is
-    finished, and nothing else; this package never reads it. Jobs that finish at once take turns, so
-    that none overwrites the other's news.
-    """
-    for key in keys:
-        for name in _table_names(key):
-            location.delete(index.former_key(split, name))
-        consolidate(location, f"{split}/{key}")
-    with Lease(location, "root", "metadata", wait_seconds=120):
-        location.delete(index.former_key(split, "samples"))
-        consolidate(location, split)
-        consolidate(location, "")
-
-
 def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed | JobFailedError]:
     """Closes every component of every split, one after another; yields what came of each.
 
     One that another job is writing is named, as is what cannot be read, and the others are closed.
+    What follows once they are sealed (`settle`) is done once for all of them, at the end.
 
     Args:
         location: The store.
         steal: Take components from jobs that are thought dead.
     """
+    sealed = set()
     for split in all_splits(location):
         try:
             read_plan(location, *split.split("/"))
@@ -164,11 +167,29 @@ def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed 
         for key in [*there, *sorted(lost)]:
             try:
                 with Lease(location, split, key, steal=steal) as lease:
-                    closed = finalize(location, split, key, claim=lease.claim)
+                    closed = _close(location, split, key, claim=lease.claim)
+                    sealed.add(split)
+                    settle_component(location, split, key)
             except (LatentStoreError, OSError) as error:
                 yield _failed(f"{split}/{key}", error)
             else:
                 yield closed
+    if sealed:
+        yield from _settle_all(location, sorted(sealed))
+
+
+def _settle_all(location: Location, splits: list[str]) -> Iterator[JobFailedError]:
+    """Settles splits and the root; yields what cannot be, each once."""
+    try:
+        with Lease(location, "root", "metadata", wait_seconds=120):
+            for split in splits:
+                try:
+                    settle_split(location, split)
+                except (LatentStoreError, OSError) as error:
+                    yield _failed(split, error)
+            show(location, "")
+    except (LatentStoreError, OSError) as error:
+        yield _failed("the root", error)
 
 
 def _failed(what: str, error: LatentStoreError | OSError) -> JobFailedError:
@@ -214,6 +235,7 @@ def check_shards(
     """
     plan, record = covered(location, plan, key), _record_of(location, plan, key)
     defects: dict[int, str] = {}
+    unread = set()
     good: list[Receipt] = []
     for shard in range(plan.num_shards):
         try:
@@ -223,6 +245,7 @@ def check_shards(
             if not go_on:
                 raise
             receipt, defect = None, describe_os_error(error)
+            unread.update([shard] if is_unread(error) else [])
         if receipt is not None and defect is None:
             good.append(receipt)
         else:
@@ -234,7 +257,14 @@ def check_shards(
         num_shards=plan.num_shards,
         receipts=tuple(good),
         defects=defects,
+        unread=frozenset(unread),
     )
+
+
+def is_unread(error: LatentStoreError | OSError) -> bool:
+    """Tells whether an error says nothing of what was to be read, but that it could not be."""
+    gone = FileNotFoundError | NotADirectoryError
+    return isinstance(error, OSError) and not isinstance(error, gone)
 
 
 def component_tables(closed: Closed) -> dict[str, pa.Table]:
@@ -266,11 +296,6 @@ def samples_of(location: Location, plan: ShardPlan, closed: Closed) -> pa.Table 
     return index.samples_table(plan, {**known, **told})
 
 
-def _table_names(key: str) -> tuple[str, ...]:
-    name = index.part_name(key)
-    return name, f"{name}.objects", f"{name}.dead_letters"
-
-
 def _write_tables(
     location: Location, group: zarr.Group, split: str, tables: Mapping[str, pa.Table]
 ) -> dict[str, int]:
@@ -299,13 +324,22 @@ def _require_metadata(location: Location, group: zarr.Group, plan: ShardPlan) ->
     groups.make_groups(location, group.path.rpartition("/")[0])
 
 
-def _reopen(location: Location, group: zarr.Group, shards: Collection[int]) -> None:
+def reopen(location: Location, group: zarr.Group, shards: Collection[int]) -> None:
     """Marks a component as unfinished if one of those shards is among what readers read of it."""
-    begun, count = component.pending(group), component.read_record(location, group).num_shards or 0
-    again = component.noted_record(location, group).again
-    spared = {*again, *(shard for shard in shards if shard >= count)}
-    if not begun or set(shards) - spared:
+    if set(shards) - begun_shards(location, group, shards):
         groups.update_attrs(location, group.path, {"complete": False})
+
+
+def begun_shards(location: Location, group: zarr.Group, shards: Collection[int]) -> set[int]:
+    """Returns those of some shards that a job adds to a finished component, or writes anew.
+
+    Readers of the component read none of them until the job has finished.
+    """
+    record = component.read_record(location, group)
+    if not (record.complete and component.pending(group)):
+        return set()
+    again = component.noted_record(location, group).again
+    return {shard for shard in shards if shard >= (record.num_shards or 0) or shard in again}
 
 
 def _publish_samples(location: Location, plan: ShardPlan, closed: Closed) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,15 @@ import zarr
 from latent_store.catalogue import codecs, rankings
 from latent_store.components import base as component
 from latent_store.components.features import FeaturesReader, teacher_of
-from latent_store.components.finalize import Closed, check_shards, component_tables, samples_of
+from latent_store.components.finalize import (
+    Closed,
+    begun_shards,
+    check_shards,
+    component_tables,
+    is_unread,
+    reopen,
+    samples_of,
+)
 from latent_store.components.latents import LatentsReader
 from latent_store.components.registry import KINDS, all_splits, component_keys, ids_of, kind_of
 from latent_store.console import describe_os_error
@@ -45,6 +53,7 @@ class Defect:
         component: Its key.
         shard: The shard to write again; None where the damage is not in one shard.
         metadata: The Zarr node whose metadata is to be made again; None where it is whole.
+        unread: Whether the system did not let it be read; it may be whole, and nothing is removed.
     """
 
     where: str
@@ -53,6 +62,7 @@ class Defect:
     component: str | None = None
     shard: int | None = None
     metadata: str | None = None
+    unread: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -71,7 +81,17 @@ def verify(
         deep: Also decode every stream.
         on_shard: Called after each shard, for a progress bar.
     """
-    splits = sorted({*all_splits(location), *receipts.splits_with_receipts(location)})
+    yield from _defects(location, deep, on_shard)
+
+
+def _defects(
+    location: Location,
+    deep: DeepCheck | None,
+    on_shard: Callable[[int], object] = lambda _: None,
+    only: Collection[tuple[str, str]] | None = None,
+) -> Iterator[Defect]:
+    """Yields what `verify` does; of components those in `only`, as `(split, key)`; None: all."""
+    splits = _splits(location)
     if location.sizes(CONTROL):  # Without it every codec lacks its file, and that says nothing.
         yield from _codec_defects(location, splits)
     for split in splits:
@@ -81,6 +101,8 @@ def verify(
             yield Defect(where=split, what=in_words(error))
             continue
         for key in _keys(location, split):
+            if only is not None and (split, key) not in only:
+                continue
             found = list(_component_defects(location, plan, key, on_shard))
             yield from found
             if deep is not None and not found:
@@ -88,14 +110,23 @@ def verify(
     yield from _consolidated_defects(location, splits)
 
 
-def repair(location: Location, defects: list[Defect], *, steal: bool = False) -> int:
+def repair(
+    location: Location,
+    defects: list[Defect],
+    *,
+    deep: DeepCheck | None = None,
+    steal: bool = False,
+) -> int:
     """Removes what is broken, so that a rerun of its job writes exactly that again.
 
-    Nothing outside of the store is touched, whatever names in it or links say.
+    A job may have written it since it was found: the components are looked at again once their
+    leases are held, and what is still broken is removed. Nothing outside of the store is touched,
+    whatever names in it or links say.
 
     Args:
         location: The store.
-        defects: What is broken.
+        defects: What was found broken.
+        deep: As for `verify`; without it nothing is removed that it alone finds.
         steal: Take components from jobs that are thought dead.
 
     Returns:
@@ -103,13 +134,25 @@ def repair(location: Location, defects: list[Defect], *, steal: bool = False) ->
 
     Raises:
         LeaseHeldError: A job writes one of the components; nothing was removed.
+        LeaseLostError: Another job took one of the components meanwhile; nothing was removed.
     """
-    broken = {(d.split, d.component) for d in defects if d.split and d.component}
-    with contextlib.ExitStack() as leases:
-        for split, key in sorted(broken):
-            leases.enter_context(Lease(location, split, key, steal=steal))
-        leases.enter_context(Lease(location, "root", "metadata", wait_seconds=120))
-        return _drop(location, defects)
+    named = [(d.split, d.component) for d in defects if not d.unread]
+    broken = {(split, key) for split, key in named if split and key}
+    nodes = {d.metadata for d in defects if d.component is None}
+    with contextlib.ExitStack() as stack:
+        leases = [
+            stack.enter_context(Lease(location, split, key, steal=steal))
+            for split, key in sorted(broken)
+        ]
+        found = _defects(location, deep, only=broken) if broken else ()
+        again = [d for d in found if (d.split, d.component) in broken]
+        # Every job that ends waits for this one: it is held while things are removed.
+        stack.enter_context(Lease(location, "root", "metadata", wait_seconds=120))
+        shared = _consolidated_defects(location, _splits(location))
+        again += [d for d in shared if d.metadata in nodes]
+        for lease in leases:
+            lease.claim.require()
+        return _drop(location, [d for d in again if not d.unread])
 
 
 def _drop(location: Location, defects: list[Defect]) -> int:
@@ -124,11 +167,15 @@ def _drop(location: Location, defects: list[Defect]) -> int:
         path = f"{defect.split}/{defect.component}"
         if not location.holds(groups.metadata_key(path)):
             continue
-        if groups.open_group(location, path) is not None:
-            groups.update_attrs(location, path, {"complete": False})
-        if defect.shard is not None:
-            location.delete(receipts.receipt_key(defect.split, defect.component, defect.shard))
-            dropped.add((defect.split, defect.component, defect.shard))
+        group = groups.open_group(location, path)
+        if defect.shard is None:
+            if group is not None:
+                groups.update_attrs(location, path, {"complete": False})
+            continue
+        if group is not None:
+            reopen(location, group, [defect.shard])
+        location.delete(receipts.receipt_key(defect.split, defect.component, defect.shard))
+        dropped.add((defect.split, defect.component, defect.shard))
     return len(dropped)
 
 
@@ -172,7 +219,12 @@ def _of_a_node(
     """Returns a defect of a node; what cannot be read now may be whole, and is not removed."""
     broken = path if isinstance(error, LatentStoreError) else None
     return Defect(
-        where=path, what=in_words(error), split=split, component=component, metadata=broken
+        where=path,
+        what=in_words(error),
+        split=split,
+        component=component,
+        metadata=broken,
+        unread=is_unread(error),
     )
 
 
@@ -188,7 +240,17 @@ def _of_a_user(
     """Returns a defect of a codec or teacher; the job of the component that it is for mends it."""
     split = next((split for split in splits if key in _keys(location, split)), None)
     where = key if split is None else f"{split}/{key}"
-    return Defect(where=where, what=in_words(error), split=split, component=split and key)
+    return Defect(
+        where=where,
+        what=in_words(error),
+        split=split,
+        component=split and key,
+        unread=is_unread(error),
+    )
+
+
+def _splits(location: Location) -> list[str]:
+    return sorted({*all_splits(location), *receipts.splits_with_receipts(location)})
 
 
 def _keys(location: Location, split: str) -> list[str]:
@@ -202,12 +264,22 @@ def _component_defects(
     where = f"{plan.name}/{key}"
     try:
         closed = check_shards(location, plan, key, on_shard, go_on=True)
+        begun = _begun(location, plan, key, closed)
     except BROKEN as error:
         yield _of_a_node(where, error, split=plan.name, component=key)
         return
-    for shard, what in closed.defects.items():
-        place = f"{where} shard {shard}"
-        yield Defect(where=place, what=what, split=plan.name, component=key, shard=shard)
+    for shard in sorted(closed.defects.keys() - begun):
+        yield Defect(
+            where=f"{where} shard {shard}",
+            what=closed.defects[shard],
+            split=plan.name,
+            component=key,
+            shard=shard,
+            unread=shard in closed.unread,
+        )
+    if begun:
+        what = f"more was begun than is finished, {len(begun)} shards of it lack; run its job again"
+        yield Defect(where=where, what=what)
     try:
         group = component.open_component(location, plan.name, key)
         complete = component.read_record(location, group).complete
@@ -234,7 +306,21 @@ def _component_defects(
         try:
             kind_of(key)(location, plan, key)
         except BROKEN as error:
-            yield Defect(where=where, what=in_words(error), split=plan.name, component=key)
+            yield Defect(
+                where=where,
+                what=in_words(error),
+                split=plan.name,
+                component=key,
+                unread=is_unread(error),
+            )
+
+
+def _begun(location: Location, plan: ShardPlan, key: str, closed: Closed) -> set[int]:
+    """Returns the shards that are no defects: a job that adds them, or makes them anew, goes on."""
+    group = groups.open_group(location, f"{plan.name}/{key}")
+    if group is None:
+        return set()
+    return begun_shards(location, group, closed.defects.keys() - closed.unread)
 
 
 def _deep_defects(

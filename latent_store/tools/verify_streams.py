@@ -9,6 +9,7 @@ import numpy as np
 from latent_store.codec.checkpoints import codec_from_store
 from latent_store.codec.hyperprior import Codec
 from latent_store.codec.streams import decode_scalable, decode_y
+from latent_store.components.finalize import is_unread
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.registry import ids_of
@@ -39,7 +40,11 @@ def check_streams(location: Location, plan: ShardPlan, key: str) -> Iterator[Def
     latents = split.latents(reader.spec.codec_id)
     ranked = reader if isinstance(reader, RankedReader) else None
     for row in reader.rows.tolist():
-        what = _row_defect(codec, latents, ranked, row)
+        unread = False
+        try:
+            what = _row_defect(codec, latents, ranked, row)
+        except BROKEN as error:
+            what, unread = in_words(error), is_unread(error)
         if what:
             yield Defect(
                 where=f"{plan.name}/{key} row {row}",
@@ -47,28 +52,26 @@ def check_streams(location: Location, plan: ShardPlan, key: str) -> Iterator[Def
                 split=plan.name,
                 component=key,
                 shard=layout.shard_of(row, plan.samples_per_shard),
+                unread=unread,
             )
 
 
 def _row_defect(
     codec: Codec, latents: LatentsReader, ranked: RankedReader | None, row: int
 ) -> str | None:
-    try:
-        indexes_CHW = decode_indexes(codec, latents, row)
-        if ranked is None:
-            decoded = decode_y(codec.tables, latents.y_string(row), indexes_CHW)
-            same = _fills(decoded, latents.read([row])[0])
-            return None if same else "its y string does not decode to its y_hat"
-        order = ranked.ranking.order
-        stored = ranked.read([row])[0]
-        for cut in ranked.cuts:
-            prefix = ranked.scalable_string(row, cut)
-            decoded = decode_scalable(codec.tables, prefix, indexes_CHW, order, cut)
-            if not _fills(decoded, stored[:cut]):
-                return f"its scalable stream does not decode to its first {cut} channels"
-            ranked.check_symbols(row, decoded, indexes_CHW[list(order[:cut])])
-    except BROKEN as error:
-        return in_words(error)
+    indexes_CHW = decode_indexes(codec, latents, row)
+    if ranked is None:
+        decoded = decode_y(codec.tables, latents.y_string(row), indexes_CHW)
+        same = _fills(decoded, latents.read([row])[0])
+        return None if same else "its y string does not decode to its y_hat"
+    order = ranked.ranking.order
+    stored = ranked.read([row])[0]
+    for cut in ranked.cuts:
+        prefix = ranked.scalable_string(row, cut)
+        decoded = decode_scalable(codec.tables, prefix, indexes_CHW, order, cut)
+        if not _fills(decoded, stored[:cut]):
+            return f"its scalable stream does not decode to its first {cut} channels"
+        ranked.check_symbols(row, decoded, indexes_CHW[list(order[:cut])])
     return None
 
 
