@@ -2,7 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3.11)
 BIN := .venv/bin
 # Two cores are assumed, and tests must not fight over them; waiting threads sleep instead of
-# spinning, which on shared cores is several times faster.
+# spinning, which on shared cores is several times faster. A third worker works while others wait
+# for their children.
 QUIET := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
 .PHONY: setup demo test test-slow lint clean
@@ -18,7 +19,7 @@ demo: setup
 	$(QUIET) $(BIN)/python -m pipelines.demo --output demo-output
 
 test: setup lint
-	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow and not gpu"
 
 test-slow: setup
 	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow"

@@ -50,6 +50,7 @@ def store_args(tiny_store: TinyStore, tmp_path: Path) -> list[str]:
 WITHOUT_DISK = "ledger,prefix,stock,indexes,damage,readers,compressors"
 
 
+@pytest.mark.slow
 def test_a_store_keeps_its_promises(store_args: list[str], tmp_path: Path, capsys: Any) -> None:
     output = tmp_path / "table.md"
     assert store.main([*store_args, "--rows", WITHOUT_DISK, "--output", str(output)]) == 0
@@ -88,6 +89,7 @@ def codec_id_of(tiny: TinyStore) -> str:
     return latent_store.open(tiny.url).codec().codec_id
 
 
+@pytest.mark.slow
 def test_a_missing_store_is_made(tiny_store: TinyStore, store_args: list[str], capsys: Any) -> None:
     at = store_args.index("--store")
     args = store_args[:at] + store_args[at + 2 :]
