@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latent_store import LatentStore
-from latent_store.errors import MissingComponentError
+from latent_store.errors import LatentStoreError, MissingComponentError
 from training.experiments.grid import Grid, GridRun, RankingRule
 from training.tasks.registry import find_task
+from training.trainer.checkpoints import load_network
 
 
 def grid_config(grid: Grid, run: GridRun) -> dict[str, Any]:
@@ -24,6 +26,21 @@ def grid_config(grid: Grid, run: GridRun) -> dict[str, Any]:
         "codec": run.codec,
         "hold_out": list(grid.hold_out) or None,
     }
+
+
+def require_held_out(teacher_id: str, meta: Mapping[str, Any], hold_out: Sequence[str]) -> None:
+    """Refuses a teacher that saw samples which settings are chosen on.
+
+    Raises:
+        LatentStoreError: It did, or its checkpoint does not say.
+    """
+    held = tuple((meta.get("train") or {}).get("hold_out") or ())
+    if seen := [name for name in hold_out if not name.startswith(held)]:
+        raise LatentStoreError(
+            f"the grid holds out {', '.join(hold_out)}, and teacher {teacher_id} was trained with "
+            f"--hold_out {' '.join(held) or 'none'}, so with {', '.join(seen)}: train it with the "
+            "grid's and encode its features anew"
+        )
 
 
 class RunConfigs:
@@ -60,6 +77,7 @@ class RunConfigs:
 
         Raises:
             MissingComponentError: There is none, or a choice.
+            LatentStoreError: It was trained on what the grid holds out.
         """
         known, prefix = self._store.teachers(), find_task(task).teacher_prefix
         own = [teacher for teacher in known if teacher.startswith(prefix)]
@@ -68,6 +86,9 @@ class RunConfigs:
                 f"{self._store.url} keeps the teachers {', '.join(known) or 'none'}; the networks "
                 f"of a grid start from one for {task}: encode with one --teacher_checkpoint"
             )
+        if self._grid.hold_out:
+            teacher = load_network(self._store.teacher_checkpoint(own[0]), kind="teacher")
+            require_held_out(own[0], teacher.meta, self._grid.hold_out)
         return own[0]
 
     def _data(self, run: GridRun) -> dict[str, Any]:

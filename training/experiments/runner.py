@@ -35,6 +35,13 @@ from training.tasks.registry import find_task
 from training.trainer.run_folder import LOG_FILE
 
 
+def read_evaluation(output: Path) -> list[Point]:
+    """Returns the points of the latest evaluation into a folder, which keeps earlier ones' too."""
+    entries = json.loads((output / "results.json").read_text())["points"]
+    found = [read_point(output / "points", entry["key"]) for entry in entries]
+    return [point for point in found if point is not None]
+
+
 class Runner:
     """Makes one grid's runs on one store.
 
@@ -213,8 +220,7 @@ class Runner:
             output=output,
             **({"stop_confidence": run.method.stops} if run.method.stops else {}),
         )
-        keys = sorted(path.stem for path in (output / "points").glob("*.json"))
-        points = [point for key in keys if (point := read_point(output / "points", key))]
+        points = read_evaluation(output)
         if len(points) > 1:
             ends = [p.keep if p.stop is None else f"stop-{p.stop:g}" for p in points]
             names = [f"{run.method.name}-{end}" for end in ends]

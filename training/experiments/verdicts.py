@@ -212,7 +212,7 @@ def _measure(claim: Claim, anchor: Curve, test: Curve) -> tuple[float, float] | 
         if at_equal_score := saving(anchor, test):
             return at_equal_score.maximum, at_equal_score.median
         certain = bound(anchor, test)
-        return certain and (certain.at_least, certain.at_least)
+        return None if certain is None else (certain.at_least, certain.at_least)
     relative = claim.measure == "relative"
     if relative and min(anchor.scores) <= 0:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from latent_store.errors import JobFailedError
+from latent_store.errors import JobFailedError, LatentStoreError
 from tests.training.experiments.test_grid import made
+from tests.training.made_points import make_point
+from training.evaluation.points import write_point
+from training.experiments.configs import require_held_out
 from training.experiments.grid import GridRun
 from training.experiments.grid_file import parse_grid
 from training.experiments.records import Record
-from training.experiments.runner import Runner
+from training.experiments.runner import Runner, read_evaluation
 from training.experiments.workspace import Workspace
 
 
@@ -132,3 +136,17 @@ def test_commands_that_run_when_a_workspace_stops_are_ended_and_no_other_starts(
     )
     with pytest.raises(JobFailedError, match="ended with status -15"):
         workspace.run("two", "sleeper", "q1", "train")
+
+
+def test_points_of_an_earlier_evaluation_are_not_this_ones(tmp_path: Path) -> None:
+    for key in ("old", "new"):
+        write_point(tmp_path / "points", make_point(key=key))
+    (tmp_path / "results.json").write_text(json.dumps({"points": [{"key": "new"}]}))
+    assert [point.key for point in read_evaluation(tmp_path)] == ["new"]
+
+
+def test_a_teacher_that_saw_what_is_held_out_is_refused() -> None:
+    require_held_out("t", {"train": {"hold_out": ["ulm_", "bo"]}}, ("ulm_", "bochum_"))
+    for train in ({"hold_out": ["ulm_"]}, {"hold_out": None}, {}):
+        with pytest.raises(LatentStoreError, match=r"teacher t was trained .*, so with .*bochum_:"):
+            require_held_out("t", {"train": train}, ("ulm_", "bochum_"))
