@@ -48,6 +48,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.register("type", None, _word)  # Of flags without `type=`.
         self.register("type", str, _word)
         self.register("type", Path, lambda text: Path(_word(text)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from latent_store.components import base as component
 from latent_store.components.features import STEM
 from latent_store.components.settlement import settle
 from latent_store.console import MOST_THREADS, Number, run_command
+from latent_store.errors import LeaseHeldError
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
 from latent_store.format.schema import PAD_MULTIPLE
@@ -20,7 +22,7 @@ from pipelines.datasets.registry import DatasetFlags
 from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
 from pipelines.jobs.component_job import leased
 from pipelines.jobs.encode_request import DEFAULT_SAMPLES_PER_SHARD, EncodeRequest
-from pipelines.jobs.encoding import PSNR_ROWS
+from pipelines.jobs.encoding import PSNR_ROWS, Encoder
 from training.flags import add_flags
 from training.networks.backbones import ENTRIES
 
@@ -135,10 +137,7 @@ def _run(argv: Sequence[str] | None) -> int:
     request.write_plan()
     plan, asked = request.plan, request.ask_encoders()
     encoders = [encoder for encoder in asked if not request.is_complete(encoder)]
-    sealed = [encoder.spec.key for encoder in asked if encoder not in encoders]
-    if sealed:
-        # A job that was killed may have come as far as the seal.
-        settle(request.location, plan.name, *sealed)
+    _settle(request, [encoder for encoder in asked if encoder not in encoders])
     if not encoders:
         failed = max(request.count_failed(encoder.spec.key) for encoder in asked)
         more = f", {failed} of them failed; --max_failures 0 tries those again" if failed else ""
@@ -153,6 +152,21 @@ def _run(argv: Sequence[str] | None) -> int:
             text = describe_rows(request.location, plan, closed.component, where)
             print(f"{closed.split}/{closed.component}: {text}")
     return 0
+
+
+def _settle(request: EncodeRequest, sealed: Sequence[Encoder]) -> None:
+    """Does what a job has not done that was killed when it had come as far as the seal."""
+    with contextlib.ExitStack() as leases:
+        held = []
+        for encoder in sealed:
+            # A job that holds one does this itself.
+            with contextlib.suppress(LeaseHeldError):
+                lease = Lease(request.location, request.plan.name, encoder.spec.key)
+                leases.enter_context(lease)
+                held.append(encoder)
+        whole = [encoder.spec.key for encoder in held if request.is_complete(encoder)]
+        if whole:
+            settle(request.location, request.plan.name, *whole)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,18 @@ def test_every_number_has_a_range(command: str, monkeypatch: pytest.MonkeyPatch)
                 with pytest.raises(argparse.ArgumentTypeError, match=r"^must be .*, got "):
                     action.type(text)
     assert numbers or command == "reorder-latents"
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_every_text_is_refused_where_it_is_empty(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = parser_of(MODULES[command], monkeypatch)
+    for action in actions_of(parser):
+        if action.nargs != 0 and action.type in (None, str, Path):
+            assert action.default != "", f"{action.dest} of {command} has an empty default"
+            with pytest.raises(argparse.ArgumentError, match="must not be empty"):
+                parser._get_value(action, "")
 
 
 @pytest.mark.parametrize("flag", ["--output", "--label", "--split"])

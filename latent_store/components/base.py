@@ -91,6 +91,7 @@ def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -
 
     Raises:
         IdentityError: The component exists with other attributes or another dtype.
+        FormatVersionError: What is there is no such component, or of a newer major version.
         IntegrityError: The metadata of one of its arrays was altered.
     """
     base = f"{plan.name}/{spec.key}"
@@ -242,6 +243,8 @@ def open_array(
     name: str,
     store: Store | None = None,
     plan: ShardPlan | None = None,
+    *,
+    grown: bool = False,
 ) -> zarr.Array:
     """Opens one array of a component for reading, if its metadata is what was written.
 
@@ -251,6 +254,7 @@ def open_array(
         name: The array's path below it.
         store: What to read from; the location's own store if None.
         plan: What the array must be as long as; None: as the component is.
+        grown: Whether more may have been added since the group was opened; what it says is shown.
 
     Raises:
         IntegrityError: The metadata is missing or was altered.
@@ -264,7 +268,7 @@ def open_array(
         growing=True,
         store=store,
         # While more is added an array is longer than what is finished of it.
-        lengths=lengths if plan is None and pending(group) else None,
+        lengths=lengths if plan is None and (grown or pending(group)) else None,
     )
     axis = next(iter(groups.dims_of(array)), "")
     length = lengths.get(axis, lengths["shard"])
@@ -311,6 +315,8 @@ def _marks(spec: ComponentSpec) -> dict[str, Any]:
 
 def _require_same_spec(group: zarr.Group, spec: ComponentSpec) -> None:
     existing = groups.attrs_of(group)
+    if existing:
+        schema.check_format(existing, group.path, kind=spec.kind)
     for name, value in _marks(spec).items():
         if name in existing and not _agrees(name, existing[name], value):
             raise IdentityError(
@@ -323,7 +329,7 @@ def _agrees(name: str, found: Any, wanted: Any) -> bool:
     if name != "encoding-version":
         return bool(found == wanted)
     # Minor versions only add: what an older one began, this one may go on with.
-    (major, minor), newest = (tuple(map(int, text.split("."))) for text in (found, wanted))
+    (major, minor), newest = (tuple(map(int, str(text).split("."))) for text in (found, wanted))
     return major == newest[0] and minor <= newest[1]
 
 

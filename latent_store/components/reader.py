@@ -128,8 +128,9 @@ class OpenComponent:
             IntegrityError: Its metadata is missing or was altered.
         """
         if name not in self._arrays:
-            opened = component.open_array(self.location, self.group, name, self._checked)
-            self._arrays[name] = opened
+            self._arrays[name] = component.open_array(
+                self.location, self.group, name, self._checked, grown=True
+            )
         return self._arrays[name]
 
     @cached_property
@@ -175,7 +176,8 @@ class ComponentReader(OpenComponent):
         self._check_presence()
         rows, samples = (self.index[name].to_pylist() for name in ("row", "sample_id"))
         plan.require_samples(rows, samples, key)
-        if not 0 <= (self.record.num_rows or 0) <= plan.num_rows:
+        # Arrays are shown as long as it says, and a slice would end there without a word.
+        if not max(rows, default=-1) < (self.record.num_rows or 0) <= plan.num_rows:
             raise IntegrityError(
                 f"{plan.name}/{key} says that it has {self.record.num_rows} rows, the shard plan "
                 f"{plan.num_rows}: one of them is older or of another store; restore plan.json"
@@ -242,12 +244,15 @@ class ComponentReader(OpenComponent):
         return array
 
     def _require_origin(self, now: Mapping[str, str]) -> None:
-        """Refuses a component that was made from something else than there is now."""
+        """Refuses a component that was made from something else than there is now.
+
+        What only a newer minor version notes is ignored.
+        """
         for name, then in self.record.origin.items():
-            if now.get(name) != then:
+            if name in now and now[name] != then:
                 raise IdentityError(
                     f"{self.group.path} was made from {name} {then!r:.99}, the store has "
-                    f"{now.get(name)!r:.99} now; {self._remedy} again"
+                    f"{now[name]!r:.99} now; {self._remedy} again"
                 )
 
     def _check_presence(self) -> None:

@@ -56,18 +56,26 @@ class LeaseClaim:
         """
         holder = read_holder(self.location, self.key)
         if holder.get("token") != self.token:
-            raise LeaseLostError(
-                f"the right to write {self.what} was lost to {_named(holder)}: this job was "
-                "suspended, or its store away, and writes nothing more; when that one has ended, "
-                "run the same command again if anything is missing"
-            )
+            raise self._lost_to(holder)
         # On the holder's machine the lock of a local path keeps others out, however late it is.
         locked = self.location.local_path is not None and holder.get("machine") == _machine()
-        if not locked and self.location.age_seconds(self.key) > STALE_SECONDS:
+        try:
+            lapsed = not locked and self.location.age_seconds(self.key) > STALE_SECONDS
+        except FileNotFoundError:
+            # Released, or taken and released, since it was read.
+            raise self._lost_to({}) from None
+        if lapsed:
             raise LeaseLostError(
                 f"the right to write {self.what} lapsed: nobody renewed it for {STALE_SECONDS:.0f} "
                 "seconds, so that others may take it; run the same command again"
             )
+
+    def _lost_to(self, holder: dict[str, Any]) -> LeaseLostError:
+        return LeaseLostError(
+            f"the right to write {self.what} was lost to {_named(holder)}: this job was "
+            "suspended, or its store away, and writes nothing more; when that one has ended, "
+            "run the same command again if anything is missing"
+        )
 
 
 class Lease:
@@ -135,25 +143,35 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
         try:
-            # What cannot be released goes stale; the work is done all the same.
-            with contextlib.suppress(OSError):
+            # What cannot be released goes stale; the work is done all the same. Clients of object
+            # stores raise what they like.
+            with contextlib.suppress(Exception):
                 if self._is_mine():
                     self.location.delete(self.key)
         finally:
-            self._unlock()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
 
     def _take(self) -> None:
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        if self.location.local_path is None:
-            self._take_object()
-        else:
-            self._take_local(self.location.local_path / f"{self.key}.lock")
-        # A number that outlives every holder, or each would begin with 1.
-        key = f"{self.key.removesuffix('.json')}.fence"
-        self.fence = 1 + _read_fence(self.location, key)
-        self.location.write(key, str(self.fence).encode())
-        self.location.write(self.key, self._record())
+        with contextlib.ExitStack() as unless_taken:
+            # What was taken before a request failed would keep others out.
+            unless_taken.callback(self._release)
+            if self.location.local_path is None:
+                self._take_object()
+            else:
+                self._take_local(self.location.local_path / f"{self.key}.lock")
+            # A number that outlives every holder, or each would begin with 1.
+            key = f"{self.key.removesuffix('.json')}.fence"
+            self.fence = 1 + _read_fence(self.location, key)
+            self.location.write(key, str(self.fence).encode())
+            self.location.write(self.key, self._record())
+            unless_taken.pop_all()
 
     def _take_local(self, path: Path) -> None:
         import fcntl
@@ -163,14 +181,12 @@ class Lease:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._unlock()
             # The lock lives exactly as long as its process: it cannot be stale, so not stolen.
             raise self._refusal("end that process first") from None
         # Locks of another machine that shares the folder may not be seen here: its record is.
         # A record of this machine without a lock is that of a process that died.
         holder = read_holder(self.location, self.key)
         if holder and holder.get("machine") != _machine() and not self._may_take():
-            self._unlock()
             raise self._refusal(
                 "wait for it, at most 90 seconds if it is dead, or give `steal_lease=`"
             )
@@ -192,11 +208,6 @@ class Lease:
             return self.steal or self.location.age_seconds(self.key) > STALE_SECONDS
         except FileNotFoundError:
             return True
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     def _refusal(self, remedy: str) -> LeaseHeldError:
         holder = read_holder(self.location, self.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from latent_store.storage.changes import tell
 
 LEFTOVER = r"\.[0-9a-f]{8}(\.\w+)?"
 """The end of a local file's name while it is being written, after a dot and the file's name."""
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""Where a file system has no hard links, as exFAT and some of FUSE and SMB."""
 
 
 def write_atomically(
@@ -25,7 +28,8 @@ def write_atomically(
         target: The file.
         data: Its content.
         durable: Flush it to the disk before it is renamed.
-        replace: Whether a file that is there is replaced.
+        replace: Whether a file that is there is replaced. Where a file system has no hard links,
+            one that is made is empty for a moment.
 
     Raises:
         FileExistsError: A file is there, and `replace` is false.
@@ -52,7 +56,7 @@ def _place(target: Path, data: bytes, *, durable: bool, replace: bool) -> bool:
             if replace:
                 neighbour.replace(target)
             else:
-                os.link(neighbour, target)
+                _link(neighbour, target)
         except FileNotFoundError:
             if not target.parent.is_dir():
                 raise
@@ -60,6 +64,22 @@ def _place(target: Path, data: bytes, *, durable: bool, replace: bool) -> bool:
     finally:
         remove(neighbour)
     return True
+
+
+def _link(neighbour: Path, target: Path) -> None:
+    """Moves a file to a place where none is."""
+    try:
+        os.link(neighbour, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Whoever makes the empty file has the place; it is empty until the next call is done.
+        target.open("xb").close()
+        try:
+            neighbour.replace(target)
+        except BaseException:
+            remove(target)
+            raise
 
 
 def write_text(target: Path, text: str) -> None:

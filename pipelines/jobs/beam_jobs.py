@@ -185,6 +185,7 @@ def _require_runnable(options: PipelineOptions) -> None:
 
 def _unknown_to_beam(command: str, rest: Sequence[str]) -> list[str]:
     parser = make_parser(command, "")
+    parser.register("type", None, str)  # Some texts of Beam's are empty by default.
     for option_class in PipelineOptions.__subclasses__():
         # Beam offers no public way to ask whether it knows a flag; its own check does this.
         tolerant: Any = _Tolerant(parser)

@@ -80,6 +80,28 @@ def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -
         component.create_component(location, plan, spec)
 
 
+@pytest.mark.parametrize("version", [5, "1.2.3", "1.", None])
+def test_a_version_that_is_none_is_refused(archived: Path, version: object) -> None:
+    location = Location(archived)
+    plan = read_plan(location, "made", "train")
+    edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": version}))
+    with pytest.raises(FormatVersionError, match=r"made/train/labels is a Zarr group but no comp"):
+        component.create_component(location, plan, labels_spec(*plan.canvas))
+
+
+def test_what_only_a_newer_version_notes_of_an_origin_is_ignored(archived: Path) -> None:
+    split = latent_store.open(archived)["made/train"]
+    (codec_id, *_) = split.store.codecs()
+    latents = split.latents(codec_id)
+    origin = {**latents.spec.origin, "newer": "what nobody knows yet"}
+    edit(archived, latents.group.path, lambda a: seals.sealed({**a, "origin": origin}))
+    assert split.latents(codec_id).record.origin == origin
+    other = dict.fromkeys(origin, "another")
+    edit(archived, latents.group.path, lambda a: seals.sealed({**a, "origin": other}))
+    with pytest.raises(IdentityError, match=r"was made from .* 'another', the store has"):
+        split.latents(codec_id)
+
+
 def test_shards_of_an_older_version_count_beside_new_ones(archived: Path) -> None:
     """Old receipts do not say what they are made from, new ones do."""
     location, name = Location(archived), "made/train"

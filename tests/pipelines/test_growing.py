@@ -110,6 +110,23 @@ def test_what_was_opened_before_reads_on(inputs: Path, url: Path) -> None:
     assert split.common_rows(split.latents(), labels).tolist() == [0, 1]
 
 
+def test_what_is_first_read_after_an_append_is_what_was_there_before(
+    inputs: Path, url: Path
+) -> None:
+    split = latent_store.open(url)[NAME]
+    opened, view = split.latents(), split.to_xarray()
+    names = ("channel_bits", "channel_mean")
+    expected = {name: split.latents().column(name, [0, 1]) for name in names}
+    strings = [split.latents().y_string(row) for row in (0, 1)]
+    view["y_hat"].values  # noqa: B018  (opens the component, and no other array of it)
+    encoding(inputs)(url)
+    for name in names:
+        np.testing.assert_array_equal(opened.column(name, [0, 1]), expected[name])
+        np.testing.assert_array_equal(view[name].values, expected[name])
+        assert opened.array(name).shape[0] == 2
+    assert [opened.y_string(row) for row in (0, 1)] == strings
+
+
 def test_training_goes_on_with_what_was_there(inputs: Path, url: Path) -> None:
     codec_id = latent_store.open(url).codec().codec_id
     spec = SourceSpec(

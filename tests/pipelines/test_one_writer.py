@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -51,6 +52,18 @@ def test_closing_leaves_what_another_job_writes_and_closes_the_rest(
     assert lines[0].startswith(f"{NAME}/labels {HOLDER}")
     assert [line.split(": ")[1] for line in lines[1:]] == ["complete, 2 shards"] * 2
     assert contents(url) == before
+
+
+def test_what_a_killed_job_left_is_done_by_nobody_but_the_holder(inputs: Path, url: Path) -> None:
+    labels = url / NAME / "labels/zarr.json"
+    record = json.loads(labels.read_bytes())
+    del record["consolidated_metadata"]
+    labels.write_text(json.dumps(record))
+    with Lease(Location(url), NAME, "labels"):
+        encoding(inputs, "--max_samples", "2")(url)
+        assert json.loads(labels.read_bytes()) == record
+    encoding(inputs, "--max_samples", "2")(url)
+    assert "consolidated_metadata" in json.loads(labels.read_bytes())
 
 
 def test_repair_removes_nothing_while_a_job_writes(url: Path, fails: Fails) -> None:

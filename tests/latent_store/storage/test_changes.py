@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -102,6 +103,26 @@ def test_of_several_who_make_an_object_one_does_and_all_see_it_whole(tmp_path: P
     assert len(made) == 1
     assert location.read("folder/one") == bytes(made) * 10_000
     assert files(tmp_path) == ["folder/one"]
+
+
+@pytest.mark.parametrize("reason", [errno.EPERM, errno.EOPNOTSUPP])
+def test_without_hard_links_what_is_there_stays_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "link", refuse)
+    location = Location(tmp_path)
+    assert location.create("a/b", b"1")
+    assert not location.create("a/b", b"2")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "a/b", b"3", replace=False)
+    assert (files(tmp_path), location.read("a/b")) == (["a/b"], b"1")
+    reason = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        location.create("c", b"4")
+    assert files(tmp_path) == ["a/b"]
 
 
 def test_a_tree_is_removed_from_its_leaves_on(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import os
@@ -130,6 +131,35 @@ def test_the_renewing_thread_outlives_failed_requests(
             assert time.monotonic() < waited
             time.sleep(0.01)
         lease.claim.require()
+
+
+@pytest.mark.parametrize("url", ["memory://held.zarr", "local"])
+def test_what_fails_while_a_lease_is_taken_keeps_nobody_out(
+    url: str, tmp_path: Path, memory: Location
+) -> None:
+    address = memory.url if url.startswith("memory") else tmp_path
+    location = Failing(address)
+    location.failures = 1
+    with pytest.raises(ConnectionError, match="the store is away"):
+        Lease(location, SPLIT, "labels").__enter__()
+    with Lease(Location(address), SPLIT, "labels") as lease:
+        lease.claim.require()
+
+
+class Released(Location):
+    """An address at which a lease is released as soon as its holder was read."""
+
+    def read(self, key: str, *most: int) -> bytes:
+        data = super().read(key, *most)
+        self.delete(key)
+        return data
+
+
+def test_a_lease_that_is_released_while_it_is_asked_for_is_lost(memory: Location) -> None:
+    with Lease(memory, SPLIT, "labels") as lease:
+        claim = dataclasses.replace(lease.claim, location=Released(memory.url))
+        with pytest.raises(LeaseLostError, match="was lost to nobody, its lease is gone"):
+            claim.require()
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"7", b"null", b"9" * 5000, b'{"token": 3}'])
