@@ -1,6 +1,6 @@
 """Strays: what lies in a store and is no part of it, by its name. Nothing reads it.
 
-Systems and programs leave such files (`.DS_Store`, `.nfs...`, `....XXXX`), and processes that were
+Systems and programs leave such files (`.DS_Store`, `.nfs...`), and processes that were
 killed while they wrote one, or while they counted for a ranking (`.latent_store/counts`), until
 the same command runs again.
 """
