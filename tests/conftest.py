@@ -58,6 +58,7 @@ def teacher_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = NetworkConfig(domain="pixel", backbone="resnet18", num_classes=19)
     meta = {"kind": "teacher", "dataset": "cityscapes", "class_names": list(CITYSCAPES_CLASSES)}
+    meta["train"] = {"seed": 0}
     save_checkpoint(path, build_network(config), meta=meta)
     return path
 

@@ -43,6 +43,12 @@ def require_held_out(teacher_id: str, meta: Mapping[str, Any], hold_out: Sequenc
         )
 
 
+def _seed(meta: Mapping[str, Any]) -> int | None:
+    """Returns the seed that a checkpoint was trained with, where it says."""
+    seed = (meta.get("train") or {}).get("seed")
+    return seed if isinstance(seed, int) else None
+
+
 class RunConfigs:
     """The configurations of a grid's runs on one store, as plain types.
 
@@ -54,13 +60,14 @@ class RunConfigs:
         self._grid, self._store = grid, store
         splits = {"train": grid.split, "val": grid.val_split}
         self._samples = {f"{role}_samples": self._images(split) for role, split in splits.items()}
-        self.teacher_id = functools.cache(self._teacher_id)
+        self._teachers = functools.cache(self._teachers_of)
 
     def of_run(self, run: GridRun) -> dict[str, Any]:
         """Returns the configuration of a run."""
         rule = run.method.ranking
         ranking = rule and self.of_ranking(run, rule)
-        return {**grid_config(self._grid, run), "ranking": ranking, **self._data(run)}
+        config = {**grid_config(self._grid, run), "ranking": ranking}
+        return {**config, **self._data(run), **self._teacher(run)}
 
     def of_ranking(self, run: GridRun, rule: RankingRule) -> dict[str, Any]:
         """Returns the configuration of the ranking by a rule, with a run's codec and seed."""
@@ -72,29 +79,54 @@ class RunConfigs:
             config["of"] = [self.of_ranking(run, part) for part in rule.of]
         return config
 
-    def _teacher_id(self, task: str) -> str:
-        """Returns the store's only teacher of a task: every network of it starts from it.
+    def teacher_id(self, task: str, seed: int) -> str:
+        """Returns the teacher that networks of a task and seed start from.
 
         Raises:
             MissingComponentError: There is none, or a choice.
             LatentStoreError: It was trained on what the grid holds out.
         """
-        known, prefix = self._store.teachers(), find_task(task).teacher_prefix
-        own = [teacher for teacher in known if teacher.startswith(prefix)]
+        own = self._teachers(task)
+        if self._grid.teacher_per_seed:
+            own = {name: meta for name, meta in own.items() if _seed(meta) == seed}
         if len(own) != 1:
+            known = ", ".join(self._store.teachers()) or "none"
+            which, other = "", ""
+            if self._grid.teacher_per_seed:
+                which, other = f" with --seed {seed}", ", or give --seeds without it"
             raise MissingComponentError(
-                f"{self._store.url} keeps the teachers {', '.join(known) or 'none'}; the networks "
-                f"of a grid start from one for {task}: encode with one --teacher_checkpoint"
+                f"{self._store.url} keeps the teachers {known}; the networks of this grid start "
+                f"from one for {task}{which}: encode with one such --teacher_checkpoint{other}"
             )
         if self._grid.hold_out:
-            teacher = load_network(self._store.teacher_checkpoint(own[0]), kind="teacher")
-            require_held_out(own[0], teacher.meta, self._grid.hold_out)
-        return own[0]
+            require_held_out(*next(iter(own.items())), self._grid.hold_out)
+        return next(iter(own))
+
+    def _teachers_of(self, task: str) -> dict[str, Mapping[str, Any]]:
+        """Returns what the checkpoints of the store's teachers of a task say of them."""
+        prefix = find_task(task).teacher_prefix
+        return {
+            name: load_network(self._store.teacher_checkpoint(name), kind="teacher").meta
+            for name in self._store.teachers()
+            if name.startswith(prefix)
+        }
 
     def _data(self, run: GridRun) -> dict[str, Any]:
         weights = self._store.codec(self._grid.codecs[run.codec]).weights_sha256
-        teacher = self.teacher_id(run.method.task)
-        return {"codec": run.codec, "codec_weights": weights, "teacher": teacher, **self._samples}
+        return {"codec": run.codec, "codec_weights": weights, **self._samples}
+
+    def _teacher(self, run: GridRun) -> dict[str, str]:
+        """Returns the entry of a run's teacher.
+
+        It has none where each seed has its own and the store lacks this one: runs of such a seed
+        were made elsewhere, or wait.
+        """
+        try:
+            return {"teacher": self.teacher_id(run.method.task, run.seed)}
+        except MissingComponentError:
+            if self._grid.teacher_per_seed:
+                return {}
+            raise
 
     def _images(self, split: str) -> str:
         """Returns the number of a split's images and the digest of their ids."""

@@ -3,6 +3,7 @@
     name = "city256"
     dataset = "cityscapes"
     hold_out = ["bochum_", "erfurt_"]   # left out of training; settings are chosen on them
+    teacher_per_seed = true             # a seed is a teacher of its own too; default: one for all
     budget = 90000                      # most steps of all runs together
 
     [codecs]                            # short name = id in the store, by rising rate
@@ -154,6 +155,8 @@ class Grid:
         middle: The codec at which one-codec methods are compared.
         hold_out: Beginnings of the ids of those samples of `split` that no network is trained on:
             settings are chosen on them, and learning curves are of them.
+        teacher_per_seed: Networks of a seed start from, and imitate, the teacher that was trained
+            with that seed: a seed is the whole experiment again, and verdicts draw it as one.
         budget: Most steps of all runs together; None for any number.
         curves: Methods whose learning curves are drawn, at the middle codec.
         timed: Methods whose latency is measured, at the middle codec with its first seed.
@@ -168,6 +171,7 @@ class Grid:
     train: Mapping[str, Any]
     middle: str
     hold_out: tuple[str, ...]
+    teacher_per_seed: bool
     budget: int | None
     curves: tuple[str, ...]
     timed: tuple[str, ...]
@@ -202,20 +206,32 @@ class Grid:
         ]
 
     def runs(
-        self, methods: Collection[str] | None = None, codecs: Collection[str] | None = None
+        self,
+        methods: Collection[str] | None = None,
+        codecs: Collection[str] | None = None,
+        seeds: Collection[int] | None = None,
     ) -> list[GridRun]:
-        """Returns every run, or those of some methods and codecs with all that they need, in order.
+        """Returns every run, or those of some methods, codecs and seeds, in order.
+
+        With all that they need.
 
         Those that claims rest on come first, codec by codec and of each codec seed by seed; then
         the others. What a run needs comes before it.
 
         Raises:
-            LatentStoreError: The grid has no such method or codec.
+            LatentStoreError: The grid has no such method, codec or seed.
         """
-        for what, asked, has in (("method", methods, self.methods), ("codec", codecs, self.codecs)):
+        known_seeds = sorted({run.seed for run in self.declared})
+        asked_of: tuple[tuple[str, Collection[Any] | None, Collection[Any]], ...] = (
+            ("method", methods, self.methods),
+            ("codec", codecs, self.codecs),
+            ("seed", seeds, known_seeds),
+        )
+        for what, asked, has in asked_of:
             if unknown := sorted(set(asked or ()) - set(has)):
                 raise LatentStoreError(
-                    f"the grid {self.name} has no {what} {unknown[0]}; it has {', '.join(has)}"
+                    f"the grid {self.name} has no {what} {unknown[0]}; it has "
+                    f"{', '.join(map(str, has))}"
                 )
         claimed = {self.rows[name] for c in self.claims for name in (*c.test, c.anchor)}
         places, known = list(self.codecs), {run.name: run for run in self.declared}
@@ -230,8 +246,8 @@ class Grid:
             self.declared,
             key=lambda r: (r.method.name not in claimed, places.index(r.codec), r.seed),
         ):
-            wanted = ((methods, run.method.name), (codecs, run.codec))
-            if all(names is None or name in names for names, name in wanted):
+            wanted = ((methods, run.method.name), (codecs, run.codec), (seeds, run.seed))
+            if all(among is None or name in among for among, name in wanted):
                 place(run)
         return list(ordered.values())
 

@@ -79,6 +79,7 @@ class _Grid(_Entry):
     train: dict[str, Any] = {}
     middle: str | None = None
     hold_out: tuple[str, ...] = ()
+    teacher_per_seed: bool = False
     budget: int | None = None
     curves: tuple[str, ...] = ()
     timed: tuple[str, ...] = ()

@@ -52,6 +52,7 @@ def make_flags() -> argparse.ArgumentParser:
     add("--output", type=Path, help="folder of the report (default: WORK/GRID-report)")
     add("--only", nargs="+", metavar="METHOD", help="only these methods and what they need")
     add("--codecs", nargs="+", metavar="Q", help="only these codecs, by the grid's names")
+    add("--seeds", nargs="+", type=Number(int), metavar="SEED", help="only networks of these seeds")
     jobs = Number(int, 1, MOST_THREADS)
     add("--jobs", type=jobs, default=os.cpu_count() or 1, help="runs at a time")
     add("--minutes", type=Number(float), help="after so many minutes runs save and end")
@@ -69,7 +70,7 @@ def _run(args: argparse.Namespace) -> int:
     grid = load_grid(args.grid)
     if args.max_steps is not None:
         grid = grid.shortened(args.max_steps)
-    wanted, folder = grid.runs(args.only, args.codecs), args.records / grid.name
+    wanted, folder = grid.runs(args.only, args.codecs, args.seeds), args.records / grid.name
     runner = None
     if args.store is not None:
         threads = max(1, (os.cpu_count() or 1) // args.jobs)

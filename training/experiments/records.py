@@ -143,13 +143,22 @@ def _read(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     # Through JSON, as the record went: tuples are lists there.
     was, now = content["config"], json.loads(json.dumps(config))
     for name in now:
-        if was.get(name) != now.get(name):
+        if not _agrees(was.get(name), now[name]):
             raise LatentStoreError(
                 f"{path} was run with {name} = {was.get(name)!r}, the grid and the store now have "
                 f"{now.get(name)!r}; restore that, name the grid anew, or delete the record to "
                 "run again"
             )
     return content
+
+
+def _agrees(was: Any, now: Any) -> bool:
+    """Returns whether values are equal but for entries, at any depth, that `now` leaves out."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return all(_agrees(was.get(name), value) for name, value in now.items())
+    if isinstance(was, list) and isinstance(now, list):
+        return len(was) == len(now) and all(map(_agrees, was, now))
+    return bool(was == now)
 
 
 def _write(folder: Path, name: str, config: Mapping[str, Any], **content: Any) -> None:

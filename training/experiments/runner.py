@@ -171,7 +171,7 @@ class Runner:
     def _train(self, run: GridRun) -> Path:
         """Trains a network, or writes the store's teacher; returns the checkpoint."""
         path, method = self._path(run), run.method
-        teacher_id = self._configs.teacher_id(method.task)
+        teacher_id = self._configs.teacher_id(method.task, run.seed)
         if method.teacher:
             teacher = self._workspace.store.teacher_checkpoint(teacher_id)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,10 @@
 Another seed would have trained another network, and other pictures would have given it another
 score. A hierarchical bootstrap (Davison and Hinkley 1997, section 3.8) draws both: images with
 replacement, the same ones for every network, and of each method at each codec as many seeds as it
-has; points of one network, cut at several N, share their draws. So few seeds, drawn again, vary too
-little by the factor (n − 1) / n of the variance; their deviations, of scores and of log-rates, are
-stretched by its root.
+has; points of one network, cut at several N, share their draws. Where each seed has a teacher of
+its own, a seed is the whole experiment again: all networks of a seed are drawn together. So few
+seeds, drawn again, vary too little by the factor (n − 1) / n of the variance; their deviations, of
+scores and of log-rates, are stretched by its root.
 
 The largest saving, which papers give, is above 0 for equal methods too, somewhere on their curves:
 whether there is a saving is decided by the median over the scores that both reach.
@@ -40,7 +41,7 @@ class Verdict:
             reached at less rate.
         low, high: The middle 95 % of the draws, -inf where there was no saving in them.
         typical_low: As `low`, of the median saving, which decides; equal to `low` for scores.
-        seeds: Fewest of any point that it rests on; the teacher, which all start from, counts not.
+        seeds: Fewest of any point that it rests on; a teacher that all start from counts not.
         chosen: The samples on which the test was chosen.
     """
 
@@ -74,6 +75,8 @@ def judge(
     held_out: Scores,
     teachers: frozenset[str] = frozenset(),
     stand_in: str | None = None,
+    *,
+    paired: bool = False,
     seed: int = 0,
 ) -> Verdict | None:
     """Returns the verdict of a claim; None where its anchor or every test has no network yet.
@@ -85,6 +88,7 @@ def judge(
         held_out: Chooses among several tests; where it lacks one, these same images choose.
         teachers: Methods that are the teacher itself, which has no held-out score.
         stand_in: The method that tests are held against for the choice where a teacher is anchor.
+        paired: Networks of a seed, the n-th of every method's at a codec, are drawn together.
         seed: Of the draws of seeds.
     """
     anchor = methods.get(claim.anchor)
@@ -104,14 +108,17 @@ def judge(
         return (-np.inf if found is None else found[0], max(curves[1].scores))
 
     anchor, test = _comparable(claim, anchor, max(tests, key=merit))
-    drawn = [None] if images is None else _drawn(claim, anchor, test, images, seed)
+    drawn = (
+        [None] if images is None else _drawn(claim, anchor, test, images, paired=paired, seed=seed)
+    )
     # A draw in which there is no saving speaks against one.
     values_D2 = np.array([(-np.inf, -np.inf) if pair is None else pair for pair in drawn])
     tail = (1 - LEVEL) / 2
     low, typical_low = np.quantile(values_D2, tail, axis=0, method="lower")
     high, _ = np.quantile(values_D2, 1 - tail, axis=0, method="higher")
     value = _measure(claim, _curve(anchor), _curve(test))
-    groups = [g for m in (anchor, test) if m.name not in teachers for g in _groups(m)]
+    counted = [m for m in (anchor, test) if paired or m.name not in teachers]
+    groups = [group for method in counted for group in _groups(method)]
     return Verdict(
         claim=claim,
         test=test.name,
@@ -135,14 +142,16 @@ def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> np.n
 
 
 def _drawn(
-    claim: Claim, anchor: Method, test: Method, images: Images, seed: int
+    claim: Claim, anchor: Method, test: Method, images: Images, *, paired: bool, seed: int
 ) -> list[tuple[float, float] | None]:
     generator = np.random.default_rng(seed)
     drawn: dict[tuple[str, ...], np.ndarray] = {}
 
     def weights_of(group: Sequence[Point]) -> np.ndarray:
         """Draws seeds once for the points of the same networks, whatever they are cut at."""
-        networks = (group[0].codec_id, *(point.checkpoint_sha256 for point in group))
+        networks: tuple[str, ...] = (str(len(group)),)
+        if not paired:
+            networks = (group[0].codec_id, *(point.checkpoint_sha256 for point in group))
         if networks not in drawn:
             drawn[networks] = seed_weights(len(group), len(images.times_DS), generator)
         return drawn[networks]

@@ -127,6 +127,9 @@ def test_some_methods_bring_what_they_need() -> None:
     ]  # fmt: skip
     names = [run.name for run in grid.runs(["dynamic", "pixel-raw"], ["q1"])]
     assert names == ["pixel-raw_q1_s0", "dynamic_q1_s0"]
+    assert {run.seed for run in grid.runs(seeds=[1])} == {1}
+    with pytest.raises(LatentStoreError, match=r"small has no seed 7; it has 0, 1"):
+        grid.runs(seeds=[7])
     with pytest.raises(LatentStoreError, match="small has no codec q3; it has q1, q2"):
         grid.runs(codecs=["q3"])
     with pytest.raises(LatentStoreError, match="small has no method best; it has pixel-raw, dyn"):

@@ -112,3 +112,28 @@ def test_a_grid_goes_on_where_a_fresh_clone_of_its_records_stands(
     assert "## Table 3: latency" in (tmp_path / "report/report.md").read_text()
     rates = {p["label"]: p["bpp"] for p in content["points"]}
     assert rates["any-16"] == rates["frequency-16"] < rates["any-64"] < rates["any-192"]
+
+
+def test_where_each_seed_has_a_teacher_others_seeds_come_from_their_records(
+    arguments: list[str], tmp_path: Path, fails
+) -> None:
+    grid = tmp_path / "tiny.toml"
+    seeds = "teacher = true\nseeds = [0, 1]"
+    text = "teacher_per_seed = true\n" + grid.read_text().replace("teacher = true", seeds)
+    grid.write_text(text)
+    only = [*arguments, "--only", "pixel-raw"]
+    assert rate_miou.main([*only, "--seeds", "0"]) == 0
+    message = fails(rate_miou.main, only)
+    assert "one for segmentation with --seed 1: encode with one such" in message
+    # The record of the other seed, as another machine made it with that seed's teacher.
+    records = tmp_path / "records/tiny"
+    other = json.loads((records / "pixel-raw_demo_s0.json").read_text())
+    other["config"] |= {"seed": 1, "teacher": "deeplabv3-resnet18-00000000"}
+    other["points"][0]["seed"] = 1
+    (records / "pixel-raw_demo_s1.json").write_text(json.dumps(other))
+    assert rate_miou.main(only) == 0
+    assert "seeds 0, 1" in (tmp_path / "report/report.md").read_text()
+    # A seed whose teacher is there was trained with that one, or is refused.
+    other["config"] |= {"seed": 0}
+    (records / "pixel-raw_demo_s0.json").write_text(json.dumps(other))
+    assert "run with teacher = 'deeplabv3-resnet18-00000000'" in fails(rate_miou.main, only)

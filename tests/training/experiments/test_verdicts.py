@@ -29,11 +29,14 @@ def method(name: str, accuracies: dict[str, list[float]], rate: float = 100.0) -
     return Method(name=name, points=tuple(points))
 
 
-def verdict(*methods: Method, held_out: dict | None = None, **claim: object) -> Verdict:
+def verdict(
+    *methods: Method, held_out: dict | None = None, paired: bool = False, **claim: object
+) -> Verdict:
     known = {m.name: m for m in methods}
     images = draw_images([p for m in methods for p in m.points], draws=300)
     tests = tuple(name for name in known if name != "anchor")
-    found = judge(Claim(**{**CLAIM, "test": tests, **claim}), known, images, held_out or {})
+    asked = Claim(**{**CLAIM, "test": tests, **claim})
+    found = judge(asked, known, images, held_out or {}, paired=paired)
     assert found is not None
     return found
 
@@ -75,6 +78,22 @@ def test_seeds_that_disagree_show_nothing_though_every_image_agrees() -> None:
     apart = verdict(anchor, method("test", {"q1": [0.9, 0.5, 0.5]}), measure="points", aim=0.0)
     assert apart.value > better.value
     assert apart.word == "not shown"
+
+
+def test_seeds_with_a_teacher_each_are_drawn_together() -> None:
+    """What a seed's teacher gives to all of its networks says nothing of their difference."""
+    anchor = method("anchor", {"q1": [0.3, 0.5, 0.7]})
+    test = method("test", {"q1": [0.35, 0.55, 0.75]})
+    claim = {"measure": "points", "aim": 0.0}
+    assert verdict(anchor, test, paired=True, **claim).word == "reached"
+    assert verdict(anchor, test, **claim).word == "not shown"
+    apart = method("test", {"q1": [0.75, 0.55, 0.35]})
+    assert verdict(anchor, apart, paired=True, **claim).word == "not shown"
+    # A teacher of each seed counts as any network does.
+    known = {"anchor": method("anchor", {"q1": [0.3, 0.5]}), "test": test}
+    images = draw_images([p for m in known.values() for p in m.points], draws=100)
+    asked = Claim(**CLAIM, test=("test",))
+    assert judge(asked, known, images, {}, frozenset({"anchor"}), paired=True).seeds == 2
 
 
 def test_draws_without_a_saving_count_against_it() -> None:

@@ -6,13 +6,13 @@
 `--carried` holds the unpacked parts (`pack`). The same call goes on where another one stood, with
 what is left in `--work`:
 
-1. the teacher is trained while the codecs encode, both on the GPU; then it gives its features,
+1. teachers are trained while the codecs encode, all on the GPU; then they give their features,
 2. streams are checked: scale indexes under every setting, the GPU's among them (`selfcheck`), and
    what the GPU encoded, decoded on the CPU,
 3. the grid's networks are trained and measured, many at a time, until the time is over.
 
-`--output` gets few files: records.tar.gz after every network, logs.tar.gz (with the report) and the
-teacher, in pieces of `--piece_mb`, which `cat` joins.
+`--output` gets few files: records.tar.gz after every network, logs.tar.gz (with the report) and
+teachers, in pieces of `--piece_mb`, which `cat` joins.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Machine:
         self.logs = self.work / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self._started: list[subprocess.Popen[bytes]] = []
-        self.store, self.teacher = self.work / "store.zarr", self.work / "teacher/last.pt"
+        self.store = self.work / "store.zarr"
         self.records = self.work / "records"
         self.checked = self.work / f"checked-{'-'.join(args.codecs or ['all'])}.txt"
 
@@ -72,6 +72,10 @@ class Machine:
     def left(self) -> float:
         """Seconds until commands must end."""
         return self._end - time.monotonic()
+
+    def teacher(self, seed: int) -> Path:
+        """Returns the checkpoint of a teacher."""
+        return self.work / f"teacher{seed}/last.pt"
 
     def start(self, log: str, module: str, *words: object) -> subprocess.Popen[bytes]:
         """Starts a command, a module of this package; the log of that name gets what it says."""
@@ -191,25 +195,41 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _make_store(machine: Machine, grid: Grid) -> None:
-    """Trains the teacher and encodes every codec at the same time, then adds the features."""
-    args = machine.args
+    """Trains teachers and encodes every codec at the same time, then adds the features."""
+    args, seeds = machine.args, teacher_seeds(grid)
     first, *others = (_codec_file(args.carried, codec_id) for codec_id in _codec_ids(args, grid))
-    teacher = [
-        *_data(machine, "train"), "--output", machine.teacher.parent, "--resume",
-        "--backbone", args.backbone, "--pretrained", _weights(args),
-        "--hold_out", *grid.hold_out, "--crop", 0, "--batch_size", 8, "--device", args.device,
-        "--max_steps", args.teacher_steps, "--validate_epochs", 2, "--no-tensorboard",
-    ]  # fmt: skip
-    trained = machine.start("teacher", "pipelines.train_teacher", *teacher)
+    trained = [_train_teacher(machine, grid, seed) for seed in sorted(set(seeds.values()))]
     # The first codec's job lays the plan and the labels, which the others find.
     machine.finish(*_encode(machine, "--codec_checkpoint", first))
     machine.finish(*(c for file in others for c in _encode(machine, "--codec_checkpoint", file)))
-    machine.finish(trained)
-    machine.deliver(machine.teacher)
-    # Features are for training alone.
-    for entry in sorted({str(m.flags.get("entry", STEM)) for m in grid.methods.values()}):
-        words = ("--teacher_checkpoint", machine.teacher, "--entry", entry)
+    machine.finish(*trained)
+    # Features are for training alone, each of the networks that imitate them.
+    for entry, seed in sorted(
+        {
+            (str(run.method.flags.get("entry", STEM)), seeds[run.seed])
+            for run in grid.runs(args.only, args.codecs)
+        }
+    ):
+        words = ("--teacher_checkpoint", machine.teacher(seed), "--entry", entry)
         machine.finish(*_encode(machine, *words, splits=["train"]))
+    for seed in set(seeds.values()):
+        machine.deliver(machine.teacher(seed))
+
+
+def teacher_seeds(grid: Grid) -> dict[int, int]:
+    """Returns the seed of each network's teacher, by the network's."""
+    return {run.seed: run.seed if grid.teacher_per_seed else 0 for run in grid.declared}
+
+
+def _train_teacher(machine: Machine, grid: Grid, seed: int) -> subprocess.Popen[bytes]:
+    args = machine.args
+    words = [
+        *_data(machine, "train"), "--output", machine.teacher(seed).parent, "--resume",
+        "--backbone", args.backbone, "--pretrained", _weights(args), "--seed", seed,
+        "--hold_out", *grid.hold_out, "--crop", 0, "--batch_size", 8, "--device", args.device,
+        "--max_steps", args.teacher_steps, "--validate_epochs", 2, "--no-tensorboard",
+    ]  # fmt: skip
+    return machine.start(f"teacher{seed}", "pipelines.train_teacher", *words)
 
 
 def _encode(
