@@ -99,9 +99,9 @@ def _close(
     location: Location,
     split: str,
     key: str,
-    max_failures: int | None = None,
-    on_shard: Callable[[int], object] = lambda _: None,
-    claim: LeaseClaim | None = None,
+    max_failures: int | None,
+    on_shard: Callable[[int], object],
+    claim: LeaseClaim | None,
 ) -> Closed:
     """Does what `finalize` does, up to the seal."""
     plan = covered(location, read_plan(location, *split.split("/")), key)
@@ -167,7 +167,7 @@ def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed 
         for key in [*there, *sorted(lost)]:
             try:
                 with Lease(location, split, key, steal=steal) as lease:
-                    closed = _close(location, split, key, claim=lease.claim)
+                    closed = _close(location, split, key, None, lambda _: None, lease.claim)
                     sealed.add(split)
                     settle_component(location, split, key)
             except (LatentStoreError, OSError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from latent_store.components import base as component
 from latent_store.errors import IntegrityError
 from latent_store.shards import index
+from latent_store.shards.receipts import receipt_prefix
 from latent_store.storage import groups
 from latent_store.storage.consolidated import consolidate
 from latent_store.storage.lease import Lease
@@ -36,6 +37,8 @@ def settle_component(location: Location, split: str, key: str) -> None:
         if final and name not in record.tables:
             # The former seal may have named it.
             location.delete(index.index_key(split, name))
+    for prefix in (f"{split}/{key}", receipt_prefix(split, key)):
+        location.delete_leftovers(prefix)
     show(location, f"{split}/{key}")
 
 

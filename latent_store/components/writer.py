@@ -89,7 +89,7 @@ class ShardWriter:
         receipt = self._receipt(shard, records)
         key = receipt_key(self.plan.name, self.spec.key, shard)
         # A power cut must not leave a receipt of what never reached the disk.
-        self.location.sync()
+        self.location.sync(receipt.objects)
         self._require_lease(shard)
         self.location.write(key, receipt.to_json())
         return receipt

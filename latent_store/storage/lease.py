@@ -171,6 +171,7 @@ class Lease:
             self.fence = 1 + _read_fence(self.location, key)
             self.location.write(key, str(self.fence).encode())
             self.location.write(self.key, self._record())
+            self.location.delete_probes(self.key)
             unless_taken.pop_all()
 
     def _take_local(self, path: Path) -> None:

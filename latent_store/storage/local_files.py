@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from latent_store.storage.changes import tell
 
 LEFTOVER = r"\.[0-9a-f]{8}(\.\w+)?"
 """The end of a local file's name while it is being written, after a dot and the file's name."""
+_ANY_LEFTOVER = re.compile(rf"\..+{LEFTOVER}")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """Where a file system has no hard links, as exFAT and some of FUSE and SMB."""
 
@@ -43,9 +45,7 @@ def write_atomically(
 def _place(target: Path, data: bytes, *, durable: bool, replace: bool) -> bool:
     """Writes a file beside its place and moves it there; False where it was removed meanwhile."""
     # Without the target's suffix: what a killed process leaves is taken for nothing of its kind.
-    neighbour = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
-    try:
-        tell("write", neighbour)
+    with _neighbour(target, "") as neighbour:
         with neighbour.open("xb") as file:
             file.write(data)
             if durable:
@@ -61,9 +61,23 @@ def _place(target: Path, data: bytes, *, durable: bool, replace: bool) -> bool:
             if not target.parent.is_dir():
                 raise
             return False
-    finally:
-        remove(neighbour)
     return True
+
+
+@contextlib.contextmanager
+def _neighbour(target: Path, suffix: str) -> Iterator[Path]:
+    """Yields a path beside a file's place, to write to; what is there at the end is removed."""
+    neighbour = target.with_name(f".{target.name}.{uuid4().hex[:8]}{suffix}")
+    try:
+        tell("write", neighbour)
+        try:
+            yield neighbour
+        finally:
+            remove(neighbour)
+    except BaseException:
+        # It may be there still, and goes when the file is next written.
+        _left_in.cache_clear()
+        raise
 
 
 def _link(neighbour: Path, target: Path) -> None:
@@ -92,14 +106,10 @@ def write_text(target: Path, text: str) -> None:
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a neighbour's path to write to; it takes `target`'s place if nothing is raised."""
     remove_leftovers(target)
-    neighbour = target.with_name(f".{target.name}.{uuid4().hex[:8]}{target.suffix}")
-    try:
-        tell("write", neighbour)
+    with _neighbour(target, target.suffix) as neighbour:
         yield neighbour
         tell("replace", target)
         neighbour.replace(target)
-    finally:
-        remove(neighbour)
 
 
 def remove(path: Path) -> None:
@@ -118,15 +128,27 @@ def remove_tree(top: Path) -> None:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Removes what killed processes left of their writing of a local file.
+    """Removes what killed processes had left of their writing of a local file when this one first
+    wrote in its folder: looking again at each writing would take as long as the folder is.
 
     Whoever writes it at the same moment, as two jobs may that make the same group, begins anew.
     """
-    pattern = re.compile(rf"\.{re.escape(target.name)}{LEFTOVER}")
-    try:
-        found = [entry.name for entry in os.scandir(target.parent) if entry.name[0] == "."]
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in found:
-        if pattern.fullmatch(name):
-            remove(target.with_name(name))
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        pattern = re.compile(rf"\.{re.escape(target.name)}{LEFTOVER}")
+        for name in _left_in(target.parent.absolute()):
+            if pattern.fullmatch(name):
+                remove(target.with_name(name))
+
+
+def remove_all_leftovers(top: Path) -> None:
+    """Removes what killed processes left anywhere in a local folder that one job alone writes."""
+    for folder, _, names in os.walk(top):
+        for name in names:
+            if _ANY_LEFTOVER.fullmatch(name):
+                remove(Path(folder, name))
+
+
+@lru_cache(maxsize=4096)
+def _left_in(folder: Path) -> tuple[str, ...]:
+    """Returns the names in a folder that writers give to what they have not finished."""
+    return tuple(entry.name for entry in os.scandir(folder) if _ANY_LEFTOVER.fullmatch(entry.name))

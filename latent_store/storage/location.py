@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,11 +28,18 @@ from latent_store.errors import (
 )
 from latent_store.storage.changes import ToldStore, flush, tell
 from latent_store.storage.keys import admitted
-from latent_store.storage.local_files import remove, remove_leftovers, remove_tree, write_atomically
+from latent_store.storage.local_files import (
+    remove,
+    remove_all_leftovers,
+    remove_leftovers,
+    remove_tree,
+    write_atomically,
+)
 
 CONTROL = ".latent_store"
 """Everything in a store that is not Zarr lies below this prefix."""
 
+_PROBE = ".probe-"
 LARGEST_OBJECT = 2**33
 """In bytes: what is read whole, and nobody knows the length of, is not longer."""
 
@@ -171,10 +178,17 @@ class Location:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(path), data, durable=durable)
 
-    def sync(self) -> None:
-        """Brings all that was written to a local disk; object stores answer when they have it."""
-        if self.local_path is not None:
-            flush(self.local_path)
+    def sync(self, keys: Iterable[str]) -> None:
+        """Brings objects, and all else that was written, to a local disk, before what vouches for
+        them is written; object stores answer when they have it.
+        """
+        if self.local_path is None:
+            return
+        # Folders of a store may be links to other file systems.
+        folders = [self.local_path, *(Path(self._object(key)).parent for key in keys)]
+        disks = {folder.stat().st_dev: folder for folder in folders if folder.is_dir()}
+        for folder in disks.values():
+            flush(folder)
 
     def create(self, key: str, data: bytes) -> bool:
         """Writes an object whole unless it is there; tells whether it was written."""
@@ -209,6 +223,11 @@ class Location:
         tell("delete", path)
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(path)
+
+    def delete_leftovers(self, prefix: str) -> None:
+        """Removes what killed processes left of their writing below the prefix of a leased part."""
+        if self.local_path is not None:
+            remove_all_leftovers(Path(self._object(prefix)))
 
     def delete_tree(self, prefix: str) -> None:
         """Removes every object below `prefix`, empty for all; none there is no error.
@@ -263,14 +282,24 @@ class Location:
         Raises:
             FileNotFoundError: There is no such object.
         """
-        written = self.fs.modified(self.path(key))
-        probe = f"{key}.probe-{uuid4().hex[:8]}"
-        self.write(probe, b"")
-        try:
-            now = self.fs.modified(self.path(probe))
-        finally:
-            self.delete(probe)
-        return float((now - written).total_seconds())
+        while True:
+            written = self.fs.modified(self.path(key))
+            probe = f"{key}{_PROBE}{uuid4().hex[:8]}"
+            self.write(probe, b"")
+            try:
+                now = self.fs.modified(self.path(probe))
+            except FileNotFoundError:
+                continue  # Taken by another process for what a killed one left.
+            finally:
+                self.delete(probe)
+            return float((now - written).total_seconds())
+
+    def delete_probes(self, key: str) -> None:
+        """Removes what processes left that were killed while they asked for an object's age."""
+        folder, _, name = key.rpartition("/")
+        for found in self.sizes(folder):
+            if found.rpartition("/")[2].lstrip(".").startswith(f"{name}{_PROBE}"):
+                self.delete(found)
 
     def _object(self, key: str) -> str:
         """Returns the file system's path of an object whose key may come out of a file."""

@@ -58,7 +58,9 @@ def write(
     digests = {name: _values_crc32c(values) for name, values in arrays.items()}
     metadata = {name: groups.stored_crc32c(location, f"{path}/{name}") for name in arrays}
     closing = {"complete": True, "values": digests, "arrays": metadata}
-    group.attrs.put(sealed({**attrs, **closing}))
+    # A power cut must not leave a seal of what never reached the disk.
+    location.sync(location.sizes(path))
+    groups.update_attrs(location, path, sealed({**attrs, **closing}))
 
 
 def is_finished(location: Location, path: str) -> bool:

@@ -17,6 +17,7 @@ import zarr
 
 from latent_store.catalogue import codecs, rankings
 from latent_store.components import base as component
+from latent_store.components.base import PENDING
 from latent_store.components.features import FeaturesReader, teacher_of
 from latent_store.components.finalize import (
     Closed,
@@ -170,7 +171,8 @@ def _drop(location: Location, defects: list[Defect]) -> int:
         group = groups.open_group(location, path)
         if defect.shard is None:
             if group is not None:
-                groups.update_attrs(location, path, {"complete": False})
+                # What a job noted goes with the seal that it was noted beside.
+                groups.update_attrs(location, path, {"complete": False}, without=[PENDING])
             continue
         if group is not None:
             reopen(location, group, [defect.shard])
@@ -262,6 +264,10 @@ def _component_defects(
     location: Location, plan: ShardPlan, key: str, on_shard: Callable[[int], object]
 ) -> Iterator[Defect]:
     where = f"{plan.name}/{key}"
+    if notes := _defect_of_notes(location, plan, key):
+        # Apart from them everything may be whole: nothing is removed for their sake.
+        yield Defect(where=where, what=notes, split=plan.name, component=key)
+        return
     try:
         closed = check_shards(location, plan, key, on_shard, go_on=True)
         begun = _begun(location, plan, key, closed)
@@ -313,6 +319,20 @@ def _component_defects(
                 component=key,
                 unread=is_unread(error),
             )
+
+
+def _defect_of_notes(location: Location, plan: ShardPlan, key: str) -> str:
+    """Returns what is wrong with what a job noted beside the seal of an intact component."""
+    try:
+        group = component.open_component(location, plan.name, key)
+        component.require_sealed(location, group)
+    except BROKEN:
+        return ""
+    try:
+        component.noted_record(location, group)
+    except LatentStoreError as error:
+        return str(error)
+    return ""
 
 
 def _begun(location: Location, plan: ShardPlan, key: str, closed: Closed) -> set[int]:

@@ -159,15 +159,16 @@ class EncodeRequest:
             return False
         if not record.complete or record.pending or record.num_rows != self.plan.num_rows:
             return False
-        usable = [row.row for row in self._rows(encoder.spec.key) if row.status == OK]
+        rows = list(self._rows(encoder.spec.key))
+        usable = [row.row for row in rows if row.status == OK]
         if record.pictures_crc32c not in (None, self.plan.pictures_crc32c(usable)):
             return False
         limit = self.flags.max_failures
-        if limit is not None and self.count_failed(encoder.spec.key) > limit:
+        if limit is not None and sum(row.status == FAILED for row in rows) > limit:
             return False
         if not encoder.annotation:
             return True
-        missed = map(newly_listed(self.plan, encoder.spec), self._rows(encoder.spec.key))
+        missed = map(newly_listed(self.plan, encoder.spec), rows)
         return not (_outgrown(group, encoder) or any(missed))
 
     def count_failed(self, key: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.jobs import component_job
-from tests.pipelines.tiny_jobs import in_turn, make_inputs
+from tests.pipelines.tiny_jobs import encoding, in_turn, make_inputs, ranking, reordering
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +22,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job's elements run one after another, as a runner may do it: Beam takes a second a run."""
     monkeypatch.setattr(component_job, "run_over_shards", in_turn)
+
+
+@pytest.fixture
+def url(inputs: Path, tmp_path: Path, serial: None) -> Path:
+    """A store of two of the pictures, with a ranked copy."""
+    path = tmp_path / "s.zarr"
+    encoding(inputs, "--max_samples", "2")(path)
+    ranking()(path)
+    reordering()(path)
+    return path

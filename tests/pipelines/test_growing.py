@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +19,13 @@ from latent_store.storage.location import Location
 from latent_store.tools.verify import verify
 from latent_store.views.summary import describe
 from pipelines import encode
-from tests.pipelines.kills import Job
+from tests.pipelines.kills import Job, contents
 from tests.pipelines.tiny_jobs import (
     NAME,
     PICTURES,
     encode_args,
     encoding,
     picture_of,
-    ranking,
     reordering,
     run,
 )
@@ -33,16 +33,6 @@ from training.data.store_source import SourceSpec, StoreSource
 from training.tasks.annotations import PixelLabels
 
 pytestmark = pytest.mark.usefixtures("serial")
-
-
-@pytest.fixture
-def url(inputs: Path, tmp_path: Path) -> Path:
-    """A store of two of the pictures, with a ranked copy."""
-    path = tmp_path / "s.zarr"
-    encoding(inputs, "--max_samples", "2")(path)
-    ranking()(path)
-    reordering()(path)
-    return path
 
 
 def at_every_change(job: Job, url: Path, look: Callable[[], object]) -> int:
@@ -194,6 +184,32 @@ def test_what_is_noted_of_an_append_is_as_it_was_noted(
             latent_store.open(url)[NAME].labels()
     encoding(inputs)(url)
     assert latent_store.open(url)[NAME].labels().rows.tolist() == [0, 1, 2]
+    assert list(verify(location)) == []
+
+
+@pytest.mark.parametrize("notes", [None, 7, {}, {"again": []}, "resealed"])
+def test_repair_removes_notes_that_were_altered_and_nothing_else(
+    inputs: Path, url: Path, fails: Callable[..., str], notes: Any
+) -> None:
+    own = Path(shutil.copytree(inputs, url.parent / "inputs"))
+    picture_of(own, PICTURES - 1).write_bytes(b"no picture")
+    fails(encode.main, encode_args(own, url), status=1)
+    location = Location(url)
+    for path in map(f"{NAME}/{{}}".format, latent_store.open(url)[NAME].components()):
+        found = groups.attrs_of(groups.open_group(location, path)).get("pending")
+        altered = seals.sealed({**(found or {}), "max_failures": "many"})
+        groups.update_attrs(location, path, {"pending": altered if notes == "resealed" else notes})
+    before = contents(url)
+    assert cli.main(["verify", str(url), "--repair"]) == 1
+    after = contents(url)
+    assert after.keys() == before.keys()
+    changed = sorted(key for key in before if before[key] != after[key])
+    assert [key.rpartition("/")[2] for key in changed] == ["zarr.json"] * 3
+    assert not any("pending" in after[key].decode() for key in changed)
+    assert not any("metadata" in str(d) or "altered" in str(d) for d in verify(location))
+    encoding(inputs)(url)
+    reordering()(url)
+    assert latent_store.open(url)[NAME].ranked("r").rows.tolist() == [0, 1, 2]
     assert list(verify(location)) == []
 
 

@@ -164,6 +164,23 @@ def test_what_counting_left_is_removed_by_the_same_command(
     assert "counts" not in "".join(contents(url))
 
 
+def test_what_a_killed_worker_left_where_another_went_on_goes_with_the_same_command(
+    inputs: Path, stages: dict[str, Path], tmp_path: Path
+) -> None:
+    url = Path(shutil.copytree(stages["encoded"], tmp_path / "s.zarr"))
+    encoding(inputs)(url)
+    whole = contents(url)
+    receipt = next((url / CONTROL).glob("cityscapes/train/receipts/latents/*/000000.json"))
+    for left in (
+        url / "cityscapes/train/labels/segmentation/c/1/0/.0.0123abcd",
+        receipt.with_name(".000001.json.4567abcd"),
+    ):
+        assert left.parent.is_dir()
+        left.write_bytes(b"half")
+    encoding(inputs)(url)
+    assert contents(url) == whole
+
+
 def test_a_teachers_file_half_written_is_none(tmp_path: Path) -> None:
     location, data = Location(tmp_path / "s.zarr"), b"a teacher" * 100
     teacher_id = f"t-{hashlib.sha256(data).hexdigest()[:8]}"

@@ -22,24 +22,12 @@ from tests.pipelines.tiny_jobs import (
     SPLIT,
     encode_args,
     encoding,
-    ranking,
-    reordering,
     run,
 )
 
 Fails = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("serial")
 HOLDER = f"is being written by process {os.getpid()} on "
-
-
-@pytest.fixture
-def url(inputs: Path, tmp_path: Path) -> Path:
-    """A store of two pictures, with a ranked copy."""
-    path = tmp_path / "s.zarr"
-    encoding(inputs, "--max_samples", "2")(path)
-    ranking()(path)
-    reordering()(path)
-    return path
 
 
 def test_closing_leaves_what_another_job_writes_and_closes_the_rest(

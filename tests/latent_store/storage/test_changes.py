@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +83,28 @@ def test_only_what_was_left_of_the_same_file_is_removed(tmp_path: Path) -> None:
     assert files(tmp_path) == sorted(["a.png", *names[2:]])
     Location(tmp_path).delete("a")
     assert ".a.0123abcd" not in files(tmp_path)
+
+
+def test_a_folder_is_looked_through_once_however_much_is_written_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".7.0123abcd").write_bytes(b"left")
+    looks: list[str] = []
+    scan = os.scandir
+
+    def count(path: Path) -> Any:
+        looks.append(str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", count)
+    location = Location(tmp_path)
+    for number in range(50):
+        location.write(str(number), b"1")
+        assert not location.create(str(number), b"2")
+    for number in range(0, 50, 2):
+        location.delete(str(number))
+    assert looks == [str(tmp_path)]
+    assert files(tmp_path) == sorted(str(number) for number in range(1, 50, 2))
 
 
 def test_of_several_who_make_an_object_one_does_and_all_see_it_whole(tmp_path: Path) -> None:

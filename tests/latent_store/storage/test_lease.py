@@ -171,3 +171,42 @@ def test_a_lease_that_is_none_is_nobodys(tmp_path: Path, text: bytes) -> None:
     grow_old(location, key)
     with Lease(location, SPLIT, "labels") as lease:
         lease.claim.require()
+
+
+@pytest.mark.parametrize("url", ["memory://held.zarr", "local"])
+def test_what_a_process_left_that_was_killed_while_it_asked_goes_with_the_next_holder(
+    url: str, tmp_path: Path, memory: Location
+) -> None:
+    location = memory if url.startswith("memory") else Location(tmp_path)
+    key, other = (Lease(location, SPLIT, name).key for name in ("labels", "labels2"))
+    location.write(f"{key}.probe-0123abcd", b"")
+    location.write(f"{other}.probe-0123abcd", b"")
+    if location.local_path is not None:
+        location.write(key.replace("labels.json", ".labels.json.probe-4567abcd.89abcdef"), b"")
+    with Lease(location, SPLIT, "labels"):
+        left = [name for name in location.sizes(key.rpartition("/")[0]) if ".probe-" in name]
+        assert left == [f"{other}.probe-0123abcd"]
+
+
+class Cleared(Location):
+    """An address at which a new holder takes the first two probes for those of killed processes."""
+
+    probes = 0
+
+    def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        super().write(key, data, durable=durable)
+        self.probes += ".probe-" in key
+        if self.probes in (1, 2):
+            self.delete_probes(key.partition(".probe-")[0])
+
+
+@pytest.mark.parametrize("url", ["memory://held.zarr", "local"])
+def test_who_asks_while_the_next_holder_begins_asks_again(
+    url: str, tmp_path: Path, memory: Location
+) -> None:
+    location = Cleared(memory.url if url.startswith("memory") else tmp_path)
+    location.write("lease.json", b"{}")
+    grow_old(location, "lease.json")
+    assert location.age_seconds("lease.json") == pytest.approx(STALE_SECONDS + 5, abs=3)
+    assert location.probes == 3
+    assert list(location.sizes("")) == ["lease.json"]
