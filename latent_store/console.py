@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from latent_store.errors import JobFailedError, LatentStoreError, public_text
 
+DISTRIBUTION = "latent-store"
 BAD_USAGE = 2
 JOB_FAILED = 1
 INTERRUPTED = 130
@@ -55,6 +56,16 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         line = " ".join(_REFUSED_VALUE.sub(r"\1 ", public_text(message)).split())
         self.exit(BAD_USAGE, f"{self.prog}: error: {line}; see --help\n")
+
+
+class _Version(argparse.Action):
+    """Prints the version of the distribution, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"{parser.prog} {version(DISTRIBUTION)}")
+        parser.exit()
 
 
 def _word(text: str) -> str:
@@ -109,17 +120,19 @@ class Number:
 
 
 def make_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """Returns the parser of one command: `--snake_case` flags, defaults shown in the help.
+    """Returns the parser of one command: `--snake_case` flags, `--version`, defaults in the help.
 
     Abbreviated flags are refused, because what the parser does not know may be meant for Beam.
     """
-    return _Parser(
+    parser = _Parser(
         prog=prog,
         description=description,
         epilog=epilog,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    return parser
 
 
 def run_command(prog: str, command: Callable[[], int]) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latent_store.components import base as component
 from latent_store.components.features import STEM
@@ -19,12 +20,18 @@ from latent_store.format.schema import PAD_MULTIPLE
 from latent_store.storage.lease import Lease
 from latent_store.views.summary import describe_rows
 from pipelines.datasets.registry import DatasetFlags
-from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
-from pipelines.jobs.component_job import leased
-from pipelines.jobs.encode_request import DEFAULT_SAMPLES_PER_SHARD, EncodeRequest
-from pipelines.jobs.encoding import PSNR_ROWS, Encoder
+from pipelines.jobs.job_flags import (
+    DEFAULT_SAMPLES_PER_SHARD,
+    PSNR_ROWS,
+    make_job_parser,
+    parse_flags,
+)
 from training.flags import add_flags
 from training.networks.backbones import ENTRIES
+
+if TYPE_CHECKING:
+    from pipelines.jobs.encode_request import EncodeRequest
+    from pipelines.jobs.encoding import Encoder
 
 DESCRIPTION = """
 Encodes a split of a dataset into a latent store, once: real bitstreams, integer latents, the
@@ -128,6 +135,10 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
 
 def _run(argv: Sequence[str] | None) -> int:
     flags, options = parse_flags(make_flags(), argv)
+    # They load torch, which parsing needs not.
+    from pipelines.jobs.component_job import leased
+    from pipelines.jobs.encode_request import EncodeRequest
+
     request = EncodeRequest(flags)
     if flags.dry_run:
         print(request.describe())

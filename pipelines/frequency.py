@@ -17,9 +17,7 @@ from latent_store.format.schema import CodecSpec
 from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from pipelines.jobs.beam_jobs import make_job_parser, parse_flags
-from pipelines.jobs.counting import CountJob, load_gate, make_ranking
-from training.trainer.checkpoints import read_file
+from pipelines.jobs.job_flags import make_job_parser, parse_flags
 
 DESCRIPTION = """
 Ranks a codec's channels for a task. With --method frequency (the paper's) the gate of a dynamic
@@ -61,6 +59,8 @@ def make_flags() -> argparse.ArgumentParser:
 
 def _run(argv: Sequence[str] | None) -> int:
     flags, options = parse_flags(make_flags(), argv)
+    from pipelines.jobs.counting import CountJob, make_ranking
+
     require_name(flags.ranking, "a ranking's name")
     location = Location(flags.store)
     store = LatentStore(location)
@@ -104,6 +104,10 @@ def _read_gate(flags: argparse.Namespace, spec: CodecSpec) -> tuple[bytes, str]:
         raise CheckpointError(
             "--method frequency needs --checkpoint, the file of a --selection dynamic run"
         )
+    # They load torch, which other methods need not.
+    from pipelines.jobs.gate_counts import load_gate
+    from training.trainer.checkpoints import read_file
+
     data = read_file(flags.checkpoint)
     gate = load_gate(data)
     for name, value in (gate.meta["codec_identity"] or {}).items():

@@ -14,9 +14,7 @@ from latent_store.components.ranked import ranked_spec
 from latent_store.console import run_command
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from pipelines.jobs.beam_jobs import local_threads, make_job_parser, parse_flags
-from pipelines.jobs.component_job import leased
-from pipelines.jobs.reordering import ReorderJob
+from pipelines.jobs.job_flags import make_job_parser, parse_flags
 
 DESCRIPTION = """
 Writes latents once more in a ranking's order of importance: a network that needs N channels then
@@ -49,6 +47,11 @@ def make_flags() -> argparse.ArgumentParser:
 
 def _run(argv: Sequence[str] | None) -> int:
     flags, options = parse_flags(make_flags(), argv)
+    # They load torch, which parsing needs not.
+    from pipelines.jobs.beam_jobs import local_threads
+    from pipelines.jobs.component_job import leased
+    from pipelines.jobs.reordering import ReorderJob
+
     location = Location(flags.store)
     store = LatentStore(location)
     codec = store.codec(flags.codec)

@@ -9,19 +9,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import make_parser, run_command
 from latent_store.errors import CheckpointError, LatentStoreError
-from pipelines.codec_training import publishing
-from pipelines.codec_training.images import held_out_scenes
-from pipelines.codec_training.training import (
-    CodecTrainer,
-    CodecTraining,
-    TrainingCheckpoint,
-    new_codec,
-)
+from pipelines.codec_training.config import CodecTraining
 from training.flags import add_flags, read_flags
 
 COMMAND = "train-codec"
@@ -44,6 +34,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    # They load torch, which parsing needs not.
+    import torch
+
+    from latent_store.codec import stock
+    from pipelines.codec_training import publishing
+    from pipelines.codec_training.images import held_out_scenes
+    from pipelines.codec_training.training import CodecTrainer, TrainingCheckpoint, new_codec
+
     training = read_flags(args, CodecTraining)
     path = args.checkpoint or args.output.with_name(args.output.name + ".checkpoint")
     overwrite = args.overwrite and not args.resume
@@ -68,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
             "run again with --finalize_only and more --aux_steps"
         )
     digest = publishing.write_codec(publishing.finished_state(model), args.output)
-    stored = ScaleHyperprior.from_state_dict(torch.load(args.output, weights_only=True))
+    stored = stock.ScaleHyperprior.from_state_dict(torch.load(args.output, weights_only=True))
     score = publishing.evaluate_codec(stored, held_out_scenes(training.seed))
     print(f"auxiliary loss {aux:.4f}")
     print(f"{args.output}: {args.output.stat().st_size} bytes, sha256 {digest}")

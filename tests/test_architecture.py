@@ -66,9 +66,10 @@ ARROWS = {
         "selection": ("data",),
     },
     "pipelines": {
-        "commands": ("jobs", "codec_training"),
+        "commands": ("jobs", "codec_training", "teacher_training"),
         "jobs": ("datasets",),
         "codec_training": ("scenes",),
+        "teacher_training": ("datasets",),
         "scenes": ("datasets",),
     },
 }
@@ -76,7 +77,7 @@ ARROWS = {
 these may. Modules at the root of `training` and `pipelines` are one place, their commands."""
 GROUND_FLOOR = {
     "latent_store": ("errors", "extras", "console"),
-    "training": ("flags", "tables"),
+    "training": ("flags", "kinds", "tables"),
     "pipelines": (),
 }
 """Modules that every place of their room may import, and that import each other alone."""

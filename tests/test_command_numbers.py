@@ -14,7 +14,7 @@ from latent_store.errors import LatentStoreError
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from tests.test_architecture import SCRIPTS
 from training import train
-from training.data.loader import LoaderConfig
+from training.data.loader_config import LoaderConfig
 from training.flags import flag_types
 
 MODULES = {name: target.split(":")[0] for name, target in SCRIPTS.items()}

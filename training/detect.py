@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from latent_store.console import Number, run_command
-from training.tasks.detection import DETECTION
-from training.tasks.pictures import SHOWN_SCORE
-from training.transmission.command import transmission_parser, transmit
+from training.tasks.detections import SHOWN_SCORE
+from training.transmission.transmission_flags import transmission_parser
 
+COMMAND = "detect"
 _DESCRIPTION = """Detects objects in new pictures as a camera and a server would.
 
 Camera: picture -> frozen encoder -> the channels that the checkpoint selects -> NAME.stream.
@@ -27,7 +28,7 @@ _EXAMPLE = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    parser = transmission_parser(DETECTION, _DESCRIPTION, _EXAMPLE)
+    parser = transmission_parser(COMMAND, _DESCRIPTION, _EXAMPLE)
     parser.add_argument(
         "--least_score",
         type=Number(float, most=1),
@@ -37,8 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "%(default)s)",
     )
     args = parser.parse_args(argv)
-    score = args.least_score
-    return run_command(DETECTION.command, lambda: transmit(args, DETECTION, least_score=score))
+    return run_command(COMMAND, lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    # They load torch, which parsing needs not.
+    from training.tasks.detection import DETECTION
+    from training.transmission.command import transmit
+
+    return transmit(args, DETECTION, least_score=args.least_score)
 
 
 if __name__ == "__main__":

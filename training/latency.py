@@ -11,16 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import latent_store
-from latent_store.codec import read_image
-from latent_store.codec.numerics import choose_device
 from latent_store.console import MOST_THREADS, Number, make_parser, run_command
 from latent_store.errors import DatasetError
 from latent_store.storage.local_files import write_text
 from latent_store.store import LatentStore
-from training.transmission.latency import latency_markdown, open_all, table, time_all
 
 PROG = "training.latency"
 _DESCRIPTION = """Times a camera and a server with networks of every kind, stage by stage.
@@ -41,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
+    # They load torch, which parsing needs not.
+    import torch
+
+    from latent_store.codec.numerics import choose_device
+    from training.transmission.latency import latency_markdown, open_all, table, time_all
+
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = str(choose_device(args.device))
@@ -70,6 +72,8 @@ def _measure(args: argparse.Namespace) -> int:
 
 def _pictures(args: argparse.Namespace, store: LatentStore) -> list[np.ndarray]:
     if args.image:
+        from latent_store.codec.pictures import read_image
+
         return [read_image(path) for path in args.image]
     split = store[f"{args.dataset}/{args.split}"]
     rows = split.common_rows(split.latents(args.codec))[: args.max_samples]

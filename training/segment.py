@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from latent_store.console import run_command
-from training.tasks.segmentation import SEGMENTATION
-from training.transmission.command import transmission_parser, transmit
+from training.transmission.transmission_flags import transmission_parser
 
+COMMAND = "segment"
 _DESCRIPTION = """Segments new pictures as a camera and a server would.
 
 Camera: picture -> frozen encoder -> the channels that the checkpoint selects -> NAME.stream.
@@ -26,8 +27,16 @@ _EXAMPLE = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    args = transmission_parser(SEGMENTATION, _DESCRIPTION, _EXAMPLE).parse_args(argv)
-    return run_command(SEGMENTATION.command, lambda: transmit(args, SEGMENTATION))
+    args = transmission_parser(COMMAND, _DESCRIPTION, _EXAMPLE).parse_args(argv)
+    return run_command(COMMAND, lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    # They load torch, which parsing needs not.
+    from training.tasks.segmentation import SEGMENTATION
+    from training.transmission.command import transmit
+
+    return transmit(args, SEGMENTATION)
 
 
 if __name__ == "__main__":

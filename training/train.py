@@ -20,12 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latent_store.console import make_parser, run_command
-from training.data.loader import LoaderConfig
+from training.data.loader_config import LoaderConfig
 from training.flags import add_flags, read_flags
-from training.tasks.registry import headline
-from training.trainer.assembly import train
 from training.trainer.job import CONFIGS, DataConfig, Job, ModelConfig, TrainerConfig
-from training.trainer.ranks import joined
 
 COMMAND = "train-from-store"
 
@@ -49,6 +46,11 @@ def make_arguments() -> argparse.ArgumentParser:
 
 
 def _main(args: argparse.Namespace) -> int:
+    # They load torch, which neither parsing nor a spawned worker needs: it imports this module.
+    from training.tasks.registry import headline
+    from training.trainer.assembly import train
+    from training.trainer.ranks import joined
+
     job = Job(
         data=read_flags(args, DataConfig),
         model=read_flags(args, ModelConfig),

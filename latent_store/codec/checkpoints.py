@@ -17,8 +17,8 @@ from urllib.error import URLError
 
 import torch
 
+from latent_store.codec import stock
 from latent_store.codec.hyperprior import ARCHITECTURE, ID_DIGITS, ZOO_SHA256, Codec
-from latent_store.codec.stock import model_urls
 from latent_store.errors import CheckpointError
 from latent_store.format.schema import CodecSpec
 
@@ -158,7 +158,7 @@ def _zoo_bytes(quality: int, metric: str) -> bytes:
             f"CompressAI's zoo has {ARCHITECTURE} in qualities 1 to 8 for mse and ms-ssim, not "
             f"quality {quality} for {metric}; choose one of these"
         )
-    url: str = model_urls[ARCHITECTURE][metric][quality]
+    url: str = stock.model_urls[ARCHITECTURE][metric][quality]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not cached.exists():
         _download(url, cached, prefixes[quality - 1])

@@ -17,9 +17,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from latent_store.codec import stock
 from latent_store.codec.numerics import exact_float32
 from latent_store.codec.state_dicts import load_state_dict, read_state_dict
-from latent_store.codec.stock import ScaleHyperprior
 from latent_store.codec.tables import EntropyTables
 from latent_store.errors import CheckpointError, IntegrityError, LatentStoreError
 from latent_store.format.schema import PAD_MULTIPLE, CodecSpec
@@ -71,7 +71,12 @@ class Codec:
     """
 
     def __init__(
-        self, *, spec: CodecSpec, model: ScaleHyperprior, tables: EntropyTables, checkpoint: bytes
+        self,
+        *,
+        spec: CodecSpec,
+        model: stock.ScaleHyperprior,
+        tables: EntropyTables,
+        checkpoint: bytes,
     ) -> None:
         self.spec = spec
         self.tables = tables
@@ -223,7 +228,7 @@ def _check_pictures(x_BCHW: Tensor) -> None:
         )
 
 
-def _build_model(state_dict: Mapping[str, Tensor], name: str) -> ScaleHyperprior:
+def _build_model(state_dict: Mapping[str, Tensor], name: str) -> stock.ScaleHyperprior:
     sizes = [state_dict[key].shape[:1] for key in WIDTHS if key in state_dict]
     N, M = (size[0] for size in sizes) if len(sizes) == 2 and all(sizes) else (0, 0)
     largest = max(tensor.nbytes for tensor in state_dict.values())
@@ -235,7 +240,7 @@ def _build_model(state_dict: Mapping[str, Tensor], name: str) -> ScaleHyperprior
     N, M = max(N, 1), max(M, 1)  # sizes that are no codec's are told when it is compared
     # Building a model draws its initial weights; loading a codec must not move the caller's seed.
     with torch.random.fork_rng(devices=[]):
-        model = ScaleHyperprior(N, M)
+        model = stock.ScaleHyperprior(N, M)
     load_state_dict(model, state_dict, name, ARCHITECTURE)
     return model
 

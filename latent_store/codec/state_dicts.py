@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latent_store.codec.stock import get_scale_table, load_pretrained, remap_old_keys
+from latent_store.codec import stock
 from latent_store.errors import CheckpointError
 
 WRAPPERS = ("network", "state_dict", "model_state_dict")
@@ -51,7 +51,7 @@ def read_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
         _require_plain(tensor, key, name, len(data))
     try:
-        return dict(remap_old_keys("entropy_bottleneck", load_pretrained(tensors)))
+        return dict(stock.remap_old_keys("entropy_bottleneck", stock.load_pretrained(tensors)))
     except LookupError as error:  # a key that only begins as theirs do
         raise CheckpointError(
             f"{name} has keys that no codec has; give a checkpoint of one"
@@ -216,7 +216,9 @@ def _check_values(
             )
         fixed = key.endswith(("bound", "pedestal", "target"))
         # The table is an exponential, which may differ in the last bits between machines.
-        fresh, rtol = (get_scale_table(), 1e-4) if key == SCALE_TABLE else (expected[key], 1e-6)
+        fresh, rtol = (
+            (stock.get_scale_table(), 1e-4) if key == SCALE_TABLE else (expected[key], 1e-6)
+        )
         if not fixed and key != SCALE_TABLE:
             continue
         same = value.shape == fresh.shape

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from latent_store.codec.stock import RansDecoder, RansEncoder
+from latent_store.codec import stock
 from latent_store.codec.symbols import (
     MIN_SYMBOLS,
     check_channels,
@@ -283,13 +283,13 @@ def _tail_bytes(symbols: list[int], indexes: list[int], start: int, tables: Code
 
 def _encode(symbols: list[int], indexes: list[int], tables: CoderTables) -> bytes:
     _require_enough(len(symbols))
-    return bytes(RansEncoder().encode_with_indexes(symbols, indexes, *tables))
+    return bytes(stock.RansEncoder().encode_with_indexes(symbols, indexes, *tables))
 
 
 def _decode(data: bytes, indexes: np.ndarray, tables: CoderTables) -> np.ndarray:
     data = bytes(data[: 2 * FLUSH_BYTES + DEAREST_SYMBOL * indexes.size])
     padded = data.ljust(len(data) + _padding(len(data), indexes.size, tables), b"\0")
-    values = RansDecoder().decode_with_indexes(padded, indexes.ravel().tolist(), *tables)
+    values = stock.RansDecoder().decode_with_indexes(padded, indexes.ravel().tolist(), *tables)
     # Twice as fast as numpy's own reading of a list.
     decoded = np.frombuffer(array.array("i", values), dtype=np.int32)
     return decoded.reshape(indexes.shape)

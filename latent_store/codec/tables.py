@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from latent_store.codec.stock import ScaleHyperprior
+from latent_store.codec import stock
 from latent_store.errors import IntegrityError
 
 PRECISION = 16
@@ -84,7 +84,7 @@ class EntropyTables:
         return EntropyTables.from_arrays, (self.to_arrays(),)
 
     @classmethod
-    def from_model(cls, model: ScaleHyperprior) -> EntropyTables:
+    def from_model(cls, model: stock.ScaleHyperprior) -> EntropyTables:
         """Copies the tables out of a model whose `update()` has run."""
         gaussian, bottleneck = model.gaussian_conditional, model.entropy_bottleneck
         tensors = {

@@ -12,13 +12,11 @@ from torch import Tensor
 from latent_store.console import progress
 from latent_store.errors import DatasetError
 from latent_store.storage.location import Location
+from pipelines.codec_training.config import EPOCH_STEPS
 from pipelines.datasets.files import read_pixels
 from pipelines.datasets.listing import list_files
 from pipelines.scenes.scene import CODEC_CHECK_FIRST, CODEC_TRAIN_FIRST, render_scene
 from training.data.loader import EpochLoader, TensorBatch
-
-EPOCH_STEPS = 100
-"""Steps in an epoch, of which means are logged: crops are drawn without an end."""
 
 _SCENE_SIZES = ((256, 512), (256, 512), (384, 768), (512, 1024))
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".webp")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from latent_store.codec import stock
 from latent_store.codec.pictures import image_to_tensor, psnr, tensor_to_image
-from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import progress
 from latent_store.errors import CheckpointError
 from latent_store.storage.local_files import write_atomically
@@ -29,7 +29,7 @@ class CodecScore:
 
 
 @torch.no_grad()
-def fit_quantiles(model: ScaleHyperprior, steps: int) -> float:
+def fit_quantiles(model: stock.ScaleHyperprior, steps: int) -> float:
     """Fit the hyper-latent's quantiles, nothing else, in place; return the auxiliary loss.
 
     The quantiles bound the hyper-latent's entropy tables; nothing else depends on them, so they are
@@ -53,7 +53,7 @@ def fit_quantiles(model: ScaleHyperprior, steps: int) -> float:
     return float(model.aux_loss())
 
 
-def finished_state(model: ScaleHyperprior) -> dict[str, Tensor]:
+def finished_state(model: stock.ScaleHyperprior) -> dict[str, Tensor]:
     """Return the weights as they are published, entropy tables included.
 
     Convolution and GDN parameters are float16. Buffers stay float32 (int32 for tables): a `bound`
@@ -68,7 +68,7 @@ def finished_state(model: ScaleHyperprior) -> dict[str, Tensor]:
             for name, value in source.state_dict().items()
         }
 
-    rounded = ScaleHyperprior(model.N, model.M)
+    rounded = stock.ScaleHyperprior(model.N, model.M)
     rounded.load_state_dict(publish(model))
     rounded.eval().update(force=True)
     state = publish(rounded)
@@ -82,7 +82,7 @@ def finished_state(model: ScaleHyperprior) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def evaluate_codec(model: ScaleHyperprior, images: Sequence[np.ndarray]) -> CodecScore:
+def evaluate_codec(model: stock.ScaleHyperprior, images: Sequence[np.ndarray]) -> CodecScore:
     """Compress and decompress pictures uint8 [H, W, 3], sides multiples of 64; count real bytes."""
     model = model.eval()
     rates, psnrs = [], []

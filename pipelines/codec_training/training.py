@@ -1,10 +1,10 @@
-"""Training of CompressAI's scale hyperprior: its settings, loss, trainer and checkpoint."""
+"""Training of CompressAI's scale hyperprior: its loss, trainer and checkpoint."""
+
+from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latent_store.codec.stock import ScaleHyperprior
-from latent_store.console import MOST_SEED
-from latent_store.errors import CheckpointError, LatentStoreError
+from latent_store.codec import stock
+from latent_store.errors import CheckpointError
 from pipelines.codec_training import images
-from pipelines.codec_training.images import EPOCH_STEPS, RandomCrops
-from pipelines.scenes.sets import MOST_SCENES
-from training.flags import Flags, flag, free_fields
+from pipelines.codec_training.config import EPOCH_STEPS, CodecTraining
+from pipelines.codec_training.images import RandomCrops
+from training.flags import free_fields
 from training.tasks.losses import Counts
 from training.trainer.checkpoints import DIGEST, require_whole, write_payload
-from training.trainer.job import TrainerConfig
 from training.trainer.run_folder import RunFiles, RunState, require_same_config
 from training.trainer.run_log import Meters, RunLog
 from training.trainer.trainer import Trainer
@@ -31,75 +29,11 @@ TRANSFORMS = ("g_a", "g_s", "h_a", "h_s")
 _ENTRIES = ("model", "optimizer", "training", "step", "spent")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodecTraining(Flags):
-    """The settings of a codec's training: data, loss and schedule."""
-
-    data: str = flag("'procedural' (generated scenes) or a folder of images", default="procedural")
-    lmbda: float = flag(
-        "weight of 255^2 * MSE against bits per pixel", default=0.0067, above_least=True
-    )
-    steps: int = flag("steps on the rate-distortion loss", default=10_000, free=True, least=1)
-    batch_size: int = flag("crops a step", default=8, least=1)
-    crop: int = flag("side of a crop in pixels", default=128, least=64)
-    learning_rate: float = flag("of Adam, at the start", default=4e-4, free=True, above_least=True)
-    aux_steps: int = flag(
-        "bisections that bring the auxiliary loss to 0, at the end", default=40, free=True, least=1
-    )
-    seed: int = flag("of initial weights, crops and scenes", default=0, most=MOST_SEED)
-    num_scenes: int = flag("generated scenes to train on", default=400, least=1, most=MOST_SCENES)
-    time_limit_minutes: float = flag(
-        "stop after so many minutes of steps, even before --steps; 0 = no limit",
-        default=0.0,
-        free=True,
-    )
-    compile: str = flag(
-        "compile the transforms (a quarter faster after a minute); auto: from 500 steps on",
-        default="auto",
-        choices=("auto", "on", "off"),
-        free=True,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.crop % 64:
-            raise LatentStoreError(
-                f"--crop must be a multiple of 64 (the codec's stride), 64 or more, not {self.crop}"
-            )
-
-    def read_images(self) -> list[np.ndarray]:
-        """Draws or reads the pictures to train on."""
-        if self.data == "procedural":
-            return images.procedural_images(self.num_scenes, self.seed)
-        return images.folder_images(Path(self.data), self.crop)
-
-    @property
-    def compiles(self) -> bool:
-        """True if the transforms are compiled.
-
-        Eight crops of 128x128 on two cores took 0.84 s a step as they are, 0.77 s with channels
-        last, 0.72 s compiled, 0.61 s with both.
-        """
-        if self.compile == "auto":
-            return self.steps >= 500 and shutil.which(os.environ.get("CXX", "c++")) is not None
-        return self.compile == "on"
-
-    def trainer_config(self) -> TrainerConfig:
-        """Returns the settings of the loop that trains."""
-        return TrainerConfig(
-            epochs=math.ceil(self.steps / EPOCH_STEPS),
-            max_steps=self.steps,
-            learning_rate=self.learning_rate,
-            clip_norm=1.0,
-            device="cpu",
-            compile=self.compiles,
-            checkpoint_minutes=1.0,
-            tensorboard=False,
-        )
-
-
 def rate_distortion(
-    model: ScaleHyperprior, parts: dict[str, Callable[[Tensor], Tensor]], x: Tensor, lmbda: float
+    model: stock.ScaleHyperprior,
+    parts: dict[str, Callable[[Tensor], Tensor]],
+    x: Tensor,
+    lmbda: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, bits per pixel, mean squared error) of one batch [B, 3, H, W] in [0, 1]."""
     y = parts["g_a"](x)
@@ -111,6 +45,13 @@ def rate_distortion(
     return lmbda * 255**2 * mse + bpp, bpp, mse
 
 
+def read_images(training: CodecTraining) -> list[np.ndarray]:
+    """Draws or reads the pictures to train on."""
+    if training.data == "procedural":
+        return images.procedural_images(training.num_scenes, training.seed)
+    return images.folder_images(Path(training.data), training.crop)
+
+
 class RateDistortion:
     """The rate-distortion loss of a codec, as the trainer minimises it.
 
@@ -119,7 +60,7 @@ class RateDistortion:
 
     score = unlabelled = ""
 
-    def __init__(self, network: ScaleHyperprior, training: CodecTraining) -> None:
+    def __init__(self, network: stock.ScaleHyperprior, training: CodecTraining) -> None:
         network.entropy_bottleneck.quantiles.requires_grad = False
         self.network, self.training = network, training
         self.transforms: dict[str, Callable[[Tensor], Tensor]] = {
@@ -161,9 +102,11 @@ class CodecTrainer(Trainer):
 
     remedy = "go on with --resume and a lower --learning_rate"
 
-    def __init__(self, model: ScaleHyperprior, training: CodecTraining, files: RunFiles) -> None:
+    def __init__(
+        self, model: stock.ScaleHyperprior, training: CodecTraining, files: RunFiles
+    ) -> None:
         crops = RandomCrops(
-            training.read_images(), training.crop, training.batch_size, training.seed
+            read_images(training), training.crop, training.batch_size, training.seed
         )
         super().__init__(RateDistortion(model, training), crops, training.trainer_config(), files)
         self.limit = training.time_limit_minutes * 60 or math.inf
@@ -188,10 +131,10 @@ class CodecTrainer(Trainer):
         return means
 
 
-def new_codec(seed: int) -> ScaleHyperprior:
+def new_codec(seed: int) -> stock.ScaleHyperprior:
     """Return a freshly initialised scale hyperprior, N = 128 and M = 192."""
     torch.manual_seed(seed)
-    return ScaleHyperprior(CHANNELS_N, CHANNELS_M)
+    return stock.ScaleHyperprior(CHANNELS_N, CHANNELS_M)
 
 
 class TrainingCheckpoint(RunFiles):

@@ -32,44 +32,26 @@ from latent_store.errors import LatentStoreError
 DEFAULT_RUNNER = "FnApiRunner"
 """Beam's DirectRunner tries Prism first, which downloads a binary; this one is in the process."""
 
-_RUNNER_HELP = """
-Every Beam option is accepted too. Without --runner the job runs in this process;
-  --direct_running_mode multi_processing --direct_num_workers 4   uses processes of this machine,
-  --runner DataflowRunner --project P --region R --temp_location gs://... \\
-      --sdk_container_image IMAGE --sdk_location container         uses Dataflow,
-  --runner PortableRunner --job_endpoint HOST:PORT                 uses a portable job service.
-"""
 
-
-def make_job_parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """Returns the parser of a job over a store's shards, with the flag that all of them have."""
-    parser = make_parser(command, description, examples + _RUNNER_HELP)
-    parser.add_argument("--store", required=True, help="folder or URL of the store")
-    return parser
-
-
-def parse_flags(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> tuple[argparse.Namespace, PipelineOptions]:
-    """Parses a job's own flags and hands the rest to Beam.
+def beam_options(command: str, words: Sequence[str]) -> PipelineOptions:
+    """Reads what a job's own parser left.
 
     Raises:
-        LatentStoreError: A flag that neither this command nor Beam knows; Beam itself would drop
-            it with a log line, and a misspelt flag would silently mean its default. Or Beam cannot
-            run with what it is given.
+        LatentStoreError: A flag that Beam does not know either; Beam itself would drop it with a
+            log line, and a misspelt flag would silently mean its default. Or Beam cannot run with
+            what it is given.
     """
-    flags, rest = parser.parse_known_args(argv)
-    unknown = _unknown_to_beam(parser.prog, rest)
+    unknown = _unknown_to_beam(command, words)
     if unknown:
         raise LatentStoreError(
             f"unknown flag {unknown[0]}; see --help for this command's flags, Beam's are its own"
         )
-    options = PipelineOptions(rest)
+    options = PipelineOptions(list(words))
     standard = options.view_as(StandardOptions)
     if standard.runner is None:
         standard.runner = DEFAULT_RUNNER
     _require_runnable(options)
-    return flags, options
+    return options
 
 
 def local_threads(options: PipelineOptions) -> int:

@@ -13,23 +13,19 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
 
 from latent_store.catalogue import rankings
 from latent_store.catalogue.rankings import Ranking
 from latent_store.components.latents import LatentsReader
-from latent_store.errors import CheckpointError, RankingError
+from latent_store.errors import RankingError
 from latent_store.storage.location import CONTROL, Location
 from latent_store.store import LatentStore
 from pipelines.jobs.beam_jobs import run_over_shards
-from training.selection.gated import Gated
-from training.trainer.checkpoints import LoadedNetwork, load_network
 
 FIXED_POINT = 1 << 32
 """Real numbers are summed as integers of this unit: 2.3e-10, and room for 2^31 samples."""
@@ -138,10 +134,14 @@ class CountJob:
         if not rows.size:
             return EMPTY
         if self.method == "frequency":
-            loaded = _stored_gate(self.store, network)
+            # Loads torch, which other methods need not.
+            from pipelines.jobs.gate_counts import count_gates, stored_gate
+
+            loaded = stored_gate(self.store, network)
             pooled = latents.column(f"channel_{loaded.config.gate_pool}", rows)
             sounding = latents.column("channel_rms", rows) > 0
-            first, second = count_gates(loaded, pooled, sounding)
+            on, probability = count_gates(loaded, pooled, sounding)
+            first, second = tuple(on.tolist()), _exact_sum(probability)
         elif self.method == "variance":
             rms = latents.column("channel_rms", rows).astype(np.float64)
             first, second = _exact_sum(rms**2), _exact_sum(latents.column("channel_mean", rows))
@@ -156,30 +156,6 @@ class CountJob:
     def _write(self, halves: Halves) -> None:
         record = [dataclasses.astuple(totals) for totals in halves]
         self.store.write(f"{self.folder}/totals.json", json.dumps(record).encode())
-
-
-def count_gates(
-    loaded: LoadedNetwork, pooled_BC: np.ndarray, sounding_BC: np.ndarray
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Runs the gate of a dynamic network without noise (argmax) on each sample.
-
-    A channel that is zero everywhere in a sample is not counted as kept there, whatever the gate
-    says: keeping it changes nothing, so nothing ever taught the gate to drop it.
-
-    Args:
-        pooled_BC: Float32 `[B, M]`, the whole images' pooled latents.
-        sounding_BC: Bool `[B, M]`, whether the channel has a symbol other than 0.
-
-    Returns:
-        Times on, and the sum of P(on) in fixed point, of each channel.
-    """
-    gate: Any = loaded.network.gate
-    with torch.inference_mode():
-        # One sample at a time: a matrix product may round differently in another batch.
-        outputs = [gate(torch.from_numpy(row[None])) for row in pooled_BC]
-    on = np.stack([o.gate_BC[0].numpy() for o in outputs]) * sounding_BC
-    probability = np.stack([o.probability_BC[0].numpy() for o in outputs]) * sounding_BC
-    return tuple(on.sum(axis=0, dtype=np.int64).tolist()), _exact_sum(probability)
 
 
 def make_ranking(
@@ -236,26 +212,6 @@ def make_ranking(
         seed=seed if method == "random" else None,
         halves=agreement,
     )
-
-
-@functools.lru_cache(maxsize=2)
-def _stored_gate(store: Location, key: str) -> LoadedNetwork:
-    return load_gate(store.read(key))
-
-
-def load_gate(checkpoint: bytes) -> LoadedNetwork:
-    """Loads a dynamic network.
-
-    Raises:
-        CheckpointError: It has no gate.
-    """
-    loaded = load_network(checkpoint, kind="network")
-    if not isinstance(loaded.config.channel_selection, Gated):
-        raise CheckpointError(
-            f"--method frequency counts a gate's decisions, but this network has selection "
-            f"{loaded.config.selection!r}; give the checkpoint of a run with --selection dynamic"
-        )
-    return loaded
 
 
 def _keys(totals: Totals, method: str) -> list[np.ndarray]:

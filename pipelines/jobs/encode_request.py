@@ -47,7 +47,6 @@ from pipelines.datasets.registry import DatasetFlags, open_dataset
 from pipelines.jobs.beam_jobs import local_threads
 from pipelines.jobs.component_job import finished_rows
 from pipelines.jobs.encoding import (
-    PSNR_ROWS,
     EncodeJob,
     Encoder,
     encode_boxes,
@@ -56,12 +55,12 @@ from pipelines.jobs.encoding import (
     encode_picture,
     newly_listed,
 )
+from pipelines.jobs.job_flags import DEFAULT_SAMPLES_PER_SHARD, PSNR_ROWS
 from training.flags import read_flags
 from training.networks.backbones import find_backbone
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import load_network
 
-DEFAULT_SAMPLES_PER_SHARD = 16
 _CALIBRATION_SAMPLES = 4
 _INT8_HEADROOM = 2
 """int8 is chosen if twice the range of a few pictures fits: the other pictures are unseen."""

@@ -36,9 +36,6 @@ from training.trainer.checkpoints import load_network
 
 _LOG = logging.getLogger(__name__)
 
-PSNR_ROWS = {"none": 0, "sample": 16, "all": 1}
-"""By the choices of `--psnr`: every so many rows, one is decoded to pixels and measured."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:

@@ -29,7 +29,8 @@ from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.registry import READERS
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
-from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.loader import CropLoader, WholeImages
+from training.data.loader_config import LoaderConfig
 from training.data.store_source import SourceSpec, StoredChannels, StoreSource
 from training.selection.all_channels import WholeStreams
 from training.selection.gated import ChosenStreams

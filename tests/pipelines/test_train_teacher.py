@@ -16,7 +16,8 @@ from pipelines import encode, train_teacher
 from pipelines.datasets.raw_images import RawImages
 from pipelines.datasets.registry import DatasetFlags, open_dataset
 from tests.pipelines.made_voc import write_voc
-from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.loader import CropLoader, WholeImages
+from training.data.loader_config import LoaderConfig
 from training.data.store_source import SourceSpec, StoreSource
 from training.tasks.annotations import ObjectBoxes
 from training.tasks.classes import VOC_CLASSES

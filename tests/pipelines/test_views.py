@@ -26,7 +26,8 @@ from pipelines import encode, frequency, reorder
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from tests.latent_store.mutations import unnumbered
 from training import train
-from training.data.loader import CropLoader, LoaderConfig
+from training.data.loader import CropLoader
+from training.data.loader_config import LoaderConfig
 from training.data.store_source import SourceSpec, StoredChannels, StoreSource
 from training.networks.network_config import NetworkConfig
 from training.tasks.annotations import PixelLabels

@@ -21,6 +21,7 @@ from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, VAL, WIDTH, TinyStore, encode_args
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training import evaluate as command
+from training.evaluation import command as evaluation_command
 from training.evaluation import evaluation_pictures
 from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.measure import Pipeline, measure, permuted_rows, point_key
@@ -215,7 +216,7 @@ def test_a_second_call_measures_nothing_and_says_the_same(
     tiny_store, checkpoints, evaluated, monkeypatch, capsys
 ):
     before = (evaluated / "results.json").read_text()
-    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(evaluation_command, "measure", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(evaluation_pictures, "Pipeline", lambda *_: pytest.fail("segmented again"))
     more = ("--permute_latents", "--pictures", "2")
     assert command.main(_args(tiny_store, evaluated, *checkpoints.values(), more=more)) == 0
@@ -245,7 +246,7 @@ def test_only_what_is_missing_is_measured(tiny_store, checkpoints, tmp_path, mon
         measured.append(evaluated.label)
         return measure(evaluation, evaluated, *rest)
 
-    monkeypatch.setattr(command, "measure", counted)
+    monkeypatch.setattr(evaluation_command, "measure", counted)
     more = ("--pictures", "0", "--max_samples", "2")
     assert command.main(_args(tiny_store, tmp_path, checkpoints["static"], more=more)) == 0
     both = (checkpoints["none"], checkpoints["static"])

@@ -29,6 +29,7 @@ from tests.training.made_detectors import (
 from tests.training.real_networks import make_checkpoint
 from training import evaluate as command
 from training import train as train_command
+from training.evaluation import command as evaluation_command
 from training.evaluation import evaluation_pictures
 from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.measure import Pipeline, measure
@@ -219,7 +220,7 @@ def test_a_second_call_measures_and_detects_nothing_and_says_the_same(
     box_store, detectors, evaluated, monkeypatch
 ):
     before = (evaluated / "results.json").read_text()
-    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(evaluation_command, "measure", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(evaluation_pictures, "Pipeline", lambda *_: pytest.fail("detected again"))
     more = ("--permute_latents", "--pictures", "2")
     assert command.main(_args(box_store, evaluated, *detectors.values(), more=more)) == 0

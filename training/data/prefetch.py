@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +16,6 @@ from concurrent.futures import (
 )
 from multiprocessing import resource_tracker
 from typing import Any
-
-import torch
 
 from latent_store.errors import JobFailedError, LatentStoreError
 
@@ -121,7 +120,14 @@ def _take_work(work: Callable[..., Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
+    _take_one_thread()
+
+
+def _take_one_thread() -> None:
+    """Leaves the other cores to the other workers, also where torch is loaded later, or never."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def _call_work(*item: Any) -> Any:

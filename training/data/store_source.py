@@ -11,11 +11,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 import latent_store
-from latent_store.codec import codec_from_store
-from latent_store.codec.pictures import tensor_to_image
 from latent_store.components.features import FeaturesReader
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
@@ -217,6 +214,11 @@ class StoreSource(Source):
 
     def _decode(self, y_hat_CHW: np.ndarray, row: int) -> np.ndarray:
         """Decodes one image whole, then rounds it: a decoded crop of ŷ would lack its borders."""
+        # They load torch, which a worker that reads latents starts without.
+        import torch
+
+        from latent_store.codec.pictures import tensor_to_image
+
         ((height, width),) = self.coded_sizes([row])
         y_hat_CHW = y_hat_CHW[:, : height // LATENT_STRIDE, : width // LATENT_STRIDE]
         # One at a time: the codec is shared by threads, and one image is many megabytes in g_s.
@@ -226,6 +228,8 @@ class StoreSource(Source):
 
     @cached_property
     def _codec(self) -> Any:
+        from latent_store.codec.checkpoints import codec_from_store
+
         return codec_from_store(self.split.store, self.spec.codec_id)
 
     def _annotation(self, row: int, window: Window) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from latent_store.codec.stock import GDN
+from latent_store.codec import stock
 from latent_store.format.schema import LATENT_STRIDE
 from training.networks.network_config import NetworkConfig
 from training.tasks.registry import build_network, find_task
@@ -48,7 +48,7 @@ def count_macs(module: nn.Module, *input_shapes: Sequence[int]) -> Macs:
     """
     true = _by_module(module, input_shapes, {})
     thop = _by_module(module, input_shapes, {torch.ops.aten.convolution: _at_outputs})
-    norms = [name for name, child in module.named_modules() if isinstance(child, GDN)]
+    norms = [name for name, child in module.named_modules() if isinstance(child, stock.GDN)]
     macs = Macs(true=true[""], thop=thop[""] - sum(thop[name] for name in norms))
     for name, number in true.items():
         names = name.split(".")

@@ -5,69 +5,28 @@
 The stem is everything up to a quarter of the size: the "first two layers" of a ResNet that the
 paper removes and whose output it distils. Stem and stages keep torchvision's names inside ours
 (`stem.conv1`, `tail.layer1`), so that its weights fit. Other modules ask the backbone for its
-channels and its names.
+channels and its names, and parsers of flags for these alone: torch is loaded by what builds.
 """
+
+from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import nn
-from torchvision import models
+from typing import TYPE_CHECKING, Any
 
 from latent_store.components.features import STEM
 from latent_store.errors import LatentStoreError
 from latent_store.format.schema import FEATURE_STRIDE
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+if TYPE_CHECKING:
+    from torch import nn
+    from torchvision.models import WeightsEnum
 
+    from training.networks.stages import Stem
 
 ENTRIES = (STEM, "layer1", "layer2")
 """Layers whose output the transform of latents can imitate; the paper's is the stem."""
-
-
-class Stem(nn.Module):
-    """Normalisation and a backbone's layers up to a quarter of the size."""
-
-    mean_C11: torch.Tensor
-    std_C11: torch.Tensor
-
-    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        # Constants, not weights: they are not in the state dict.
-        self.register_buffer("mean_C11", _column(_IMAGENET_MEAN), persistent=False)
-        self.register_buffer("std_C11", _column(_IMAGENET_STD), persistent=False)
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Maps RGB in [0, 1], [B, 3, H, W], to features [B, D, H/4, W/4]."""
-        x_BCHW = (x_BCHW - self.mean_C11) / self.std_C11
-        for layer in self.children():
-            x_BCHW = layer(x_BCHW)
-        return x_BCHW
-
-
-class Stages(nn.Module):
-    """A backbone's four stages, each a child of its own name; a task's tail adds its heads."""
-
-    def __init__(self, stages: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self._names = tuple(stages)
-        for name, stage in stages.items():
-            self.add_module(name, stage)
-
-    def maps(self, features_BCHW: torch.Tensor) -> list[torch.Tensor]:
-        """Returns each stage's map of the stem's features, finest first."""
-        maps = []
-        for name in self._names:
-            features_BCHW = getattr(self, name)(features_BCHW)
-            maps.append(features_BCHW)
-        return maps
 
 
 class Backbone(ABC):
@@ -109,8 +68,10 @@ class Backbone(ABC):
                 shapes either way.
         """
 
-    def weights(self) -> models.WeightsEnum:
+    def weights(self) -> WeightsEnum:
         """Returns torchvision's best weights from ImageNet."""
+        from torchvision import models
+
         return models.get_model_weights(self.name).DEFAULT
 
     def own_name(self, name: str) -> str:
@@ -144,6 +105,10 @@ class ResNet(Backbone):
         self.output_stride = 16 if basic else 8
 
     def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
+        from torchvision import models
+
+        from training.networks.stages import Stem
+
         replaced = dilated and not self.basic
         options = {"replace_stride_with_dilation": [False, True, True]} if replaced else {}
         resnet = models.get_model(self.name, weights=None, **options)
@@ -170,6 +135,11 @@ class MobileNetV2(Backbone):
     _STAGE_ENDS = (4, 7, 14, 18)
 
     def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
+        from torch import nn
+        from torchvision import models
+
+        from training.networks.stages import Stem
+
         blocks: Any = models.mobilenet_v2(weights=None).features
         starts = (self._STEM_BLOCKS, *self._STAGE_ENDS)
         stages: dict[str, Any] = {
@@ -223,7 +193,3 @@ def _dilate(stage: Any) -> None:
     first.conv1.stride = first.downsample[0].stride = (1, 1)
     for conv in (first.conv2, *(c for block in others for c in (block.conv1, block.conv2))):
         conv.dilation = conv.padding = (2, 2)
-
-
-def _column(values: Sequence[float]) -> torch.Tensor:
-    return torch.tensor(values).view(-1, 1, 1)

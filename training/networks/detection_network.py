@@ -36,9 +36,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
 from training.data.sampling import SAMPLE_KEY
-from training.networks.backbones import Stages, find_backbone
+from training.networks.backbones import find_backbone
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
+from training.networks.stages import Stages
 
 STRIDES = (4, 8, 16, 32, 64)
 """Pixels that one position of each pyramid level covers; the last is the fourth, subsampled."""

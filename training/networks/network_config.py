@@ -1,17 +1,23 @@
 """The configuration that a network's shape depends on."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from latent_store.components.features import STEM
 from latent_store.errors import CheckpointError, LatentStoreError
 from training.networks.backbones import ENTRIES, find_backbone
-from training.selection.base import Selection
 from training.selection.registry import find_selection
 
+if TYPE_CHECKING:
+    from training.selection.base import Selection
+
 DOMAINS = ("latent", "pixel")
+TRANSFORMS = ("deconv", "res")
+ACTIVATIONS = ("igdn", "relu")
 MOST_WIDTH = 8192
 """Of a layer that a flag widens; torchvision's widest have 2048 channels."""
 

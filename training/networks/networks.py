@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 from latent_store.format.schema import LATENT_STRIDE
-from training.networks.backbones import Stem, find_backbone
+from training.networks.backbones import find_backbone
 from training.networks.network_config import NetworkConfig
+from training.networks.stages import Stem
 from training.networks.transforms import build_transform
 
 MakeParts = Callable[[NetworkConfig], tuple[Stem, nn.Module]]

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.models.segmentation.fcn import FCNHead
 
-from training.networks.backbones import Stages, find_backbone
+from training.networks.backbones import find_backbone
 from training.networks.network_config import NetworkConfig
+from training.networks.stages import Stages
 
 
 class SegmentationTail(Stages):

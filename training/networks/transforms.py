@@ -20,13 +20,12 @@ place of the second upsampling.
 import torch
 from torch import nn
 
-from latent_store.codec.stock import GDN, ResidualBlock, ResidualBlockUpsample
+from latent_store.codec import stock
 from latent_store.errors import LatentStoreError
 from latent_store.format.schema import FEATURE_STRIDE
+from training.networks.network_config import ACTIVATIONS, TRANSFORMS
 
 HIDDEN_CHANNELS = 256
-TRANSFORMS = ("deconv", "res")
-ACTIVATIONS = ("igdn", "relu")
 
 
 class ModuleDeconv(nn.Module):
@@ -42,7 +41,8 @@ class ModuleDeconv(nn.Module):
     ) -> None:
         super().__init__()
         self.up1 = _deconv(channels, HIDDEN_CHANNELS)
-        self.activation = GDN(HIDDEN_CHANNELS, inverse=True) if activation == "igdn" else nn.ReLU()
+        igdn = activation == "igdn"
+        self.activation = stock.GDN(HIDDEN_CHANNELS, inverse=True) if igdn else nn.ReLU()
         last = _deconv if stride == FEATURE_STRIDE else _conv
         self.up2 = last(HIDDEN_CHANNELS, features)
 
@@ -61,9 +61,9 @@ class ModuleRes(nn.Module):
     def __init__(self, channels: int, features: int, *, stride: int = FEATURE_STRIDE) -> None:
         super().__init__()
         self.blocks1 = _residual_pair(channels)
-        self.up1 = ResidualBlockUpsample(channels, HIDDEN_CHANNELS)
+        self.up1 = stock.ResidualBlockUpsample(channels, HIDDEN_CHANNELS)
         self.blocks2 = _residual_pair(HIDDEN_CHANNELS)
-        last = ResidualBlockUpsample if stride == FEATURE_STRIDE else _conv
+        last = stock.ResidualBlockUpsample if stride == FEATURE_STRIDE else _conv
         self.up2 = last(HIDDEN_CHANNELS, features)
         self.blocks3 = _residual_pair(features)
 
@@ -113,4 +113,5 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _residual_pair(channels: int) -> nn.Sequential:
-    return nn.Sequential(ResidualBlock(channels, channels), ResidualBlock(channels, channels))
+    blocks = (stock.ResidualBlock(channels, channels) for _ in range(2))
+    return nn.Sequential(*blocks)

@@ -9,15 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from latent_store.codec import Codec, decode_z
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.errors import IntegrityError
 from latent_store.format.schema import HYPER_STRIDE, LATENT_STRIDE
+
+if TYPE_CHECKING:
+    from latent_store.codec.hyperprior import Codec
 
 DECODE_MODES = ("all", "sample", "none")
 SAMPLE_STEP = 16
@@ -75,6 +77,11 @@ class StoredStreams:
 
     def indexes(self, row: int, size: Size) -> np.ndarray:
         """Returns the scale indexes that y is read with, uint8 [M, h, w], from the z string."""
+        # They load torch, which names and numbers of rates need not.
+        import torch
+
+        from latent_store.codec.streams import decode_z
+
         height, width = size[0] // HYPER_STRIDE, size[1] // HYPER_STRIDE
         z_symbols_NHW = decode_z(self.codec.tables, self.latents.z_string(row), height, width)
         return self.codec.indexes(torch.from_numpy(z_symbols_NHW)[None])[0].cpu().numpy()

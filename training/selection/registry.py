@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latent_store.errors import LatentStoreError
-from training.selection.all_channels import AllChannels
-from training.selection.base import Selection
-from training.selection.gated import Gated
-from training.selection.ranked import AnyN, Ranked
+from training.kinds import Kinds
 
-SELECTIONS: dict[str, type[Selection]] = {
-    kind.name: kind for kind in (AllChannels, Gated, Ranked, AnyN)
-}
+if TYPE_CHECKING:
+    from training.selection.base import Selection
+
+SELECTIONS: Kinds[type[Selection]] = Kinds(
+    none="training.selection.all_channels:AllChannels",
+    dynamic="training.selection.gated:Gated",
+    static="training.selection.ranked:Ranked",
+    any="training.selection.ranked:AnyN",
+)
 
 _VALUES = {"mask": "--mask RANKING", "keep": "--keep N"}
 

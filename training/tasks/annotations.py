@@ -1,11 +1,12 @@
 """Annotations of pictures: a class for every pixel, or the objects that are in them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from latent_store.components.boxes import BoxesReader
 from latent_store.components.labels import LabelsReader
@@ -15,6 +16,9 @@ from latent_store.format.boxes import Boxes
 from latent_store.format.schema import IGNORE_LABEL, PAD_MULTIPLE
 from latent_store.store import Split
 from training.data.source import Annotations
+
+if TYPE_CHECKING:
+    import torch
 
 MIN_LEFT = 0.4
 """Share of an object's area that a crop must leave, or it is no target.

@@ -18,9 +18,9 @@ from torch import nn
 
 from latent_store.errors import LatentStoreError
 from training.data.source import Annotations
-from training.networks.backbones import Stem
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
+from training.networks.stages import Stem
 from training.tasks.losses import TaskLoss
 from training.tasks.metric import Metric
 

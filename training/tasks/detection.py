@@ -19,16 +19,17 @@ from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.format.boxes import Boxes
 from latent_store.storage.local_files import write_text
 from latent_store.views.panels import save_png
-from training.networks.backbones import Stem, find_backbone
+from training.networks.backbones import find_backbone
 from training.networks.detection_network import DetectionLayers, DetectionTail
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
+from training.networks.stages import Stem
 from training.tasks.annotations import ObjectBoxes
 from training.tasks.average_precision import AveragePrecision
 from training.tasks.base import Panel, Task
-from training.tasks.detections import Detections
+from training.tasks.detections import SHOWN_SCORE, Detections
 from training.tasks.losses import Counts, TaskLoss
-from training.tasks.pictures import SHOWN_SCORE, draw_detections, draw_objects
+from training.tasks.pictures import draw_detections, draw_objects
 
 _KEPT = {"boxes": "boxes_N4", "labels": "labels_N", "scores": "scores_N"}
 """Names in files, and of the fields of `Detections`."""

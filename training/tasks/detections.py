@@ -11,6 +11,9 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+SHOWN_SCORE = 0.5
+"""Detections that are less sure are not drawn: dozens of them would hide the picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:

@@ -13,10 +13,8 @@ from latent_store.codec.pictures import opened_picture
 from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from training.tasks.classes import Colour, class_colours
-from training.tasks.detections import Detections
+from training.tasks.detections import SHOWN_SCORE, Detections
 
-SHOWN_SCORE = 0.5
-"""Detections that are less sure are not drawn: dozens of them would hide the picture."""
 _LINE = 2
 _DASH = 6
 _TEXT_SIZE = 11

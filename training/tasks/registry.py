@@ -1,16 +1,22 @@
 """The tasks that there are, by name, and the networks that they make."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latent_store.errors import LatentStoreError
-from training.networks.network_config import NetworkConfig
-from training.networks.networks import LatentNetwork, PixelNetwork
-from training.tasks.base import Task
-from training.tasks.detection import DETECTION
-from training.tasks.segmentation import SEGMENTATION
+from training.kinds import Kinds
 
-TASKS: dict[str, Task] = {task.name: task for task in (SEGMENTATION, DETECTION)}
+if TYPE_CHECKING:
+    from training.networks.network_config import NetworkConfig
+    from training.networks.networks import LatentNetwork, PixelNetwork
+    from training.tasks.base import Task
+
+TASKS: Kinds[Task] = Kinds(
+    segmentation="training.tasks.segmentation:SEGMENTATION",
+    detection="training.tasks.detection:DETECTION",
+)
 """A task that is added here is one of all commands."""
 
 
@@ -31,6 +37,9 @@ def build_network(config: NetworkConfig) -> PixelNetwork | LatentNetwork:
     Raises:
         LatentStoreError: The config asks for a head that its task's networks have not.
     """
+    # Loads torch, which nothing else here needs.
+    from training.networks.networks import LatentNetwork, PixelNetwork
+
     task = find_task(config.task)
     if config.auxiliary_head and "auxiliary_head" not in task.fields:
         raise LatentStoreError(

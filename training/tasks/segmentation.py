@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from latent_store.format.schema import IGNORE_LABEL
 from latent_store.views.panels import save_png
-from training.networks.backbones import Stem, find_backbone
+from training.networks.backbones import find_backbone
 from training.networks.network_config import NetworkConfig
 from training.networks.segmentation_network import SegmentationTail
+from training.networks.stages import Stem
 from training.tasks.annotations import PixelLabels
 from training.tasks.base import Panel, Task
 from training.tasks.classes import class_colours

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-AMP_CHOICES = ("auto", "off", "bf16")
 _NATIVE = ("avx512_bf16", "amx_bf16")
 _LOG = logging.getLogger(__name__)
 

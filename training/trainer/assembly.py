@@ -13,7 +13,8 @@ from latent_store.codec import codec_from_store
 from latent_store.components.features import STEM, features_id
 from latent_store.errors import LatentStoreError, MissingComponentError, StoreNotFoundError
 from latent_store.format.schema import CodecSpec
-from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.loader import CropLoader, WholeImages
+from training.data.loader_config import LoaderConfig
 from training.data.store_source import SourceSpec, StoreSource
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork, Network

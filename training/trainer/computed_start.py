@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from latent_store.codec import Codec
-from latent_store.codec.stock import GDN
+from latent_store.codec import Codec, stock
 from latent_store.console import progress
 from training.data.loader import to_tensors
 from training.data.source import CropRule
@@ -105,7 +104,7 @@ def start_from_synthesis(network: LatentNetwork, synthesis: Any) -> None:
     transform.up1.bias[:half] = layer.bias
     transform.up1.weight[:, half:] = weight[:, :both]
     transform.up1.bias[half:] = layer.bias[:both]
-    if not isinstance(transform.activation, GDN):
+    if not isinstance(transform.activation, stock.GDN):
         # A ReLU passes what is above 0: the second half gets the rest.
         transform.up1.weight[:, half:].neg_()
         transform.up1.bias[half:].neg_()

@@ -9,16 +9,15 @@ from latent_store.components.features import STEM
 from latent_store.console import MOST_SEED
 from latent_store.errors import LatentStoreError
 from latent_store.format.ids import is_one_line
-from training.data.loader import LoaderConfig
+from training.data.loader_config import LoaderConfig
 from training.flags import Flags, flag, free_fields
 from training.networks.backbones import BACKBONES, ENTRIES
-from training.networks.network_config import DOMAINS, MOST_WIDTH
-from training.networks.transforms import ACTIVATIONS, TRANSFORMS
+from training.networks.network_config import ACTIVATIONS, DOMAINS, MOST_WIDTH, TRANSFORMS
 from training.selection.registry import SELECTIONS, check_flags
 from training.tasks.registry import TASKS, find_task, require_own_fields
-from training.trainer.arithmetic import AMP_CHOICES
 
 NONE = "none"
+AMP_CHOICES = ("auto", "off", "bf16")
 TRANSFORM_INITS = ("distilled", "computed", "fresh")
 
 

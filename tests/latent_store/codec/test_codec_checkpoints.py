@@ -17,9 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from latent_store.codec import checkpoints, codec_from_bytes, codec_from_store, load_codec
+from latent_store.codec import checkpoints, codec_from_bytes, codec_from_store, load_codec, stock
 from latent_store.codec.checkpoints import ZOO_SHA256
-from latent_store.codec.stock import model_urls
 from latent_store.errors import CheckpointError, IdentityError
 from tests.latent_store.codec.made_codec import CODECS, save
 
@@ -372,7 +371,7 @@ def test_the_demo_folder_holds_one_verified_codec(
 
 def test_the_zoo_hashes_are_those_of_its_names() -> None:
     for metric, prefixes in ZOO_SHA256.items():
-        urls = model_urls["bmshj2018-hyperprior"][metric]
+        urls = stock.model_urls["bmshj2018-hyperprior"][metric]
         assert [url[-16:-8] for url in urls.values()] == list(prefixes)
 
 
@@ -383,7 +382,7 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_checkpoint: bytes
     source = tmp_path / f"bmshj2018-hyperprior-1-{digits}.pth.tar"
     source.write_bytes(small_checkpoint)
     urls = {"bmshj2018-hyperprior": {"mse": {1: source.as_uri(), 2: "http://127.0.0.1:9/none"}}}
-    monkeypatch.setattr(checkpoints, "model_urls", urls)
+    monkeypatch.setattr(stock, "model_urls", urls)
     monkeypatch.setattr(checkpoints, "ZOO_SHA256", {"mse": (digits, "0" * 8)})
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     return source

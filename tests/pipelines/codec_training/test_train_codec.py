@@ -12,7 +12,6 @@ from PIL import Image
 
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.errors import CheckpointError, DatasetError, LatentStoreError
-from pipelines import train_codec
 from pipelines.codec_training import images as codec_images
 from pipelines.codec_training import training as codec_training
 from pipelines.codec_training.images import RandomCrops
@@ -28,7 +27,7 @@ FLAGS = ("--batch_size", "1", "--crop", "64", "--num_scenes", "2", "--seed", "3"
 def two_threads_and_small_scenes(monkeypatch):
     monkeypatch.setattr(codec_images, "_SCENE_SIZES", ((64, 128), (96, 160)))
     monkeypatch.setattr(
-        train_codec,
+        codec_images,
         "held_out_scenes",
         lambda seed: [render_scene(seed, 3_000_000, 64, 128).image_HWC],
     )
@@ -41,7 +40,7 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codec_images, "_SCENE_SIZES", ((64, 128),))
         patch.setattr(
-            train_codec,
+            codec_images,
             "held_out_scenes",
             lambda seed: [render_scene(seed, 3_000_000, 64, 128).image_HWC],
         )

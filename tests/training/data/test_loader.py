@@ -22,7 +22,8 @@ from latent_store.errors import (
     MissingComponentError,
 )
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore
-from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.loader import CropLoader, WholeImages
+from training.data.loader_config import LoaderConfig
 from training.data.prefetch import Prefetcher
 from training.data.sampling import crop_origin
 from training.data.store_source import SourceSpec, StoredChannels, StoreSource

@@ -8,9 +8,10 @@ from torch import nn
 from torchvision import models
 
 from latent_store.errors import CheckpointError
-from training.networks.backbones import BACKBONES, Backbone, Stem, find_backbone
+from training.networks.backbones import BACKBONES, Backbone, find_backbone
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
+from training.networks.stages import Stem
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import LoadedNetwork
 from training.trainer.initialise import load_pretrained, start_from_teacher

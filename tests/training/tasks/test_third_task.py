@@ -20,15 +20,17 @@ from torch.nn import functional as F
 
 from tests.conftest import VAL, TinyStore
 from training import evaluate, segment, train
-from training.networks.backbones import Stages, Stem, find_backbone
+from training.networks.backbones import find_backbone
 from training.networks.network_config import NetworkConfig
+from training.networks.stages import Stages, Stem
 from training.tasks.annotations import PixelLabels
 from training.tasks.base import Panel, Task
 from training.tasks.losses import Counts, TaskLoss
 from training.tasks.metric import ImageResult, Metric
 from training.tasks.registry import TASKS
 from training.trainer.checkpoints import load_network
-from training.transmission.command import transmission_parser, transmit
+from training.transmission.command import transmit
+from training.transmission.transmission_flags import transmission_parser
 
 
 class PresenceTail(Stages):
@@ -204,7 +206,7 @@ def test_it_is_trained_measured_and_used_like_the_others(
 
     image = next(tiny_store.data_root.glob("leftImg8bit/val/*/*.png"))
     flags = ["--checkpoint", checkpoint, "--image", image, "--output", tmp_path, "--device", "cpu"]
-    parser = transmission_parser(presence, "Classifies.", "")
+    parser = transmission_parser(presence.command, "Classifies.", "")
     assert transmit(parser.parse_args([*map(str, flags)]), presence) == 0
     assert isinstance(json.loads((tmp_path / f"{image.stem}_classes.json").read_text()), list)
     assert "use `classify`, or a checkpoint for seg" in fails(segment.main, [*map(str, flags)])

@@ -12,7 +12,8 @@ from pipelines import encode
 from tests.conftest import TinyStore, encode_args
 from tests.training.test_train import SMALL
 from training import train
-from training.data.loader import CropLoader, LoaderConfig
+from training.data.loader import CropLoader
+from training.data.loader_config import LoaderConfig
 from training.data.source import CropRule
 from training.data.store_source import StoreSource
 from training.networks.network_config import NetworkConfig

@@ -16,7 +16,8 @@ from latent_store.errors import LatentStoreError
 from tests.conftest import TinyStore
 from tests.training.two_ranks import any_arguments
 from training import train
-from training.data.loader import CropLoader, LoaderConfig, WholeImages
+from training.data.loader import CropLoader, WholeImages
+from training.data.loader_config import LoaderConfig
 from training.data.store_source import SourceSpec, StoreSource
 from training.selection.cut_norm import keep_statistics_per_cut
 from training.tasks.annotations import PixelLabels

@@ -1,0 +1,45 @@
+"""The flags of every job over a store's shards: its own, and Beam's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from latent_store.console import make_parser
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+DEFAULT_SAMPLES_PER_SHARD = 16
+PSNR_ROWS = {"none": 0, "sample": 16, "all": 1}
+"""By the choices of `--psnr`: every so many rows, one is decoded to pixels and measured."""
+
+_RUNNER_HELP = """
+Every Beam option is accepted too. Without --runner the job runs in this process;
+  --direct_running_mode multi_processing --direct_num_workers 4   uses processes of this machine,
+  --runner DataflowRunner --project P --region R --temp_location gs://... \\
+      --sdk_container_image IMAGE --sdk_location container         uses Dataflow,
+  --runner PortableRunner --job_endpoint HOST:PORT                 uses a portable job service.
+"""
+
+
+def make_job_parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Returns the parser of a job over a store's shards, with the flag that all of them have."""
+    parser = make_parser(command, description, examples + _RUNNER_HELP)
+    parser.add_argument("--store", required=True, help="folder or URL of the store")
+    return parser
+
+
+def parse_flags(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, PipelineOptions]:
+    """Parses a job's own flags, then loads Beam and hands it the rest.
+
+    Raises:
+        LatentStoreError: See `beam_options`.
+    """
+    flags, rest = parser.parse_known_args(argv)
+    from pipelines.jobs.beam_jobs import beam_options
+
+    return flags, beam_options(parser.prog, rest)

@@ -1,0 +1,1 @@
+"""The training of teachers on raw pictures: its flags, and the work."""

@@ -1,0 +1,46 @@
+"""The flags of a teacher's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.datasets.registry import DatasetFlags
+from training.data.loader_config import LoaderConfig
+from training.flags import flag
+from training.networks.backbones import BACKBONES
+from training.trainer.job import NONE, ShapeFlags, TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SplitFlags(DatasetFlags):
+    split: str = flag("split to train on", default="train")
+    hold_out: tuple[str, ...] | None = flag(
+        "samples whose ids begin with one of these (in Cityscapes: cities) are not trained on, and "
+        "are validated on unless --val_split is given",
+        default=None,
+    )
+    val_split: str | None = flag(
+        "split to validate on (default: what is held out, else val); none = no validation",
+        default=None,
+        free=True,
+    )
+    val_max_samples: int = flag(
+        "validate on the first so many samples; 0 = all", default=0, free=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(ShapeFlags, _SplitFlags):
+    """Flags of the teacher's network and data."""
+
+    backbone: str = flag(
+        "ResNet of DeepLab v3 or Faster R-CNN", default="resnet50", choices=tuple(BACKBONES)
+    )
+    pretrained: str = flag(
+        "backbone to start from: imagenet (torchvision's), a file (for boxes torchvision's Faster "
+        "R-CNN too), or none",
+        default=NONE,
+    )
+
+
+CONFIGS = (TeacherConfig, LoaderConfig, TrainerConfig)
