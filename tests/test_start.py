@@ -21,7 +21,7 @@ from training.tasks.annotations import PixelLabels
 ROOT = Path(__file__).parent.parent
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 CODER = ("compressai", "torch_geometric")
-HEAVY = (*CODER, "torch", "torchvision", "apache_beam", "matplotlib", "scipy", "PIL")
+HEAVY = (*CODER, "torch", "torchvision", "apache_beam", "matplotlib", "scipy")
 CALL = """
 import importlib, sys
 module, function, *words = sys.argv[1:]
