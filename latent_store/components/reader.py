@@ -269,6 +269,12 @@ class ComponentReader(OpenComponent):
                     f"{url}: {key} {what}; see `latent-store verify {url}`, then run its job again"
                 )
 
+    def rows_in(self, shard: int) -> np.ndarray:
+        """Returns the usable rows of one shard, ascending int64."""
+        first = shard * self.plan.samples_per_shard
+        start, stop = np.searchsorted(self.rows, (first, first + self.plan.samples_per_shard))
+        return self.rows[start:stop]
+
     def _gather(self, rows: Rows, read: Callable[[slice], Any]) -> np.ndarray:
         self._require_rows(rows)
         with groups.reading(self.location, self.key):
@@ -276,10 +282,13 @@ class ComponentReader(OpenComponent):
             return np.concatenate(parts)
 
     def _require_rows(self, rows: Rows) -> None:
-        missing = np.setdiff1d(np.asarray(rows, dtype=np.int64), self.rows)
+        wanted = np.asarray(rows, dtype=np.int64)
+        # Looked up, not compared with all: a split has many rows, and is read a few at a time.
+        found = np.searchsorted(self.rows, wanted).clip(max=max(len(self.rows) - 1, 0))
+        missing = wanted[self.rows[found] != wanted] if len(self.rows) else wanted
         if missing.size:
             raise MissingComponentError(
-                f"row {int(missing[0])} of {self.plan.name} is not usable in {self.key} "
+                f"row {int(missing.min())} of {self.plan.name} is not usable in {self.key} "
                 "(void, failed or absent); take rows from .rows or common_rows()"
             )
 

@@ -223,6 +223,11 @@ def finished_shards(location: Location, split: str, component: str) -> set[int]:
     return {shard for _, _, shard in _found(location, receipt_prefix(split, component))}
 
 
+def is_finished(location: Location, split: str, component: str, shard: int) -> bool:
+    """Tells whether one shard has a receipt, without a listing."""
+    return location.exists(receipt_key(split, component, shard))
+
+
 def _found(location: Location, prefix: str) -> Iterator[tuple[str, str, int]]:
     """Lists split, component and shard of the receipts below a prefix; other files are left."""
     for key in location.sizes(prefix):

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -23,7 +24,7 @@ from latent_store.components.finalize import Closed, finalize
 from latent_store.components.writer import ShardWriter
 from latent_store.console import progress
 from latent_store.errors import LatentStoreError, LeaseLostError
-from latent_store.format.plan import ShardPlan, read_plan
+from latent_store.format.plan import ShardPlan
 from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards import receipts
@@ -31,6 +32,7 @@ from latent_store.shards.receipts import OK, Receipt, RowRecord
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 from pipelines.jobs.beam_jobs import run_over_shards
+from pipelines.jobs.opened import open_split
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -82,6 +84,7 @@ class ComponentJob(ABC):
         max_failures: Failed rows that are tolerated; None keeps to what the component's job
             tolerated before, or 0.
         claims: Component -> its lease, which is asked for before anything is written.
+        run_id: Of the run, for which a worker opens the store once.
     """
 
     store: Location
@@ -89,6 +92,7 @@ class ComponentJob(ABC):
     threads: int
     max_failures: int | None = None
     claims: Mapping[str, LeaseClaim] = field(default_factory=dict)
+    run_id: str = field(default_factory=lambda: uuid4().hex)
 
     verb: ClassVar[str]
     """The job in one word."""
@@ -149,10 +153,14 @@ class ComponentJob(ABC):
         An error of the whole shard (a full disk, say) becomes a note that `finalize` reports: it
         does not end the job. Where a lease was lost nothing is made or written: `run` says so.
         """
-        plan = read_plan(self.store, *self.split.split("/"))
-        lacking = [spec for spec in self.components if shard not in self._finished(spec)]
+        lacking = [
+            spec
+            for spec in self.components
+            if not receipts.is_finished(self.store, self.split, spec.key, shard)
+        ]
         if not lacking:
             return 0
+        plan = open_split(self.store, self.split, self.run_id).plan
         try:
             self._require_leases()
             gathered = {spec.key: ShardRows() for spec in lacking}

@@ -12,7 +12,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from uuid import uuid4
 
 import apache_beam as beam
 import numpy as np
@@ -23,9 +24,10 @@ from latent_store.catalogue import rankings
 from latent_store.catalogue.rankings import Ranking
 from latent_store.components.latents import LatentsReader
 from latent_store.errors import RankingError
+from latent_store.format.ids import ORIGINAL_VIEW
 from latent_store.storage.location import CONTROL, Location
-from latent_store.store import LatentStore
 from pipelines.jobs.beam_jobs import run_over_shards
+from pipelines.jobs.opened import open_latents
 
 FIXED_POINT = 1 << 32
 """Real numbers are summed as integers of this unit: 2.3e-10, and room for 2^31 samples."""
@@ -82,6 +84,7 @@ class CountJob:
         split: `dataset/split`.
         method: One of `METHODS`; `random` counts nothing.
         ranking_id: The ranking that is counted for; its lease is held.
+        run_id: Of the run, for which a worker opens the store once.
     """
 
     store: Location
@@ -89,6 +92,7 @@ class CountJob:
     codec_id: str
     method: str
     ranking_id: str
+    run_id: str = field(default_factory=lambda: uuid4().hex)
 
     @property
     def folder(self) -> str:
@@ -122,11 +126,14 @@ class CountJob:
             network: Key of the network's checkpoint, for `frequency`.
             shard: Shard number.
         """
-        split = LatentStore(self.store)[self.split]
-        latents = split.latents(self.codec_id)
-        planned = [row for row, _ in split.plan.in_shard(shard)]
-        rows = np.intersect1d(planned, split.common_rows(latents))
-        half = np.array([half_of(sample_id) for sample_id in split.sample_ids(rows)], dtype=int)
+        latents = open_latents(self.store, self.split, self.codec_id, self.run_id)
+        usable = set(latents.rows_in(shard).tolist())
+        counted = {
+            row: half_of(sample.sample_id)
+            for row, sample in latents.plan.in_shard(shard)
+            if row in usable and sample.view == ORIGINAL_VIEW
+        }
+        rows, half = (np.array(list(part), dtype=int) for part in (counted, counted.values()))
         first, second = (self._count(latents, network, rows[half == n]) for n in (0, 1))
         return first, second
 
@@ -138,15 +145,18 @@ class CountJob:
             from pipelines.jobs.gate_counts import count_gates, stored_gate
 
             loaded = stored_gate(self.store, network)
-            pooled = latents.column(f"channel_{loaded.config.gate_pool}", rows)
-            sounding = latents.column("channel_rms", rows) > 0
+            pooled = latents.column_part(f"channel_{loaded.config.gate_pool}", rows)
+            sounding = latents.column_part("channel_rms", rows) > 0
             on, probability = count_gates(loaded, pooled, sounding)
             first, second = tuple(on.tolist()), _exact_sum(probability)
         elif self.method == "variance":
-            rms = latents.column("channel_rms", rows).astype(np.float64)
-            first, second = _exact_sum(rms**2), _exact_sum(latents.column("channel_mean", rows))
+            rms = latents.column_part("channel_rms", rows).astype(np.float64)
+            first, second = (
+                _exact_sum(rms**2),
+                _exact_sum(latents.column_part("channel_mean", rows)),
+            )
         else:
-            first = _exact_sum(latents.column("channel_bits", rows))
+            first = _exact_sum(latents.column_part("channel_bits", rows))
             second = (0,) * latents.channels
         return Totals(samples=len(rows), first=first, second=second)
 
@@ -226,6 +236,5 @@ def _keys(totals: Totals, method: str) -> list[np.ndarray]:
 
 def _exact_sum(values_BC: np.ndarray) -> tuple[int, ...]:
     # Python integers cannot overflow, and adding them has no order.
-    return tuple(
-        sum(round(float(value) * FIXED_POINT) for value in column) for column in values_BC.T
-    )
+    whole_BC = np.rint(values_BC.astype(np.float64) * FIXED_POINT)
+    return tuple(sum(map(int, column)) for column in whole_BC.T.tolist())

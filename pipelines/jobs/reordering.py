@@ -17,10 +17,10 @@ from latent_store.errors import IntegrityError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, RowRecord
-from latent_store.store import LatentStore
 from latent_store.tools.decode import decode_indexes
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
 from pipelines.jobs.encoding import load_store_codec
+from pipelines.jobs.opened import open_latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class ReorderJob(ComponentJob):
         (copied,) = rows.values()
         latents = self._latents()
         codec = load_store_codec(self.store, self.ranking.codec_id)
-        usable = set(latents.rows.tolist())
+        usable = set(latents.rows_in(shard).tolist())
         for row, sample in plan.in_shard(shard):
             if row in usable:
                 copied.put(row, sample, reorder_row(codec, latents, row, self.ranking))
@@ -55,7 +55,7 @@ class ReorderJob(ComponentJob):
         return lambda record: record.status == FAILED and record.row in usable
 
     def _latents(self) -> LatentsReader:
-        return LatentStore(self.store)[self.split].latents(self.ranking.codec_id)
+        return open_latents(self.store, self.split, self.ranking.codec_id, self.run_id)
 
 
 def reorder_row(codec: Codec, latents: LatentsReader, row: int, ranking: Ranking) -> Encoded:
