@@ -151,10 +151,8 @@ class CountJob:
             first, second = tuple(on.tolist()), _exact_sum(probability)
         elif self.method == "variance":
             rms = latents.column_part("channel_rms", rows).astype(np.float64)
-            first, second = (
-                _exact_sum(rms**2),
-                _exact_sum(latents.column_part("channel_mean", rows)),
-            )
+            mean = latents.column_part("channel_mean", rows)
+            first, second = _exact_sum(rms**2), _exact_sum(mean)
         else:
             first = _exact_sum(latents.column_part("channel_bits", rows))
             second = (0,) * latents.channels

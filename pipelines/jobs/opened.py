@@ -1,0 +1,39 @@
+"""What a worker process opens once a run: opening reads all of a plan and lists a whole component.
+
+Done for each shard anew, a run over a store would cost the square of its size. What was opened
+reads on while others append, so it serves a run to its end; the next run opens anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+from latent_store.components.latents import LatentsReader
+from latent_store.storage.location import Location
+from latent_store.store import LatentStore, Split
+
+_one_at_a_time = threading.Lock()
+"""Or the threads that begin a run together would each open the same."""
+
+
+def open_split(store: Location, split: str, run_id: str) -> Split:
+    """Opens a split, `dataset/split`; the same one again for the same run."""
+    with _one_at_a_time:
+        return _split(store, split, run_id)
+
+
+def open_latents(store: Location, split: str, codec_id: str, run_id: str) -> LatentsReader:
+    """Opens one codec's latents; the same ones again for the same run."""
+    with _one_at_a_time:
+        return _latents(store, split, codec_id, run_id)
+
+
+@functools.lru_cache(maxsize=1)
+def _split(store: Location, split: str, run_id: str) -> Split:
+    return LatentStore(store)[split]
+
+
+@functools.lru_cache(maxsize=1)
+def _latents(store: Location, split: str, codec_id: str, run_id: str) -> LatentsReader:
+    return _split(store, split, run_id).latents(codec_id)
