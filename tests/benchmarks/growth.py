@@ -135,9 +135,9 @@ def make_store(url: Path, codec: Codec, shards: int, rows_per_shard: int) -> Non
 
 
 def _samples(count: int) -> list[Sample]:
-    sizes = {"height": SIDE, "width": SIDE, "image_bytes": 1000}
+    fields = {"label_uri": "", "height": SIDE, "width": SIDE, "image_bytes": 1000}
     return [
-        Sample(sample_id=f"s{i:07d}", image_uri=f"pictures/{i:07d}.png", **sizes)
+        Sample(sample_id=f"s{i:07d}", image_uri=f"pictures/{i:07d}.png", **fields)
         for i in range(count)
     ]
 
