@@ -6,9 +6,7 @@ and pedestals of 2**-36 become 0, and with them likelihoods underflow.
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_store.codec import stock
+from latent_store.codec.pickles import load_pickle
 from latent_store.errors import CheckpointError
 
 WRAPPERS = ("network", "state_dict", "model_state_dict")
@@ -65,8 +64,7 @@ def load_plain(data: bytes, name: str, map_location: str | torch.device = "cpu")
         CheckpointError: It is truncated, no checkpoint, packed, or holds more than that.
     """
     try:
-        require_unpacked(data)
-        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+        return load_pickle(data, map_location)
     except Exception as error:  # of a damaged file torch raises whatever it meets
         if refused := refused_type(error):
             raise CheckpointError(
@@ -78,19 +76,6 @@ def load_plain(data: bytes, name: str, map_location: str | torch.device = "cpu")
             f"{name} is no checkpoint of plain tensors, or it was truncated ({len(data)} bytes: "
             f"{reason}); copy it again, or save a state dict with torch.save"
         ) from error
-
-
-def require_unpacked(data: bytes) -> None:
-    """Refuses a file that grows when it is read: torch stores its entries as they are.
-
-    Raises:
-        ValueError: Its entries are larger than it, as packed ones may be a thousand times.
-    """
-    if not data.startswith(b"PK"):
-        return
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > len(data):
-            raise ValueError("its entries are larger than the file")
 
 
 def refused_type(error: Exception) -> str:

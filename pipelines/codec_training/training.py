@@ -19,7 +19,7 @@ from pipelines.codec_training.config import EPOCH_STEPS, CodecTraining
 from pipelines.codec_training.images import RandomCrops
 from training.flags import free_fields
 from training.tasks.losses import Counts
-from training.trainer.checkpoints import DIGEST, require_whole, write_payload
+from training.trainer.checkpoints import DIGEST, require_whole, unpack, write_payload
 from training.trainer.run_folder import RunFiles, RunState, require_same_config
 from training.trainer.run_log import Meters, RunLog
 from training.trainer.trainer import Trainer
@@ -183,7 +183,7 @@ class TrainingCheckpoint(RunFiles):
                 "--finalize_only"
             )
         try:
-            payload = torch.load(self.resume, weights_only=True)
+            payload = unpack(self.resume.read_bytes(), str(self.resume))
             require_whole(payload, payload.pop(DIGEST, None), str(self.resume))
             return {name: payload[name] for name in _ENTRIES}
         except Exception as error:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from latent_store.codec.state_dicts import refused_type, require_unpacked
+from latent_store.codec.pickles import load_pickle, require_held
+from latent_store.codec.state_dicts import refused_type
 from latent_store.errors import CheckpointError, IntegrityError, LatentStoreError
 from latent_store.storage import records
 from latent_store.storage.local_files import write_atomically
@@ -243,7 +244,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         CheckpointError: If there is no such file, or it is no state dict.
     """
-    payload = _unpack(read_file(path), str(path), "cpu")
+    payload = unpack(read_file(path), str(path))
     for key in ("model", "state_dict"):
         payload = payload.get(key, payload) if isinstance(payload, dict) else payload
     tensors = payload if isinstance(payload, dict) else {}
@@ -262,7 +263,7 @@ def parse(
         CheckpointError: If it is truncated, foreign, of another format, from a newer version, or
             altered.
     """
-    payload = _unpack(data, name, map_location)
+    payload = unpack(data, name, map_location)
     entries = payload if isinstance(payload, dict) else {}
     found = entries.get("format")
     if found != expected_format:
@@ -326,10 +327,16 @@ def require_whole(content: Any, expected: str | None, name: str) -> None:
         )
 
 
-def _unpack(data: bytes, name: str, map_location: str | torch.device) -> Any:
+def unpack(data: bytes, name: str, map_location: str | torch.device = "cpu") -> Any:
+    """Returns what `torch.save` wrote, if that is tensors and plain types.
+
+    Raises:
+        CheckpointError: It is truncated, no checkpoint, packed, or holds more than that.
+    """
     try:
-        require_unpacked(data)
-        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+        content = load_pickle(data, map_location)
+        require_held(content, len(data))
+        return content
     except (zipfile.BadZipFile, *_DAMAGED) as error:
         if refused := refused_type(error):
             raise CheckpointError(

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from latent_store.errors import CheckpointError, LatentStoreError
+from tests.latent_store.codec.made_pickles import ENDLESS
 from training.networks.network_config import NetworkConfig
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import (
@@ -171,6 +172,15 @@ def test_contents_that_cannot_be_right(saved: Path, tmp_path: Path, change: dict
     with pytest.raises(LatentStoreError) as error:
         load_network(tmp_path / "wrong.pt")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind", ["a key of tuples", "one tensor many times", "a tensor of one number"]
+)
+def test_a_file_that_would_take_for_ever(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "endless.pt").write_bytes(ENDLESS[kind]())
+    with pytest.raises(CheckpointError, match=r"endless\.pt cannot be read as a checkpoint"):
+        load_network(tmp_path / "endless.pt")
 
 
 def test_a_packed_file_that_grows_when_it_is_read(tmp_path: Path) -> None:
