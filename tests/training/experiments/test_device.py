@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import tarfile
 import threading
@@ -65,11 +66,12 @@ def machine(tmp_path: Path, **changed: object) -> on_gpu.Machine:
 def test_a_large_file_comes_back_in_pieces_that_join(tmp_path: Path) -> None:
     made = machine(tmp_path, piece_mb=1)
     content = np.random.default_rng(0).bytes(2_500_000)
-    made.teacher.parent.mkdir()
-    made.teacher.write_bytes(content)
-    made.deliver(made.teacher)
+    path = made.teacher(1)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    made.deliver(path)
     pieces = sorted((tmp_path / "out").iterdir())
-    assert [piece.name for piece in pieces] == [f"teacher-last.pt.{n}" for n in range(3)]
+    assert [piece.name for piece in pieces] == [f"teacher1-last.pt.{n}" for n in range(3)]
     assert b"".join(piece.read_bytes() for piece in pieces) == content
 
 
@@ -108,6 +110,13 @@ def test_the_selfcheck_names_each_codec_of_the_call(tmp_path: Path) -> None:
         words = [[str(word) for word in call] for call in on_gpu.selfchecks(made, grid)]
         found = [cli.make_flags().parse_args(call).codec for call in words]
         assert found == [grid.codecs[name] for name in codecs]
+
+
+def test_each_seed_has_a_teacher_where_the_grid_says_so() -> None:
+    grid = load_grid("city256")
+    assert on_gpu.teacher_seeds(grid) == {0: 0, 1: 1, 2: 2}
+    shared = dataclasses.replace(grid, teacher_per_seed=False)
+    assert on_gpu.teacher_seeds(shared) == {0: 0, 1: 0, 2: 0}
 
 
 def test_weights_that_were_not_carried_are_refused(tmp_path: Path) -> None:
