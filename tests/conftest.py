@@ -53,10 +53,10 @@ def scene_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def teacher_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ResNet-18 teacher with seeded random weights: its features are real numbers, not good."""
+    """A small teacher with seeded random weights: its features are real numbers, not good."""
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
     torch.manual_seed(0)
-    config = NetworkConfig(domain="pixel", backbone="resnet18", num_classes=19)
+    config = NetworkConfig(domain="pixel", backbone="mobilenet_v2", aspp_width=16, num_classes=19)
     meta = {"kind": "teacher", "dataset": "cityscapes", "class_names": list(CITYSCAPES_CLASSES)}
     meta["train"] = {"seed": 0}
     save_checkpoint(path, build_network(config), meta=meta)

@@ -348,7 +348,7 @@ def test_train_from_store_trains_on_views(viewed_store: TinyStore, tmp_path: Pat
     args = [
         *("--store", str(viewed_store.url), "--dataset", "cityscapes", "--views"),
         *("--output", str(tmp_path / "run"), "--init", "scratch", "--aspp_width", "8"),
-        *("--transform_init", "fresh", "--backbone", "resnet18", "--batch_size", "2"),
+        *("--transform_init", "fresh", "--backbone", "mobilenet_v2", "--batch_size", "2"),
         *("--crop", "32", "--epochs", "1"),
         *("--workers", "0", "--no-tensorboard", "--device", "cpu", "--val_split", "none"),
         *("--selection", "static", "--mask", RANKING, "--keep", "16", "--max_samples", "2"),

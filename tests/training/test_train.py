@@ -32,11 +32,11 @@ FLAGS = """
     label lambda_kd learning_rate log_steps mask max_samples max_steps output preload_rows
     pretrained rate_weight resume seed selection split store task teacher temperature
     temperature_end tensorboard transform transform_activation transform_init val_max_samples
-    val_split validate_epochs views warmup_steps worker_kind workers
+    val_split validate_epochs version views warmup_steps worker_kind workers
 """
 
 SMALL = """
-    --init scratch --aspp_width 8 --backbone resnet18 --batch_size 2 --crop 32 --max_steps 2
+    --init scratch --aspp_width 8 --backbone mobilenet_v2 --batch_size 2 --crop 32 --max_steps 2
     --transform_init fresh --workers 1 --no-tensorboard --device cpu --val_split none
 """
 
@@ -111,8 +111,9 @@ def test_it_starts_from_the_teacher_and_takes_its_shape(
     assert loaded.config.backbone == teacher.config.backbone
     assert loaded.config.aspp_width == teacher.config.aspp_width
     assert loaded.meta["teacher_id"] == teacher.teacher_id
-    weight = loaded.network.tail.layer4[1].conv2.weight
-    torch.testing.assert_close(weight, teacher.network.tail.layer4[1].conv2.weight)
+    (name, *_) = (n for n, p in teacher.network.tail.named_parameters() if p.ndim == 4)
+    weight = loaded.network.tail.get_parameter(name)
+    torch.testing.assert_close(weight, teacher.network.tail.get_parameter(name))
     (validation,) = records(tmp_path / "run", "validation")  # the store has val: it is used
     assert 0 <= validation["miou"] <= 1
 
@@ -243,9 +244,13 @@ REFUSALS = {
         ["--teacher", "none", "--lambda_kd", "0", "--init", "teacher"],
         "--init teacher starts the tail from a teacher, .* or give --init scratch",
     ),
+    "features of another backbone": (
+        ["--backbone", "resnet34"],
+        r"teacher deeplabv3-mobilenet_v2-\w+ have 24 channels, resnet34 has 64 at entry stem: give",
+    ),
     "teacher's backbone": (
-        ["--init", "teacher", "--backbone", "resnet34"],
-        "its backbone is resnet18, the network's resnet34; give --backbone resnet18",
+        ["--init", "teacher", "--backbone", "resnet34", "--lambda_kd", "0"],
+        "its backbone is mobilenet_v2, the network's resnet34; give --backbone mobilenet_v2",
     ),
     "pretrained": (["--init", "teacher", "--pretrained", "imagenet"], "goes with --init scratch"),
     "pretrained file": (["--pretrained", "nothing.pth"], "no checkpoint file at nothing.pth"),

@@ -26,18 +26,18 @@ from training.trainer.ranks import Ranks, joined
 
 ANY = """
     --transform_init fresh
-    --selection any --mask variance --cuts 16 32 --init scratch --backbone resnet18 --aspp_width 16
-    --crop 64 --batch_size 4 --accumulate 2 --max_steps 2 --dropout 0 --clip_norm 1 --log_steps 1
-    --learning_rate 1e-4 --device cpu --workers 0 --no-tensorboard --freeze_batch_norm
+    --selection any --mask variance --cuts 16 32 --init scratch --backbone mobilenet_v2
+    --aspp_width 16 --crop 64 --batch_size 4 --accumulate 2 --max_steps 2 --dropout 0 --clip_norm 1
+    --log_steps 1 --learning_rate 1e-4 --device cpu --workers 0 --no-tensorboard --freeze_batch_norm
     --val_max_samples 3
 """
 """Without dropout, so that one process and two compute the same."""
 
 FLAGS = """
     --transform_init fresh
-    --selection dynamic --init scratch --backbone resnet18 --aspp_width 16 --crop 64 --batch_size 2
-    --device cpu --workers 0 --no-tensorboard --val_split none --log_steps 1 --freeze_batch_norm
-    --max_steps 4 --learning_rate 1e-4
+    --selection dynamic --init scratch --backbone mobilenet_v2 --aspp_width 16 --crop 64
+    --batch_size 2 --device cpu --workers 0 --no-tensorboard --val_split none --log_steps 1
+    --freeze_batch_norm --max_steps 4 --learning_rate 1e-4
 """
 
 

@@ -159,6 +159,9 @@ def set_statistics(network: LatentNetwork, source: StoreSource) -> None:
     """Fixes a fresh network's input and output scales, and how its gate standardises its input.
 
     All are the training split's; without a teacher's features the output scale stays 1.
+
+    Raises:
+        CheckpointError: The teacher's features are not those of the network's backbone.
     """
     rms_BC = source.latents.column("channel_rms", source.rows)
     rms_C = np.sqrt(np.square(rms_BC, dtype=np.float64).mean(0))
@@ -170,7 +173,15 @@ def set_statistics(network: LatentNetwork, source: StoreSource) -> None:
         mean_C, std_C = pooled_BC.mean(0), pooled_BC.std(0, correction=0)
         network.gate.set_input_statistics(mean_C.float(), std_C.float())
     if source.teacher is not None:
-        network.set_feature_statistics(*feature_statistics(source))
+        mean_C, std_C = feature_statistics(source)
+        own, config = len(network.feature_mean_C), network.config
+        if len(mean_C) != own:
+            raise CheckpointError(
+                f"the features of teacher {source.spec.teacher_id} have {len(mean_C)} channels, "
+                f"{config.backbone} has {own} at entry {config.entry}: give the teacher's "
+                "--backbone, or train without its features, --lambda_kd 0"
+            )
+        network.set_feature_statistics(mean_C, std_C)
 
 
 def feature_statistics(source: StoreSource) -> tuple[torch.Tensor, torch.Tensor]:

@@ -182,7 +182,7 @@ def test_all_networks_see_the_same_rows_and_crops(tiny_store: TinyStore) -> None
 def test_whole_images(tiny_store: TinyStore, crop: int) -> None:
     batch = next(iter(make_loader(make_spec(tiny_store), crop=crop)))
     assert batch["labels_BHW"].shape == (2, *CODED)
-    assert batch["features_BCHW"].shape == (2, 64, 32, 48)
+    assert batch["features_BCHW"].shape == (2, 24, 32, 48)
     assert batch["valid_B2"].tolist() == [[HEIGHT, WIDTH]] * 2
 
 

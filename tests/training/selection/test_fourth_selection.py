@@ -83,7 +83,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(store: TinyStore, output: Path, *more: object) -> list[str]:
-    small = "--backbone resnet18 --init scratch --aspp_width 8 --batch_size 2 --crop 32 --workers 0"
+    small = (
+        "--backbone mobilenet_v2 --init scratch --aspp_width 8 --batch_size 2 --crop 32 --workers 0"
+    )
     small += " --transform_init fresh"
     fixed = ["--store", store.url, "--output", output, *small.split(), "--no-tensorboard"]
     return [str(word) for word in (*fixed, "--selection", "every", "--max_steps", 2, *more)]

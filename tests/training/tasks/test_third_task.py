@@ -173,7 +173,7 @@ def test_it_is_trained_measured_and_used_like_the_others(
         "--selection",
         "dynamic",
         "--backbone",
-        "resnet18",
+        "mobilenet_v2",
         "--batch_size",
         2,
     ]
