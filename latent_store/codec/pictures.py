@@ -155,6 +155,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode} has 32 bits a sample, 8 or 16 are supported")
+    if image.mode == "P" and np.asarray(image).max() >= len(image.getpalette() or ()) // 3:
+        raise ValueError("its palette lacks colours that its pixels have")
     if image.mode == "P" and "transparency" in image.info:
         # By way of RGBA: Pillow warns about dropping a palette's transparency.
         image = image.convert("RGBA")

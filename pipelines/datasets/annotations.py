@@ -40,6 +40,8 @@ _LABEL_IDS = {name: label for label, name in enumerate(VOC_CLASSES) if label}
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 """Python's own reader takes more for a number: `1_1`, `nan`, the digits of every script."""
+_SHOWN = 100
+"""Characters of what a file says that messages quote."""
 _ROOT, _OBJECT, _BOX = "annotation", "object", "bndbox"
 
 
@@ -90,7 +92,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _shown(tag: str) -> str:
-    return tag[:100] if tag.isprintable() else repr(tag[:100])
+    return tag[:_SHOWN] if tag.isprintable() else repr(tag[:_SHOWN])
 
 
 def read_objects(location: Location, sample: Sample) -> Boxes:
@@ -116,9 +118,12 @@ def read_objects(location: Location, sample: Sample) -> Boxes:
 def _require_layout(annotation: ET.Element, objects: list[ET.Element]) -> None:
     """Refuses objects and boxes that nobody would find: converters put them elsewhere."""
     inside = {id(e) for element in objects for e in element.iter()}
+    found = {id(element) for element in objects}
     for element in annotation.iter():
         name = str(element.tag).lower().rstrip("s")
-        if id(element) not in inside and name in (_OBJECT, _BOX):
+        # A part of an object has a box of its own.
+        lost = name == _OBJECT or (name == _BOX and id(element) not in inside)
+        if lost and id(element) not in found:
             raise DatasetError(
                 f"it has <{element.tag}> where the devkit has none: objects are <{_OBJECT}>, "
                 f"directly in <{_ROOT}>, and each has its <{_BOX}>"
@@ -133,8 +138,9 @@ def _read_object(
     if not name:
         raise DatasetError("an object has no name")
     if name not in _LABEL_IDS:
+        classes = ", ".join(_LABEL_IDS)
         raise DatasetError(
-            f"an object is a {name!r}, which is none of VOC's classes: {', '.join(_LABEL_IDS)}"
+            f"an object is a {_quoted(name)}, which is none of VOC's classes: {classes}"
         )
     boxes = element.findall(_BOX)
     if len(boxes) != 1:
@@ -156,6 +162,10 @@ def _read_object(
     return (x1, y1, x2, y2), _LABEL_IDS[name], difficult, truncated
 
 
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
 def _text(element: ET.Element, tag: str, owner: str) -> str:
     found = element.findall(tag)
     if len(found) > 1:
@@ -167,7 +177,7 @@ def _number(box: ET.Element, edge: str, name: str) -> float:
     text = _text(box, edge, f"the box of the {name}")
     value = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
-        raise DatasetError(f"the box of the {name} has {edge} {text!r}, which is no number")
+        raise DatasetError(f"the box of the {name} has {edge} {_quoted(text)}, which is no number")
     return value
 
 
@@ -175,5 +185,5 @@ def _flag(element: ET.Element, tag: str, name: str) -> bool:
     # As the devkit has it: what is not marked is not so.
     text = _text(element, tag, f"the {name}") or "0"
     if text not in ("0", "1"):
-        raise DatasetError(f"the {name} has {tag} {text!r}, which is neither 0 nor 1")
+        raise DatasetError(f"the {name} has {tag} {_quoted(text)}, which is neither 0 nor 1")
     return text == "1"

@@ -59,6 +59,13 @@ def _broken_exif(image: Image.Image) -> bytes:
     return jpeg[:2] + app1 + jpeg[20:]
 
 
+def _short_palette(png: bytes) -> bytes:
+    """A PNG whose palette has two colours."""
+    place = png.index(b"PLTE")
+    end = place + 4 + int.from_bytes(png[place - 4 : place], "big") + 4
+    return png[: place - 4] + chunk(b"PLTE", png[place + 4 : place + 10]) + png[end:]
+
+
 def _text(value: str) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", value)
@@ -114,6 +121,8 @@ BROKEN: dict[str, Callable[[Image.Image], bytes]] = {
     "half a png": lambda p: saved(p, "PNG")[: len(saved(p, "PNG")) // 2],
     "half a jpeg": lambda p: saved(p, "JPEG")[: len(saved(p, "JPEG")) // 2],
     "pixels that are none": lambda p: saved(p, "PNG").replace(b"IDAT", b"iDAT"),
+    "palette that is lost": lambda p: saved(p.quantize(9), "PNG").replace(b"PLTE", b"pLTE"),
+    "palette that is too short": lambda p: _short_palette(saved(p.quantize(9), "PNG")),
     "a program": lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
     "32 bits a sample": lambda p: saved(p.convert("F"), "TIFF"),
     "a page": lambda _: b"<!DOCTYPE html><html>404 Not Found</html>",

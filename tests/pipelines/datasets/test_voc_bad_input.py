@@ -53,6 +53,16 @@ def reader_of(folder: Path, task: str) -> Voc:
         ({"<name>car<": "<name>lorry<"}, "an object is a 'lorry', which is none of VOC's classes"),
         ({"<name>car<": "<name>background<"}, "an object is a 'background', which is none of"),
         ({"<truncated>1<": "<truncated>2<"}, "the car has truncated '2', which is neither 0 nor 1"),
+        (
+            {"<name>car<": f"<name>{'x' * 10**6}<"},
+            f"is a '{'x' * 100}...', which is none of",
+        ),
+        ({"<xmin>11<": f"<xmin>{'1' * 10**5}_<"}, f"xmin '{'1' * 100}...', which is no n"),
+        ({"<difficult>0<": f"<difficult>{'0' * 200}<"}, f"difficult '{'0' * 100}...', which is"),
+        (
+            {"<pose>Left</pose><truncated>1": "<object><name>dog</name></object><truncated>1"},
+            "it has <object> where the devkit has none: objects are <object>, directly in",
+        ),
         ({"</annotation>": ""}, "000001.xml is no readable XML (no element found"),
     ],
 )
