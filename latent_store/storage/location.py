@@ -313,6 +313,24 @@ class Location:
                 "removed there: put the folder itself in the link's place"
             )
 
+    def require_free(self) -> None:
+        """Refuses an address at which something else than a store lies.
+
+        Raises:
+            LatentStoreError: It is a file, or a folder of other things.
+        """
+        if self.fs.exists(self.root) and not self.fs.isdir(self.root):
+            raise LatentStoreError(f"{self.url} is no folder; give `store=` a new or empty one")
+        if self.exists("zarr.json") or CONTROL in (there := self.folders("")):
+            return
+        # What begins with a dot was left by systems; a new disk begins with a folder of its own.
+        others = [name for name in there if name != "lost+found"]
+        if others:
+            raise LatentStoreError(
+                f"{self.url} is no latent store but has a folder {others[0]}; give `store=` a "
+                "new or empty folder"
+            )
+
     def require(self) -> None:
         """Refuses an address at which nothing lies.
 

@@ -90,6 +90,7 @@ class EncodeRequest:
             require_name(flags.dataset_id, "a dataset's id")
         require_name(flags.split, "a split's name")
         self.flags, self.location = flags, Location(flags.store)
+        self.location.require_free()
         self.device = str(choose_device(flags.device))
         self.reader = open_dataset(read_flags(flags, DatasetFlags))
         self.manifest = self.reader.manifest(flags.split)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,45 @@ def test_every_broken_file_is_one_failed_row(
     assert encode.main(args(root, url, "--max_failures", "0")) == 0
     split = latent_store.open(url)["cityscapes/train"]
     assert len(split.common_rows(split.labels(), split.latents())) == len(bad) + 3
+
+
+def test_pipes_sockets_and_devices_are_failed_rows_and_never_waited_for(
+    tmp_path: Path, fails: Fails
+) -> None:
+    root, url = (
+        write_root(tmp_path / "data", *(f"city/{name}" for name in "abcdefgh")),
+        tmp_path / "s",
+    )
+    for name, path in zip("abcdefg", [image_path] * 4 + [label_path] * 3, strict=True):
+        path(root, f"city/{name}").unlink()
+    with socket.socket(socket.AF_UNIX) as listening:
+        os.mkfifo(image_path(root, "city/a"))
+        listening.bind(str(image_path(root, "city/b")))
+        image_path(root, "city/c").symlink_to("/dev/zero")
+        image_path(root, "city/d").mkdir()
+        os.mkfifo(label_path(root, "city/e"))
+        label_path(root, "city/f").symlink_to("/dev/null")
+        label_path(root, "city/g").symlink_to(image_path(root, "city/b"))
+        line = fails(encode.main, args(root, url), status=1)
+        assert "7 samples of cityscapes/train/labels failed, more than --max_failures 0" in line
+        assert "a_leftImg8bit.png is no regular file; replace it by one, or take it out" in line
+        assert encode.main(args(root, url, "--max_failures", "7")) == 0
+    letters = pq.read_table(url / CONTROL / "cityscapes/train/labels.dead_letters.parquet")
+    assert letters["sample_id"].to_pylist() == list("abcdefg")
+    assert all("is no regular file" in reason for reason in letters["reason"].to_pylist())
+
+
+def test_what_is_no_store_is_not_written_into(root: Path, tmp_path: Path, fails: Fails) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("file", "pipe"):
+        line = fails(encode.main, args(root, tmp_path / name))
+        assert f"{tmp_path / name} is no folder; give --store a new or empty one" in line
+    line = fails(encode.main, args(root, root))
+    assert f"{root} is no latent store but has a folder " in line
+    assert line.endswith("; give --store a new or empty folder")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_plan_waits_for_headers_that_it_lacks(root: Path) -> None:

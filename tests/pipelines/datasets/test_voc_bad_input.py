@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +135,23 @@ def test_a_listed_id_without_its_file(folder: Path, fails: Fails, kind: str) -> 
     name = kind.split("/")[0]
     assert f"1 of 3 listed images have no file in {name}, the first is" in line
     assert f"VOC2007/{kind}; restore it, or take the id out of the list" in line
+
+
+def test_pipes_as_list_mask_and_annotation(folder: Path, fails: Fails) -> None:
+    url = folder.parent / "s.zarr"
+    for task, name in (
+        ("detection", "Annotations/000001.xml"),
+        ("segmentation", "SegmentationClass/000003.png"),
+    ):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        line = fails(encode.main, args(folder.parent, url.with_name(task), task), status=1)
+        assert f"VOC2007/{name} is no regular file; replace it by one, or take it out" in line
+    (folder / "ImageSets/Main/trainval.txt").unlink()
+    os.mkfifo(folder / "ImageSets/Main/trainval.txt")
+    line = fails(encode.main, args(folder.parent, url, "detection"))
+    assert "VOC2007/ImageSets/Main/trainval.txt is no regular file; replace it by one" in line
+    assert not url.exists()
 
 
 def test_ids_that_are_listed_twice(folder: Path, tmp_path: Path) -> None:
