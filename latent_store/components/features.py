@@ -9,8 +9,7 @@ import numpy as np
 from msgspec import Meta
 
 from latent_store.components.base import ComponentRecord
-from latent_store.components.reader import ComponentReader, Rows, Variable, Window
-from latent_store.format import layout
+from latent_store.components.reader import ComponentReader, Rows, Variable, Windows
 from latent_store.format.feature_encoding import UINT8, FeatureEncoding
 from latent_store.format.samples import LARGEST_SIDE
 from latent_store.format.schema import FEATURE_STRIDE, ArraySpec, ComponentSpec
@@ -109,15 +108,13 @@ class FeaturesReader(ComponentReader):
         """The encoding of the stored features."""
         return self.record.encoding(str(self.array("features").dtype))
 
-    def read(self, rows: Rows, window: Window | None = None) -> np.ndarray:
+    def read(self, rows: Rows, window: Windows = None) -> np.ndarray:
         """Reads dequantised features, float32 `[n, F, H/stride, W/stride]`; `window` in cells."""
-        array = self.array("features")
-        vertical, horizontal = layout.window_or_all(window, *array.shape[2:])
-        raw = self._gather(rows, lambda part: array[part, :, vertical, horizontal])
-        features = raw.astype(np.float32)
-        if array.dtype == np.uint8:
-            features *= self._column("feature_scale", rows)[:, :, None, None]
-        return features
+        raw = self._read("features", rows, (range(self.channels),), window)
+        if raw.dtype != np.uint8:
+            return raw.astype(np.float32)
+        scale_NF = self._column("feature_scale", rows)
+        return np.multiply(raw, scale_NF[:, :, None, None], dtype=np.float32)
 
     def variables(self) -> dict[str, Variable]:
         """Returns the features, dequantised."""

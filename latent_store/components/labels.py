@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from latent_store.components.reader import ComponentReader, Rows, Window, name_classes
-from latent_store.format import layout
+from latent_store.components.reader import ComponentReader, Rows, Windows, name_classes
 from latent_store.format.schema import IGNORE_LABEL, SEGMENTATION, ArraySpec, ComponentSpec
 
 
@@ -49,8 +48,6 @@ class LabelsReader(ComponentReader):
     task = SEGMENTATION
     source = "label_uri"
 
-    def read(self, rows: Rows, window: Window | None = None) -> np.ndarray:
+    def read(self, rows: Rows, window: Windows = None) -> np.ndarray:
         """Reads class ids, uint8 `[n, H, W]`, 255 = ignore; `window` in pixels."""
-        array = self.array("segmentation")
-        vertical, horizontal = layout.window_or_all(window, *array.shape[1:])
-        return self._gather(rows, lambda part: array[part, vertical, horizontal])
+        return self._read("segmentation", rows, windows=window)

@@ -9,7 +9,9 @@ import numpy as np
 
 from latent_store.catalogue import codecs
 from latent_store.components.base import ComponentRecord
-from latent_store.components.reader import ComponentReader, Coordinate, Rows
+from latent_store.components.reader import ComponentReader, Coordinate, Rows, Windows
+from latent_store.errors import MissingComponentError
+from latent_store.format.layout import Numbers
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import (
     CHANNEL_GROUP,
@@ -99,22 +101,31 @@ class LatentsReader(ComponentReader):
         """M."""
         return self.spec.channels
 
-    def read(self, rows: Rows, channels: Sequence[int] | None = None) -> np.ndarray:
+    def read(
+        self, rows: Rows, channels: Sequence[int] | None = None, window: Windows = None
+    ) -> np.ndarray:
         """Reads ŷ.
 
         Args:
-            rows: Row numbers in any order; consecutive ones are read as slices.
+            rows: Row numbers in any order.
             channels: Channel numbers in any order; None for all.
+            window: In latent positions.
 
         Returns:
             Integers `[n, k, h, w]` on the canvas, int8 or int16 as stored; 0 beyond a row's own
             coded size (`Split.coded_sizes`).
+
+        Raises:
+            MissingComponentError: There is no such channel, or a row is not usable.
         """
-        y_hat = self.array("y_hat")
-        if channels is None:
-            return self._gather(rows, lambda part: y_hat[part])
-        wanted = np.asarray(channels, dtype=np.int64)
-        return self._gather(rows, lambda part: y_hat.oindex[part, wanted])
+        wanted: Numbers = range(self.channels)
+        if channels is not None:
+            wanted = tuple(map(int, channels))
+            if wanted and not 0 <= min(wanted) <= max(wanted) < self.channels:
+                raise MissingComponentError(
+                    f"{self.key} has channels 0 to {self.channels - 1}, not {sorted(wanted)}"
+                )
+        return self._read("y_hat", rows, (wanted,), window)
 
     def column(self, name: str, rows: Rows) -> np.ndarray:
         """Reads numbers of each row, float32: `channel_bits`, `channel_mean`, `channel_rms`

@@ -8,7 +8,7 @@ import numpy as np
 
 from latent_store.catalogue import codecs, rankings
 from latent_store.components.latents import CodedRecord, stream_spec, y_hat_spec
-from latent_store.components.reader import ComponentReader, Coordinate, Rows, Variable
+from latent_store.components.reader import ComponentReader, Coordinate, Rows, Variable, Windows
 from latent_store.errors import IntegrityError, RankingError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ArraySpec, CodecSpec, ComponentSpec
@@ -91,8 +91,13 @@ class RankedReader(ComponentReader):
         origin = ranked_origin(self.spec, ids["ranking"], self.ranking.order, self.cuts)
         self._require_origin(origin)
 
-    def read(self, rows: Rows, keep: int | None = None) -> np.ndarray:
-        """Reads the `keep` most important channels, and fetches only the chunks that hold them.
+    def read(self, rows: Rows, keep: int | None = None, window: Windows = None) -> np.ndarray:
+        """Reads the `keep` most important channels, and decodes only the chunks that hold them.
+
+        Args:
+            rows: Row numbers in any order.
+            keep: How many; None for all.
+            window: In latent positions.
 
         Returns:
             Integers `[n, keep, h, w]` in ranked order, on the canvas, as of the latents.
@@ -101,8 +106,7 @@ class RankedReader(ComponentReader):
             RankingError: `keep` is out of range.
         """
         count = len(self.ranking.channels(len(self.ranking.order) if keep is None else keep))
-        y_hat = self.array("y_hat")
-        return self._gather(rows, lambda part: y_hat[part, :count])
+        return self._read("y_hat", rows, (range(count),), window)
 
     def cut_bytes(self, rows: Rows) -> np.ndarray:
         """Returns the bytes of the scalable stream up to each cut, int64 `[n, cuts]`."""

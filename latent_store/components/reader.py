@@ -3,13 +3,13 @@
 Opening a component checks, with one table and one listing, that every object is there with the
 length its receipt gave, because a missing object would read as zeros in every Zarr reader. Tables
 and metadata are compared with the digests in the component's sealed attributes, and what is read
-of an object with its receipt (`latent_store.shards.checked_store`).
+of an object with its receipt (`latent_store.shards.listed_objects`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -31,14 +31,19 @@ from latent_store.format.plan import ShardPlan
 from latent_store.format.samples import Sample
 from latent_store.shards import index
 from latent_store.shards.checked_store import CheckedStore
+from latent_store.shards.fetching import Fetcher
+from latent_store.shards.listed_objects import ListedObjects
 from latent_store.shards.receipts import OK, crc32c
+from latent_store.shards.shard_reader import Cut, ShardReader
 from latent_store.storage import groups, seals
 from latent_store.storage.location import Location
 
-Rows = Sequence[int] | np.ndarray
+Rows = layout.Rows
 """Row numbers, in any order."""
 Window = tuple[int, int, int, int]
 """`(top, left, height, width)`."""
+Windows = Window | list[Window] | None
+"""The same window of every row, or a list of one each, all of one size; None for whole planes."""
 _LARGEST_COLUMN, _LARGEST_PIXEL = 2**24, 2**10
 """Bytes that one row of an array may take: numbers of the whole picture, and for each pixel."""
 Coordinate = tuple[str, np.ndarray]
@@ -84,6 +89,7 @@ class OpenComponent:
         self._split = split
         self._remedy = remedy
         self._arrays: dict[str, zarr.Array] = {}
+        self._readers: dict[str, ShardReader] = {}
         try:
             self.group = component.open_component(location, split, key)
         except MissingComponentError as error:
@@ -122,7 +128,7 @@ class OpenComponent:
         return self._table(f"{index.part_name(self.key)}.objects")
 
     def array(self, name: str) -> zarr.Array:
-        """Returns one array of the component, whose reads are checked against its receipts.
+        """Returns one array as zarr-python reads it, checked against the receipts.
 
         Raises:
             IntegrityError: Its metadata is missing or was altered.
@@ -134,10 +140,22 @@ class OpenComponent:
         return self._arrays[name]
 
     @cached_property
+    def _listed(self) -> ListedObjects:
+        return ListedObjects(self.objects, groups.repair_hint(self.location), self.left_out)
+
+    @cached_property
     def _checked(self) -> CheckedStore:
-        store = self.location.zarr_store(read_only=True)
-        hint = groups.repair_hint(self.location)
-        return CheckedStore(store, self.objects, hint, left_out=self.left_out)
+        return CheckedStore(self.location.zarr_store(read_only=True), self._listed)
+
+    @cached_property
+    def _fetcher(self) -> Fetcher:
+        return Fetcher(self.location, self._listed)
+
+    def _reader(self, name: str) -> ShardReader:
+        """Returns the quick reader of one array."""
+        if name not in self._readers:
+            self._readers[name] = ShardReader(self.array(name), self._fetcher)
+        return self._readers[name]
 
     def _table(self, name: str) -> pa.Table:
         return component.read_table(self.location, self.group, self._split, name)
@@ -193,7 +211,7 @@ class ComponentReader(OpenComponent):
                 f"{plan.name}/{key} was made from other pictures than the shard plan lists: one of "
                 f"them is older or of another store; restore plan.json, or {self._remedy}"
             )
-        self._columns: dict[str, np.ndarray] = {}
+        self._columns: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
     def key_of(cls, *ids: str) -> str:
@@ -275,11 +293,24 @@ class ComponentReader(OpenComponent):
         start, stop = np.searchsorted(self.rows, (first, first + self.plan.samples_per_shard))
         return self.rows[start:stop]
 
-    def _gather(self, rows: Rows, read: Callable[[slice], Any]) -> np.ndarray:
+    def _read(self, name: str, rows: Rows, first: Cut = (), windows: Windows = None) -> np.ndarray:
+        """Reads an array, `[n, ...]`.
+
+        Args:
+            name: The array.
+            rows: Row numbers, in any order.
+            first: Positions on the axes before the planes; all where there is nothing else.
+            windows: What of the planes, which are the last two axes.
+        """
         self._require_rows(rows)
-        with groups.reading(self.location, self.key):
-            parts = [read(slice(start, stop)) for start, stop in layout.runs(rows) or [(0, 0)]]
-            return np.concatenate(parts)
+        cuts: Cut | list[Cut] = first
+        if windows is not None:
+            plane = self.array(name).shape[-2:]
+            each = windows if isinstance(windows, list) else [windows]
+            cuts = [(*first, *layout.window_or_all(window, *plane)) for window in each]
+            cuts = cuts if isinstance(windows, list) else cuts[0]
+        with groups.reading(self.location, f"{self.key}/{name}"):
+            return self._reader(name).read(rows, cuts)
 
     def _require_rows(self, rows: Rows) -> None:
         wanted = np.asarray(rows, dtype=np.int64)
@@ -293,12 +324,22 @@ class ComponentReader(OpenComponent):
             )
 
     def _column(self, name: str, rows: Rows) -> np.ndarray:
-        # Columns hold a few numbers a row: one read of the whole column beats many small ones.
+        """Reads a few numbers a row, which are kept; with a row come all of its shard."""
         self._require_rows(rows)
+        size, last = self.plan.samples_per_shard, self.record.num_rows or 0
         if name not in self._columns:
+            array = self.array(name)
+            read = np.zeros(layout.num_shards(last, size), dtype=bool)
+            self._columns[name] = np.zeros(array.shape, array.dtype), read
+        (values, read), numbers = self._columns[name], np.asarray(rows, dtype=np.int64)
+        shards = np.unique(numbers // size)
+        new = shards[~read[shards]]
+        if new.size:
+            there = np.concatenate([np.arange(n * size, min((n + 1) * size, last)) for n in new])
             with groups.reading(self.location, f"{self.key}/{name}"):
-                self._columns[name] = np.asarray(self.array(name)[...])
-        return self._columns[name][np.asarray(rows, dtype=np.int64)]
+                values[there] = self._reader(name).read(there)
+            read[new] = True
+        return values[numbers]
 
     def _stream(self, name: str, row: int, end: int | None = None) -> bytes:
         """Reads a row's byte string, or its first `end` bytes; only the whole has a checksum."""
@@ -307,7 +348,8 @@ class ComponentReader(OpenComponent):
         stop = length if end is None else min(end, length)
         shard = layout.shard_of(row, self.plan.samples_per_shard)
         with groups.reading(self.location, f"{self.key}/{name}_data"):
-            data = np.asarray(self.array(f"{name}_data")[shard, offset : offset + stop]).tobytes()
+            part = range(offset, offset + stop)
+            data = self._reader(f"{name}_data").read([shard], (part,)).tobytes()
         if stop == length:
             self._check_crc(data, int(self._column(f"{name}_crc32c", [row])[0]), name, row)
         return data

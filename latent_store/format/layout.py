@@ -5,17 +5,25 @@ Pure functions of integers; everything else in the package asks here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from latent_store.errors import CapacityError
 from latent_store.format.schema import PAD_MULTIPLE, ArraySpec, BytesSpec
 
+Rows = Sequence[int] | np.ndarray
+"""Row numbers, in any order."""
+Numbers = range | tuple[int, ...]
+"""Positions on an axis: consecutive ones, or any."""
 STREAM_CHUNK = 1 << 16
 """Bytes in an inner chunk of flat bitstreams."""
 INDEX_ENTRY = 16
 """Bytes of a shard index for each inner chunk: start and length."""
+NO_CHUNK = 2**64 - 1
+"""Start and length, in a shard index, of a chunk that is not there."""
 INDEX_CRC = 4
 """Bytes of the crc32c behind a shard index, and behind each inner chunk."""
 
@@ -80,7 +88,7 @@ def present_chunks(index: bytes | np.ndarray) -> np.ndarray:
         int64 `[n, 2]`: start and length of every chunk that is there, by rising start.
     """
     entries = np.frombuffer(bytes(index)[:-INDEX_CRC], dtype="<u8").reshape(-1, 2)
-    there: np.ndarray = entries[(entries != np.iinfo(np.uint64).max).any(axis=1)].astype(np.int64)
+    there: np.ndarray = entries[(entries != NO_CHUNK).any(axis=1)].astype(np.int64)
     return there[np.argsort(there[:, 0])]
 
 
@@ -100,7 +108,25 @@ def chunk_trailers(data: bytes, inner_chunks: int) -> bytes:
     return b"".join(data[end - INDEX_CRC : end] for end in [*ends.tolist(), len(data)])
 
 
-def runs(rows: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
+def spans(starts: np.ndarray, stops: np.ndarray, gap: int) -> list[tuple[int, int]]:
+    """Joins byte ranges that lie no further apart than `gap`, in rising order.
+
+    Args:
+        starts: int64 `[n]`; -1 where nothing lies.
+        stops: int64 `[n]`.
+        gap: In bytes.
+    """
+    there = np.flatnonzero(starts >= 0)
+    order = there[np.argsort(starts[there])]
+    if not order.size:
+        return []
+    starts, stops = starts[order], np.maximum.accumulate(stops[order])
+    (breaks,) = np.nonzero(starts[1:] - stops[:-1] > gap)
+    firsts, lasts = starts[[0, *(breaks + 1)]], stops[[*breaks, -1]]
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def runs(rows: Rows) -> list[tuple[int, int]]:
     """Cuts row numbers into `(start, stop)` runs of consecutive ones, in the order given.
 
     Readers fetch one slice a run, because slices are the fast path of every Zarr reader.
@@ -136,19 +162,39 @@ def pack_bytes(parts: Iterable[bytes], capacity: int) -> tuple[np.ndarray, np.nd
     return np.frombuffer(b"".join(parts), dtype=np.uint8), offset, length
 
 
+def pieces(numbers: Numbers, chunk: int) -> list[tuple[int, Any, Any]]:
+    """Cuts positions on an axis at the borders of its chunks.
+
+    Returns:
+        For each chunk that holds some: its number, where they stand among `numbers`, and where they
+        lie in the chunk; slices of a range, else int64 `[n]`.
+    """
+    if isinstance(numbers, range):
+        first, stop = numbers.start, numbers.stop
+        borders = [first, *range(round_up(first + 1, chunk), stop, chunk), stop]
+        return [
+            (a // chunk, slice(a - first, b - first), slice(a % chunk, a % chunk + b - a))
+            for a, b in itertools.pairwise(borders)
+            if a < b
+        ]
+    values = np.asarray(numbers, dtype=np.int64)
+    found = ((n, np.flatnonzero(values // chunk == n)) for n in np.unique(values // chunk).tolist())
+    return [(n, at, values[at] - n * chunk) for n, at in found]
+
+
 def window_or_all(
     window: tuple[int, int, int, int] | None, height: int, width: int
-) -> tuple[slice, slice]:
-    """Turns `(top, left, height, width)` into slices, and None into the whole plane.
+) -> tuple[range, range]:
+    """Turns `(top, left, height, width)` into rows and columns, and None into the whole plane.
 
     Raises:
         CapacityError: The window leaves the plane.
     """
     if window is None:
-        return slice(None), slice(None)
-    top, left, rows, columns = window
+        return range(height), range(width)
+    top, left, rows, columns = map(int, window)
     if not (0 <= top < top + rows <= height and 0 <= left < left + columns <= width):
         raise CapacityError(
             f"window (top, left, height, width) = {window} leaves the plane of {height}x{width}"
         )
-    return slice(top, top + rows), slice(left, left + columns)
+    return range(top, top + rows), range(left, left + columns)

@@ -1,24 +1,17 @@
-"""A Zarr store that compares every piece of a shard that it fetches with the receipts.
+"""A Zarr store that holds every piece of a shard that it fetches to the receipts.
 
-Inner chunks and shard indexes end in a crc32c of their own, which Zarr checks. That shows altered
-bytes, but not bytes that are whole and in the wrong place: another shard, another component's, an
-older one. So the receipts list those trailing checksums too, and what arrives must end in the one
-that belongs there. Nothing is fetched for this that would not be fetched anyway.
+For other people's readers, and for what is read seldom: `latent_store.shards.shard_reader` reads
+the same arrays by far quicker, and lets `latent_store.shards.listed_objects` judge likewise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
-import pyarrow as pa
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
-from latent_store.errors import IntegrityError
-from latent_store.format.layout import present_chunks
-from latent_store.shards.index import ABSENT
+from latent_store.shards.listed_objects import ChunkTable, ListedObjects
 from latent_store.shards.receipts import StoredObject
 
 
@@ -27,31 +20,13 @@ class CheckedStore(WrapperStore[Store]):
 
     Args:
         store: Where the objects lie.
-        objects: The component's object table.
-        remedy: What to do about a wrong object.
-        left_out: Shards that are served as fill, since they are being written anew.
+        listed: What they must be.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        objects: pa.Table,
-        remedy: str,
-        left_out: Collection[int] = (),
-    ) -> None:
+    def __init__(self, store: Store, listed: ListedObjects) -> None:
         super().__init__(store)
-        self._remedy = remedy
-        rows = objects.to_pylist()
-        self._left_out = {row["key"] for row in rows if row["shard"] in left_out}
-        fields = ("length", "crc32c", "inner_chunks", "trailers")
-        # Of those that are absent because all their values are fill: None.
-        self._listed = {
-            row["key"]: None
-            if row["length"] == ABSENT
-            else StoredObject(**{name: row[name] for name in fields})
-            for row in rows
-        }
-        self._starts: dict[str, np.ndarray] = {}
+        self._listed = listed
+        self._tables: dict[str, ChunkTable] = {}
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -61,36 +36,28 @@ class CheckedStore(WrapperStore[Store]):
         Raises:
             IntegrityError: It is not what the receipt lists.
         """
-        if key in self._left_out:
+        if self._listed.is_left_out(key):
             return None
-        if key not in self._listed:
-            raise self._refusal(key, "is in no receipt")
+        entry = self._listed.entry(key)
         value = await self._store.get(key, prototype, byte_range)
-        listed = self._listed[key]
-        if (value is None) != (listed is None):
+        if (value is None) != (entry is None):
             what = "is missing" if value is None else "is there, but in no receipt"
-            raise self._refusal(key, what)
-        if value is not None and listed is not None:
-            self._check(key, listed, value, byte_range)
+            raise self._listed.refusal(key, what)
+        if value is not None and entry is not None:
+            self._check(key, entry, value.to_bytes(), byte_range)
         return value
 
     def _check(
-        self, key: str, listed: StoredObject, value: Buffer, byte_range: ByteRequest | None
+        self, key: str, entry: StoredObject, data: bytes, byte_range: ByteRequest | None
     ) -> None:
-        data = value.to_bytes()
         if byte_range is None:
-            right = listed.defect(data) is None
+            self._listed.require_whole(key, entry, data)
         elif isinstance(byte_range, SuffixByteRequest):
-            right = data.endswith(listed.trailer(-1))
-            self._starts[key] = present_chunks(data)[:, 0] if right else np.empty(0)
+            self._tables[key] = self._listed.chunk_table(key, entry, data)
         elif isinstance(byte_range, RangeByteRequest):
-            # Zarr reads a shard's index before its chunks, so the positions are known.
-            position = int(np.searchsorted(self._starts[key], byte_range.start))
-            right = data.endswith(listed.trailer(position))
+            # Zarr reads a shard's index before its chunks, so the table is known.
+            table = self._tables[key]
+            (number,) = np.flatnonzero(table.starts == byte_range.start)
+            self._listed.require_piece(key, data, int(table.crcs[number]))
         else:
-            right = False
-        if not right:
-            raise self._refusal(key, "is another object than its receipt lists")
-
-    def _refusal(self, key: str, what: str) -> IntegrityError:
-        return IntegrityError(f"{key} {what}: it was deleted, swapped or altered; {self._remedy}")
+            raise self._listed.refusal(key, "is asked for in a way that no receipt vouches for")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -40,6 +40,8 @@ CONTROL = ".latent_store"
 """Everything in a store that is not Zarr lies below this prefix."""
 
 _PROBE = ".probe-"
+Range = tuple[str, int, int]
+"""A key, and the first byte of a part and the one behind its last."""
 LARGEST_OBJECT = 2**33
 """In bytes: what is read whole, and nobody knows the length of, is not longer."""
 
@@ -136,6 +138,33 @@ class Location:
                 "its job write it anew"
             )
         return data
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes | None]:
+        """Returns parts of objects, asked for at once; None of an object that is not there.
+
+        What an object has no bytes of is missing at the end of its part.
+
+        Raises:
+            IntegrityError: One is no regular file.
+        """
+        paths = [self._object(key) for key, _, _ in ranges]
+        if self.local_path is not None:
+            return [self._read_part(*part) for part in ranges]
+        starts, ends = [start for _, start, _ in ranges], [end for _, _, end in ranges]
+        found = self.fs.cat_ranges(paths, starts, ends, on_error="return") if paths else []
+        for error in found:
+            if isinstance(error, BaseException) and not isinstance(error, FileNotFoundError):
+                raise error
+        return [None if isinstance(part, FileNotFoundError) else bytes(part) for part in found]
+
+    def _read_part(self, key: str, start: int, end: int) -> bytes | None:
+        try:
+            self.local_length(key)
+            with Path(self._object(key)).open("rb", buffering=0) as file:
+                file.seek(start)
+                return file.read(end - start)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def _read_range(self, path: str, end: int) -> bytes:
         try:

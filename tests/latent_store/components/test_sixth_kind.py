@@ -33,7 +33,7 @@ class DepthReader(ComponentReader):
 
     def read(self, rows: Rows) -> np.ndarray:
         """Reads distances, float32 `[n, h, w]`."""
-        return self._gather(rows, lambda part: self.array("depth")[part])
+        return self._read("depth", rows)
 
 
 def depth_spec(sensor: str) -> ComponentSpec:
