@@ -20,6 +20,7 @@ import zarr
 from latent_store.errors import IntegrityError
 from latent_store.format import layout
 from latent_store.format.layout import Numbers, Rows
+from latent_store.shards import recycled
 from latent_store.shards.chunk_codec import ChunkCodec
 from latent_store.shards.fetching import Fetcher, Held
 
@@ -78,7 +79,7 @@ class ShardReader:
         """
         each = cuts if isinstance(cuts, list) else [cuts] * len(rows)
         like = cuts[0] if isinstance(cuts, list) else cuts
-        out = np.empty((len(rows), *map(len, self._full(like))), self.dtype)
+        out = recycled.empty((len(rows), *map(len, self._full(like))), self.dtype)
         rank = 1 + len(self.axes)
         shards, places = np.divmod(np.asarray(rows, dtype=np.int64), self._per_shard)
         keys = [layout.object_key(self._path, shard, rank) for shard in shards.tolist()]

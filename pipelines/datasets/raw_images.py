@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -57,17 +57,11 @@ class RawImages(Source):
         """Returns the padded height and width of each row, in pixels."""
         return [self.samples[row].coded_size for row in rows]
 
-    def read(self, rows: Rows) -> dict[int, Read]:
-        """Reads whole pictures and their annotations, by row."""
-        return {int(row): self._read(int(row)) for row in rows}
-
-    def cut(
-        self, batch: Sequence[int], wholes: Mapping[int, Read], windows: Sequence[Window]
-    ) -> Arrays:
+    def cut(self, rows: Sequence[int], windows: list[Window]) -> Arrays:
         """Returns "x_BHWC", uint8, and what the annotations give."""
         images, learned = [], []
-        for row, (top, left, height, width) in zip(batch, windows, strict=True):
-            image_HWC, annotation = wholes[row]
+        for row, (top, left, height, width) in zip(rows, windows, strict=True):
+            image_HWC, annotation = self._read(int(row))
             images.append(image_HWC[top : top + height, left : left + width])
             learned.append(self.annotations.cut(annotation, (top, left, height, width)))
         return {"x_BHWC": np.stack(images), **self.annotations.entries(learned)}

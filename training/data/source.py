@@ -1,5 +1,6 @@
 """The source of a loader's batches: whole images, what is learned of each, and crops of both."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from latent_store.store import Split
 from training.data.sampling import WHOLE, Batch, Share, crop_origin, group_by_size
 
 Rows = Sequence[int] | np.ndarray
+Items = Sequence[Any] | np.ndarray
+"""One thing a row."""
 Arrays = dict[str, Any]
 """A batch before it is tensors: NumPy arrays, and "sample_ids", a list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations(ABC):
-    """One component of a split, read row by row. Plain values: workers are sent it.
+    """One component of a split. Plain values: workers are sent it.
 
     Attributes:
         num_classes: Annotations of other classes are refused.
@@ -40,8 +43,8 @@ class Annotations(ABC):
         """Opens the component."""
 
     @abstractmethod
-    def read(self, reader: Any, row: int, window: Window | None = None) -> Any:
-        """Reads one row's whole, or what a window in pixels, from its top left corner, leaves.
+    def read(self, reader: Any, rows: Rows, windows: list[Window] | None = None) -> Items:
+        """Reads rows: wholes, or what a window each in pixels, from its top left corner, leaves.
 
         Raises:
             DatasetError: If a class is none of the `num_classes`.
@@ -52,7 +55,7 @@ class Annotations(ABC):
         """Returns what a window leaves of a row's whole."""
 
     @abstractmethod
-    def entries(self, cut: Sequence[Any]) -> dict[str, Any]:
+    def entries(self, cut: Items) -> dict[str, Any]:
         """Returns a batch's entries, made of what `cut` or `read` returned for each image."""
 
     @abstractmethod
@@ -124,14 +127,11 @@ class Source(ABC):
         """Returns the height and width that rows have where they are cropped, in pixels."""
 
     @abstractmethod
-    def read(self, rows: Rows) -> Mapping[int, Any]:
-        """Reads whole images, by row."""
+    def cut(self, rows: Sequence[int], windows: list[Window]) -> Arrays:
+        """Reads a window of each row, all of one size: what is the source's own of a load.
 
-    @abstractmethod
-    def cut(
-        self, batch: Sequence[int], wholes: Mapping[int, Any], windows: Sequence[Window]
-    ) -> Arrays:
-        """Returns what is the source's own of a batch: windows of images and annotations."""
+        Arrays and lists have an item a row; anything else is the same for every batch.
+        """
 
     def groups(self, rule: CropRule) -> list[list[int]]:
         """Returns the rows grouped by the size of what the rule cuts from them."""
@@ -144,25 +144,27 @@ class Source(ABC):
         """Reads and crops batches, or one share of each, that are handed out together.
 
         Returns:
-            For each batch: what `cut` gives, "valid_B2" (height and width of the crop that are
-            original image), "rows_B", "sample_ids", and "batch_rows", the row numbers of the whole
-            batch.
+            For each batch, as parts of one load: what `cut` gives, "valid_B2" (height and width of
+            the crop that are original image), "rows_B", "sample_ids", and "batch_rows", the row
+            numbers of the whole batch.
         """
         parts = [share.part(batch) for batch in batches]
-        rows = np.unique(np.concatenate([np.asarray(part, np.int64) for part in parts]))
-        coded = dict(zip(rows.tolist(), self.coded_sizes(rows), strict=True))
-        wholes = self.read(rows)
-        loaded = []
-        for part, batch in zip(parts, batches, strict=True):
-            windows = [rule.window(row, coded[row], epoch) for row in part]
-            tops, heights = np.array([w[:2] for w in windows]), np.array([w[2:] for w in windows])
-            loaded.append(
-                self.cut(part, wholes, windows)
-                | {
-                    "valid_B2": np.clip(self.sizes(part).astype(np.int64) - tops, 0, heights),
-                    "rows_B": np.asarray(part, np.int64),
-                    "sample_ids": self.sample_ids(part),
-                    "batch_rows": batch,
-                }
-            )
-        return loaded
+        rows = [row for part in parts for row in part]
+        sizes = zip(rows, self.coded_sizes(rows), strict=True)
+        windows = [rule.window(row, size, epoch) for row, size in sizes]
+        tops, heights = np.array([w[:2] for w in windows]), np.array([w[2:] for w in windows])
+        arrays = self.cut(rows, windows) | {
+            "valid_B2": np.clip(self.sizes(rows).astype(np.int64) - tops, 0, heights),
+            "rows_B": np.asarray(rows, np.int64),
+            "sample_ids": self.sample_ids(rows),
+        }
+        stops = list(itertools.accumulate(map(len, parts), initial=0))
+        return [
+            {name: _part(value, slice(*span)) for name, value in arrays.items()}
+            | {"batch_rows": batch}
+            for span, batch in zip(itertools.pairwise(stops), batches, strict=True)
+        ]
+
+
+def _part(value: Any, span: slice) -> Any:
+    return value[span] if isinstance(value, np.ndarray | list) else value

@@ -4,8 +4,9 @@ A source is described by plain values and opens the store when it is first used,
 sent to another process.
 """
 
+import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,7 @@ from latent_store.components.reader import ComponentReader, Window
 from latent_store.errors import DatasetError
 from latent_store.format.schema import LATENT_STRIDE
 from latent_store.store import Split
-from training.data.source import Annotations, Arrays, Rows, Source, held_out
+from training.data.source import Annotations, Arrays, Items, Rows, Source, held_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,67 +151,94 @@ class StoreSource(Source):
     def coded_sizes(self, rows: Rows) -> list[tuple[int, int]]:
         return [(height, width) for height, width in self.split.coded_sizes(rows).tolist()]
 
-    def read_features(self, row: int, window: Window | None = None) -> np.ndarray:
-        """Returns the teacher's features of one image, float32 [D, h, w]; a window is in cells.
+    def read_features(self, rows: Rows, windows: list[Window] | None = None) -> np.ndarray:
+        """Returns the teacher's features, float32 [n, D, h, w]; windows, one a row, are in cells.
 
         Raises:
             DatasetError: If one of them is not finite, which would spoil every weight at once.
         """
         assert self.teacher is not None  # or the spec names no teacher
-        features_CHW = self.teacher.read([row], window)[0]
-        if not np.isfinite(features_CHW).all():
-            raise DatasetError(
-                f"the features of {self.split.sample_ids([row])[0]} by teacher "
-                f"{self.teacher.teacher_id} in {self.spec.split} are not finite: train the teacher "
-                "again and add its features anew"
-            )
-        return features_CHW
+        features_NCHW = self.teacher.read(rows, windows)
+        # A sum is finite where all are, unless they are huge: no mask of so many has to be made.
+        for row, features_CHW in zip(rows, features_NCHW, strict=True):
+            if not np.isfinite(features_CHW.sum()) and not np.isfinite(features_CHW).all():
+                raise DatasetError(
+                    f"the features of {self.split.sample_ids([row])[0]} by teacher "
+                    f"{self.teacher.teacher_id} in {self.spec.split} are not finite: train the "
+                    "teacher again and add its features anew"
+                )
+        return features_NCHW
 
-    def cut(
-        self, batch: Sequence[int], wholes: Mapping[int, np.ndarray], windows: Sequence[Window]
-    ) -> Arrays:
-        """Returns what a network needs of a batch's windows.
+    def cut(self, rows: Sequence[int], windows: list[Window]) -> Arrays:
+        """Reads what a network needs of a window of each row.
 
         Returns:
             "y_hat_BCHW" (integers) or "x_BHWC" (uint8), what its annotations give, "features_BCHW"
             (float32) and "feature_stride" (if there is a teacher), "pooled_BC" (if there is a
             gate), "channel_bits_BC" and "pixels_B" (original pixels).
         """
-        unit = 1 if self.spec.domain == "pixel" else LATENT_STRIDE
-        each = list(zip(batch, windows, strict=True))
-        cut = [_cut(wholes[row], _in_cells(w, unit), channels_last=unit == 1) for row, w in each]
-        arrays: Arrays = {"x_BHWC" if unit == 1 else "y_hat_BCHW": np.stack(cut)}
-        arrays |= self.annotations.entries([self._annotation(row, w) for row, w in each])
+        arrays = self._images(rows, windows)
+        arrays |= self.annotations.entries(self._annotated(rows, windows))
         if self.teacher is not None:
-            arrays["features_BCHW"] = np.stack([self._features(row, w) for row, w in each])
+            cells = _in_cells(windows, self.teacher.stride)
+            arrays["features_BCHW"] = self._cut("features", rows, cells, self.read_features)
             arrays["feature_stride"] = self.teacher.stride
-        arrays["channel_bits_BC"] = self.latents.column("channel_bits", batch)
-        arrays["pixels_B"] = self.sizes(batch).astype(np.int64).prod(1).astype(np.float32)
+        arrays["channel_bits_BC"] = self.latents.column("channel_bits", rows)
+        arrays["pixels_B"] = self.sizes(rows).astype(np.int64).prod(1).astype(np.float32)
         if self.spec.stored.pooled is not None:
-            arrays["pooled_BC"] = self.latents.column(f"channel_{self.spec.stored.pooled}", batch)
+            arrays["pooled_BC"] = self.latents.column(f"channel_{self.spec.stored.pooled}", rows)
         return arrays
 
-    def read(self, rows: Rows) -> dict[int, np.ndarray]:
-        """Returns each row's whole input: integers [C, h, w], or decoded uint8 [H, W, 3].
+    def _images(self, rows: Sequence[int], windows: list[Window]) -> Arrays:
+        """Reads integers [n, C, h, w], or decoded images, uint8 [n, H, W, 3]."""
+        if self.spec.domain != "pixel":
+            cells = _in_cells(windows, LATENT_STRIDE)
+            return {"y_hat_BCHW": self._cut("y_hat", rows, cells, self._read_latents)}
+        wholes = self._wholes("x_hat", rows, self._read_images)
+        each = zip(rows, windows, strict=True)
+        return {"x_BHWC": np.stack([_cut(wholes[row], w, channels_last=True) for row, w in each])}
 
-        Integers come on the split's canvas; windows lie in the image's own coded extent.
-        """
-        name = "x_hat" if self.spec.domain == "pixel" else "y_hat"
-        numbers = np.asarray(rows).tolist()
-        found = {row: self._cache[name, row] for row in numbers if (name, row) in self._cache}
-        missing = np.array([row for row in numbers if row not in found], np.int64)
-        if len(missing):
-            values = self._read_latents(missing)
-            if self.spec.domain == "pixel":
-                values = [self._decode(v, row) for row, v in zip(missing, values, strict=True)]
-            for row, value in zip(missing.tolist(), values, strict=True):
+    def _annotated(self, rows: Sequence[int], windows: list[Window]) -> Items:
+        read = functools.partial(self.annotations.read, self.learned)
+        if not (self.annotations.pixel_bytes and self._fits_in_memory):
+            return read(rows, windows)
+        wholes = self._wholes("annotations", rows, read)
+        return [self.annotations.cut(wholes[row], w) for row, w in zip(rows, windows, strict=True)]
+
+    def _cut(
+        self,
+        name: str,
+        rows: Sequence[int],
+        windows: list[Window],
+        read: Callable[..., np.ndarray],
+    ) -> np.ndarray:
+        """Reads windows of planes [n, C, h, w]: of whole ones in memory, or from the store."""
+        if not self._fits_in_memory:
+            return read(rows, windows)
+        wholes = self._wholes(name, rows, read)
+        return np.stack([_cut(wholes[row], w) for row, w in zip(rows, windows, strict=True)])
+
+    def _wholes(
+        self, name: str, rows: Sequence[int], read: Callable[[list[int]], Iterable[Any]]
+    ) -> dict[int, Any]:
+        """Returns each row's whole; those that are not in memory are read together."""
+        found = {row: self._cache[name, row] for row in rows if (name, row) in self._cache}
+        missing = [row for row in dict.fromkeys(rows) if row not in found]
+        if missing:
+            for row, value in zip(missing, read(missing), strict=True):
                 found[row] = self._remember(name, row, value)
         return found
 
-    def _read_latents(self, rows: np.ndarray) -> np.ndarray | list[np.ndarray]:
+    def _read_latents(self, rows: Rows, windows: list[Window] | None = None) -> np.ndarray:
+        """Reads integers [n, C, h, w]; windows in latent positions, else the whole canvas."""
         if self.ranked is None:
-            return self.latents.read(rows, self.spec.stored.channels)
-        return self.ranked.read(rows, self.spec.stored.keep)
+            return self.latents.read(rows, self.spec.stored.channels, windows)
+        return self.ranked.read(rows, self.spec.stored.keep, windows)
+
+    def _read_images(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        """Decodes images, uint8 [H, W, 3] each."""
+        for row, y_hat_CHW in zip(rows, self._read_latents(rows), strict=True):
+            yield self._decode(y_hat_CHW, row)
 
     def _decode(self, y_hat_CHW: np.ndarray, row: int) -> np.ndarray:
         """Decodes one image whole, then rounds it: a decoded crop of ŷ would lack its borders."""
@@ -231,29 +259,6 @@ class StoreSource(Source):
         from latent_store.codec.checkpoints import codec_from_store
 
         return codec_from_store(self.split.store, self.spec.codec_id)
-
-    def _annotation(self, row: int, window: Window) -> Any:
-        whole = self._whole("annotations", row) if self.annotations.pixel_bytes else None
-        if whole is None:
-            return self.annotations.read(self.learned, row, window)
-        return self.annotations.cut(whole, window)
-
-    def _features(self, row: int, window: Window) -> np.ndarray:
-        assert self.teacher is not None  # or there are no features
-        window = _in_cells(window, self.teacher.stride)
-        whole_CHW = self._whole("features", row)
-        return self.read_features(row, window) if whole_CHW is None else _cut(whole_CHW, window)
-
-    def _whole(self, name: str, row: int) -> np.ndarray | None:
-        """Returns a whole cached array; None where the split does not fit into the cache."""
-        if not self._fits_in_memory:
-            return None
-        value = self._cache.get((name, row))
-        if value is not None:
-            return value
-        features = name == "features"
-        value = self.read_features(row) if features else self.annotations.read(self.learned, row)
-        return self._remember(name, row, value)
 
     @cached_property
     def _fits_in_memory(self) -> bool:
@@ -282,12 +287,11 @@ class StoreSource(Source):
         return value
 
 
-def _in_cells(window: Window, unit: int) -> Window:
-    top, left, height, width = window
-    return top // unit, left // unit, height // unit, width // unit
+def _in_cells(windows: list[Window], unit: int) -> list[Window]:
+    return [(y // unit, x // unit, h // unit, w // unit) for y, x, h, w in windows]
 
 
-def _cut(array: np.ndarray, window: Sequence[int], *, channels_last: bool = False) -> np.ndarray:
+def _cut(array: np.ndarray, window: Window, *, channels_last: bool = False) -> np.ndarray:
     top, left, height, width = window
     index = (slice(top, top + height), slice(left, left + width))
     return array[index] if channels_last else array[:, *index]

@@ -73,7 +73,7 @@ class EvaluationSplit:
         Raises:
             DatasetError: They contain a class that the dataset does not have.
         """
-        return self.annotations.read(self.truth, row)
+        return self.annotations.read(self.truth, [row])[0]
 
     def readers(self, evaluated: EvaluatedNetwork) -> list[ComponentReader]:
         """Returns the components that the numbers of a network depend on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.schema import IGNORE_LABEL, PAD_MULTIPLE
 from latent_store.store import Split
-from training.data.source import Annotations
+from training.data.source import Annotations, Items, Rows
 
 if TYPE_CHECKING:
     import torch
@@ -43,27 +43,22 @@ class PixelLabels(Annotations):
         """Opens the split's labels."""
         return split.labels()
 
-    def read(self, reader: LabelsReader, row: int, window: Window | None = None) -> np.ndarray:
-        """Reads the labels of a row on its canvas, or those of a window alone."""
-        labels_HW = reader.read([row], window)[0]
-        classes = labels_HW[labels_HW != IGNORE_LABEL]
-        if classes.size and classes.max() >= self.num_classes:
-            raise DatasetError(
-                f"the labels of {reader.plan.by_row[row].sample_id} contain train id "
-                f"{int(classes.max())}, but {reader.plan.dataset} has {self.num_classes} classes "
-                f"(0 to {self.num_classes - 1}, {IGNORE_LABEL} = ignore): encode the split again "
-                "with that dataset's reader"
-            )
-        return labels_HW
+    def read(
+        self, reader: LabelsReader, rows: Rows, windows: list[Window] | None = None
+    ) -> np.ndarray:
+        """Reads the labels of rows on the canvas, or those of a window each, uint8 [n, h, w]."""
+        labels_NHW = reader.read(rows, windows)
+        reader.require_classes(rows, labels_NHW, windows, self.num_classes)
+        return labels_NHW
 
     def cut(self, whole: np.ndarray, window: Window) -> np.ndarray:
         """Returns the window of a map."""
         top, left, height, width = window
         return whole[top : top + height, left : left + width]
 
-    def entries(self, cut: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    def entries(self, cut: Items) -> dict[str, np.ndarray]:
         """Returns "labels_BHW"."""
-        return {"labels_BHW": np.stack(cut)}
+        return {"labels_BHW": np.asarray(cut)}
 
     def truths(self, batch: Mapping[str, Any]) -> list[torch.Tensor]:
         """Returns the maps."""
@@ -89,17 +84,22 @@ class ObjectBoxes(Annotations):
         """Opens the split's boxes."""
         return split.boxes()
 
-    def read(self, reader: BoxesReader, row: int, window: Window | None = None) -> Boxes | Target:
-        """Reads the objects of a row, or those that a window leaves."""
-        (boxes,) = reader.read([row])
-        wrong_N = (boxes.labels_N < 1) | (boxes.labels_N >= self.num_classes)
-        if wrong_N.any():
-            raise DatasetError(
-                f"an object of {reader.plan.by_row[row].sample_id} has class "
-                f"{int(boxes.labels_N[wrong_N][0])}, but {reader.plan.dataset} has classes 1 to "
-                f"{self.num_classes - 1}: encode the split again with that dataset's reader"
-            )
-        return boxes if window is None else self.cut(boxes, window)
+    def read(
+        self, reader: BoxesReader, rows: Rows, windows: list[Window] | None = None
+    ) -> list[Boxes] | list[Target]:
+        """Reads the objects of rows, or those that a window each leaves."""
+        each = reader.read(rows)
+        for row, boxes in zip(rows, each, strict=True):
+            wrong_N = (boxes.labels_N < 1) | (boxes.labels_N >= self.num_classes)
+            if wrong_N.any():
+                raise DatasetError(
+                    f"an object of {reader.plan.by_row[row].sample_id} has class "
+                    f"{int(boxes.labels_N[wrong_N][0])}, but {reader.plan.dataset} has classes 1 "
+                    f"to {self.num_classes - 1}: encode the split again with that dataset's reader"
+                )
+        if windows is None:
+            return each
+        return [self.cut(boxes, window) for boxes, window in zip(each, windows, strict=True)]
 
     def cut(self, whole: Boxes, window: Window) -> Target:
         """Returns the objects of a crop, in pixels from its top left corner.
@@ -117,7 +117,7 @@ class ObjectBoxes(Annotations):
             "difficult": whole.difficult_N[kept_N],
         }
 
-    def entries(self, cut: Sequence[Target]) -> dict[str, list[Target]]:
+    def entries(self, cut: Items) -> dict[str, list[Target]]:
         """Returns "targets"."""
         return {"targets": list(cut)}
 

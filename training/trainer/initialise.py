@@ -196,7 +196,7 @@ def feature_statistics(source: StoreSource) -> tuple[torch.Tensor, torch.Tensor]
     for row in rows:
         ((height, width),) = source.split.sizes([row])
         window = (0, 0, -(-int(height) // stride), -(-int(width) // stride))
-        features_CHW = source.read_features(int(row), window)
+        features_CHW = source.read_features([int(row)], [window])[0]
         features_CN = features_CHW.reshape(len(features_CHW), -1).astype(np.float64)
         count += features_CN.shape[1]
         total, squares = total + features_CN.sum(1), squares + (features_CN**2).sum(1)
