@@ -135,8 +135,7 @@ class LatentsReader(ComponentReader):
     def column_part(self, name: str, rows: Rows) -> np.ndarray:
         """Reads what `column` does of the rows' own shards alone, and keeps none of it: for who
         passes over a split once, a shard at a time."""
-        column = self.array(name)
-        return self._gather(rows, lambda part: column[part])
+        return self._read(name, rows)
 
     def y_string(self, row: int) -> bytes:
         """Returns the natural-order y string, stock CompressAI's `strings[0]`; crc32c checked."""
