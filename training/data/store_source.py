@@ -7,6 +7,7 @@ sent to another process.
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -121,7 +122,11 @@ class StoreSource(Source):
         Raises:
             DatasetError: If there is none, or nothing to hold out.
         """
-        wanted = (self.learned, self.latents, self.ranked, self.teacher)
+        names = ("learned", "latents", "ranked", "teacher")
+        _ = self.split
+        # Side by side: from a distance each of them waits for half a dozen answers in turn.
+        with ThreadPoolExecutor(len(names)) as pool:
+            wanted = list(pool.map(functools.partial(getattr, self), names))
         readers: list[ComponentReader] = [reader for reader in wanted if reader is not None]
         rows = self.split.common_rows(*readers, views=self.spec.views)
         keys = ", ".join(reader.key for reader in readers)
