@@ -4,7 +4,6 @@ import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from latent_store.errors import LatentStoreError
 from training.data.loader_config import LoaderConfig
 from training.data.prefetch import Prefetcher
 from training.data.sampling import WHOLE, Batch, Share, plan_epoch, plan_in_order
-from training.data.shared_arrays import share
 from training.data.source import Arrays, CropRule, Source
 
 _SIZES = ("batch_size", "chunk_rows", "preload_rows")
@@ -123,16 +121,14 @@ class CropLoader(EpochLoader):
                 f"--batch_size {config.batch_size} is larger than {source.name}, which has "
                 f"{len(source.rows)} samples: use a smaller batch, or --accumulate"
             )
-        elsewhere = config.workers > 0 and config.worker_kind == "process"
-        load = partial(_load_shared, source) if elsewhere else source.load
-        self._prefetcher = Prefetcher(load, workers=config.workers, kind=config.worker_kind)
+        self._prefetcher = Prefetcher(source.load, workers=config.workers, kind=config.worker_kind)
 
     def __len__(self) -> int:
         return sum(-(-len(group) // self.config.batch_size) for group in self.groups)
 
     def stream(self, epoch: int, position: int) -> Generator[TensorBatch]:
-        for arrays in self._prefetcher.map(self._loads(epoch, position)):
-            for batch in arrays:
+        for load in self._prefetcher.map(self._loads(epoch, position)):
+            for batch in load:
                 yield to_tensors(batch, pin_memory=self._pin_memory)
 
     def settings(self) -> dict[str, Any]:
@@ -183,15 +179,10 @@ class WholeImages:
 
     def __iter__(self) -> Iterator[TensorBatch]:
         try:
-            for arrays in self._prefetcher.map((load, self.rule, 0) for load in self.loads):
-                yield from map(to_tensors, arrays)
+            for load in self._prefetcher.map((load, self.rule, 0) for load in self.loads):
+                yield from map(to_tensors, load)
         finally:
             self._prefetcher.close()
-
-
-def _load_shared(source: Source, *item: Any) -> list[Arrays]:
-    """Loads batches for another process."""
-    return [{n: share(value) for n, value in arrays.items()} for arrays in source.load(*item)]
 
 
 def to_tensors(arrays: Arrays, *, pin_memory: bool = False) -> TensorBatch:

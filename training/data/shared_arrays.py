@@ -36,7 +36,7 @@ class SharedArray:
         return _take, (sent, self._array.shape, self._array.dtype.str)
 
 
-def share(value: Any) -> Any:
+def sendable(value: Any) -> Any:
     """Returns a value as it is best sent to another process."""
     large = isinstance(value, np.ndarray) and value.nbytes >= LEAST
     return SharedArray(value) if large else value

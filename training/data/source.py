@@ -1,8 +1,7 @@
 """The source of a loader's batches: whole images, what is learned of each, and crops of both."""
 
-import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from latent_store.components.reader import ComponentReader, Window
 from latent_store.errors import DatasetError
 from latent_store.store import Split
 from training.data.sampling import WHOLE, Batch, Share, crop_origin, group_by_size
+from training.data.shared_arrays import sendable
 
 Rows = Sequence[int] | np.ndarray
 Items = Sequence[Any] | np.ndarray
@@ -140,13 +140,13 @@ class Source(ABC):
 
     def load(
         self, batches: Sequence[Batch], rule: CropRule, epoch: int, share: Share = WHOLE
-    ) -> list[Arrays]:
+    ) -> "Load":
         """Reads and crops batches, or one share of each, that are handed out together.
 
         Returns:
-            For each batch, as parts of one load: what `cut` gives, "valid_B2" (height and width of
-            the crop that are original image), "rows_B", "sample_ids", and "batch_rows", the row
-            numbers of the whole batch.
+            The batches. Each has what `cut` gives, "valid_B2" (height and width of the crop that
+            are original image), "rows_B", "sample_ids", and "batch_rows", the row numbers of the
+            whole batch.
         """
         parts = [share.part(batch) for batch in batches]
         rows = [row for part in parts for row in part]
@@ -158,13 +158,33 @@ class Source(ABC):
             "rows_B": np.asarray(rows, np.int64),
             "sample_ids": self.sample_ids(rows),
         }
-        stops = list(itertools.accumulate(map(len, parts), initial=0))
-        return [
-            {name: _part(value, slice(*span)) for name, value in arrays.items()}
-            | {"batch_rows": batch}
-            for span, batch in zip(itertools.pairwise(stops), batches, strict=True)
-        ]
+        return Load(arrays, batches, [len(part) for part in parts])
 
 
-def _part(value: Any, span: slice) -> Any:
-    return value[span] if isinstance(value, np.ndarray | list) else value
+class Load:
+    """Batches that were read together, and are cut out of the same memory.
+
+    It is sent from a worker process as memory that both processes see.
+
+    Args:
+        arrays: Arrays and lists with an item a row; anything else is the same for every batch.
+        batches: The row numbers of the whole batches.
+        sizes: How many of each batch's rows were read.
+    """
+
+    def __init__(self, arrays: Arrays, batches: Sequence[Batch], sizes: Sequence[int]) -> None:
+        self._arrays, self._batches, self._sizes = arrays, batches, sizes
+
+    def __iter__(self) -> Iterator[Arrays]:
+        stop = 0
+        for batch, size in zip(self._batches, self._sizes, strict=True):
+            start, stop = stop, stop + size
+            parts = {
+                name: value[start:stop] if isinstance(value, np.ndarray | list) else value
+                for name, value in self._arrays.items()
+            }
+            yield parts | {"batch_rows": batch}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        shared = {name: sendable(value) for name, value in self._arrays.items()}
+        return Load, (shared, self._batches, self._sizes)

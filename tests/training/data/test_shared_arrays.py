@@ -2,18 +2,17 @@
 
 import gc
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from training.data.shared_arrays import LEAST, share
+from training.data.shared_arrays import LEAST, sendable
 
 
 def made(shape: tuple[int, ...], dtype: str) -> list:
     array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
-    return [share(part) for part in (array, array[::2], array[:1, ..., :1], "text")]
+    return [sendable(part) for part in (array, array[::2], array[:1, ..., :1], "text")]
 
 
 def test_arrays_arrive_whole_and_leave_nothing() -> None:
@@ -28,11 +27,11 @@ def test_arrays_arrive_whole_and_leave_nothing() -> None:
             np.testing.assert_array_equal(small, expected[:1, ..., :1])
             assert text == "text"
             assert whole.flags.writeable
-        mapped, files = count_mapped(), len(os.listdir("/proc/self/fd"))
+        mapped, files = count_mapped(), len(list(Path("/proc/self/fd").iterdir()))
         del found, whole, strided
         gc.collect()
         assert count_mapped() == mapped - 2
-        assert len(os.listdir("/proc/self/fd")) <= files - 2
+        assert len(list(Path("/proc/self/fd").iterdir())) <= files - 2
 
 
 def count_mapped() -> int:
