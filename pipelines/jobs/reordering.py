@@ -42,10 +42,13 @@ class ReorderJob(ComponentJob):
         (copied,) = rows.values()
         latents = self._latents()
         codec = load_store_codec(self.store, self.ranking.codec_id)
-        usable = set(latents.rows_in(shard).tolist())
+        usable = latents.rows_in(shard)
+        # Read at once: an object holds them all.
+        y_hat = dict(zip(usable.tolist(), latents.read(usable), strict=True))
         for row, sample in plan.in_shard(shard):
-            if row in usable:
-                copied.put(row, sample, reorder_row(codec, latents, row, self.ranking))
+            if row in y_hat:
+                encoded = reorder_row(codec, latents, row, y_hat[row], self.ranking)
+                copied.put(row, sample, encoded)
             else:
                 copied.leave(row, sample, FAILED, "its latents failed or are absent")
 
@@ -58,15 +61,24 @@ class ReorderJob(ComponentJob):
         return open_latents(self.store, self.split, self.ranking.codec_id, self.run_id)
 
 
-def reorder_row(codec: Codec, latents: LatentsReader, row: int, ranking: Ranking) -> Encoded:
+def reorder_row(
+    codec: Codec, latents: LatentsReader, row: int, y_hat_CHW: np.ndarray, ranking: Ranking
+) -> Encoded:
     """Reorders one row, codes it in importance order and proves that every cut decodes.
+
+    Args:
+        codec: That of the latents.
+        latents: They have the row's z string.
+        row: Its number.
+        y_hat_CHW: Its ŷ, integers on the canvas.
+        ranking: The order, and where the stream can be cut.
 
     Raises:
         IntegrityError: A prefix does not decode to its channels.
     """
     indexes_CHW = decode_indexes(codec, latents, row)
     height, width = indexes_CHW.shape[1:]
-    y_hat_CHW = latents.read([row])[0, :, :height, :width].astype(np.int32)
+    y_hat_CHW = y_hat_CHW[:, :height, :width].astype(np.int32)
     order = list(ranking.order)
     stream = encode_scalable(codec.tables, y_hat_CHW, indexes_CHW, order, ranking.cuts)
     ranked_CHW = y_hat_CHW[order]

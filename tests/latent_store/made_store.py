@@ -181,7 +181,9 @@ def _write_ranked(location: Location, plan: ShardPlan, codec: Codec, seed: int) 
     usable = set(latents.rows.tolist())
 
     def reorder(row: int, _: Sample) -> Encoded | None:
-        return reorder_row(codec, latents, row, ranking) if row in usable else None
+        if row not in usable:
+            return None
+        return reorder_row(codec, latents, row, latents.read([row])[0], ranking)
 
     _write(location, plan, spec, reorder)
 
