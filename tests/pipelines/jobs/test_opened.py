@@ -1,0 +1,51 @@
+"""A run opens the store once: what it lists and parses does not grow with the number of shards."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+import latent_store
+from latent_store.format.plan import ShardPlan
+from latent_store.storage.location import Location
+from pipelines import frequency, reorder
+from tests.conftest import RANKING, TinyStore
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often something was listed, and a plan parsed."""
+    counts: Counter[str] = Counter()
+    sizes, from_json = Location.sizes, ShardPlan.from_json
+
+    def counted_sizes(location: Location, prefix: str) -> dict[str, int]:
+        counts["listings"] += 1
+        return sizes(location, prefix)
+
+    def counted_plan(data: bytes) -> ShardPlan:
+        counts["plans"] += 1
+        return from_json(data)
+
+    monkeypatch.setattr(Location, "sizes", counted_sizes)
+    monkeypatch.setattr(ShardPlan, "from_json", staticmethod(counted_plan))
+    return counts
+
+
+@pytest.mark.parametrize("job", ["variance", "reorder"])
+def test_three_shards_open_no_more_than_two(
+    copied_store: TinyStore, done: Counter[str], job: str
+) -> None:
+    shared = ["--store", str(copied_store.url), "--dataset", "cityscapes", "--overwrite"]
+    found = {}
+    for split in ("val", "train"):
+        shards = latent_store.open(copied_store.url)[f"cityscapes/{split}"].plan.num_shards
+        words = [*shared, "--split", split, "--ranking"]
+        done.clear()
+        if job == "variance":
+            assert frequency.main([*words, f"of-{split}", "--method", "variance"]) == 0
+        else:
+            assert reorder.main([*words, RANKING]) == 0
+        found[shards] = dict(done)
+    assert set(found) == {2, 3}
+    assert found[2] == found[3]
