@@ -33,6 +33,8 @@ def normal_id(sample_id: str) -> str:
 
 def is_one_line(text: str) -> bool:
     """Tells whether a text is one line of text, in tables, in messages and in UTF-8."""
+    if text.isascii():  # Most ids are; this takes a twentieth of the time.
+        return text.isprintable()
     return not any(unicodedata.category(character) in _BREAKING for character in text)
 
 
@@ -94,5 +96,5 @@ def view_suffix(view: str) -> str:
 
 
 def _is_name(text: str) -> bool:
-    dots = text in (".", "..") or any(c in "/\\" for c in text)
-    return bool(text.strip()) and not dots and is_one_line(text)
+    path = text in (".", "..") or "/" in text or "\\" in text
+    return bool(text.strip()) and not path and is_one_line(text)

@@ -30,7 +30,7 @@ from latent_store.format.schema import PAD_MULTIPLE
 from latent_store.storage import groups, records
 from latent_store.storage.location import CONTROL, Location
 from latent_store.storage.records import Count, Text
-from latent_store.storage.seals import json_crc32c
+from latent_store.storage.seals import floatless_crc32c
 
 _REMEDY = (
     "restore plan.json from a copy of the store, or remove it and run encode-to-store again with "
@@ -102,7 +102,7 @@ class ShardPlan:
     def pictures_crc32c(self, rows: Iterable[int]) -> int:
         """Returns a digest of what rows show: a file of that length and size, in that view."""
         samples = ((row, self.by_row.get(row)) for row in rows)
-        return json_crc32c(
+        return floatless_crc32c(
             [
                 [row, s and [s.sample_id, s.view, s.height, s.width, s.image_bytes]]
                 for row, s in samples
@@ -194,8 +194,9 @@ class ShardPlan:
 
     def to_json(self) -> bytes:
         """Returns the persisted form."""
+        record = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         samples = [sample.to_record() for sample in self.samples]
-        return records.seal_record({**dataclasses.asdict(self), "samples": samples})
+        return records.seal_record({**record, "samples": samples})
 
     @classmethod
     def from_json(cls, data: bytes) -> ShardPlan:
@@ -354,10 +355,14 @@ def _require_unique(samples: Sequence[Sample]) -> None:
 
 
 def _require_sizes(plan: ShardPlan) -> None:
-    for sample in (sample for sample in plan.samples if sample.has_size):
+    # Most samples of most datasets have one of a few sizes.
+    for sample in {(sample.height, sample.width): sample for sample in plan.samples}.values():
         larger = any(n > limit for n, limit in zip(sample.coded_size, plan.canvas, strict=True))
-        if larger or not (plan.mixed_sizes or sample.coded_size == plan.canvas):
-            raise DatasetError(_size_message(plan, sample))
+        wrong = larger or not (plan.mixed_sizes or sample.coded_size == plan.canvas)
+        if sample.has_size and wrong:
+            size = (sample.height, sample.width)
+            first = next(s for s in plan.samples if (s.height, s.width) == size)
+            raise DatasetError(_size_message(plan, first))
 
 
 def _size_message(plan: ShardPlan, sample: Sample) -> str:

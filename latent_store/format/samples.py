@@ -86,9 +86,11 @@ class Sample:
 
     def to_record(self) -> dict[str, Any]:
         """Returns the persisted form."""
-        record = dataclasses.asdict(self)
-        unused = [name for name in _LATER_FIELDS if not record[name]]
-        return {name: value for name, value in record.items() if name not in unused}
+        record = dict(vars(self))
+        for name in _LATER_FIELDS:
+            if not record[name]:
+                del record[name]
+        return record
 
     def seen_as(self, view: str) -> Sample:
         """Returns the sample of a view of this picture."""

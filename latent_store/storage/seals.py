@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import google_crc32c
+import msgspec
 
 from latent_store.errors import IntegrityError
 
@@ -29,6 +30,28 @@ def json_crc32c(value: Any) -> int:
     except RecursionError:
         return -1  # Nothing has it: no job writes values nested so deep.
     return int(google_crc32c.value(text.encode()))
+
+
+def has_crc32c(value: Any, expected: Any) -> bool:
+    """Tells whether a JSON value has that crc32c.
+
+    It is taken in msgspec's form first, in a tenth of the time. That form is another one where
+    floats or other characters than ASCII's stand; then the one that defines the crc32c decides.
+    """
+    try:
+        text = msgspec.json.encode(value, order="sorted")
+    except (ValueError, RecursionError):
+        return bool(json_crc32c(value) == expected)
+    quick = int(google_crc32c.value(text))
+    return bool(quick == expected or json_crc32c(value) == expected)
+
+
+def floatless_crc32c(value: Any) -> int:
+    """Returns the `json_crc32c` of a value without floats, in a tenth of its time."""
+    text = msgspec.json.encode(value, order="sorted")
+    if text.isascii() and b"\x7f" not in text:
+        return int(google_crc32c.value(text))
+    return json_crc32c(value)
 
 
 def sealed(attrs: Mapping[str, Any]) -> dict[str, Any]:
