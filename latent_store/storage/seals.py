@@ -7,6 +7,7 @@ those. What is added later, by a newer minor version or by a user, stands outsid
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -32,18 +33,23 @@ def json_crc32c(value: Any) -> int:
     return int(google_crc32c.value(text.encode()))
 
 
-def has_crc32c(value: Any, expected: Any) -> bool:
+def has_crc32c(data: bytes, value: Any, expected: Any) -> bool:
     """Tells whether a JSON value has that crc32c.
 
     It is taken in msgspec's form first, in a tenth of the time. That form is another one where
-    floats or other characters than ASCII's stand; then the one that defines the crc32c decides.
+    floats or other characters than ASCII's stand; then the one that defines the crc32c decides. And
+    it has no word for what is not finite.
+
+    Args:
+        data: The text that the value, and perhaps more, was parsed from.
+        value: The value.
+        expected: Its crc32c; or anything else, which it has not.
     """
-    try:
-        text = msgspec.json.encode(value, order="sorted")
-    except (ValueError, RecursionError):
-        return bool(json_crc32c(value) == expected)
-    quick = int(google_crc32c.value(text))
-    return bool(quick == expected or json_crc32c(value) == expected)
+    if b"NaN" not in data and b"Infinity" not in data:
+        with contextlib.suppress(ValueError, RecursionError):
+            if google_crc32c.value(msgspec.json.encode(value, order="sorted")) == expected:
+                return True
+    return bool(json_crc32c(value) == expected)
 
 
 def floatless_crc32c(value: Any) -> int:
