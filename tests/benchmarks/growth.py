@@ -60,44 +60,52 @@ def make_flags() -> argparse.ArgumentParser:
     add("--shards", type=sizes, nargs="+", default=[186, 930, 1860], help="sizes of stores")
     add("--rows_per_shard", type=Number(int, 1), default=4, help="rows in a shard")
     add("--reorder_up_to", type=sizes, default=1860, help="reorder only stores of so many shards")
+    add("--repeats", type=Number(int, 1), default=2, help="runs of each; the quickest counts")
     add("--work", type=Path, help="folder for the stores (default: a temporary one)")
     return parser
 
 
 def _run(flags: argparse.Namespace) -> int:
     codec = load_codec(demo=True)
+    sizes = [1, *flags.shards]
     with contextlib.ExitStack() as stack:
         work = flags.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=True)
-        once = _measure(work / "1.zarr", codec, 1, flags)
-        rows = []
-        for shards in flags.shards:
-            found = _measure(work / f"{shards}.zarr", codec, shards, flags)
-            samples = shards * flags.rows_per_shard
-            grown = [
-                "-"
-                if seconds is None or first is None
-                else f"{1e3 * (seconds - first) / samples:.3f}"
-                for seconds, first in zip(found[1:], once[1:], strict=True)
-            ]
-            rows.append((f"{shards:,}", f"{samples:,}", f"{found[0]:.2f}", *grown))
-            print(f"{shards} shards: {' '.join(rows[-1][2:])}", file=sys.stderr)
+        urls = {shards: work / f"{shards}.zarr" for shards in sizes}
+        for shards, url in urls.items():
+            if not url.exists():
+                make_store(url, codec, shards, flags.rows_per_shard)
+        runs: dict[int, list[tuple[float, ...]]] = {shards: [] for shards in sizes}
+        for _ in range(flags.repeats):  # One size after the other: a machine's load comes and goes.
+            for shards, url in urls.items():
+                runs[shards].append(_measure(url, reordered=shards <= flags.reorder_up_to))
+                seconds = " ".join(f"{value:.2f}" for value in runs[shards][-1])
+                print(f"{shards} shards: {seconds} s", file=sys.stderr)
+    best = {shards: [min(parts) for parts in zip(*of, strict=True)] for shards, of in runs.items()}
+    rows = []
+    for shards in flags.shards:
+        samples = shards * flags.rows_per_shard
+        grown = [
+            f"{1e3 * (seconds - once) / samples:.3f}"
+            for seconds, once in zip(best[shards][1:], best[1][1:], strict=False)
+        ]
+        rows.append((f"{shards:,}", f"{samples:,}", f"{best[shards][0]:.2f}", *grown, "-")[:5])
     print(markdown(HEADER, rows))
-    print(f"\nonce a run: variance {once[1]:.2f} s, reordering {once[2]:.2f} s")
+    print(f"\nonce a run: variance {best[1][1]:.2f} s, reordering {best[1][2]:.2f} s")
     return 0
 
 
-def _measure(url: Path, codec: Codec, shards: int, flags: argparse.Namespace) -> list[float | None]:
-    """Returns the seconds of opening, of the ranking and of the copy; None where not measured."""
-    if not url.exists():
-        make_store(url, codec, shards, flags.rows_per_shard)
+def _measure(url: Path, *, reordered: bool) -> tuple[float, ...]:
+    """Returns the seconds of opening, of the ranking and, if that is measured, of the copy."""
     shared = ["--store", str(url), "--dataset", DATASET, "--split", SPLIT, "--ranking", "variance"]
-    opening = _seconds(lambda: latent_store.open(url)[f"{DATASET}/{SPLIT}"].latents() and 0)
     variance = [*shared, "--method", "variance", "--overwrite"]
-    ranked = _seconds(lambda: frequency.main(variance))
-    if shards > flags.reorder_up_to:
-        return [opening, ranked, None]
-    return [opening, ranked, _seconds(lambda: reorder.main([*shared, "--overwrite"]))]
+    seconds = (
+        _seconds(lambda: latent_store.open(url)[f"{DATASET}/{SPLIT}"].latents() and 0),
+        _seconds(lambda: frequency.main(variance)),
+    )
+    if not reordered:
+        return seconds
+    return (*seconds, _seconds(lambda: reorder.main([*shared, "--overwrite"])))
 
 
 def _seconds(work: Callable[[], object]) -> float:
