@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from msgspec import Meta
 
 from latent_store.components.features import STEM
 from latent_store.errors import CheckpointError, LatentStoreError
+from latent_store.storage import records
+from latent_store.storage.records import Name
 from training.networks.backbones import ENTRIES, find_backbone
 from training.selection.registry import find_selection
 
@@ -20,6 +24,10 @@ TRANSFORMS = ("deconv", "res")
 ACTIVATIONS = ("igdn", "relu")
 MOST_WIDTH = 8192
 """Of a layer that a flag widens; torchvision's widest have 2048 channels."""
+_Width = Annotated[int, Meta(ge=1, le=MOST_WIDTH)]
+_Numbers = Annotated[
+    tuple[Annotated[int, Meta(ge=0, le=MOST_WIDTH)], ...], Meta(max_length=MOST_WIDTH)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +60,25 @@ class NetworkConfig:
         gate_bias: The gate's initial bias, see `parse_gate_bias`.
     """
 
-    domain: str = "latent"
-    task: str = "segmentation"
-    num_classes: int = 19
-    backbone: str = "resnet50"
-    aspp_width: int = 256
+    domain: Name = "latent"
+    task: Name = "segmentation"
+    num_classes: _Width = 19
+    backbone: Name = "resnet50"
+    aspp_width: _Width = 256
     dropout: float = 0.1
     auxiliary_head: bool = False
-    fpn_width: int = 256
-    box_head_width: int = 1024
-    anchor_size: int = 24
-    selection: str = "none"
-    latent_channels: int = 192
-    channels: tuple[int, ...] | None = None
-    cuts: tuple[int, ...] | None = None
-    entry: str = STEM
-    transform: str = "deconv"
-    transform_activation: str = "igdn"
-    gate_pool: str = "mean"
-    gate_bias: str = "neutral"
+    fpn_width: _Width = 256
+    box_head_width: _Width = 1024
+    anchor_size: _Width = 24
+    selection: Name = "none"
+    latent_channels: _Width = 192
+    channels: _Numbers | None = None
+    cuts: _Numbers | None = None
+    entry: Name = STEM
+    transform: Name = "deconv"
+    transform_activation: Name = "igdn"
+    gate_pool: Name = "mean"
+    gate_bias: Name = "neutral"
 
     def __post_init__(self) -> None:
         if self.domain not in DOMAINS:
@@ -127,14 +135,13 @@ class NetworkConfig:
 
         Raises:
             CheckpointError: If a field is unknown, i.e. the file comes from a newer version.
+            IntegrityError: A value is none that the field can have.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
+            names = ", ".join(unknown)[:200]
             raise CheckpointError(
-                f"the network has settings that this version does not know: {', '.join(unknown)}; "
+                f"the network has settings that this version does not know: {names}; "
                 "update the package"
             )
-        made: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**made)
+        return records.typed(cls, values, "the network's shape", "train it again")

@@ -36,7 +36,7 @@ DIGEST = "content_sha256"
 """Entry of a file that holds the `content_sha256` of the rest; earlier versions wrote none."""
 _DAMAGED = (
     *(RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, LookupError),
-    *(TypeError, AttributeError, AssertionError, OverflowError, MemoryError),
+    *(TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError),
 )
 """Errors that torch raises for a damaged file."""
 _REMEDY = "copy the file again, or train again"
@@ -137,7 +137,7 @@ def load_network(
     name = "the given bytes" if isinstance(source, bytes) else str(source)
     payload = parse(data, name, expected_format=FORMAT, map_location=map_location)
     try:
-        meta = dataclasses.asdict(records.typed(Meta, payload.get("meta"), name, _REMEDY))
+        meta = dataclasses.asdict(records.typed(Meta, payload.get("meta"), "its meta", _REMEDY))
         if kind is not None and meta["kind"] != kind:
             made_by = {"teacher": "train-teacher", "network": "train-from-store"}
             raise CheckpointError(
@@ -145,13 +145,14 @@ def load_network(
                 f"{made_by[kind]} wrote"
             )
         config = NetworkConfig.from_dict(payload["config"])
+        _require_room(config, payload["state"], name)
         with torch.random.fork_rng(devices=[]):  # nobody's random numbers are moved by reading
             network = build_network(config).to(map_location)
         network.load_state_dict(payload["state"])
         weights = payload.get("codec_weights")
         codec_bytes = None if weights is None else weights.cpu().numpy().tobytes()
     except IntegrityError as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(f"{name}: {error}") from error
     except LatentStoreError:
         raise
     except _DAMAGED as error:
@@ -167,6 +168,16 @@ def load_network(
         codec_bytes=codec_bytes,
         sha256=hashlib.sha256(data).hexdigest(),
     )
+
+
+def _require_room(config: NetworkConfig, state: Mapping[str, torch.Tensor], name: str) -> None:
+    """Refuses to build a network far larger than its weights: each width is met with itself."""
+    held = sum(tensor.numel() for tensor in state.values())
+    widest = max(config.aspp_width, config.fpn_width, config.box_head_width)
+    if widest**2 > held:
+        raise CheckpointError(
+            f"{name} names layers of {widest} channels but holds {held} numbers in all; {_REMEDY}"
+        )
 
 
 def export_safetensors(path: str | Path, network: Network, *, meta: Mapping[str, Any]) -> None:
@@ -270,8 +281,8 @@ def parse(
         codec = any(str(key).startswith("g_a.") for key in entries)
         hint = "weights of a codec go to --codec_checkpoint, " if codec else ""
         raise CheckpointError(
-            f"{name} is not a {expected_format} file (its format is {found!r}): {hint}give a file "
-            "that train-from-store or train-teacher wrote"
+            f"{name} is not a {expected_format} file (its format is {found!r:.40}): {hint}give a "
+            "file that train-from-store or train-teacher wrote"
         )
     version = payload.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
