@@ -16,9 +16,12 @@ from training.trainer.checkpoints import load_network
 
 def grid_config(grid: Grid, run: GridRun) -> dict[str, Any]:
     """Returns what the grid alone says of a run, as plain types."""
-    stops = {"stops": list(run.method.stops)} if run.method.stops else {}
+    method = run.method
+    stops = {"stops": list(method.stops)} if method.stops else {}
+    one_set = {} if method.one_set is None else {"one_set": method.one_set}
     return {
         **stops,
+        **one_set,
         "method": run.method.name,
         "seed": run.seed,
         "flags": grid.flags(run),

@@ -30,7 +30,8 @@
     paper = "15.8 %"
     aim = 0.16
 
-A method with `teacher = true` trains nothing: the store's teacher is given decoded pictures.
+A method with `teacher = true` trains nothing: the store's teacher is given decoded pictures. Nor
+does one with `one_set = "any"`: it is the network of `any` with the same statistics at all cuts.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class GridMethod:
         ranking: The rule of a static or any-N network's ranking.
         teacher: Nothing is trained; the store's teacher is given decoded pictures.
         init_from: The method whose network, of the same codec and seed, this one starts from.
+        one_set: The method for any N whose network, of the same codec and seed, this one is, but
+            with one set of batch norm's statistics for all cuts; nothing is trained.
         stops: Confidences at which a network for any N is measured too, see `--stop_confidence`.
         seeds: Codec -> seeds: the pairs that it is run on.
     """
@@ -91,6 +94,7 @@ class GridMethod:
     ranking: RankingRule | None
     teacher: bool
     init_from: str | None
+    one_set: str | None
     stops: tuple[float, ...]
     seeds: Mapping[str, tuple[int, ...]]
 
@@ -116,8 +120,8 @@ class GridRun:
     @property
     def needs(self) -> tuple[str, ...]:
         """The names of the runs that must be finished before this one starts."""
-        rule, start = self.method.ranking, self.method.init_from
-        methods = (rule.gates if rule else ()) + (() if start is None else (start,))
+        rule, starts = self.method.ranking, (self.method.init_from, self.method.one_set)
+        methods = (rule.gates if rule else ()) + tuple(name for name in starts if name is not None)
         return tuple(map(self._sibling, methods))
 
     def _sibling(self, method: str) -> str:
@@ -189,7 +193,8 @@ class Grid:
         """
         found = {name: name for name in self.methods}
         for name, method in self.methods.items():
-            cuts, stops = method.flags.get("cuts", ()), method.stops
+            cuts = self.methods[method.one_set or name].flags.get("cuts", ())
+            stops = method.stops
             ends = [*cuts, "N"] if cuts else []
             ends += [*(f"stop-{stop:g}" for stop in stops), "stop"] if stops else []
             found |= {f"{name}-{end}": name for end in ends}
@@ -252,8 +257,9 @@ class Grid:
         return list(ordered.values())
 
     def flags(self, run: GridRun) -> dict[str, Any]:
-        """Returns the flags of train-from-store that the grid gives a run; a teacher has none."""
-        return {} if run.method.teacher else {**self.train, **run.method.flags}
+        """Returns the flags of train-from-store that the grid gives a run, if it is trained."""
+        trained = not run.method.teacher and run.method.one_set is None
+        return {**self.train, **run.method.flags} if trained else {}
 
     def steps(self, runs: Iterable[GridRun]) -> int:
         """Returns how many steps runs train together, where the grid says it."""

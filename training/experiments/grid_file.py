@@ -64,6 +64,7 @@ class _Method(_Entry):
     ranking: str | None = None
     teacher: bool = False
     init_from: str | None = None
+    one_set: str | None = None
     stops: tuple[float, ...] = ()
     codecs: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | dict[str, tuple[int, ...]] = (0,)
@@ -158,6 +159,7 @@ def _method(
         ranking=None if found.ranking is None else rankings[found.ranking],
         teacher=found.teacher,
         init_from=found.init_from,
+        one_set=found.one_set,
         stops=found.stops,
         seeds={codec: seeds.get(codec, (0,)) for codec in chosen},
     )
@@ -179,8 +181,10 @@ def _check(grid: Grid) -> None:
     for rule in grid.rankings.values():
         _require(f"[ranking.{rule.name}] gate", [rule.gate], grid.methods, "methods")
     for method in grid.methods.values():
-        where = f"[method.{method.name}] init_from"
-        _require(where, [method.init_from], grid.methods, "methods")
+        where = f"[method.{method.name}]"
+        _require(f"{where} init_from", [method.init_from], grid.methods, "methods")
+        with_cuts = [name for name, other in grid.methods.items() if "cuts" in other.flags]
+        _require(f"{where} one_set", [method.one_set], with_cuts, "methods with cuts")
     for claim in grid.claims:
         names = [*claim.test, claim.anchor]
         _require(f"claim {claim.what!r}", names, grid.rows, "methods")

@@ -31,7 +31,9 @@ from training.experiments.records import (
     write_timings,
 )
 from training.experiments.workspace import Workspace
+from training.selection.cut_norm import share_statistics
 from training.tasks.registry import find_task
+from training.trainer.checkpoints import load_network, save_checkpoint
 from training.trainer.run_folder import LOG_FILE
 
 
@@ -180,6 +182,12 @@ class Runner:
         held: dict[str, Any] = {"val_split": "none"}
         if self.grid.hold_out:
             held = {"hold_out": self.grid.hold_out}
+        if method.one_set is not None:
+            loaded = load_network(self._checkpoint_of(run, method.one_set))
+            share_statistics(loaded.network)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(path, loaded.network, meta=loaded.meta, codec_bytes=loaded.codec_bytes)
+            return path
         flags = {
             **held,
             "teacher": teacher_id,

@@ -85,6 +85,16 @@ def at_cuts(
     return per_cut[places] if mine.cuts else per_cut[places[0]]
 
 
+def share_statistics(network: nn.Module) -> None:
+    """Gives every cut the statistics of all cuts' batches together: one set, as others have it."""
+    for norm in network.modules():
+        if isinstance(norm, CutBatchNorm2d):
+            mean_C = norm.running_mean.mean(0)
+            second_C = (norm.running_var + norm.running_mean.square()).mean(0)
+            norm.running_mean[:] = mean_C
+            norm.running_var[:] = second_C - mean_C.square()
+
+
 @contextlib.contextmanager
 def averaged(network: nn.Module) -> Iterator[Callable[[], None]]:
     """Makes statistics plain means over the batches that pass while this lasts.

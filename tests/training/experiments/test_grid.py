@@ -172,6 +172,10 @@ def test_some_methods_bring_what_they_need() -> None:
         ),
         (made(hold_out="ulm_"), r"a grid: Expected `array`, got `str` - at `\$.hold_out`"),
         (with_method("x", seeds="0"), r"\[method.x\]: Expected `.*`, got `str` - at `\$.seeds`"),
+        (
+            with_method("x", one_set="dynamic"),
+            r"\[method.x\] one_set names 'dynamic'; .* with cuts are",
+        ),
         (with_method("x", teacher=1), r"\[method.x\]: Expected `bool`, got `int`"),
         (
             made(claim=[{"what": "x", "test": [], "anchor": "", "paper": "", "aim": "much"}]),

@@ -39,6 +39,16 @@ keep = 16
 [method.any]
 selection = "any"
 ranking = "frequency"
+cuts = [16, 64, 192]
+[method.any-one-set]
+one_set = "any"
+[[claim]]
+what = "each cut's own statistics against one set"
+test = ["any-N"]
+anchor = "any-one-set-N"
+measure = "points"
+paper = "-"
+aim = 0.0
 [[claim]]
 what = "static against pixels"
 test = ["frequency-16"]
@@ -77,12 +87,13 @@ def test_a_single_method_is_measured_recorded_and_not_measured_again(
         "to run    dynamic_demo_s0",
         "to run    frequency-16_demo_s0",
         "to run    any_demo_s0",
+        "to run    any-one-set_demo_s0",
         "6 steps to run",
     ]
     # Without a store the report is of the records that there are.
     (tmp_path / "report/report.md").unlink()
     assert rate_miou.main(arguments[2:]) == 0
-    assert "4 runs, 3 of them are still to run" in capsys.readouterr().out
+    assert "5 runs, 4 of them are still to run" in capsys.readouterr().out
     assert "Not run yet: dynamic_demo_s0" in (tmp_path / "report/report.md").read_text()
     error = fails(rate_miou.main, [*arguments, "--only", "best"])
     assert "the grid tiny has no method best; it has pixel-raw" in error
@@ -111,6 +122,9 @@ def test_a_grid_goes_on_where_a_fresh_clone_of_its_records_stands(
     assert kinds == ["pixel", "static, 16 channels"]
     assert "## Table 3: latency" in (tmp_path / "report/report.md").read_text()
     rates = {p["label"]: p["bpp"] for p in content["points"]}
+    assert rates["any-one-set-16"] == rates["any-16"]
+    claim = content["claims"][0]
+    assert (claim["by"], claim["verdict"]) == ("any-N", "not shown: 1 of 3 seeds")
     assert rates["any-16"] == rates["frequency-16"] < rates["any-64"] < rates["any-192"]
 
 

@@ -20,7 +20,7 @@ from training import evaluate, segment, train
 from training.data.sampling import draw_cut
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
-from training.selection.cut_norm import STATISTICS, CutBatchNorm2d
+from training.selection.cut_norm import STATISTICS, CutBatchNorm2d, share_statistics
 from training.tasks.objective import Objective
 from training.tasks.pictures import read_labels
 from training.tasks.registry import build_network
@@ -112,6 +112,23 @@ def test_statistics_differ_by_cut_and_evaluation_uses_the_cuts_own() -> None:
         norm.running_mean[1] += 0.5
     after = [network(latents()[:, :keep])["logits"] for keep in CUTS]
     assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_one_set_of_statistics_is_that_of_all_cuts_batches_together() -> None:
+    network = make_network()
+    (norm, *_) = norms(network)
+    batches = [torch.randn(4, norm.num_features, 5, 5) * (1 + n) + n for n in range(len(CUTS))]
+    norm.train()
+    norm.momentum = 1.0
+    for cut, batch_BCHW in enumerate(batches):
+        norm.switch.index = cut
+        norm(batch_BCHW)
+    share_statistics(network)
+    together_BCHW = torch.cat(batches)
+    for cut in range(len(CUTS)):
+        torch.testing.assert_close(norm.running_mean[cut], together_BCHW.mean((0, 2, 3)))
+        var_C = together_BCHW.var((0, 2, 3))
+        torch.testing.assert_close(norm.running_var[cut], var_C, rtol=0.02, atol=0.0)
 
 
 def test_every_batch_norm_is_kept_per_cut_and_shares_its_weights() -> None:
