@@ -18,6 +18,8 @@ DISTRIBUTION = "latent-store"
 BAD_USAGE = 2
 JOB_FAILED = 1
 INTERRUPTED = 130
+LONGEST_ERROR = 2000
+"""Characters that are printed of an error."""
 _STORAGE_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
 """What fails in them lies in the network, an address or a permission, and is no bug here."""
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)=([^`]*)`")
@@ -196,5 +198,8 @@ def _fail(prog: str, message: str, status: int) -> int:
     line = " ".join(public_text(spell_flags(message)).split())
     # Names of files may hold what a terminal obeys, or nobody sees.
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    if len(line) > LONGEST_ERROR:
+        # What a file says, most likely; the remedy stands at the end.
+        line = f"{line[: LONGEST_ERROR // 2]} ... {line[-LONGEST_ERROR // 2 :]}"
     print(f"{prog}: error: {line}", file=sys.stderr)
     return status

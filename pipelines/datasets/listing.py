@@ -34,7 +34,7 @@ def list_files(location: Location, folder: str, *suffixes: str) -> dict[str, int
         found = {uri: size for uri, size in listed if _is_wanted(uri[len(folder) :], ends)}
     else:
         top = location.path(folder).rstrip("/")
-        real = Path(top).resolve()
+        real = Path(os.path.realpath(top))  # Of a link to itself too.
         above = {str(parent) for parent in (real, *real.parents)}
         pairs = _below(top, ends, above) if real.is_dir() else ()
         start = len(location.root) + 1
@@ -110,7 +110,9 @@ def read_list(location: Location, uri: str) -> list[str]:
         raise DatasetError(
             f"{uri} has zero bytes, as UTF-16 without its mark at the beginning; save it as UTF-8"
         )
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    # Lists that were put together begin with a mark each.
+    names = (line.removeprefix("\ufeff").strip() for line in text.splitlines())
+    return [name for name in names if name]
 
 
 def require_names(samples: list[Sample]) -> list[Sample]:

@@ -11,8 +11,8 @@ import pytest
 
 import latent_store
 from latent_store import cli
-from latent_store.console import spell_flags
-from latent_store.errors import MissingComponentError
+from latent_store.console import BAD_USAGE, LONGEST_ERROR, run_command, spell_flags
+from latent_store.errors import CheckpointError, MissingComponentError
 from tests.conftest import TinyStore
 
 ROOM = Path(latent_store.__file__).parent
@@ -52,6 +52,17 @@ def test_no_message_of_the_library_speaks_of_flags() -> None:
         if re.search(r"(?<!\S)--[a-z]", text)
     ]
     assert found == []
+
+
+def test_what_a_file_says_does_not_fill_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise CheckpointError(f"a.pt is of {'x' * 10**5}; copy it again")
+
+    assert run_command("segment", fail) == BAD_USAGE
+    line = capsys.readouterr().err
+    assert line.startswith("segment: error: a.pt is of xxx")
+    assert line.endswith("xxx; copy it again\n")
+    assert len(line) < LONGEST_ERROR + 100
 
 
 def _texts(node: ast.AST) -> Iterator[str]:

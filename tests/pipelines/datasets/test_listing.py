@@ -75,6 +75,11 @@ def test_what_is_no_file_is_listed_if_its_name_is_one(tmp_path: Path) -> None:
     (tmp_path / "city/d.png").symlink_to("d.png")
     listed = list_files(Location(tmp_path), "city", ".png")
     assert list(listed) == [f"city/{name}.png" for name in "abcd"]
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "broken").symlink_to("nowhere")
+    for name in ("circle", "broken"):
+        assert list_files(Location(tmp_path), name, ".png") == {}
+        assert list_folders(Location(tmp_path), name) == []
 
 
 def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
@@ -95,6 +100,7 @@ def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
         ("a\r\nb c\r\né\r\n", "utf-8-sig"),
         ("a\r\nb c\r\né", "utf-16"),
         ("\ufeffa\n\n  b c \t\n\né  \n", "utf-16-be"),
+        ("\ufeffa\nb c\n\ufeffé\n\ufeff\n", "utf-8"),
     ],
 )
 def test_lists_are_read_in_their_encoding(tmp_path: Path, text: str, encoding: str) -> None:
