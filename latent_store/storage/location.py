@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,10 +22,10 @@ from zarr.abc.store import Store
 from latent_store.errors import (
     IntegrityError,
     LatentStoreError,
-    MissingExtraError,
     StoreNotFoundError,
     public_url,
 )
+from latent_store.storage.addresses import opened
 from latent_store.storage.changes import ToldStore, flush, tell
 from latent_store.storage.keys import admitted
 from latent_store.storage.local_files import (
@@ -65,7 +65,7 @@ class Location:
         self.storage_options = dict(storage_options or {})
         # Other processes write here too: a listing, or what it says of an object, is never kept.
         self._options = {"use_listings_cache": False, **self.storage_options}
-        self.fs, self.root = _opened(os.fspath(url), self._options)
+        self.fs, self.root = opened(os.fspath(url), self._options)
         self.root = self.root.rstrip("/")
         self.address = os.fspath(url).rstrip("/")
 
@@ -203,7 +203,8 @@ class Location:
         path = self._object(key)
         if self.local_path is None:
             tell("write", path)
-            self.fs.pipe_file(path, data)
+            with _writing(self.url):
+                self.fs.pipe_file(path, data)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(path), data, durable=durable)
@@ -226,7 +227,8 @@ class Location:
         try:
             if self.local_path is None:
                 tell("write", path)
-                self.fs.pipe_file(path, data, mode="create")
+                with _writing(self.url):
+                    self.fs.pipe_file(path, data, mode="create")
             else:
                 if os.path.lexists(path):
                     remove_leftovers(Path(path))
@@ -375,18 +377,11 @@ class Location:
             )
 
 
-def _opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Returns the file system of an address, and the path in it."""
-    if not url.strip():
-        raise LatentStoreError("an address is empty; give a path, or a URL such as s3://BUCKET/KEY")
+@contextlib.contextmanager
+def _writing(url: str) -> Iterator[None]:
     try:
-        return fsspec.url_to_fs(url, **options)  # type: ignore[no-any-return]
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{public_url(url)} cannot be opened: {error} (s3:// comes with s3fs, gs:// with gcsfs)"
-        ) from error
-    except ValueError as error:
+        yield
+    except NotImplementedError as error:
         raise LatentStoreError(
-            f"{public_url(url)} is no address that can be opened ({error}); give a path, or a URL "
-            "such as s3://BUCKET/KEY"
+            f"nothing can be written to {url}; give a path, or a URL such as s3://BUCKET/KEY"
         ) from error

@@ -1,6 +1,7 @@
 """Addresses with credentials: used, and never shown."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -78,12 +79,28 @@ def test_an_error_of_a_storage_library_is_one_line(capsys: pytest.CaptureFixture
             "nope://u:secret@x/y",
             r"^nope://x/y is no address that can be opened \(Protocol not known",
         ),
+        ("s3:/bucket/key", r"^s3:/bucket/key lacks a slash: such an address begins with s3://$"),
+        ("memory:/x", r"^memory:/x lacks a slash: such an address begins with memory://$"),
+        ("file://data/x", r"^file://data/x lacks a slash: such an address begins with file:///$"),
+        ("reference://x", r"^reference://x is no address that can be opened"),
         ("dropbox://u:secret@x", r"^dropbox://x cannot be opened: .*nstall"),
     ],
 )
 def test_addresses_that_nobody_can_open(url: str, message: str) -> None:
     with pytest.raises(LatentStoreError, match=message):
         Location(url)
+
+
+def test_addresses_that_nobody_can_write_to() -> None:
+    for write in (Location("data:,x").write, Location("data:,x").create):
+        with pytest.raises(LatentStoreError, match=r"^nothing can be written to data:,x; give a"):
+            write("a", b"1")
+
+
+def test_a_colon_is_no_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("x:/y", "./s3:/y", f"file:{tmp_path}/y", f"file://{tmp_path}/y"):
+        assert Location(url).local_path is not None
 
 
 def test_what_a_terminal_would_obey_is_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:

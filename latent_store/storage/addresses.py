@@ -1,0 +1,46 @@
+"""Addresses: local paths and URLs, each with the file system that reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+
+from latent_store.errors import LatentStoreError, MissingExtraError, public_url
+
+
+def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Returns the file system of an address, and the path in it.
+
+    Raises:
+        LatentStoreError: The address is empty, lacks a slash, or is of a kind that nobody knows.
+        MissingExtraError: The package that reaches its kind is not installed.
+    """
+    if not url.strip():
+        raise LatentStoreError("an address is empty; give a path, or a URL such as s3://BUCKET/KEY")
+    _require_slashes(url)
+    try:
+        return fsspec.url_to_fs(url, **options)  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{public_url(url)} cannot be opened: {error} (s3:// comes with s3fs, gs:// with gcsfs)"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise LatentStoreError(
+            f"{public_url(url)} is no address that can be opened ({error}); give a path, or a URL "
+            "such as s3://BUCKET/KEY"
+        ) from error
+
+
+def _require_slashes(url: str) -> None:
+    """Refuses URLs that would be folders in the one that a command was started in."""
+    scheme, _, rest = url.partition(":/")
+    local = scheme in ("file", "local")
+    # An absolute path may follow `file:` at once.
+    lacking = rest.startswith("/") and rest[1:2] != "/" if local else rest[:1] != "/"
+    if lacking and scheme != url and scheme in fsspec.available_protocols():
+        begin = f"{scheme}:///" if local else f"{scheme}://"
+        raise LatentStoreError(
+            f"{public_url(url)} lacks a slash: such an address begins with {begin}"
+        )
