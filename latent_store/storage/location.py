@@ -381,7 +381,7 @@ class Location:
 def _writing(url: str) -> Iterator[None]:
     try:
         yield
-    except NotImplementedError as error:
+    except (NotImplementedError, ValueError) as error:  # of file systems that are read alone
         raise LatentStoreError(
             f"nothing can be written to {url}; give a path, or a URL such as s3://BUCKET/KEY"
         ) from error
