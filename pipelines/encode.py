@@ -126,7 +126,7 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
         "--teacher_dtype",
         choices=ENCODINGS,
         help="of features; float16-bitround keeps few mantissa bits, which compress (default: what "
-        "the store has, or uint8)",
+        "the store has, or uint8, and float16-bitround where features may be negative)",
     )
     auto = "auto: int8 if the range of a few pictures leaves room"
     add("--y_hat_dtype", default="auto", choices=["auto", "int8", "int16"], help=auto)

@@ -61,6 +61,20 @@ class FeatureEncoding:
         """Returns the encoding of that name with its usual precision."""
         return cls(name=name, keepbits=KEEPBITS if name == BITROUND else None)
 
+    @classmethod
+    def chosen(cls, name: str | None, *, signed: bool) -> FeatureEncoding:
+        """Returns the encoding of that name, or the usual one of features with or without sign.
+
+        Raises:
+            CapacityError: It has no sign, and the features have one.
+        """
+        if name == UINT8 and signed:
+            raise CapacityError(
+                "features that may be negative, those of a layer without ReLU behind it, cannot "
+                f"be stored as uint8: encode with `teacher_dtype={BITROUND}`"
+            )
+        return cls.named(name or (BITROUND if signed else UINT8))
+
     def to_attrs(self) -> dict[str, Any]:
         """Returns what a component's attributes say, which `FeaturesRecord` reads."""
         bits = {} if self.keepbits is None else {"feature_keepbits": self.keepbits}
@@ -81,7 +95,8 @@ class FeatureEncoding:
             `features` `[F, h, w]`, and for `uint8` `feature_scale` float32 `[F]`.
 
         Raises:
-            CapacityError: A feature is beyond float16, which would store infinity.
+            CapacityError: A feature is beyond float16, which would store infinity, or negative
+                where no sign is stored.
         """
         if self.name == UINT8:
             return _quantised(features_CHW)
@@ -98,6 +113,12 @@ class FeatureEncoding:
 
 
 def _quantised(features_CHW: np.ndarray) -> dict[str, np.ndarray]:
+    lowest = float(features_CHW.min(initial=0))
+    if lowest < 0:
+        raise CapacityError(
+            f"a feature of {lowest:.6g} has a sign, which uint8 has not; encode with "
+            f"`teacher_dtype={BITROUND}`"
+        )
     scale_C = features_CHW.max(axis=(1, 2)) / 255
     # A dead channel is all zeros at any scale; 1 keeps the division defined.
     scale_C = np.where(scale_C > 0, scale_C, 1).astype(np.float32)

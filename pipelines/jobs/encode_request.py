@@ -34,7 +34,7 @@ from latent_store.errors import (
     PlanMismatchError,
 )
 from latent_store.format import layout
-from latent_store.format.feature_encoding import UINT8, FeatureEncoding
+from latent_store.format.feature_encoding import FeatureEncoding
 from latent_store.format.ids import require_name
 from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan, require_not_lost
 from latent_store.shards import receipts
@@ -134,8 +134,9 @@ class EncodeRequest:
             encoders.append(Encoder(spec=spec, make=make))
         if self.teacher is not None:
             teacher_id, entry = self.teacher.teacher_id, self.flags.entry
-            encoding = self._feature_encoding(features_id(teacher_id, entry))
             backbone = find_backbone(self.teacher.config.backbone)
+            signed = backbone.signed_features
+            encoding = self._feature_encoding(features_id(teacher_id, entry), signed=signed)
             spec = teacher_spec(
                 *(teacher_id, *self.plan.canvas, backbone.channels_at(entry), encoding),
                 entry=entry,
@@ -280,7 +281,7 @@ class EncodeRequest:
             highest = max(highest, int(y_hat.abs().max()))
         return "int8" if _INT8_HEADROOM * highest <= np.iinfo(np.int8).max else "int16"
 
-    def _feature_encoding(self, features: str) -> FeatureEncoding:
+    def _feature_encoding(self, features: str, *, signed: bool) -> FeatureEncoding:
         """Returns the encoding that is asked for, or else the stored one; they must not differ."""
         key, asked = FeaturesReader.key_of(features), self.flags.teacher_dtype
         try:
@@ -288,7 +289,7 @@ class EncodeRequest:
             record = component.read_record_of(FeaturesRecord, self.location, group)
             stored = record.encoding(str(array_of(group, "features").dtype))
         except (MissingComponentError, KeyError):
-            return FeatureEncoding.named(asked or UINT8)
+            return FeatureEncoding.chosen(asked, signed=signed)
         if asked not in (None, stored.name):
             raise IdentityError(
                 f"{self.plan.name}/{key} holds features as {stored}, --teacher_dtype is {asked}: "

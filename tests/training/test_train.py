@@ -17,6 +17,8 @@ import torch
 import latent_store
 from latent_store.catalogue.codecs import register_teacher
 from latent_store.codec import codec_from_store
+from latent_store.components.features import FeaturesReader
+from latent_store.format.feature_encoding import FeatureEncoding
 from latent_store.storage.location import Location
 from tests.conftest import RANKING, TinyStore
 from tests.training.real_networks import make_checkpoint
@@ -278,6 +280,15 @@ def test_refusals(tiny_store: TinyStore, tmp_path: Path, fails, case: str) -> No
     assert line.startswith("train-from-store: error: ")
     assert re.search(message, line), line
     assert not (tmp_path / "run/last.pt").exists()
+
+
+def test_features_whose_sign_was_lost_are_refused(
+    tiny_store: TinyStore, tmp_path: Path, fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a version stored them that took every teacher's features to be behind a ReLU."""
+    monkeypatch.setattr(FeaturesReader, "encoding", FeatureEncoding())
+    line = fails(train.main, arguments(tiny_store, tmp_path / "run"))
+    assert "are stored as uint8, without the sign that those of mobilenet_v2 have: encode" in line
 
 
 def test_a_missing_store(tmp_path: Path, fails) -> None:

@@ -38,6 +38,7 @@ class Backbone(ABC):
         stage_names: Of the four stages inside a tail.
         stage_channels: Of the four stages' maps.
         output_stride: Pixels that one position of the last map covers once it is dilated, 8 or 16.
+        signed_features: Whether what an entry gives may be negative; behind a ReLU it is not.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Backbone(ABC):
     stage_names: tuple[str, ...]
     stage_channels: tuple[int, ...]
     output_stride: int
+    signed_features = False
 
     def stages_before(self, entry: str) -> tuple[str, ...]:
         """Returns the stages that lie before an entry, which a network on latents lacks."""
@@ -131,6 +133,7 @@ class MobileNetV2(Backbone):
     stage_names = ("layer1", "layer2", "layer3", "layer4")
     stage_channels = (24, 32, 96, 320)
     output_stride = 16
+    signed_features = True
     _STEM_BLOCKS = 3
     _STAGE_ENDS = (4, 7, 14, 18)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from latent_store.errors import CheckpointError
+from latent_store.format.feature_encoding import UINT8
 from training.data.store_source import StoreSource
 from training.networks.backbones import find_backbone
 from training.networks.networks import LatentNetwork, Network, PixelNetwork
@@ -180,6 +181,13 @@ def set_statistics(network: LatentNetwork, source: StoreSource) -> None:
                 f"the features of teacher {source.spec.teacher_id} have {len(mean_C)} channels, "
                 f"{config.backbone} has {own} at entry {config.entry}: give the teacher's "
                 "--backbone, or train without its features, --lambda_kd 0"
+            )
+        backbone = find_backbone(network.config.backbone)
+        if backbone.signed_features and source.teacher.encoding.name == UINT8:
+            raise CheckpointError(
+                f"the features of teacher {source.spec.teacher_id} are stored as uint8, without "
+                f"the sign that those of {backbone.name} have: encode them into a new store, as "
+                "their default, or train without them, --lambda_kd 0"
             )
         network.set_feature_statistics(mean_C, std_C)
 

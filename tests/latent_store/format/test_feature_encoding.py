@@ -47,6 +47,20 @@ def test_uint8_features_are_right_to_half_a_step(seed: int) -> None:
     assert not stored["features"][1].any()
 
 
+def test_what_may_be_negative_is_never_stored_without_its_sign() -> None:
+    assert str(FeatureEncoding.chosen(None, signed=False)) == "uint8"
+    signed = FeatureEncoding.chosen(None, signed=True)
+    assert signed == FeatureEncoding.named(BITROUND)
+    features = made_features(1)
+    features[2] -= 3
+    stored = signed.encode(features)["features"].astype(np.float32)
+    np.testing.assert_allclose(stored, features, rtol=2.0**-KEEPBITS, atol=1e-4)
+    with pytest.raises(CapacityError, match=r"a feature of -\S+ has a sign, which uint8 has not"):
+        FeatureEncoding().encode(features)
+    with pytest.raises(CapacityError, match=r"may be negative, .*=float16-bitround"):
+        FeatureEncoding.chosen("uint8", signed=True)
+
+
 @pytest.mark.parametrize("name", ["uint8", FLOAT16, BITROUND])
 def test_attributes_give_back_the_encoding(name: str) -> None:
     encoding = FeatureEncoding.named(name)
