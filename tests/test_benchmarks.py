@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import latent_store.codec
-from tests.benchmarks import ledger, store, teacher_features
+from tests.benchmarks import growth, ledger, store, teacher_features
 from tests.conftest import RANKING, TinyStore
 
 
@@ -34,6 +34,15 @@ def test_features_of_every_encoding_are_measured(tiny_store: TinyStore, capsys: 
     uint8, float16, three, six = map(float, errors)
     assert float16 < six < three < 2.0**-4
     assert 0 < uint8 < 0.01
+
+
+def test_what_a_sample_costs_is_measured_at_several_sizes(tmp_path: Path, capsys: Any) -> None:
+    sizes = ["--shards", "2", "3", "--rows_per_shard", "1", "--repeats", "1"]
+    assert growth.main([*sizes, "--reorder_up_to", "2", "--work", str(tmp_path)]) == 0
+    rows = table_rows(capsys.readouterr().out)
+    assert [row[:2] for row in rows] == [["2", "2"], ["3", "3"]]
+    assert float(rows[0][4]) > 0
+    assert rows[1][4] == "-"
 
 
 @pytest.fixture
