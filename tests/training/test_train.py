@@ -312,11 +312,11 @@ def test_a_teacher_or_network_of_other_classes(
     content = Path(other).read_bytes()
     name = f"other-{hashlib.sha256(content).hexdigest()[:8]}"
     register_teacher(Location(copied_store.url), name, content)
-    more = ["--init", "teacher", "--lambda_kd", 0]
+    more = ["--init", "teacher", "--lambda_kd", 0, "--backbone", "resnet18"]
     line = fails(train.main, arguments(copied_store, tmp_path / "run", *more))
     assert "its num_classes is 11, the network's 19; use one that was trained on this" in line
     network = make_checkpoint(tmp_path / "n.pt", codec, num_classes=11)
-    more = ["--init_from", network, "--lambda_kd", 0]
+    more = ["--init_from", network, "--lambda_kd", 0, "--backbone", "resnet18"]
     line = fails(train.main, arguments(copied_store, tmp_path / "run", *more))
     assert "with num_classes 11, this one has 19: give a checkpoint on the same classes" in line
 
