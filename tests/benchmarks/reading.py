@@ -37,6 +37,7 @@ from tests.benchmarks.reading_peers import (
     What,
     is_there,
 )
+from tests.benchmarks.reading_streams import STREAMS
 from tests.benchmarks.slow_server import count_requests, serving
 from tests.benchmarks.table import markdown
 from tests.latent_store.made_latents import SPLIT
@@ -45,6 +46,7 @@ from training.data.store_source import SourceSpec, StoredChannels, StoreSource
 from training.tasks.annotations import PixelLabels
 
 TASKS = (FULL, RANKED, CROPS)
+EVERY = (*PEERS, *STREAMS)
 OURS = "ours, threads"
 Open = Callable[[What], Iterator[Any]]
 """Gives batches for ever."""
@@ -70,14 +72,14 @@ def _run(flags: argparse.Namespace) -> int:
     count = flags.samples - flags.samples % BATCH
     with tempfile.TemporaryDirectory(dir=flags.work) as folder:
         root = Path(folder)
-        peers = [peer for peer in PEERS if is_there(peer)]
+        peers = [peer for peer in EVERY if is_there(peer)]
         sizes = _write(root, peers, Pictures(count))
         near = _measure_near(root, peers, count, flags)
         afar = _measure_afar(root, peers, count, flags)
     names = list(near)
     header = ["", "KiB a sample", *(what.name for what in TASKS), "full, 20 ms away", "requests"]
     rows = [[name, sizes[name], *near[name], *afar.get(name, ("", ""))] for name in names]
-    missing = [peer.name for peer in PEERS if peer not in peers]
+    missing = [peer.name for peer in EVERY if peer not in peers]
     sys.stdout.write(_conditions(count, flags) + "\n\n" + markdown(header, rows) + "\n")
     if missing:
         sys.stdout.write(f"\nNot installed: {', '.join(missing)}.\n")

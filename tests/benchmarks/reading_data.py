@@ -46,8 +46,8 @@ class Pictures:
 
 def _latents(rng: np.random.Generator) -> np.ndarray:
     """Makes ŷ: Laplacian, a few loud channels and many that are nearly all 0, loud in places."""
-    scale_C = 2.4 * np.exp(-np.arange(CHANNELS) / 7)
-    place = np.abs(rng.normal(size=(HEIGHT // 128, WIDTH // 128)))
+    scale_C = 0.4 * np.exp(-np.arange(CHANNELS) / 30)
+    place = np.abs(rng.normal(size=(HEIGHT // 128, WIDTH // 128))) ** 1.5
     place_HW = place.repeat(8, 0).repeat(8, 1)
     y_hat = rng.laplace(size=(CHANNELS, *place_HW.shape)) * scale_C[:, None, None] * place_HW
     return np.clip(np.round(y_hat), -127, 127).astype(np.int8)
@@ -57,9 +57,9 @@ def _labels(rng: np.random.Generator) -> np.ndarray:
     """Makes a map of regions with wavy edges, and a border that is ignored."""
     regions = rng.integers(0, 19, (HEIGHT // 128, WIDTH // 128)).astype(np.uint8)
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
-    phase = rng.random(4) * 6
-    y = y + (np.sin(x / 37 + phase[0]) * 20 + np.sin(y / 23 + phase[1]) * 9).astype(int)
-    x = x + (np.sin(y / 41 + phase[2]) * 20 + np.sin(x / 19 + phase[3]) * 9).astype(int)
+    phase = rng.random(2) * 6
+    y = y + (np.sin(x / 37 + phase[0]) * 16).astype(int)
+    x = x + (np.sin(y / 41 + phase[1]) * 16).astype(int)
     labels_HW = regions[y.clip(0, HEIGHT - 1) // 128, x.clip(0, WIDTH - 1) // 128]
     labels_HW[-60:] = 255
     return labels_HW
