@@ -31,10 +31,11 @@ from latent_store.format.plan import ShardPlan
 from latent_store.format.samples import Sample
 from latent_store.shards import index
 from latent_store.shards.checked_store import CheckedStore
+from latent_store.shards.covers import Cut
 from latent_store.shards.fetching import Fetcher
 from latent_store.shards.listed_objects import ListedObjects
 from latent_store.shards.receipts import OK, crc32c
-from latent_store.shards.shard_reader import Cut, ShardReader
+from latent_store.shards.shard_reader import ShardReader
 from latent_store.storage import groups, seals
 from latent_store.storage.location import Location
 

@@ -1,43 +1,29 @@
 """Reads one array of a component: many rows at once, each whole or cut, straight into a batch.
 
 zarr-python takes 0.4 ms, and from a distance a request, for every inner chunk, of which a picture
-has dozens. Here the chunks of a whole load come in few requests (`latent_store.shards.fetching`)
-and are decoded one after another to where they belong, without Python's lock, so that other threads
-decode meanwhile.
+has dozens. Here the chunks of a whole load come in few requests (`latent_store.shards.fetching`),
+and those of a row are decoded in one call, and copied to where they belong in another
+(`latent_store.shards.chunk_codec`, `latent_store.shards.covers`); meanwhile other threads decode.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import zarr
 
 from latent_store.errors import IntegrityError
 from latent_store.format import layout
-from latent_store.format.layout import Numbers, Rows
+from latent_store.format.layout import Rows
 from latent_store.shards import recycled
 from latent_store.shards.chunk_codec import ChunkCodec
+from latent_store.shards.covers import Cover, Cut
 from latent_store.shards.fetching import Fetcher, Held
 
-Cut = tuple[Numbers, ...]
-"""What is read of a row: positions on each of the first axes, of the others all. Those of one axis
-at most are no range."""
 _COVERS = 1024
-
-
-@dataclass(frozen=True)
-class _Cover:
-    """The chunks of a row that a cut touches: their numbers, and for each of them where its values
-    go in what is read, and where they lie in it."""
-
-    numbers: np.ndarray
-    targets: list[tuple[Any, ...]]
-    sources: list[tuple[Any, ...]]
 
 
 class ShardReader:
@@ -93,42 +79,32 @@ class ShardReader:
             for i, (key, first, cover) in enumerate(zip(keys, firsts, covers, strict=True)):
                 self._fill(out[i], held.get(key), first, cover)
             return out
-        wholes = {key: self._decode(there, 0) for key, there in held.items()}
+        wholes = {key: self._decode(there, [0])[0] for key, there in held.items()}
         for i, (key, place, cover) in enumerate(zip(keys, places.tolist(), covers, strict=True)):
-            whole = wholes.get(key)
-            out[i] = 0 if whole is None else whole[place][cover.sources[0]]
+            out[i] = cover.pick(wholes[key][place]) if key in wholes else 0
         return out
 
-    def _fill(self, out: np.ndarray, held: Held | None, first: int, cover: _Cover) -> None:
+    def _fill(self, out: np.ndarray, held: Held | None, first: int, cover: Cover) -> None:
         """Reads one row, whose chunks begin with number `first`."""
-        if held is None:
+        if held is None or not len(cover.numbers):
             out[...] = 0
-            return
-        for number, target, source in zip(
-            (cover.numbers + first).tolist(), cover.targets, cover.sources, strict=True
-        ):
-            values = self._decode(held, number)
-            out[target] = 0 if values is None else values[0][source]
+        else:
+            values = self._decode(held, (cover.numbers + first).tolist())
+            cover.place(values[:, 0], out)
 
-    def _decode(self, held: Held, number: int) -> np.ndarray | None:
-        """Returns the values of a chunk; None where it is fill."""
-        piece = held.piece(number)
-        return None if piece is None else self._codec.decode(piece)
+    def _decode(self, held: Held, numbers: Sequence[int]) -> np.ndarray:
+        """Returns the values of chunks of an object, `[n, ...]`, with 0 where there are none."""
+        pieces = dict(enumerate(map(held.piece, numbers)))
+        there = {i: piece for i, piece in pieces.items() if piece is not None}
+        if len(there) == len(pieces):
+            return self._codec.decode(list(there.values()))
+        every = np.zeros((len(pieces), *self._codec.shape), self.dtype)
+        if there:
+            every[list(there)] = self._codec.decode(list(there.values()))
+        return every
 
     def _full(self, cut: Cut) -> Cut:
         return (*cut, *map(range, self.axes[len(cut) :]))
 
-    def _cover_of(self, cut: Cut) -> _Cover:
-        axes = [
-            layout.pieces(numbers, inner)
-            for numbers, inner in zip(self._full(cut), self._inner, strict=True)
-        ]
-        numbers, targets, sources = [], [], []
-        for touched in itertools.product(*axes):
-            number = 0
-            for (chunk, _, _), count in zip(touched, self._grid, strict=True):
-                number = number * count + chunk
-            numbers.append(number)
-            targets.append(tuple(target for _, target, _ in touched))
-            sources.append(tuple(source for _, _, source in touched))
-        return _Cover(np.array(numbers, np.int64), targets, sources)
+    def _cover_of(self, cut: Cut) -> Cover:
+        return Cover(self._full(cut), self._inner, self._grid)
