@@ -1,4 +1,4 @@
-"""Reading: milliseconds a sample of our loader and of what else users would take, in one run.
+"""Reading: what a sample costs in our loader and in what else users would take, in one run.
 
     python -m tests.benchmarks.reading
 
@@ -16,8 +16,9 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from statistics import median
 from typing import Any
 
 from latent_store.console import Number, make_parser, progress, run_command
+from tests.benchmarks.cpu_time import cpu_seconds
 from tests.benchmarks.reading_data import CODEC, RANKING, Pictures, write_ours
 from tests.benchmarks.reading_peers import (
     AFAR,
@@ -41,15 +43,48 @@ from tests.benchmarks.reading_streams import STREAMS
 from tests.benchmarks.slow_server import count_requests, serving
 from tests.benchmarks.table import markdown
 from tests.latent_store.made_latents import SPLIT
-from training.data.loader import CropLoader, LoaderConfig
+from training.data.loader import CropLoader
+from training.data.loader_config import LoaderConfig
 from training.data.store_source import SourceSpec, StoredChannels, StoreSource
 from training.tasks.annotations import PixelLabels
 
 TASKS = (FULL, RANKED, CROPS)
 EVERY = (*PEERS, *STREAMS)
-OURS = "ours, threads"
-Open = Callable[[What], Iterator[Any]]
+OURS, ONE, PROCESSES, CACHED = (
+    "ours, threads",
+    "ours, one thread",
+    "ours, processes",
+    "ours, cached",
+)
+Open = Callable[[What], Generator[Any]]
 """Gives batches for ever."""
+_AHEAD, _MEASURED = 16, 24
+"""Batches that workers have ready while others are measured, and those that are measured then:
+whole loads of ours, as many of each worker."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sample cost: milliseconds by the clock, and of a core in this and all its processes."""
+
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} / {self.cpu:.2f}"
+
+
+Costs = dict[str, dict[str, Cost]]
+"""Name of a task -> what is measured -> its cost."""
+
+
+@dataclass(frozen=True)
+class Afar:
+    """A first epoch from a distance: ms and requests a sample, and seconds until the first batch."""
+
+    wall: float
+    requests: float
+    first: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +97,7 @@ def make_flags() -> argparse.ArgumentParser:
     parser = make_parser("python -m tests.benchmarks.reading", __doc__ or "")
     add = parser.add_argument
     add("--samples", type=Number(int, BATCH), default=96, help="pictures, rounded to whole batches")
-    add("--rounds", type=Number(int, 1), default=5, help="times that each is measured")
+    add("--rounds", type=Number(int, 1), default=3, help="times that each is measured")
     add("--workers", type=Number(int, 1), default=2, help="workers of each")
     add("--work", type=Path, help="folder for what is made (default: removed afterwards)")
     return parser
@@ -74,41 +109,85 @@ def _run(flags: argparse.Namespace) -> int:
         root = Path(folder)
         peers = [peer for peer in EVERY if is_there(peer)]
         sizes = _write(root, peers, Pictures(count))
-        near = _measure_near(root, peers, count, flags)
-        afar = _measure_afar(root, peers, count, flags)
-    names = list(near)
-    header = ["", "KiB a sample", *(what.name for what in TASKS), "full, 20 ms away", "requests"]
-    rows = [[name, sizes[name], *near[name], *afar.get(name, ("", ""))] for name in names]
+        costs = _measure_near(root, peers, count, flags)
+        afar = _measure_afar(root, peers, count, flags.workers)
     missing = [peer.name for peer in EVERY if peer not in peers]
-    sys.stdout.write(_conditions(count, flags) + "\n\n" + markdown(header, rows) + "\n")
-    if missing:
-        sys.stdout.write(f"\nNot installed: {', '.join(missing)}.\n")
+    parts = [
+        _conditions(count, flags),
+        _table(sizes, costs, afar),
+        _aims(peers, sizes, costs, afar),
+    ]
+    parts += [f"Not installed: {', '.join(missing)}."] if missing else []
+    sys.stdout.write("\n\n".join(parts) + "\n")
     return 0
 
 
 def _conditions(count: int, flags: argparse.Namespace) -> str:
-    packages = ("torch", "numpy", "zarr", "zstandard", "tensorstore")
+    packages = ("torch", "numpy", "zarr", "pyarrow", "tensorstore")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), Python "
-        f"{platform.python_version()}, {versions}; {count} samples, {flags.workers} workers, "
-        f"medians of {flags.rounds}; ms a sample, and that over ours"
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), load "
+        f"{os.getloadavg()[1]:.1f}, Python {platform.python_version()}, {versions}; {count} "
+        f"samples, {flags.workers} workers, medians of {flags.rounds}. Milliseconds a sample: by "
+        "the clock / of a core."
     )
 
 
-def _write(root: Path, peers: Sequence[type[Peer]], pictures: Pictures) -> dict[str, str]:
+def _table(sizes: Mapping[str, float], costs: Costs, afar: Mapping[str, Afar]) -> str:
+    header = ["", "KiB", *costs, "20 ms away, by the clock", "requests", "first batch"]
+    rows = []
+    for name in costs[FULL.name]:
+        far = afar.get(name)
+        cells = [f"{far.wall:.1f}", f"{far.requests:.2f}", f"{far.first:.2f} s"] if far else []
+        near = [str(of_task[name]) for of_task in costs.values()]
+        rows.append([name, f"{sizes[name]:,.0f}", *near, *(cells or [""] * 3)])
+    return markdown(header, rows)
+
+
+def _aims(
+    peers: Sequence[type[Peer]], sizes: Mapping[str, float], costs: Costs, afar: Mapping[str, Afar]
+) -> str:
+    """Returns how many times as fast as the fastest peer ours is, and what else was aimed at."""
+    rows = []
+    raw = [peer.name for peer in peers if peer.raw]
+    for what, rivals, aim in (
+        (FULL, raw, 0.9),
+        (RANKED, [peer.name for peer in peers], 1.2),
+        (CROPS, [peer.name for peer in peers], 1.2),
+    ):
+        of_task = costs[what.name]
+        wall, name = min((of_task[rival].wall, rival) for rival in rivals)
+        cpu, thrifty = min((of_task[rival].cpu, rival) for rival in rivals)
+        kind = "fastest raw peer" if rivals is raw else "fastest peer"
+        found = (
+            f"{wall / of_task[OURS].wall:.2f} × {name}; of a core "
+            f"{cpu / of_task[OURS].cpu:.2f} × {thrifty}"
+        )
+        rows.append([f"{what.name} against the {kind}", f"≥ {aim} ×", found])
+    times = costs[FULL.name]
+    rows.append(
+        ["bytes against raw", "≤ 1/80", f"1/{max(sizes[n] for n in raw) / sizes[OURS]:.0f}"]
+    )
+    rows.append(["1 → 2 workers", "≥ 1.8 ×", f"{times[ONE].wall / times[OURS].wall:.2f} ×"])
+    far = afar[OURS]
+    rows.append(["20 ms away, ms a sample", "≤ 5", f"{far.wall:.1f}"])
+    rows.append(["20 ms away, requests a sample", "≤ 0.3", f"{far.requests:.2f}"])
+    rows.append(["20 ms away, first batch", "≤ 1 s", f"{far.first:.2f} s"])
+    return markdown(["what", "aim", "measured"], rows)
+
+
+def _write(root: Path, peers: Sequence[type[Peer]], pictures: Pictures) -> dict[str, float]:
     """Writes every format; returns KiB a sample by name."""
     write_ours(root / "ours.zarr", pictures)
     objects = [path for name in ("y_hat", "segmentation") for path in root.rglob(f"{name}/c")]
     ours = sum(_bytes(path) for path in objects if "ranked" not in path.parts)
-    sizes = {}
+    sizes = dict.fromkeys([OURS, ONE, PROCESSES, CACHED], ours)
     for peer in progress(peers, desc="write", unit="format"):
         folder = root / peer.__name__
         folder.mkdir()
         peer(folder, pictures.count).write(pictures)
         sizes[peer.name] = _bytes(folder) or ours
-    every = dict.fromkeys([OURS, "ours, one thread", "ours, processes", "ours, in memory"], ours)
-    return {name: f"{size / pictures.count / 1024:,.0f}" for name, size in (every | sizes).items()}
+    return {name: size / pictures.count / 1024 for name, size in sizes.items()}
 
 
 def _bytes(folder: Path) -> int:
@@ -116,24 +195,18 @@ def _bytes(folder: Path) -> int:
 
 
 def _ours(url: str, workers: int, kind: str = "thread", cache_mb: int = 0) -> Open:
-    def batches(what: What) -> Iterator[Any]:
-        stored = StoredChannels(ranking_id=RANKING, keep=what.keep)
+    def batches(what: What) -> Generator[Any]:
         spec = SourceSpec(
             url=url,
             split=SPLIT,
             annotations=PixelLabels(),
             domain="latent",
             codec_id=CODEC,
-            stored=stored,
+            stored=StoredChannels(ranking_id=RANKING, keep=what.keep),
             cache_mb=cache_mb,
         )
-        config = LoaderConfig(
-            batch_size=BATCH,
-            crop=what.crop,
-            workers=workers,
-            worker_kind=kind,
-            cache_mb=cache_mb,
-        )
+        how: dict[str, Any] = {"workers": workers, "worker_kind": kind, "cache_mb": cache_mb}
+        config = LoaderConfig(batch_size=BATCH, crop=what.crop, **how)
         with closing(CropLoader(StoreSource(spec), config, seed=0)) as loader:
             while True:
                 yield from loader
@@ -143,75 +216,70 @@ def _ours(url: str, workers: int, kind: str = "thread", cache_mb: int = 0) -> Op
 
 def _measure_near(
     root: Path, peers: Sequence[type[Peer]], count: int, flags: argparse.Namespace
-) -> dict[str, list[str]]:
-    """Returns a cell for each task, by name of what is measured."""
+) -> Costs:
     url = str(root / "ours.zarr")
     everything: dict[str, Open] = {
         OURS: _ours(url, flags.workers),
-        "ours, one thread": _ours(url, 1),
-        "ours, processes": _ours(url, flags.workers, "process"),
-        "ours, in memory": _ours(url, flags.workers, cache_mb=1 << 20),
+        ONE: _ours(url, 1),
+        PROCESSES: _ours(url, flags.workers, "process"),
+        CACHED: _ours(url, flags.workers, cache_mb=1 << 15),
     }
     for peer in peers:
         everything[peer.name] = lambda what, peer=peer: peer(
             root / peer.__name__, count, what
         ).batches(flags.workers)
-    cells: dict[str, list[str]] = {name: [] for name in everything}
-    for what in TASKS:
-        times = _take_turns({n: make(what) for n, make in everything.items()}, count, flags.rounds)
-        for name, found in times.items():
-            cells[name].append(f"{found:.2f} ({found / times[OURS]:.2f} ×)")
-    return cells
+    return {
+        what.name: _take_turns({n: make(what) for n, make in everything.items()}, count, flags)
+        for what in TASKS
+    }
 
 
-def _take_turns(streams: dict[str, Iterator[Any]], count: int, rounds: int) -> dict[str, float]:
-    """Returns ms a sample of each; the first epoch of each is not measured."""
-    times: dict[str, list[float]] = {name: [] for name in streams}
-    for turn in progress(range(rounds + 1), desc="read", unit="round"):
+def _take_turns(
+    streams: dict[str, Generator[Any]], count: int, flags: argparse.Namespace
+) -> dict[str, Cost]:
+    """Returns what a sample of each costs; the first epochs of each are not measured."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in streams}
+    for turn in progress(range(flags.rounds + 1), desc="read", unit="round"):
         for name, stream in streams.items():
             # What lies ready from the turn before is no part of this one.
-            for _ in itertools.islice(stream, 2 * count // BATCH if turn == 0 else _AHEAD):
-                pass
-            start = time.perf_counter()
-            for _ in itertools.islice(stream, _MEASURED):
-                pass
-            times[name].append((time.perf_counter() - start) * 1e3 / (_MEASURED * BATCH))
+            _take(stream, _AHEAD + (0 if turn else 2 * count // BATCH))
+            start = time.perf_counter(), cpu_seconds()
+            _take(stream, _MEASURED)
+            spent = time.perf_counter() - start[0], cpu_seconds() - start[1]
+            found[name].append((spent[0], spent[1]))
     for stream in streams.values():
         stream.close()
-    return {name: median(found[1:]) for name, found in times.items()}
+    each = 1e3 / (_MEASURED * BATCH)
+    return {
+        name: Cost(*(each * median(column) for column in zip(*turns[1:], strict=True)))
+        for name, turns in found.items()
+    }
 
 
-_AHEAD, _MEASURED = 16, 24
-"""Batches that workers have ready while others are measured, and those that are measured then:
-whole loads of ours, as many of each worker."""
+def _take(stream: Generator[Any], batches: int) -> None:
+    for _ in itertools.islice(stream, batches):
+        pass
 
 
 def _measure_afar(
-    root: Path, peers: Sequence[type[Peer]], count: int, flags: argparse.Namespace
-) -> dict[str, tuple[str, str]]:
-    """Returns ms and requests a sample of a first epoch, by name."""
-    found: dict[str, tuple[str, str]] = {}
+    root: Path, peers: Sequence[type[Peer]], count: int, workers: int
+) -> dict[str, Afar]:
+    found: dict[str, Afar] = {}
     with serving(root) as address:
-        streams: dict[str, Iterator[Any]] = {
-            OURS: _ours(f"{address}/ours.zarr", flags.workers)(FULL),
-        }
+        streams: dict[str, Generator[Any]] = {}
         for peer in peers:
             if peer in AFAR:
-                streams[peer.name] = AFAR[peer](f"{address}/{peer.__name__}", count).batches(
-                    flags.workers
-                )
-        times = {}
+                far = AFAR[peer](f"{address}/{peer.__name__}", count)
+                streams[peer.name] = far.batches(workers)
+        streams[OURS] = _ours(f"{address}/ours.zarr", workers)(FULL)
         for name, stream in streams.items():
             count_requests(address)
             start = time.perf_counter()
             next(stream)
             first = time.perf_counter() - start
-            for _ in itertools.islice(stream, count // BATCH - 1):
-                pass
-            times[name] = (time.perf_counter() - start) * 1e3 / count
-            asked = count_requests(address) / count
-            cell = f"{times[name]:.2f} ({times[name] / times[OURS]:.2f} ×)"
-            found[name] = f"{cell}, first batch {first:.2f} s", f"{asked:.2f}"
+            _take(stream, count // BATCH - 1)
+            wall = (time.perf_counter() - start) * 1e3 / count
+            found[name] = Afar(wall, count_requests(address) / count, first)
             stream.close()
     return found
 

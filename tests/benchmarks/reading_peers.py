@@ -8,7 +8,7 @@ import io
 import multiprocessing
 import urllib.request
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,7 +88,7 @@ class Peer(Dataset[Sample]):
     def __getitem__(self, row: int) -> Sample:
         """Reads what is wanted of a sample."""
 
-    def batches(self, workers: int) -> Iterator[Any]:
+    def batches(self, workers: int) -> Generator[Any]:
         """Yields shuffled batches for ever."""
         # Forked workers of a process that has threads may deadlock.
         context = multiprocessing.get_context("forkserver")
@@ -181,7 +181,7 @@ class OurStoreByTensorStore(Peer):
     def write(self, pictures: Pictures) -> None:
         """Ours is there."""
 
-    def batches(self, workers: int) -> Iterator[Any]:
+    def batches(self, workers: int) -> Generator[Any]:
         """Reads with threads of its own, a batch ahead."""
         import tensorstore as ts
 

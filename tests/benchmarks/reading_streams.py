@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,7 +42,7 @@ class LitData(StreamPeer):
         writer.done()
         writer.merge()
 
-    def batches(self, workers: int) -> Iterator[Any]:
+    def batches(self, workers: int) -> Generator[Any]:
         from litdata import StreamingDataLoader, StreamingDataset
 
         class Cut(StreamingDataset):
@@ -70,7 +70,7 @@ class MosaicRaw(StreamPeer):
             for y_hat, labels in pictures:
                 writer.write({"y_hat": y_hat, "labels": labels})
 
-    def batches(self, workers: int) -> Iterator[Any]:
+    def batches(self, workers: int) -> Generator[Any]:
         from streaming import StreamingDataset
 
         class Cut(StreamingDataset):
@@ -99,7 +99,7 @@ class WebDataset(StreamPeer):
             for row, (y_hat, labels) in enumerate(pictures):
                 writer.write({"__key__": f"{row:06d}", "y.npy": y_hat, "labels.npy": labels})
 
-    def batches(self, workers: int) -> Iterator[Any]:
+    def batches(self, workers: int) -> Generator[Any]:
         import webdataset as wds
 
         files = sorted(map(str, self.folder.glob("*.tar")))
