@@ -65,7 +65,7 @@ whole loads of ours, as many of each worker."""
 
 @dataclass(frozen=True)
 class Cost:
-    """What a sample cost: milliseconds by the clock, and of a core in this and all its processes."""
+    """What a sample cost: milliseconds by the clock, and of a core in all processes together."""
 
     wall: float
     cpu: float
@@ -80,7 +80,7 @@ Costs = dict[str, dict[str, Cost]]
 
 @dataclass(frozen=True)
 class Afar:
-    """A first epoch from a distance: ms and requests a sample, and seconds until the first batch."""
+    """A first epoch from a distance: ms and requests a sample, and seconds to its first batch."""
 
     wall: float
     requests: float
