@@ -23,7 +23,7 @@ from training.networks.network_config import NetworkConfig
 from training.tasks.objective import Objective
 from training.tasks.registry import build_network, find_task, require_own_fields
 from training.trainer.assembly import require_batch_norm
-from training.trainer.initialise import start_from_pretrained
+from training.trainer.initialise import start_from_pretrained, unfold_pretrained
 from training.trainer.job import NONE, TrainerConfig
 from training.trainer.ranks import ALONE, Ranks
 from training.trainer.run_folder import FitResult, RunFolder
@@ -60,6 +60,7 @@ def train_teacher(
     network = build_network(config)
     if teacher.pretrained != NONE:
         start_from_pretrained(network, teacher.pretrained)
+        unfold_pretrained(network, images, loader_config, seed=trainer_config.seed)
     loader = CropLoader(images, loader_config, seed=trainer_config.seed, share=ranks)
     loss = task.loss(lambda_kd=0, rate_weight=0)
     objective = Objective(task, network, loss, seed=trainer_config.seed)

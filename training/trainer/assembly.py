@@ -184,6 +184,7 @@ def initialise_network(network: Network, job: Job, inputs: Inputs, source: Store
             _LOG.info("the teacher was trained for %s: stay fresh: %s", task, names)
     elif job.model.pretrained != NONE:
         initialise.start_from_pretrained(network, job.model.pretrained)
+        initialise.unfold_pretrained(network, source, job.loader, seed=job.trainer.seed)
 
 
 def start_transform(

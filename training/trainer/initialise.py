@@ -4,6 +4,9 @@ All networks that are compared start alike: tail from the same teacher, transfor
 Starting from another network (a static one from a dynamic one) is a method of its own.
 """
 
+import contextlib
+import itertools
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,13 +14,18 @@ import torch
 
 from latent_store.errors import CheckpointError
 from latent_store.format.feature_encoding import UINT8
+from training.data.loader import CropLoader
+from training.data.loader_config import LoaderConfig
+from training.data.source import Source
 from training.data.store_source import StoreSource
 from training.networks.backbones import find_backbone
 from training.networks.networks import LatentNetwork, Network, PixelNetwork
 from training.selection.cut_norm import at_cuts
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import LoadedNetwork, read_state_dict
+from training.trainer.folded_norms import BATCHES, folded_norms, unfold_norms
 
+_LOG = logging.getLogger(__name__)
 _FEATURE_ROWS = 16
 _UNCOUNTED = "num_batches_tracked"  # which frozen batch norms do not count
 _OTHER_CLASSES = "use one that was trained on this dataset's classes"
@@ -118,6 +126,19 @@ def start_from_pretrained(network: Network, source: str) -> None:
             "--pretrained none"
         ) from error
     load_pretrained(network, state)
+
+
+def unfold_pretrained(network: Network, source: Source, loader: LoaderConfig, *, seed: int) -> None:
+    """Takes statistics for weights whose batch norms were folded, see `folded_norms`.
+
+    On every rank the same, of whole batches. Networks on latents are left as they are: what their
+    tail gets is not yet features. Such weights are for their teacher.
+    """
+    if not isinstance(network, PixelNetwork) or not folded_norms(network):
+        return
+    with contextlib.closing(CropLoader(source, loader, seed=seed)) as batches:
+        number = unfold_norms(network, itertools.islice(batches.stream(0, 0), BATCHES))
+    _LOG.info("%d folded batch norms have statistics of %d batches now", number, BATCHES)
 
 
 def load_pretrained(network: Network, state: Mapping[str, torch.Tensor]) -> list[str]:
