@@ -38,7 +38,7 @@ class BoxesReader(ComponentReader):
     """The objects of each picture; rows that the detection task's list lacks are not usable."""
 
     kind = "boxes"
-    remedy = "run encode-to-store with `voc_task=detection`"
+    remedy = "run encode-to-store with `voc_task=detection`, or on a data root that has boxes"
     task = DETECTION
     source = "boxes_uri"
 

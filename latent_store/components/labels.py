@@ -47,7 +47,7 @@ class LabelsReader(ComponentReader):
     """Segmentation labels on the canvas."""
 
     kind = "labels"
-    remedy = "run encode-to-store, which writes labels first"
+    remedy = "run encode-to-store on a data root that has masks"
     task = SEGMENTATION
     source = "label_uri"
 

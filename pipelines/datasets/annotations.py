@@ -6,6 +6,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -14,7 +15,6 @@ from latent_store.format.boxes import Boxes
 from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 from pipelines.datasets.files import read_file
-from training.tasks.classes import VOC_CLASSES
 
 MOST_BYTES = 1 << 22
 """Bytes of the longest annotation that is read: some ten thousand objects."""
@@ -36,7 +36,6 @@ BEYOND = 1
 """Pixels by which a box may leave its picture. The real set has boxes that touch the edge + 1; the
 devkit scores them as they are written, so they are stored as they are written."""
 
-_LABEL_IDS = {name: label for label, name in enumerate(VOC_CLASSES) if label}
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 """Python's own reader takes more for a number: `1_1`, `nan`, the digits of every script."""
@@ -95,8 +94,16 @@ def _shown(tag: str) -> str:
     return tag[:_SHOWN] if tag.isprintable() else repr(tag[:_SHOWN])
 
 
-def read_objects(location: Location, sample: Sample) -> Boxes:
+def read_objects(
+    location: Location, sample: Sample, class_names: Sequence[str], whose: str
+) -> Boxes:
     """Reads a sample's objects in the order of its file.
+
+    Args:
+        location: The data root.
+        sample: Its `boxes_uri` is read.
+        class_names: By class id; the first is the background, which no object is.
+        whose: What messages call these names.
 
     Raises:
         DatasetError: As `read_annotation`; or an object has an unknown class, no box or several, an
@@ -105,9 +112,10 @@ def read_objects(location: Location, sample: Sample) -> Boxes:
     annotation = read_annotation(location, sample.boxes_uri)
     # Of the root itself: the parts of a person are inside of its object.
     objects = annotation.findall(_OBJECT)
+    label_ids = {name: label for label, name in enumerate(class_names) if label}
     try:
         _require_layout(annotation, objects)
-        found = [_read_object(element, sample) for element in objects]
+        found = [_read_object(element, sample, label_ids, whose) for element in objects]
     except DatasetError as error:
         raise DatasetError(f"{sample.boxes_uri}: {error}; correct that object") from error
     columns: list[Any] = list(zip(*found, strict=True)) if found else [()] * 4
@@ -131,16 +139,15 @@ def _require_layout(annotation: ET.Element, objects: list[ET.Element]) -> None:
 
 
 def _read_object(
-    element: ET.Element, sample: Sample
+    element: ET.Element, sample: Sample, label_ids: Mapping[str, int], whose: str
 ) -> tuple[tuple[float, float, float, float], int, bool, bool]:
     """Returns half-open edges from 0, class id, difficult, truncated."""
     name = _text(element, "name", "an object")
     if not name:
         raise DatasetError("an object has no name")
-    if name not in _LABEL_IDS:
-        classes = ", ".join(_LABEL_IDS)
+    if name not in label_ids:
         raise DatasetError(
-            f"an object is a {_quoted(name)}, which is none of VOC's classes: {classes}"
+            f"an object is a {_quoted(name)}, which is none of {whose}: {', '.join(label_ids)}"
         )
     boxes = element.findall(_BOX)
     if len(boxes) != 1:
@@ -150,16 +157,26 @@ def _read_object(
     shown = ", ".join(f"{edge} {value:g}" for edge, value in zip(_EDGES, written, strict=True))
     if xmax < xmin or ymax < ymin:
         raise DatasetError(f"the box of the {name} is inverted ({shown})")
-    x1, y1, x2, y2 = xmin - 1, ymin - 1, xmax, ymax
+    box = (xmin - 1, ymin - 1, xmax, ymax)
+    require_inside(box, sample, f"the box of the {name} ({shown})")
+    difficult, truncated = (_flag(element, flag, name) for flag in ("difficult", "truncated"))
+    return box, label_ids[name], difficult, truncated
+
+
+def require_inside(box: tuple[float, float, float, float], sample: Sample, what: str) -> None:
+    """Refuses half-open edges, from 0, that leave a sample's picture by more than `BEYOND`.
+
+    Raises:
+        DatasetError: Names `what`.
+    """
+    x1, y1, x2, y2 = box
     width, height = sample.width, sample.height
     touches = min(x2, y2) > 0 and x1 < width and y1 < height
     if not touches or max(-x1, -y1, x2 - width, y2 - height) > BEYOND:
         raise DatasetError(
-            f"the box of the {name} ({shown}) leaves the picture of {width}x{height} "
-            f"(width x height) by more than {BEYOND} pixel, or is not in it at all"
+            f"{what} leaves the picture of {width}x{height} (width x height) by more than {BEYOND} "
+            "pixel, or is not in it at all"
         )
-    difficult, truncated = (_flag(element, flag, name) for flag in ("difficult", "truncated"))
-    return (x1, y1, x2, y2), _LABEL_IDS[name], difficult, truncated
 
 
 def _quoted(text: str) -> str:

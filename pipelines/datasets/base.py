@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
 
+from latent_store.components.registry import task_kinds
 from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.samples import Sample
 from latent_store.format.schema import IGNORE_LABEL
 from latent_store.storage.location import Location
-from pipelines.datasets.files import read_pixels
+from pipelines.datasets.files import FILES_AT_ONCE, read_pixels
+from pipelines.datasets.listing import require_names
 
 
 class DatasetReader(ABC):
     """Lists a dataset's samples, and reads the labels or the boxes of one.
 
-    Readers are small and picklable: they travel to Beam workers.
+    Readers are small and picklable: they travel to Beam workers. One that names its `dataset_id`
+    and lists samples is whole: its pictures are encoded. With a `task` it has `class_names` and
+    reads that task's annotations, `read_labels` or `read_boxes`.
 
     Attributes:
         dataset_id: Name of the dataset in a store unless `--dataset_id` gives another.
-        task: Whose list is read, and whose annotations are stored.
+        task: Whose list is read, and whose annotations are stored; empty where there are none.
         class_names: By the ids that labels and boxes are stored with.
         label_ids: Names that numbering.
         canvas: Height and width, in pixels, that hold every picture of a dataset of mixed sizes;
@@ -31,9 +38,9 @@ class DatasetReader(ABC):
 
     data_root: Location
     dataset_id: str
-    task: str
-    class_names: tuple[str, ...]
-    label_ids: str
+    task: str = ""
+    class_names: tuple[str, ...] = ()
+    label_ids: str = "class-ids"
     canvas: tuple[int, int] | None = None
 
     choices: ClassVar[tuple[str, ...]] = ()
@@ -54,6 +61,10 @@ class DatasetReader(ABC):
         Raises:
             DatasetError: The split is missing or empty, or a file is missing or unreadable.
         """
+
+    def canvas_of(self, samples: Sequence[Sample]) -> tuple[int, int] | None:
+        """Returns the canvas of a new store that holds these samples; see `canvas`."""
+        return self.canvas
 
     def read_labels(self, sample: Sample) -> np.ndarray:
         """Reads the labels of a sample's original picture: uint8 `[H, W]`, 255 = ignore.
@@ -99,10 +110,13 @@ def read_labels(reader: DatasetReader, sample: Sample, canvas: tuple[int, int]) 
     Right and bottom they are padded with 255.
 
     Raises:
-        DatasetError: The file is missing, unreadable, or of another size than its picture.
+        DatasetError: The file is missing, unreadable, or of another size than its picture, or the
+            reader's labels are none.
     """
     padded_HW = np.full(canvas, IGNORE_LABEL, dtype=np.uint8)
-    labels_HW = _seen(reader.read_labels(sample), sample.view)
+    original_HW = reader.read_labels(sample)
+    _require_labels(reader, sample, original_HW)
+    labels_HW = _seen(original_HW, sample.view)
     padded_HW[: sample.height, : sample.width] = labels_HW
     return padded_HW
 
@@ -115,11 +129,100 @@ def read_boxes(reader: DatasetReader, sample: Sample) -> Boxes:
             as many as the plan says.
     """
     boxes = reader.read_boxes(sample)
+    _require_boxes(reader, sample, boxes)
     if len(boxes) != sample.num_boxes:
         raise DatasetError(
             f"{sample.boxes_uri} has {len(boxes)} objects, planned {sample.num_boxes}; restore it"
         )
     return boxes.flipped(sample.width) if sample.view == "hflip" else boxes
+
+
+def list_samples(reader: DatasetReader, split: str) -> list[Sample]:
+    """Lists a split's samples as its reader does, if they are such.
+
+    Raises:
+        DatasetError: The reader cannot list them, there are none, or they are none.
+    """
+    listed: Any = reader.manifest(split)
+    samples = list(listed) if isinstance(listed, Iterable) else []
+    if not samples or not all(isinstance(sample, Sample) for sample in samples):
+        raise DatasetError(
+            f"{type(reader).__name__}.manifest({split!r}) must return samples, one or more, got "
+            f"{type(listed).__name__}{' of none' if not samples else ''}; see `DatasetReader`"
+        )
+    return require_names(samples)
+
+
+def list_annotated(reader: DatasetReader, split: str) -> list[Sample]:
+    """Lists those of a split's samples that have what its reader's task learns from.
+
+    Raises:
+        DatasetError: As `list_samples`; or there is none.
+    """
+    samples = list_samples(reader, split)
+    kind = task_kinds().get(reader.task)
+    samples = [sample for sample in samples if kind is not None and kind.lists(sample)]
+    if not samples:
+        raise DatasetError(
+            f"the pictures of {split} in {reader.data_root.url} have no "
+            f"{'labels or boxes' if kind is None else kind.kind}, and training on pictures learns "
+            "from them: put them beside the pictures (README: Files of a dataset)"
+        )
+    return samples
+
+
+def count_boxes(reader: DatasetReader, samples: Sequence[Sample]) -> list[Sample]:
+    """Returns samples with the numbers of their objects; 0 where reading them will fail."""
+
+    def counted(sample: Sample) -> Sample:
+        if not sample.boxes_uri:
+            return sample
+        try:
+            return dataclasses.replace(sample, num_boxes=len(reader.read_boxes(sample)))
+        except DatasetError:
+            return sample  # The job itself reports it, with its row.
+
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        return list(pool.map(counted, samples))
+
+
+def canvas_for(samples: Sequence[Sample]) -> tuple[int, int] | None:
+    """Returns the least height and width, in pixels, that hold pictures of several sizes; None for
+    pictures of one."""
+    sizes = {sample.coded_size for sample in samples if sample.has_size}
+    heights, widths = zip(*sizes, strict=True) if sizes else ((), ())
+    return (max(heights), max(widths)) if len(sizes) > 1 else None
+
+
+def _require_labels(reader: DatasetReader, sample: Sample, labels: Any) -> None:
+    shape, dtype = getattr(labels, "shape", None), getattr(labels, "dtype", type(labels).__name__)
+    if shape != (sample.height, sample.width) or dtype != np.uint8:
+        raise DatasetError(
+            f"the labels of {sample.sample_id} must be uint8 of {sample.height}x{sample.width} "
+            f"(height x width), {type(reader).__name__} gives {dtype} of {shape}; mend the reader"
+        )
+    most = int(labels[labels != IGNORE_LABEL].max(initial=0))
+    if most >= len(reader.class_names):
+        raise DatasetError(
+            f"the labels of {sample.sample_id} hold {most}: there are {len(reader.class_names)} "
+            f"classes, from 0, and {IGNORE_LABEL} is ignored; mend the reader or its class names"
+        )
+
+
+def _require_boxes(reader: DatasetReader, sample: Sample, boxes: Any) -> None:
+    if not isinstance(boxes, Boxes):
+        raise DatasetError(
+            f"the boxes of {sample.sample_id} must be `Boxes`, {type(reader).__name__} gives "
+            f"{type(boxes).__name__}; mend the reader"
+        )
+    labels_N = boxes.labels_N
+    wrong_N = labels_N[(labels_N < 1) | (labels_N >= len(reader.class_names))]
+    if wrong_N.size:
+        raise DatasetError(
+            f"an object of {sample.sample_id} has the class {wrong_N[0]}: classes of objects are 1 "
+            f"to {len(reader.class_names) - 1}, 0 is the background; mend the reader or its class "
+            "names"
+        )
 
 
 def _seen(original: np.ndarray, view: str) -> np.ndarray:

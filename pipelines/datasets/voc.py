@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +18,8 @@ from latent_store.format.samples import Sample
 from latent_store.format.schema import DETECTION, IGNORE_LABEL, SEGMENTATION
 from latent_store.storage.location import Location
 from pipelines.datasets.annotations import read_objects
-from pipelines.datasets.base import DatasetReader
-from pipelines.datasets.files import FILES_AT_ONCE, picture_sizes, read_label_map
+from pipelines.datasets.base import DatasetReader, count_boxes
+from pipelines.datasets.files import picture_sizes, read_label_map
 from pipelines.datasets.listing import find_files, list_files, list_folders, read_list
 from training.flags import Flags, flag
 from training.tasks.classes import VOC_CLASSES
@@ -136,10 +134,8 @@ class Voc(DatasetReader):
                 listed, images.items(), annotations, sizes, strict=True
             )
         ]
-        if not has_boxes:
-            return samples  # A mask has no objects to count.
-        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            return list(pool.map(self._counted, samples))
+        # A mask has no objects to count.
+        return count_boxes(self, samples) if has_boxes else samples
 
     def read_labels(self, sample: Sample) -> np.ndarray:
         """Reads a sample's mask, a palette or greyscale PNG whose values are class ids."""
@@ -148,7 +144,7 @@ class Voc(DatasetReader):
 
     def read_boxes(self, sample: Sample) -> Boxes:
         """Reads a sample's objects in the order of its file; each has a class and a box inside."""
-        return read_objects(self.data_root, sample)
+        return read_objects(self.data_root, sample, VOC_CLASSES, "VOC's classes")
 
     def _list(self, year: int, split: str) -> list[str]:
         uri = self._list_uri(year, split)
@@ -206,10 +202,3 @@ class Voc(DatasetReader):
         uris = [found[year].uris[name] for year, name in listed]
         lengths = {uri: n for files in found.values() for uri, n in files.lengths.items()}
         return {uri: lengths[uri] for uri in uris}
-
-    def _counted(self, sample: Sample) -> Sample:
-        """Returns a sample with the number of its objects; 0 where reading them will fail."""
-        try:
-            return dataclasses.replace(sample, num_boxes=len(self.read_boxes(sample)))
-        except DatasetError:
-            return sample  # The job itself reports it, with its row.

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -26,6 +26,8 @@ from latent_store.components.features import (
 )
 from latent_store.components.labels import LabelsReader, labels_spec
 from latent_store.components.latents import LatentsReader, latents_spec
+from latent_store.components.reader import ComponentReader
+from latent_store.components.registry import task_kinds
 from latent_store.errors import (
     DatasetError,
     IdentityError,
@@ -42,8 +44,8 @@ from latent_store.shards.receipts import FAILED, OK, RowRecord
 from latent_store.storage.groups import array_of
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
-from pipelines.datasets.base import read_picture
-from pipelines.datasets.registry import DatasetFlags, open_dataset
+from pipelines.datasets.base import list_samples, read_picture
+from pipelines.datasets.registry import DatasetFlags, open_dataset, try_reader
 from pipelines.jobs.beam_jobs import local_threads
 from pipelines.jobs.component_job import finished_rows
 from pipelines.jobs.encoding import (
@@ -54,11 +56,11 @@ from pipelines.jobs.encoding import (
     encode_labels,
     encode_picture,
     newly_listed,
+    tell,
 )
 from pipelines.jobs.job_flags import DEFAULT_SAMPLES_PER_SHARD, PSNR_ROWS
 from training.flags import read_flags
 from training.networks.backbones import find_backbone
-from training.tasks.registry import find_task
 from training.trainer.checkpoints import load_network
 
 _CALIBRATION_SAMPLES = 4
@@ -93,7 +95,8 @@ class EncodeRequest:
         self.location.require_free()
         self.device = str(choose_device(flags.device))
         self.reader = open_dataset(read_flags(flags, DatasetFlags))
-        self.manifest = self.reader.manifest(flags.split)
+        self.manifest = list_samples(self.reader, flags.split)
+        try_reader(self.reader, self.manifest)
         self.codec = self.teacher = None
         if wants_codec:
             self.codec = load_codec(
@@ -118,9 +121,13 @@ class EncodeRequest:
             self.location.write(key, self.plan.to_json())
 
     def ask_encoders(self) -> list[Encoder]:
-        """Returns what makes each component that is asked for, in the order of writing."""
-        task = find_task(self.reader.task)
-        encoders = [_ANNOTATIONS[task.annotations.component](self)]
+        """Returns what makes each component that is asked for, in the order of writing.
+
+        Annotations that no sample has are not asked for.
+        """
+        kind = task_kinds().get(self.reader.task)
+        listed = kind is not None and any(map(kind.lists, self.plan.samples))
+        encoders = [_ANNOTATIONS[kind](self)] if kind and listed else []
         if self.codec is not None:
             codec = self.codec.spec
             spec = latents_spec(codec, *self.plan.canvas, self._latent_dtype(self.codec))
@@ -144,6 +151,9 @@ class EncodeRequest:
             )
             make = partial(encode_features, self.location, teacher_id, entry, encoding, self.device)
             encoders.append(Encoder(spec=spec, make=make))
+        if not listed:
+            # Annotations tell which picture a row was made from; without them the others do.
+            encoders = [dataclasses.replace(e, make=partial(tell, e.make)) for e in encoders]
         return encoders
 
     def is_complete(self, encoder: Encoder) -> bool:
@@ -257,7 +267,8 @@ class EncodeRequest:
             require_not_lost(self.location, dataset, flags.split, plan=False)
             wanted = self.manifest[: flags.max_samples]
             size = DEFAULT_SAMPLES_PER_SHARD if size is None else size
-            plan = make_plan(dataset, flags.split, wanted, size, canvas or self.reader.canvas)
+            canvas = canvas or self.reader.canvas_of(self.manifest)
+            plan = make_plan(dataset, flags.split, wanted, size, canvas)
         return plan.with_views(flags.views)
 
     def _latent_dtype(self, codec: Codec) -> str:
@@ -323,7 +334,10 @@ def _boxes_encoder(request: EncodeRequest) -> Encoder:
     return Encoder(spec=spec, make=make, annotation=True)
 
 
-_ANNOTATIONS = {LabelsReader.kind: _labels_encoder, BoxesReader.kind: _boxes_encoder}
+_ANNOTATIONS: dict[type[ComponentReader], Callable[[EncodeRequest], Encoder]] = {
+    LabelsReader: _labels_encoder,
+    BoxesReader: _boxes_encoder,
+}
 
 
 def _outgrown(group: zarr.Group, encoder: Encoder) -> bool:

@@ -3,6 +3,7 @@ made of: plain functions, one a component, bound to what they need."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -125,6 +126,12 @@ def newly_listed(plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], 
     pairs = zip(plan.rows, plan.samples, strict=True)
     listed = {row for row, sample in pairs if kind_of(spec.key).lists(sample)}
     return lambda record: record.status == NOT_LISTED and record.row in listed
+
+
+def tell(make: Callable[[Picture], Encoded], picture: Picture) -> Encoded:
+    """Makes a row, and tells beside its statistics which picture it was made from."""
+    encoded = make(picture)
+    return dataclasses.replace(encoded, stats={**encoded.stats, **picture.digest})
 
 
 def encode_labels(reader: DatasetReader, canvas: tuple[int, int], picture: Picture) -> Encoded:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from latent_store.format.samples import Sample
-from pipelines.datasets.base import DatasetReader
+from pipelines.datasets.base import DatasetReader, list_annotated
 from pipelines.datasets.raw_images import RawImages
 from pipelines.datasets.registry import open_dataset
 from pipelines.teacher_training.config import CONFIGS, TeacherConfig
@@ -48,10 +48,10 @@ def train_teacher(
         LatentStoreError: The data root lacks something, or the flags contradict each other.
     """
     reader = open_dataset(teacher)
+    samples, held = _parts(reader, teacher.split, teacher.hold_out or ())
     config = _network_config(teacher, reader)
     task = find_task(config.task)
     require_batch_norm(task, loader_config, trainer_config)
-    samples, held = _parts(reader, teacher.split, teacher.hold_out or ())
     samples = samples[: loader_config.max_samples or None]
     if loader_config.views:
         samples += [sample.seen_as(FLIPPED) for sample in samples]
@@ -108,7 +108,7 @@ def _validator(
     if teacher.val_split == NONE:
         return None
     if teacher.val_split is not None or not held:
-        held = reader.manifest(teacher.val_split or "val")
+        held = list_annotated(reader, teacher.val_split or "val")
     samples = held[: teacher.val_max_samples or None]
     images = RawImages(reader, samples, cache_mb=loader.cache_mb)
     whole = WholeImages(images, share=ranks)
@@ -120,7 +120,7 @@ def _parts(
 ) -> tuple[list[Sample], list[Sample]]:
     """Returns the samples to train on, and those that are held out."""
     parts: tuple[list[Sample], list[Sample]] = ([], [])
-    samples = reader.manifest(split)
+    samples = list_annotated(reader, split)
     held = held_out([sample.sample_id for sample in samples], hold_out, split)
     for sample, is_held in zip(samples, held, strict=True):
         parts[is_held].append(sample)

@@ -103,6 +103,7 @@ def find_inputs(job: Job) -> Inputs:
             "give another --dataset or --split, or encode it with encode-to-store"
         )
     split = store[name]  # Its plan comes first: where that was lost, a teacher is missing too.
+    annotations = find_task(job.model.task).annotations().open(split)
     spec = store.codec(job.data.codec)
     kind = find_selection(job.model.selection)
     selection = kind(
@@ -117,7 +118,6 @@ def find_inputs(job: Job) -> Inputs:
         start = load_network(job.model.init_from)
     elif job.model.init == "teacher" and teacher_id is not None:
         start = load_network(store.teacher_checkpoint(teacher_id), kind="teacher")
-    annotations = find_task(job.model.task).annotations().open(split)
     return Inputs(
         store=store,
         spec=spec,

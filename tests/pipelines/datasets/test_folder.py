@@ -1,0 +1,190 @@
+"""`--dataset folder`: pictures of whatever sizes and depth, with masks, boxes or nothing beside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import latent_store
+from latent_store import cli
+from latent_store.errors import DatasetError
+from latent_store.storage.location import Location
+from pipelines import encode, frequency, reorder, train_teacher
+from pipelines.datasets.base import read_labels
+from pipelines.datasets.folder import Folder
+from tests.pipelines.made_voc import write_objects, write_picture
+from training import train
+
+SIZES = {"b": (64, 64), "a/c": (60, 130), "a/d": (128, 50), "é": (64, 64)}
+
+
+def write_pictures(root: Path) -> None:
+    for seed, (name, size) in enumerate(SIZES.items()):
+        path = root / f"{name}.{'JPG' if seed % 2 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(path, seed, size)
+
+
+def made_mask(size: tuple[int, int], right: int = 2) -> np.ndarray:
+    mask_HW = np.zeros(size, np.uint8)
+    mask_HW[:, size[1] // 2 :] = right
+    mask_HW[0] = 255
+    return mask_HW
+
+
+def write_masks(root: Path, suffix: str) -> None:
+    for name, size in SIZES.items():
+        path = root / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(made_mask(size)).save(path)
+
+
+def opened(root: Path, **choices: str) -> Folder:
+    return Folder(Location(root), **choices)
+
+
+def arguments(inputs: Path, root: Path, url: Path, *more: str) -> list[str]:
+    codec = inputs / "codec.pth.tar"
+    words = ["--dataset", "folder", "--data_root", root, "--split", "train", "--store", url]
+    return [*map(str, words), "--codec_checkpoint", str(codec), "--threads", "1", *more]
+
+
+def test_pictures_alone_are_encoded_ranked_exported_decoded_and_viewed(
+    inputs: Path, tmp_path: Path, serial: None, fails: Callable[..., str]
+) -> None:
+    root, url = tmp_path / "photos", tmp_path / "s.zarr"
+    write_pictures(root)
+    (root / "notes.txt").write_text("no picture")
+    (root / "z.png").write_bytes(b"no picture either")
+    args = arguments(inputs, root, url)
+    assert encode.main([*args, "--dry_run"]) == 0
+    assert not url.exists()
+    assert encode.main([*args, "--max_failures", "1"]) == 0
+    split = latent_store.open(url)["folder/train"]
+    assert list(split.components()) == [split.latents().key]
+    assert [s.sample_id for s in split.plan.samples] == ["a_c", "a_d", "b", "z", "é"]
+    assert split.plan.canvas == (128, 192)
+    assert len(split.latents().rows) == 4
+    told = dict(zip(*(split.index[n].to_pylist() for n in ("sample_id", "sha256")), strict=True))
+    assert told.pop("z") == ""
+    assert all(len(digest) == 64 for digest in told.values())
+    assert encode.main([*args, "--max_failures", "1"]) == 0
+    for method in ("variance", "entropy"):
+        ranked = ["--store", str(url), "--dataset", "folder", "--method", method, "--keep", "8"]
+        assert frequency.main([*ranked, "--ranking", method]) == 0
+    shared = ["--store", str(url), "--dataset", "folder", "--split", "train"]
+    assert reorder.main([*shared, "--ranking", "entropy"]) == 0
+    out = str(tmp_path / "b.png")
+    shown = ["--sample", "b", "--ranking", "entropy", "--channels", "8", "--output", out]
+    assert cli.main(["decode", str(url), *shown]) == 0
+    assert Image.open(out).size == (64, 64)
+    stream = tmp_path / "b.stream"
+    kept = ["--sample", "b", "--ranking", "entropy", "--output", str(stream)]
+    assert cli.main(["export", str(url), *kept]) == 0
+    assert stream.stat().st_size
+    assert dict(split.to_xarray().sizes)["sample"] == 4
+    assert cli.main(["verify", str(url)]) == 0
+    line = fails(
+        train.main,
+        ["--store", str(url), "--dataset", "folder", "--output", str(tmp_path / "r")],
+    )
+    assert "has no labels for folder/train; run encode-to-store on a data root that has" in line
+    root_flags = ["--dataset", "folder", "--data_root", str(root), "--output", str(tmp_path / "t")]
+    line = fails(train_teacher.main, root_flags)
+    assert "have no labels or boxes, and training on pictures learns from them: put them" in line
+    # Masks that come later join what is there; nothing is encoded again.
+    write_masks(root, ".mask.png")
+    (root / "classes.txt").write_text("left\nmiddle\nright\n")
+    assert encode.main([*args, "--max_failures", "1"]) == 0
+    labels = latent_store.open(url)["folder/train"].labels()
+    assert labels.class_names == ("left", "middle", "right")
+    expected_HW = np.full((128, 192), 255, np.uint8)
+    expected_HW[:60, :130] = made_mask((60, 130))
+    np.testing.assert_array_equal(labels.read([0])[0], expected_HW)
+
+
+def test_masks_lie_beside_or_in_a_folder_of_their_own_and_lacking_ones_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_pictures(tmp_path / "one")
+    write_masks(tmp_path / "one", ".mask.png")
+    write_pictures(tmp_path / "two/train")
+    write_masks(tmp_path / "two/gt/train", ".png")
+    for root in ("one", "two"):
+        (tmp_path / root / "classes.txt").write_text("left\nmiddle\nright\n")
+    (tmp_path / "two/gt/train/b.png").rename(tmp_path / "two/gt/train/lonely.png")
+    beside = opened(tmp_path / "one").manifest("any")
+    assert [sample.label_uri for sample in beside][:2] == ["a/c.mask.png", "a/d.mask.png"]
+    reader = opened(tmp_path / "two", annotation_root="gt")
+    with caplog.at_level(logging.WARNING):
+        apart = reader.manifest("train")
+    assert "1 of 4 pictures of train have no annotation and are encoded without" in caplog.text
+    assert "1 annotations of train have no picture and are left out" in caplog.text
+    assert [bool(sample.label_uri) for sample in apart] == [True, True, False, True]
+    labels_HW = read_labels(reader, apart[0], (64, 192))
+    np.testing.assert_array_equal(labels_HW[:60, :130], made_mask((60, 130)))
+
+
+def test_boxes_lie_beside_and_have_ones_own_classes(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    write_objects(tmp_path / "b.xml", (64, 64), [("kiwi", (1, 2, 30, 40), 0, 0)])
+    (tmp_path / "classes.txt").write_text("apple\nkiwi\n")
+    reader = opened(tmp_path)
+    assert reader.class_names == ("background", "apple", "kiwi")
+    (sample,) = (sample for sample in reader.manifest("train") if sample.boxes_uri)
+    boxes = reader.read_boxes(sample)
+    assert (sample.num_boxes, boxes.labels_N.tolist()) == (1, [2])
+    assert boxes.boxes_N4.tolist() == [[0, 1, 30, 40]]
+    write_objects(tmp_path / "b.xml", (64, 64), [("dog", (1, 2, 30, 40), 0, 0)])
+    with pytest.raises(DatasetError, match=r"'dog', which is none of classes.txt: apple, kiwi"):
+        reader.read_boxes(sample)
+
+
+REFUSALS = {
+    "nothing": ({"notes.txt": b""}, [], "has neither a folder train nor pictures in itself"),
+    "no picture": ({"a.jpg": b"x", "b.jpg": b""}, [], "none of the 2 files in"),
+    "split": ({"val/a.jpg": b""}, [], "(there are: val)"),
+    "empty split": ({"train/notes.txt": b"x"}, [], "no picture in"),
+    "no classes": ({"a.mask.png": b""}, [], "masks or boxes, but no class names at"),
+    "no masks": ({"a.jpg": b""}, ["--annotations", "masks"], "has no masks: they have"),
+    "no root": ({"a.jpg": b""}, ["--annotation_root", "gt"], "/gt has no masks and no boxes"),
+    "both": ({"a.mask.png": b"", "a.xml": b""}, [], "has masks and boxes: --annotations"),
+    "twice": (
+        {"a.mask.png": b"", "classes.txt": b"cat\ncat\n"},
+        [],
+        "has 2 class names, 1 of them twice: there must be 1 to 255, each once",
+    ),
+    "other's": ({"a.jpg": b""}, ["--year", "2007"], "--year is a choice of --dataset voc, not of"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_before_anything_is_written(
+    inputs: Path, tmp_path: Path, fails: Callable[..., str], case: str
+) -> None:
+    files, more, message = REFUSALS[case]
+    for name, data in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_bytes(data)
+    url = tmp_path / "s.zarr"
+    assert message in fails(encode.main, arguments(inputs, tmp_path / "root", url, *more))
+    assert not url.exists()
+
+
+def test_two_pictures_of_one_name_and_masks_that_do_not_fit(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    write_masks(tmp_path, ".mask.png")
+    (tmp_path / "classes.txt").write_text("left\nright\n")
+    reader = opened(tmp_path)
+    sample = next(s for s in reader.manifest("train") if s.sample_id == "b")
+    rule = r"b.mask.png holds the value 2: class ids are 0 to 1, by classes.txt, and 255 is ignored"
+    with pytest.raises(DatasetError, match=rule):
+        reader.read_labels(sample)
+    Image.fromarray(np.zeros((64, 60), np.uint8)).save(tmp_path / "b.mask.png")
+    with pytest.raises(DatasetError, match=r"b.mask.png is 64x60, its image is 64x64"):
+        reader.read_labels(sample)
