@@ -82,7 +82,8 @@ def test_pictures_alone_are_encoded_ranked_exported_decoded_and_viewed(
     out = str(tmp_path / "b.png")
     shown = ["--sample", "b", "--ranking", "entropy", "--channels", "8", "--output", out]
     assert cli.main(["decode", str(url), *shown]) == 0
-    assert Image.open(out).size == (64, 64)
+    with Image.open(out) as picture:
+        assert picture.size == (64, 64)
     stream = tmp_path / "b.stream"
     kept = ["--sample", "b", "--ranking", "entropy", "--output", str(stream)]
     assert cli.main(["export", str(url), *kept]) == 0
