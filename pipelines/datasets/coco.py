@@ -107,8 +107,8 @@ class Coco(DatasetReader):
 
     def __init__(self, data_root: Location, *, annotations: str | None = None) -> None:
         self.data_root = data_root
-        files = list_files(data_root, ANNOTATIONS, ".json")
-        self.stems = sorted(PurePosixPath(uri).stem for uri in files)
+        listed = list_files(data_root, ANNOTATIONS, ".json")
+        self.stems = sorted(PurePosixPath(uri).stem for uri in listed)
         there = {
             name: [
                 kind for kind in kinds if any(stem.startswith(f"{kind}_") for stem in self.stems)
@@ -117,9 +117,9 @@ class Coco(DatasetReader):
         }
         wanted = annotations or next((name for name in KINDS if there[name]), NONE)
         if not there[wanted]:
-            names = " or ".join(f"{kind}_SPLIT.json" for kind in KINDS[wanted])
+            files = " or ".join(f"{kind}_SPLIT.json" for kind in KINDS[wanted])
             raise DatasetError(
-                f"{data_root.url}/{ANNOTATIONS} has no {names}; check --data_root, which holds "
+                f"{data_root.url}/{ANNOTATIONS} has no {files}; check --data_root, which holds "
                 f"that folder, and --annotations (there are: {', '.join(self.stems) or 'no files'})"
             )
         self.kind = there[wanted][0]
