@@ -48,6 +48,8 @@ ARROWS = {
         "__init__": ("views",),
         "tools": ("views", "codec"),
         "codec": ("format",),
+        "torch": ("batches",),
+        "batches": ("store",),
         "views": ("store",),
         "store": ("components",),
         "components": ("catalogue", "shards"),

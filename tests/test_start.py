@@ -78,8 +78,8 @@ def test_a_worker_that_loads_latents_loads_nothing_heavy(tiny_store: TinyStore) 
     code = """
 import pickle, sys
 import training.train
-from training.data import prefetch
-from training.data.source import CropRule
+from latent_store.batches import prefetch
+from latent_store.batches.source import CropRule
 load = pickle.loads(bytes.fromhex(sys.argv[1]))
 rows = load.__self__.rows[:2].tolist()
 batch, = load([rows], CropRule(seed=0, crop=32), 0)

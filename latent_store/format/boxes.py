@@ -41,6 +41,22 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.boxes_N4)
 
+    def within(self, window: tuple[int, int, int, int]) -> Boxes:
+        """Returns what a window (top, left, height, width) has of the objects, from its corner on.
+
+        Boxes are clipped; those of which nothing is left are dropped.
+        """
+        top, left, height, width = window
+        moved_N4: np.ndarray = self.boxes_N4 - np.array(2 * [left, top], np.float32)
+        clipped_N4: np.ndarray = np.clip(moved_N4, 0, np.array(2 * [width, height], np.float32))
+        kept_N = (clipped_N4[:, 2:] > clipped_N4[:, :2]).all(axis=1)
+        return Boxes(
+            boxes_N4=clipped_N4[kept_N],
+            labels_N=self.labels_N[kept_N],
+            difficult_N=self.difficult_N[kept_N],
+            truncated_N=self.truncated_N[kept_N],
+        )
+
     def flipped(self, width: int) -> Boxes:
         """Returns the objects of the picture mirrored left to right; `width` in pixels."""
         x1, y1, x2, y2 = self.boxes_N4.T

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from latent_store.batches.source import Arrays, Rows
 from latent_store.codec import pad_image
 from latent_store.components.reader import Window
 from latent_store.format.samples import Sample
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
-from training.data.source import Arrays, Rows, Source
+from training.data.source import Source
 from training.tasks.registry import find_task
 
 Read = tuple[np.ndarray, Any]

@@ -1,19 +1,17 @@
 """Loaders: endless, resumable streams of equal batches, and whole images for validation."""
 
 import hashlib
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import torch
-
+from latent_store.batches.prefetch import Prefetcher
+from latent_store.batches.sampling import WHOLE, Batch, Share, endless_loads, plan_in_order
+from latent_store.batches.source import Arrays, CropRule
 from latent_store.errors import LatentStoreError
+from latent_store.torch.tensors import as_tensors
 from training.data.loader_config import LoaderConfig
-from training.data.prefetch import Prefetcher
-from training.data.sampling import WHOLE, Batch, Share, plan_epoch, plan_in_order
-from training.data.source import Arrays, CropRule, Source
+from training.data.source import Source
 
 _SIZES = ("batch_size", "chunk_rows", "preload_rows")
 TensorBatch = dict[str, Any]
@@ -149,15 +147,10 @@ class CropLoader(EpochLoader):
         self, epoch: int, position: int
     ) -> Iterator[tuple[list[Batch], CropRule, int, Share]]:
         sizes = {name: getattr(self.config, name) for name in _SIZES}
-        for current in itertools.count(epoch):
-            loads = plan_epoch(self.groups, **sizes, seed=self.rule.seed, epoch=current)
-            skip = position if current == epoch else 0
-            if not self.source.in_runs:
-                loads = [[batch] for load in loads for batch in load]
-            for load in loads:
-                if skip < len(load):
-                    yield load[skip:], self.rule, current, self._share
-                skip = max(skip - len(load), 0)
+        start = {"seed": self.rule.seed, "epoch": epoch, "position": position}
+        for current, load in endless_loads(self.groups, **sizes, **start):
+            for part in [load] if self.source.in_runs else [[batch] for batch in load]:
+                yield part, self.rule, current, self._share
 
 
 class WholeImages:
@@ -190,15 +183,7 @@ def to_tensors(arrays: Arrays, *, pin_memory: bool = False) -> TensorBatch:
 
     Integers stay as narrow as they were stored: they are widened on the device.
     """
-    batch: TensorBatch = {}
-    for name, value in arrays.items():
-        if name == "targets":
-            batch[name] = [to_tensors(target, pin_memory=pin_memory) for target in value]
-        elif isinstance(value, np.ndarray):
-            tensor = torch.from_numpy(np.ascontiguousarray(value))
-            if name == "x_BHWC":
-                name, tensor = "x_BCHW", tensor.permute(0, 3, 1, 2)
-            batch[name] = tensor.pin_memory() if pin_memory else tensor
-        else:
-            batch[name] = value
+    batch = as_tensors(arrays, pin_memory=pin_memory)
+    if "x_BHWC" in batch:
+        batch["x_BCHW"] = batch.pop("x_BHWC").permute(0, 3, 1, 2)
     return batch

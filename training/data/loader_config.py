@@ -4,10 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Self
 
+from latent_store.batches.prefetch import KINDS
 from latent_store.console import MOST_THREADS
 from latent_store.errors import LatentStoreError
 from latent_store.format.schema import LATENT_STRIDE
-from training.data.prefetch import KINDS
 from training.data.source import Annotations
 from training.flags import Flags, flag
 

@@ -1,110 +1,16 @@
-"""Sampling: the rows of each batch, a process's share of them, crops, how much is kept; all pure.
+"""Draws of a training: how much is kept, noise and samples; all pure.
 
-Chunked shuffle: rows are cut into runs of `chunk_rows` consecutive ones, the runs are shuffled,
-`preload_rows` rows at a time are loaded with few contiguous reads and shuffled in memory. Random
-single-row reads, the slow path of every chunked store, do not occur.
-
-Everything depends on (seed, epoch) or (seed, epoch, row) only: any epoch can be entered at any
-batch, and all networks that are compared see the same crops in the same order.
+Everything depends on (seed, epoch) and rows only, as the order and the crops of batches do
+(`latent_store.batches.sampling`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
-from latent_store.format.schema import LATENT_STRIDE
-
-Value = TypeVar("Value")
-Batch = tuple[int, ...]
-"""Row numbers."""
-
-# First in every generator's key, so that no two uses of randomness share a stream.
-ORDER_KEY, CROP_KEY, NOISE_KEY, CUT_KEY, SAMPLE_KEY = 1, 2, 3, 4, 5
-
-
-@dataclass(frozen=True)
-class Share:
-    """One process's of several equal shares.
-
-    Attributes:
-        rank: Its number, from 0.
-        world: How many there are.
-    """
-
-    rank: int = 0
-    world: int = 1
-
-    def part(self, batch: Sequence[Value]) -> Sequence[Value]:
-        """Returns this share of a batch's rows: consecutive ones, rank 0 has the first."""
-        size = len(batch) // self.world
-        return batch[self.rank * size : (self.rank + 1) * size]
-
-
-WHOLE = Share()
-"""The only share there is."""
-
-
-def plan_epoch(
-    groups: Sequence[Sequence[int]],
-    *,
-    batch_size: int,
-    chunk_rows: int,
-    preload_rows: int,
-    seed: int,
-    epoch: int,
-) -> list[list[Batch]]:
-    """Orders an epoch.
-
-    Args:
-        groups: Rows by the size of what is cut from them; a batch comes from one group.
-        batch_size: Rows in every batch. A group's last batch is filled up with rows from the
-            beginning of its order, so that every batch is full and every row is seen.
-        chunk_rows: Consecutive rows that stay together until they are in memory.
-        preload_rows: Rows that are in memory together, rounded up to whole batches.
-        seed, epoch: Key what is drawn.
-
-    Returns:
-        Loads, each a list of batches: what is read, shuffled and handed out together.
-    """
-    rng = np.random.default_rng((ORDER_KEY, seed, epoch))
-    span = -(-preload_rows // batch_size) * batch_size
-    loads: list[list[Batch]] = []
-    for group in groups:
-        order = np.asarray(group, dtype=np.int64)
-        chunks = [order[start : start + chunk_rows] for start in range(0, len(order), chunk_rows)]
-        order = np.concatenate([chunks[i] for i in rng.permutation(len(chunks))])
-        order = np.resize(order, -(-len(order) // batch_size) * batch_size)
-        for start in range(0, len(order), span):
-            rows = rng.permutation(order[start : start + span])
-            loads.append([tuple(batch.tolist()) for batch in rows.reshape(-1, batch_size)])
-    return [loads[i] for i in rng.permutation(len(loads))]
-
-
-def plan_in_order(groups: Sequence[Sequence[int]], *, batch_size: int) -> list[list[Batch]]:
-    """Returns one load a batch, in row order, every row once; the last of a group may be short."""
-    return [
-        [tuple(int(row) for row in group[start : start + batch_size])]
-        for group in groups
-        for start in range(0, len(group), batch_size)
-    ]
-
-
-def crop_origin(
-    seed: int, epoch: int, row: int, *, size: tuple[int, int], crop: tuple[int, int]
-) -> tuple[int, int]:
-    """Returns (top, left) of an image's random crop in pixels, multiples of 16.
-
-    Args:
-        seed, epoch, row: Key what is drawn.
-        size: Coded height and width in pixels.
-        crop: Height and width in pixels, multiples of 16, not larger than `size`.
-    """
-    rng = np.random.default_rng((CROP_KEY, seed, epoch, row))
-    steps = [(whole - part) // LATENT_STRIDE + 1 for whole, part in zip(size, crop, strict=True)]
-    top, left = (int(rng.integers(n)) * LATENT_STRIDE for n in steps)
-    return top, left
+# First in every generator's key, so that no two uses of randomness share a stream; 1 and 2 are
+# those of the batches.
+NOISE_KEY, CUT_KEY, SAMPLE_KEY = 3, 4, 5
 
 
 def draw_cut(seed: int, epoch: int, rows: Sequence[int], cuts: Sequence[int]) -> int:
@@ -116,11 +22,3 @@ def draw_cut(seed: int, epoch: int, rows: Sequence[int], cuts: Sequence[int]) ->
     """
     rng = np.random.default_rng((CUT_KEY, seed, epoch, int(rows[0])))
     return int(rng.choice(cuts))
-
-
-def group_by_size(rows: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Returns rows grouped by size; groups by size, rows within a group in the order given."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for row, size in zip(rows, sizes, strict=True):
-        groups.setdefault(size, []).append(int(row))
-    return [groups[size] for size in sorted(groups)]

@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-import latent_store
+from latent_store.batches.columns import FEATURES, Y_HAT, Columns, in_cells
+from latent_store.batches.source import Arrays, Items, Rows
 from latent_store.components.features import FeaturesReader
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader, Window
 from latent_store.errors import DatasetError
 from latent_store.format.schema import LATENT_STRIDE
+from latent_store.storage.location import Location
 from latent_store.store import Split
-from training.data.source import Annotations, Arrays, Items, Rows, Source, held_out
+from training.data.source import Annotations, Source, held_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,25 +92,41 @@ class StoreSource(Source):
         return StoreSource, (self.spec,)
 
     @cached_property
-    def split(self) -> Split:
-        """The split, opened at first use."""
-        return latent_store.open(self.spec.url)[self.spec.split]
+    def columns(self) -> Columns:
+        """What is read of the split besides annotations, opened at first use."""
+        stored = self.spec.stored
+        pooled = () if stored.pooled is None else (f"channel_{stored.pooled}",)
+        features = () if self.spec.teacher_id is None else (FEATURES,)
+        return Columns(
+            Location(self.spec.url),
+            self.spec.split,
+            (Y_HAT, "channel_bits", *features, *pooled),
+            codec=self.spec.codec_id,
+            channels=stored.channels if stored.ranking_id is None else None,
+            ranked=stored.ranking_id,
+            keep=None if stored.ranking_id is None else stored.keep,
+            teacher=self.spec.teacher_id,
+        )
 
-    @cached_property
+    @property
+    def split(self) -> Split:
+        """The split."""
+        return self.columns.split
+
+    @property
     def latents(self) -> LatentsReader:
         """The natural-order component: its ledger and pooled values, and ŷ if not ranked."""
-        return self.split.latents(self.spec.codec_id)
+        return self.columns.latents
 
-    @cached_property
+    @property
     def ranked(self) -> RankedReader | None:
         """The ranked copy, for networks that read it."""
-        ranking_id = self.spec.stored.ranking_id
-        return None if ranking_id is None else self.split.ranked(ranking_id, self.spec.codec_id)
+        return self.columns.ranked
 
-    @cached_property
+    @property
     def teacher(self) -> FeaturesReader | None:
         """The teacher's features."""
-        return None if self.spec.teacher_id is None else self.split.teacher(self.spec.teacher_id)
+        return None if self.spec.teacher_id is None else self.columns.features
 
     @cached_property
     def learned(self) -> ComponentReader:
@@ -160,19 +178,9 @@ class StoreSource(Source):
         """Returns the teacher's features, float32 [n, D, h, w]; windows, one a row, are in cells.
 
         Raises:
-            DatasetError: If one of them is not finite, which would spoil every weight at once.
+            DatasetError: If one of them is not finite.
         """
-        assert self.teacher is not None  # or the spec names no teacher
-        features_NCHW = self.teacher.read(rows, windows)
-        # A sum is finite where all are, unless they are huge: no mask of so many has to be made.
-        for row, features_CHW in zip(rows, features_NCHW, strict=True):
-            if not np.isfinite(features_CHW.sum()) and not np.isfinite(features_CHW).all():
-                raise DatasetError(
-                    f"the features of {self.split.sample_ids([row])[0]} by teacher "
-                    f"{self.teacher.teacher_id} in {self.spec.split} are not finite: train the "
-                    "teacher again and add its features anew"
-                )
-        return features_NCHW
+        return np.asarray(self.columns.read(FEATURES, rows, windows))
 
     def cut(self, rows: Sequence[int], windows: list[Window]) -> Arrays:
         """Reads what a network needs of a window of each row.
@@ -185,8 +193,7 @@ class StoreSource(Source):
         arrays = self._images(rows, windows)
         arrays |= self.annotations.entries(self._annotated(rows, windows))
         if self.teacher is not None:
-            cells = _in_cells(windows, self.teacher.stride)
-            arrays["features_BCHW"] = self._cut("features", rows, cells, self.read_features)
+            arrays["features_BCHW"] = self._cut(FEATURES, rows, windows)
             arrays["feature_stride"] = self.teacher.stride
         arrays["channel_bits_BC"] = self.latents.column("channel_bits", rows)
         arrays["pixels_B"] = self.sizes(rows).astype(np.int64).prod(1).astype(np.float32)
@@ -197,8 +204,7 @@ class StoreSource(Source):
     def _images(self, rows: Sequence[int], windows: list[Window]) -> Arrays:
         """Reads integers [n, C, h, w], or decoded images, uint8 [n, H, W, 3]."""
         if self.spec.domain != "pixel":
-            cells = _in_cells(windows, LATENT_STRIDE)
-            return {"y_hat_BCHW": self._cut("y_hat", rows, cells, self._read_latents)}
+            return {"y_hat_BCHW": self._cut(Y_HAT, rows, windows)}
         wholes = self._wholes("x_hat", rows, self._read_images)
         each = zip(rows, windows, strict=True)
         return {"x_BHWC": np.stack([_cut(wholes[row], w, channels_last=True) for row, w in each])}
@@ -210,16 +216,12 @@ class StoreSource(Source):
         wholes = self._wholes("annotations", rows, read)
         return [self.annotations.cut(wholes[row], w) for row, w in zip(rows, windows, strict=True)]
 
-    def _cut(
-        self,
-        name: str,
-        rows: Sequence[int],
-        windows: list[Window],
-        read: Callable[..., np.ndarray],
-    ) -> np.ndarray:
+    def _cut(self, name: str, rows: Sequence[int], windows: list[Window]) -> np.ndarray:
         """Reads windows of planes [n, C, h, w]: of whole ones in memory, or from the store."""
+        windows = in_cells(windows, self.columns.stride(name))
+        read = functools.partial(self.columns.read, name)
         if not self._fits_in_memory:
-            return read(rows, windows)
+            return np.asarray(read(rows, windows))
         wholes = self._wholes(name, rows, read)
         return np.stack([_cut(wholes[row], w) for row, w in zip(rows, windows, strict=True)])
 
@@ -234,15 +236,9 @@ class StoreSource(Source):
                 found[row] = self._remember(name, row, value)
         return found
 
-    def _read_latents(self, rows: Rows, windows: list[Window] | None = None) -> np.ndarray:
-        """Reads integers [n, C, h, w]; windows in latent positions, else the whole canvas."""
-        if self.ranked is None:
-            return self.latents.read(rows, self.spec.stored.channels, windows)
-        return self.ranked.read(rows, self.spec.stored.keep, windows)
-
     def _read_images(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
         """Decodes images, uint8 [H, W, 3] each."""
-        for row, y_hat_CHW in zip(rows, self._read_latents(rows), strict=True):
+        for row, y_hat_CHW in zip(rows, self.columns.read(Y_HAT, rows), strict=True):
             yield self._decode(y_hat_CHW, row)
 
     def _decode(self, y_hat_CHW: np.ndarray, row: int) -> np.ndarray:
@@ -290,10 +286,6 @@ class StoreSource(Source):
                 self._cache[name, row] = value.copy()
                 self._cached_bytes += value.nbytes
         return value
-
-
-def _in_cells(windows: list[Window], unit: int) -> list[Window]:
-    return [(y // unit, x // unit, h // unit, w // unit) for y, x, h, w in windows]
 
 
 def _cut(array: np.ndarray, window: Window, *, channels_last: bool = False) -> np.ndarray:

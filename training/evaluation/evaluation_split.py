@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from latent_store.batches.sampling import plan_in_order
 from latent_store.codec import codec_from_store
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader
 from latent_store.errors import DatasetError
 from latent_store.store import Split
-from training.data.sampling import plan_in_order
 from training.evaluation.networks_to_evaluate import EvaluatedNetwork
 from training.tasks.base import Task
 from training.tasks.classes import class_names

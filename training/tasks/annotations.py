@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latent_store.batches.source import Items, Rows
 from latent_store.components.boxes import BoxesReader
 from latent_store.components.labels import LabelsReader
 from latent_store.components.reader import Window
@@ -15,7 +16,7 @@ from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.schema import IGNORE_LABEL, PAD_MULTIPLE
 from latent_store.store import Split
-from training.data.source import Annotations, Items, Rows
+from training.data.source import Annotations
 
 if TYPE_CHECKING:
     import torch

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from latent_store.batches.source import CropRule
 from latent_store.codec import Codec, stock
 from latent_store.console import progress
 from training.data.loader import to_tensors
-from training.data.source import CropRule
 from training.data.store_source import StoreSource
 from training.networks.least_squares import LastLayerFit
 from training.networks.networks import LatentNetwork

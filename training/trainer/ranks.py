@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from latent_store.batches.sampling import Share, Value
 from latent_store.codec.numerics import choose_device
 from latent_store.errors import JobFailedError, LatentStoreError
-from training.data.sampling import Share, Value
 from training.selection.cut_norm import CutBatchNorm2d
 
 # Validation is shared, so that no rank works alone for long: who is waited for longer hangs.

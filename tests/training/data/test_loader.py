@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import latent_store
+from latent_store.batches.prefetch import Prefetcher
+from latent_store.batches.sampling import crop_origin
 from latent_store.codec import codec_from_store, tensor_to_image
 from latent_store.components.features import FeaturesReader
 from latent_store.errors import (
@@ -24,8 +26,6 @@ from latent_store.errors import (
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore
 from training.data.loader import CropLoader, WholeImages
 from training.data.loader_config import LoaderConfig
-from training.data.prefetch import Prefetcher
-from training.data.sampling import crop_origin
 from training.data.store_source import SourceSpec, StoredChannels, StoreSource
 from training.tasks.annotations import PixelLabels
 from training.trainer.initialise import feature_statistics
@@ -318,7 +318,7 @@ def test_a_workers_error_arrives_in_its_turn(workers: int, kind: str) -> None:
 
 WAITING = """
 import os, signal, sys, threading, time
-from training.data.prefetch import Prefetcher
+from latent_store.batches.prefetch import Prefetcher
 
 def work(item):
     time.sleep(0.5)
@@ -379,5 +379,5 @@ def test_workers_stay_a_few_items_ahead() -> None:
 
 
 def test_unknown_workers() -> None:
-    with pytest.raises(LatentStoreError, match="--worker_kind thread or process, got 1 and 'fork'"):
+    with pytest.raises(LatentStoreError, match="`worker_kind=` thread or process, got 1 and"):
         Prefetcher(abs, workers=1, kind="fork")

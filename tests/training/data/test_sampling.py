@@ -7,12 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.sampling import (
-    crop_origin,
-    group_by_size,
-    plan_epoch,
-    plan_in_order,
-)
+from latent_store.batches.sampling import crop_origin, group_by_size, plan_epoch, plan_in_order
 
 
 def plan(groups, **changed):

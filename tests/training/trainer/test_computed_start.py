@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import latent_store
+from latent_store.batches.source import CropRule
 from latent_store.codec import Codec, codec_from_store
 from pipelines import encode
 from tests.conftest import TinyStore, encode_args
@@ -14,7 +15,6 @@ from tests.training.test_train import SMALL
 from training import train
 from training.data.loader import CropLoader
 from training.data.loader_config import LoaderConfig
-from training.data.source import CropRule
 from training.data.store_source import StoreSource
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork

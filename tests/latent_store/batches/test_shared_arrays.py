@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.shared_arrays import LEAST, sendable
+from latent_store.batches.shared_arrays import LEAST, sendable
 
 
 def made(shape: tuple[int, ...], dtype: str) -> list:

@@ -40,7 +40,7 @@ class Prefetcher:
     def __init__(self, work: Callable[..., Any], *, workers: int, kind: str = "thread") -> None:
         if workers < 0 or kind not in KINDS:
             raise LatentStoreError(
-                f"--workers must be 0 or more and --worker_kind {' or '.join(KINDS)}, got "
+                f"`workers=` must be 0 or more and `worker_kind=` {' or '.join(KINDS)}, got "
                 f"{workers} and {kind!r}"
             )
         self._work, self._workers, self._kind = work, workers, kind
@@ -71,7 +71,7 @@ class Prefetcher:
         except BrokenExecutor as error:
             raise JobFailedError(
                 "a worker that loads data was killed, as systems do when memory runs out; lower "
-                "--workers or --cache_mb, or take --worker_kind thread, and run the same command "
+                "`workers=` or `cache_mb=`, or take `worker_kind=thread`, and run the same command "
                 "again with --resume"
             ) from error
         finally:
