@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,13 +23,20 @@ from pipelines import encode, frequency
 from pipelines.jobs import component_job
 from tests.pipelines.tiny_jobs import NAME, SPLIT, encode_args, in_turn
 
+pytestmark = pytest.mark.slow
 SECONDS = 60
 """That a command may take at most, on a busy machine."""
 
 
+def _slowly(name: str, shards: Sequence[int], work: Callable[[int], Any], *_: object) -> None:
+    """Runs a job's elements one after another, so long that others come to it."""
+    time.sleep(1)
+    in_turn(name, shards, work)
+
+
 def _run(main: Callable[[Sequence[str]], int], args: Sequence[str]) -> None:
     """Runs a command as a process of its own does, but for what it prints."""
-    component_job.run_over_shards = in_turn
+    component_job.run_over_shards = _slowly
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         status = main(args)
@@ -61,7 +69,8 @@ def test_closing_and_repairing_leave_a_running_job_alone(
     url: Path, inputs: Path, start: Callable[..., BaseProcess]
 ) -> None:
     location = Location(url)
-    key = Lease(location, NAME, "labels").key
+    # The lease that it takes last.
+    key = Lease(location, NAME, latent_store.open(url)[NAME].latents().key).key
     job = start(encode.main, encode_args(inputs, url))
     while read_holder(location, key).get("pid") != job.pid:
         assert job.is_alive()
