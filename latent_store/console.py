@@ -95,6 +95,8 @@ class Number:
     def __call__(self, text: str) -> int | float:
         """Reads a value of the command line."""
         try:
+            if "_" in text or not text.isascii():
+                raise ValueError  # Python reads these as digits; whoever typed them may not.
             value = self.kind(text)
         except ValueError:
             noun = "a whole number" if self.kind is int else "a number"
