@@ -96,7 +96,7 @@ def test_an_empty_text_is_refused_before_it_is_taken_for_the_current_folder(
         (Number(int), "2147483648", "must be 0 to 2147483647, got 2147483648"),
         (Number(int), "1.0", "must be a whole number, got '1.0'"),
         (Number(int), "1_0", "must be a whole number, got '1_0'"),
-        (Number(int), "\u0661", "must be a whole number, got 'u0661'"),
+        (Number(int), "\u0661", "must be a whole number, got '\u0661'"),
         (Number(float, most=1), "1.5", "must be 0 to 1, got 1.5"),
         (Number(float, above_least=True), "0", "must be above 0, got 0.0"),
         (Number(float), "nan", "must be finite, got nan"),
