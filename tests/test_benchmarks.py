@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import latent_store.codec
-from tests.benchmarks import growth, ledger, store, teacher_features
+from tests.benchmarks import (
+    growth,
+    ledger,
+    reading,
+    reading_data,
+    reading_peers,
+    store,
+    teacher_features,
+)
 from tests.conftest import RANKING, TinyStore
 
 
@@ -119,3 +128,39 @@ def test_an_unknown_row_is_refused(store_args: list[str], fails: Callable[..., s
     line = fails(store.main, [*store_args, "--rows", "ledger,leger"])
     assert "--rows has leger" in line
     assert "rows are ledger, prefix, stock, indexes, damage, readers, disk, compressors" in line
+
+
+@pytest.fixture(scope="module")
+def read_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures in our store and in every format that is installed."""
+    root, pictures = tmp_path_factory.mktemp("reading"), reading_data.Pictures(2)
+    reading_data.write_ours(root / "ours.zarr", pictures)
+    for peer in reading_peers.PEERS:
+        (root / peer.__name__).mkdir()
+        peer(root / peer.__name__, 2).write(pictures)
+    return root
+
+
+@pytest.mark.parametrize("what", reading.TASKS, ids=lambda what: what.name)
+def test_every_format_is_read_as_it_was_written(read_root: Path, what: reading_peers.What) -> None:
+    wholes = list(reading_data.Pictures(2))
+    for peer in reading_peers.PEERS:
+        reader = peer(read_root / peer.__name__, 2, what)
+        if type(reader).__getitem__ is reading_peers.OurStoreByTensorStore.__getitem__:
+            continue
+        for row, (y_hat, labels) in enumerate(wholes):
+            torch.manual_seed(row)
+            found = reader[row]
+            torch.manual_seed(row)
+            for part, expected in zip(found, what.cut(y_hat, labels), strict=True):
+                assert np.array_equal(part.numpy(), expected), peer.name
+
+
+@pytest.mark.slow
+def test_reading_is_measured_near_and_afar(capsys: Any) -> None:
+    assert reading.main(["--samples", "8", "--rounds", "1"]) == 0
+    text = capsys.readouterr().out
+    rows = {cells[0]: cells[1:] for cells in table_rows(text)}
+    assert {reading.OURS, ".npy files", "bytes against raw"} <= set(rows)
+    assert float(rows[reading.OURS][0].replace(",", "")) < float(rows[".npz files"][0]) < 200
+    assert "nan" not in text

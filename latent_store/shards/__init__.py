@@ -1,5 +1,6 @@
 """Whole shards: what proves that they are there, and that what is read is what was written.
 
-Owns receipts, the Parquet tables made of them, and the Zarr store that holds every piece that it
-fetches to its receipt. It never knows what an array means, nor who writes it.
+Owns receipts, the Parquet tables made of them, the reader of shards, and a Zarr store for other
+readers; one judge holds what both fetch to the receipts. It never knows what an array means, nor
+who writes it.
 """

@@ -133,10 +133,9 @@ class Fetcher:
 
     def _table_in(self, key: str, entry: StoredObject, data: bytes) -> ChunkTable:
         """Returns the table of an object that was fetched whole."""
-        if len(data) != entry.length:
-            raise self.listed.refusal(key, f"has not the {entry.length} bytes of its receipt")
         table = self._tables.get(key)
         if table is None:
+            self.listed.require_whole(key, entry, data)
             table = self.listed.chunk_table(key, entry, data[len(data) - index_length(entry) :])
             self._tables.put(key, table, table.nbytes)
         return table
@@ -149,14 +148,17 @@ class Fetcher:
         mine: dict[str, Future[bytes]] = {}
         others: dict[str, Future[bytes]] = {}
         for key in entries:
+            future: Future[bytes] = Future()
+            # Another thread may be fetching it: whoever comes first does, and keeps it first.
+            first = self._under_way.setdefault(key, future)
             data = self._objects.get(key)
             if data is not None:
                 found[key] = data
-                continue
-            future: Future[bytes] = Future()
-            # Another thread may be fetching it: whoever comes first does.
-            first = self._under_way.setdefault(key, future)
-            (mine if first is future else others)[key] = first
+                if first is future:
+                    future.set_result(data)
+                    del self._under_way[key]
+            else:
+                (mine if first is future else others)[key] = first
         try:
             datas = self._read_there([(key, 0, entries[key].length) for key in mine])
             for (key, future), data in zip(mine.items(), datas, strict=True):
