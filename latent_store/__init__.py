@@ -10,22 +10,36 @@ Importing this package loads neither torch nor Beam. The codec itself is in
 `latent_store.codec`; what the stored numbers promise is in `FORMAT.md` beside this file.
 """
 
+from importlib.metadata import version as _version
+
 from latent_store.catalogue.rankings import Ranking as Ranking
+from latent_store.console import DISTRIBUTION as _DISTRIBUTION
 from latent_store.errors import LatentStoreError as LatentStoreError
+from latent_store.format.boxes import Boxes as Boxes
 from latent_store.format.schema import CodecSpec as CodecSpec
 from latent_store.storage.location import Location as Location
 from latent_store.store import LatentStore as LatentStore
 from latent_store.store import Split as Split
 from latent_store.store import open_store as open
+from latent_store.stored_sample import StoredSample as StoredSample
 from latent_store.views.summary import describe as describe
 
+__version__ = _version(_DISTRIBUTION)
 __all__ = [
+    "Boxes",
     "CodecSpec",
     "LatentStore",
     "LatentStoreError",
     "Location",
     "Ranking",
     "Split",
+    "StoredSample",
+    "__version__",
     "describe",
     "open",
 ]
+
+
+def __dir__() -> list[str]:
+    """Returns the public names: what completion shows, without the folders that they come from."""
+    return sorted(__all__)

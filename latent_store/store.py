@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader, Rows
 from latent_store.components.registry import all_splits, component_keys, kind_of
+from latent_store.display import Sections, Shown
 from latent_store.errors import IntegrityError, MissingComponentError, StoreNotFoundError
 from latent_store.extras import import_with_extra
 from latent_store.format import schema
@@ -30,6 +31,7 @@ from latent_store.format.schema import CodecSpec
 from latent_store.shards import index
 from latent_store.storage import groups
 from latent_store.storage.location import Location
+from latent_store.stored_sample import StoredSample
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -55,8 +57,8 @@ def open_store(
     return LatentStore(Location(url, storage_options))
 
 
-class LatentStore:
-    """A store, opened for reading: its splits, codecs, teachers and rankings."""
+class LatentStore(Shown):
+    """A store, opened for reading: its splits, by name, and codecs, teachers and rankings."""
 
     def __init__(self, location: Location):
         location.require()
@@ -64,8 +66,17 @@ class LatentStore:
         root = groups.open_group(location)
         schema.check_format({} if root is None else dict(root.attrs), location.url)
 
-    def __repr__(self) -> str:
-        return f"LatentStore({self.url!r}, splits={self.splits()})"
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.splits())
+
+    def __len__(self) -> int:
+        return len(self.splits())
+
+    def __bool__(self) -> bool:
+        return True  # One without splits is a store as well.
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.splits()
 
     @property
     def url(self) -> str:
@@ -112,20 +123,49 @@ class LatentStore:
         """Returns the ids of a codec's rankings."""
         return rankings.list_rankings(self.location, codec_id)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.splits()
+
+    def _headline(self) -> str:
+        return self.url
+
+    def _sections(self) -> Sections:
+        known = self.codecs()
+        words = {
+            name: f"{spec.channels} channels; rankings: {', '.join(self.rankings(name)) or 'none'}"
+            for name, spec in known.items()
+        }
+        return {
+            "Splits": dict.fromkeys(self.splits(), ""),
+            "Codecs": words,
+            "Teachers": dict.fromkeys(self.teachers(), ""),
+        }
+
     def ranking(self, codec_id: str, ranking_id: str) -> Ranking:
         """Returns a ranking of one codec; one of another codec is refused."""
         return rankings.read_ranking(self.location, codec_id, ranking_id)
 
 
-class Split:
-    """One split of one dataset: its plan, its index and the readers of its components."""
+class Split(Shown):
+    """One split of one dataset: its plan, its index, its samples and its components' readers.
+
+    As a sequence it is its samples, in the order of their rows, stored views and failed ones
+    included; `split["ID"]` is the one of that id.
+    """
 
     def __init__(self, store: LatentStore, plan: ShardPlan):
         self.store = store
         self.plan = plan
 
-    def __repr__(self) -> str:
-        return f"Split({self.plan.name!r}, samples={len(self.plan.samples)})"
+    def __len__(self) -> int:
+        return len(self.plan.samples)
+
+    def __getitem__(self, key: int | str) -> StoredSample:
+        row = self.row_of(key) if isinstance(key, str) else self.plan.rows[key]
+        return StoredSample(self, row, self.plan.by_row[row])
+
+    def __iter__(self) -> Iterator[StoredSample]:
+        return (self[place] for place in range(len(self)))
 
     @property
     def dataset(self) -> str:
@@ -221,10 +261,11 @@ class Split:
         return self.latents(codec).read(rows, channels)
 
     def decode(
-        self, row: int, channels: Sequence[int] | None = None, codec: str | None = None
+        self, row: int | str, channels: Sequence[int] | None = None, codec: str | None = None
     ) -> np.ndarray:
-        """Returns a row's picture, uint8 RGB `[height, width, 3]`, from all channels of ŷ or from
-        those numbered in `channels`; loads torch and the codec."""
+        """Returns the picture of a row, or of a sample's id, uint8 RGB `[height, width, 3]`, from
+        all channels of ŷ or from those numbered in `channels`; loads torch and the codec."""
+        row = self.row_of(row) if isinstance(row, str) else row
         decode = import_with_extra("latent_store.tools.decode", "codec")
         picture_HWC: np.ndarray = decode.decode_row(self, row, channels, codec)
         return picture_HWC
@@ -276,6 +317,20 @@ class Split:
         raise StoreNotFoundError(
             f"{self.plan.name} has no sample {sample_id!r} (its first is {first!r})"
         )
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [sample.sample_id for sample in self.plan.samples]
+
+    def _headline(self) -> str:
+        plan = self.plan
+        size = f"{plan.canvas[0]}x{plan.canvas[1]}"
+        place = f"on a canvas of {size}" if plan.mixed_sizes else f"coded at {size}"
+        return f"{plan.name!r}: {plan.describe_samples()} in {plan.num_shards} shards, {place}"
+
+    def _sections(self) -> Sections:
+        states = {True: "complete", False: "incomplete"}
+        found = {key: states[complete] for key, complete in self.components().items()}
+        return {"Components": found}
 
     def _samples(self, rows: Rows) -> list[Sample]:
         return [self.plan.by_row[int(row)] for row in rows]

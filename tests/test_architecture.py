@@ -51,7 +51,8 @@ ARROWS = {
         "torch": ("batches",),
         "batches": ("store",),
         "views": ("store",),
-        "store": ("components",),
+        "store": ("stored_sample",),
+        "stored_sample": ("components",),
         "components": ("catalogue", "shards"),
         "catalogue": ("format",),
         "shards": ("format",),
@@ -78,7 +79,7 @@ ARROWS = {
 """What each place of a room, a folder or a module at its root, may import: these, and whatever
 these may. Modules at the root of `training` and `pipelines` are one place, their commands."""
 GROUND_FLOOR = {
-    "latent_store": ("errors", "extras", "console"),
+    "latent_store": ("errors", "extras", "console", "display"),
     "training": ("flags", "kinds", "tables"),
     "pipelines": (),
 }

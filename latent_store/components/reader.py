@@ -20,6 +20,7 @@ import zarr
 
 from latent_store.components import base as component
 from latent_store.components.base import ComponentRecord
+from latent_store.display import Sections, Shown
 from latent_store.errors import (
     IdentityError,
     IncompleteComponentError,
@@ -162,7 +163,7 @@ class OpenComponent:
         return component.read_table(self.location, self.group, self._split, name)
 
 
-class ComponentReader(OpenComponent):
+class ComponentReader(OpenComponent, Shown):
     """A kind of component, and the reader of one; it knows which rows are usable.
 
     A kind is a subclass in a file of its own, beside the spec of its arrays, and
@@ -233,6 +234,17 @@ class ComponentReader(OpenComponent):
     def class_names(self) -> tuple[str, ...]:
         """Of labels or boxes, by class id; empty in stores that were written without them."""
         return self.record.class_names
+
+    def _headline(self) -> str:
+        return f"{self.plan.name}/{self.key}: {len(self.rows)} usable rows"
+
+    def _sections(self) -> Sections:
+        arrays = {}
+        for name in sorted(self.record.arrays):
+            array = self.array(name)
+            sizes = zip(groups.dims_of(array), array.shape, strict=True)
+            arrays[name] = f"{array.dtype} ({', '.join(f'{dim}: {size}' for dim, size in sizes)})"
+        return {"Arrays": arrays}
 
     def variables(self) -> dict[str, Variable]:
         """Returns the arrays that lazy views show, by the names that they show them by."""

@@ -37,7 +37,7 @@ def to_xarray(
     split: Split,
     codec: str | None = None,
     *,
-    ranking: str | None = None,
+    ranked: str | None = None,
     teacher: str | None = None,
     task: str | None = None,
     views: bool = False,
@@ -53,7 +53,7 @@ def to_xarray(
 
     Args:
         codec: Codec id; None for the only one.
-        ranking: Ranking id; None leaves ranked copies out.
+        ranked: Ranking id; None leaves ranked copies out.
         teacher: Teacher id; None leaves features out.
         task: `segmentation` takes the labels, `detection` the boxes; None takes labels where
             the split has any, else boxes.
@@ -72,8 +72,8 @@ def to_xarray(
     readers += _annotations(split, task)
     if teacher is not None:
         readers.append(split.teacher(teacher))
-    if ranking is not None:
-        readers.append(split.ranked(ranking, latents.spec.codec_id))
+    if ranked is not None:
+        readers.append(split.ranked(ranked, latents.spec.codec_id))
     rows = split.common_rows(*readers, views=views)
     variables: Variables = {}
     coords: Variables = {}

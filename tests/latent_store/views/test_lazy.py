@@ -47,7 +47,7 @@ def write_numbered(url: Path, failed: tuple[int, ...] = (), counts: tuple[int, .
 def test_a_dataset_holds_what_the_readers_read(tiny_store: TinyStore) -> None:
     split = open_train(tiny_store)
     teacher = split.teacher()
-    dataset = split.to_xarray(ranking=RANKING, teacher=teacher.teacher_id)
+    dataset = split.to_xarray(ranked=RANKING, teacher=teacher.teacher_id)
     latents, ranked, rows = split.latents(), split.ranked(RANKING), split.latents().rows
     expected = {
         "y_hat": (("sample", "channel", "latent_y", "latent_x"), latents.read(rows)),
@@ -121,7 +121,7 @@ def test_a_crop_of_features_is_the_readers_window(tiny_store: TinyStore) -> None
 
 
 def test_ranked_channels_fetch_only_their_chunks(copied_store: TinyStore, fetched: Fetched) -> None:
-    dataset = open_train(copied_store).to_xarray(ranking=RANKING)
+    dataset = open_train(copied_store).to_xarray(ranked=RANKING)
     fetched.clear()
     first = dataset["y_hat_ranked"].isel(rank=slice(0, 16)).compute()
     assert first.sizes["rank"] == 16
