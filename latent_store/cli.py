@@ -9,10 +9,18 @@ from pathlib import Path
 
 from latent_store.catalogue.rankings import lease_name, write_ranking
 from latent_store.components import finalize
-from latent_store.console import Number, make_parser, progress, run_command, spell_flags
+from latent_store.console import (
+    Number,
+    add_storage_flag,
+    make_parser,
+    progress,
+    run_command,
+    spell_flags,
+)
 from latent_store.errors import JobFailedError, LatentStoreError
 from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
+from latent_store.storage.object_stores import input_file, open_location
 from latent_store.store import LatentStore, Split
 from latent_store.tools import verify as integrity
 from latent_store.tools.shared_orders import describe_sharing, share_order, shared_cuts
@@ -65,6 +73,8 @@ def make_flags() -> argparse.ArgumentParser:
     decode = actions.add_parser("decode", help="one picture, from all channels or a few")
     decode.add_argument("url", metavar="URL|FILE", help="a store, or a stream file")
     _add_decode_flags(decode)
+    for action in (inspect, verify, close, check, export, share, decode):
+        add_storage_flag(action)
     export.add_argument("--sample", required=True, help="sample id")
     export.add_argument("--channels", default="all", help="all, or N: up to that cut")
     export.add_argument("--output", type=Path, required=True, help="stream file to write")
@@ -93,7 +103,7 @@ def _add_decode_flags(decode: argparse.ArgumentParser) -> None:
     add("--output", type=Path, required=True, help="PNG file; a folder for several --channels")
     add("--strip", action="store_true", help="several --channels side by side in one PNG")
     add("--image", type=Path, help="the original picture, to measure PSNR against")
-    add("--codec_checkpoint", type=Path, help="codec of a stream file")
+    add("--codec_checkpoint", type=input_file, help="codec of a stream file")
     add("--store", help="store that keeps the codec of a stream file")
 
 
@@ -104,7 +114,7 @@ def _run(flags: argparse.Namespace) -> int:
 
         actions = (commands.decode, commands.export, commands.selfcheck)
         return {action.__name__: action for action in actions}[flags.action](flags)
-    location = Location(flags.url)
+    location = open_location(flags.url)
     store = LatentStore(location)
     if flags.action == "inspect":
         print(describe(store))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from latent_store.errors import JobFailedError, LatentStoreError, public_text
+from latent_store.errors import JobFailedError, LatentStoreError, public_text, public_url
 
 DISTRIBUTION = "latent-store"
 BAD_USAGE = 2
@@ -20,8 +22,14 @@ JOB_FAILED = 1
 INTERRUPTED = 130
 LONGEST_ERROR = 2000
 """Characters that are printed of an error."""
-_STORAGE_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
+STORAGE_OPTIONS = "LATENT_STORE_STORAGE_OPTIONS"
+"""Variable with what `--storage_options` says; processes that this one starts have it too."""
+STORAGE_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
 """What fails in them lies in the network, an address or a permission, and is no bug here."""
+_TRAINING_LIBRARIES = {
+    "bjontegaard", "matplotlib", "pycocotools", "safetensors", "tensorboard", "torchvision",
+}  # fmt: skip
+_STORAGE_EXAMPLE = """'{"endpoint_url": "http://HOST:9000"}'"""
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)=([^`]*)`")
 _REFUSED_VALUE = re.compile(r"^argument (--\w+): (?=must )")
 
@@ -53,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self.register("type", None, _word)  # Of flags without `type=`.
         self.register("type", str, _word)
-        self.register("type", Path, lambda text: Path(_word(text)))
+        self.register("type", Path, _local_path)
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(_REFUSED_VALUE.sub(r"\1 ", public_text(message)).split())
@@ -74,6 +82,30 @@ def _word(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def _local_path(text: str) -> Path:
+    if "://" in text:
+        # As a path it would be a folder of this machine that is called s3:.
+        raise argparse.ArgumentTypeError(
+            f"must be a path of this machine, got {public_url(text)}; copy it with the store's own "
+            "tool"
+        )
+    return Path(_word(text))
+
+
+class _StorageOptions(argparse.Action):
+    """Keeps options of object stores for whatever this process and its children open."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: Any, values: Any, *__: Any) -> None:
+        try:
+            known = isinstance(json.loads(values), dict)
+        except ValueError:
+            known = False
+        if not known:
+            # What was given may hold a secret.
+            parser.error("--storage_options must be an object in JSON, e.g. " + _STORAGE_EXAMPLE)
+        os.environ[STORAGE_OPTIONS] = values
 
 
 @dataclass(frozen=True)
@@ -139,6 +171,18 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> argpa
     return parser
 
 
+def add_storage_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds `--storage_options`, for every URL that a command opens."""
+    parser.add_argument(
+        "--storage_options",
+        action=_StorageOptions,
+        default=argparse.SUPPRESS,
+        metavar="JSON",
+        help="options of object stores, as s3fs and gcsfs have them (endpoint_url, anon, profile, "
+        f"project, ...), e.g. {_STORAGE_EXAMPLE}; also the variable {STORAGE_OPTIONS}",
+    )
+
+
 def run_command(prog: str, command: Callable[[], int]) -> int:
     """Runs a command and turns expected errors into one line on stderr and an exit status.
 
@@ -153,15 +197,32 @@ def run_command(prog: str, command: Callable[[], int]) -> int:
         return _fail(prog, str(error), JOB_FAILED)
     except LatentStoreError as error:
         return _fail(prog, str(error), BAD_USAGE)
+    except ModuleNotFoundError as error:
+        extra = _extra_of(prog, str(error.name).partition(".")[0])
+        if extra is None:
+            raise
+        line = f"{error.name} is not installed: pip install '{DISTRIBUTION}[{extra}]'"
+        return _fail(prog, line, BAD_USAGE)
     except OSError as error:
         return _fail(prog, describe_os_error(error), JOB_FAILED)
     except KeyboardInterrupt as error:
         told = str(error) or "interrupted; run the same command again to go on"
         return _fail(prog, told, INTERRUPTED)
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in _STORAGE_LIBRARIES:
+        if type(error).__module__.partition(".")[0] not in STORAGE_LIBRARIES:
             raise
         return _fail(prog, f"{type(error).__name__}: {error}", JOB_FAILED)
+
+
+def _extra_of(prog: str, module: str) -> str | None:
+    """Returns the extra that brings what a command lacks; None: the package ships it, a bug."""
+    if module in ("apache_beam", "grpc"):
+        return "beam"
+    if module in ("dask", "distributed", "xarray"):
+        return "xarray"
+    if module in ("PIL", "compressai", "torch"):
+        return "codec" if prog == DISTRIBUTION else "train"
+    return "train" if module in _TRAINING_LIBRARIES else None
 
 
 def describe_os_error(error: OSError) -> str:

@@ -31,6 +31,7 @@ from latent_store.format.schema import CodecSpec
 from latent_store.shards import index
 from latent_store.storage import groups
 from latent_store.storage.location import Location
+from latent_store.storage.object_stores import open_location
 from latent_store.stored_sample import StoredSample
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def open_store(
         StoreNotFoundError: Nothing lies there.
         FormatVersionError: It is no latent store, or one of a newer major version.
     """
-    return LatentStore(Location(url, storage_options))
+    return LatentStore(open_location(url, storage_options))
 
 
 class LatentStore(Shown):

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_store.components import base as component
@@ -18,6 +17,7 @@ from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
 from latent_store.format.schema import PAD_MULTIPLE
 from latent_store.storage.lease import Lease
+from latent_store.storage.object_stores import input_file
 from latent_store.views.summary import describe_rows
 from pipelines.datasets.registry import DatasetFlags
 from pipelines.jobs.job_flags import (
@@ -109,12 +109,14 @@ def make_flags() -> argparse.ArgumentParser:
 
 def _add_components(parser: argparse.ArgumentParser) -> None:
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--codec_checkpoint", type=Path, help="checkpoint file of a bmshj2018-hyperprior")
+    add("--codec_checkpoint", type=input_file, help="file or URL of a bmshj2018-hyperprior")
     add("--quality", type=Number(int, 1, 8), help="weights of CompressAI's zoo, quality 1 to 8")
     add("--demo_codec", action="store_true", help="the small codec that ships with the package")
     add = parser.add_argument_group("what is stored").add_argument
     add("--metric", default="mse", choices=["mse", "ms-ssim"], help="metric of --quality")
-    add("--teacher_checkpoint", type=Path, help="file that train-teacher wrote: adds features")
+    add(
+        "--teacher_checkpoint", type=input_file, help="file that train-teacher wrote: adds features"
+    )
     add(
         "--entry",
         default=STEM,

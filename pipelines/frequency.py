@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from latent_store.catalogue import rankings
 from latent_store.catalogue.rankings import Ranking
@@ -15,7 +14,7 @@ from latent_store.errors import CheckpointError, IdentityError, RankingError
 from latent_store.format.ids import require_name
 from latent_store.format.schema import CodecSpec
 from latent_store.storage.lease import Lease
-from latent_store.storage.location import Location
+from latent_store.storage.object_stores import input_file, open_location
 from latent_store.store import LatentStore
 from pipelines.jobs.job_flags import make_job_parser, parse_flags
 
@@ -48,7 +47,11 @@ def make_flags() -> argparse.ArgumentParser:
     add("--codec", help="codec id (default: the only one)")
     add("--ranking", required=True, help="name of the ranking to write")
     add("--method", default="frequency", choices=rankings.METHODS, help="what orders the channels")
-    add("--checkpoint", type=Path, help="checkpoint of a dynamic network, for --method frequency")
+    add(
+        "--checkpoint",
+        type=input_file,
+        help="checkpoint of a dynamic network, for --method frequency",
+    )
     add("--keep", type=Number(int, 1), nargs="+", help="cut points N (default: 16 32 64 128)")
     add("--seed", type=Number(int, most=MOST_SEED), default=0, help="for --method random")
     add("--strict", action="store_true", help="refuse a ranking with a cut inside a tie")
@@ -62,7 +65,7 @@ def _run(argv: Sequence[str] | None) -> int:
     from pipelines.jobs.counting import CountJob, make_ranking
 
     require_name(flags.ranking, "a ranking's name")
-    location = Location(flags.store)
+    location = open_location(flags.store)
     store = LatentStore(location)
     spec = store.codec(flags.codec)
     rankings.make_cuts(flags.keep, spec.channels)  # Before the job, which may take hours.

@@ -12,7 +12,7 @@ from latent_store.catalogue.rankings import Ranking
 from latent_store.components import base as component
 from latent_store.components.ranked import ranked_spec
 from latent_store.console import run_command
-from latent_store.storage.location import Location
+from latent_store.storage.object_stores import open_location
 from latent_store.store import LatentStore
 from pipelines.jobs.job_flags import make_job_parser, parse_flags
 
@@ -52,7 +52,7 @@ def _run(argv: Sequence[str] | None) -> int:
     from pipelines.jobs.component_job import leased
     from pipelines.jobs.reordering import ReorderJob
 
-    location = Location(flags.store)
+    location = open_location(flags.store)
     store = LatentStore(location)
     codec = store.codec(flags.codec)
     split = store[f"{flags.dataset}/{flags.split}"]

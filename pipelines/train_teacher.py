@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_store.console import make_parser, run_command
+from latent_store.console import add_storage_flag, make_parser, run_command
 from pipelines.teacher_training.config import CONFIGS, TeacherConfig
 from training.data.loader_config import LoaderConfig
 from training.flags import add_flags, read_flags
@@ -35,6 +35,7 @@ def make_flags() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     parser = make_parser("train-teacher", __doc__ or "")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    add_storage_flag(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     for config, title in zip(CONFIGS, ("data and network", "batches", "training"), strict=True):
         add_flags(parser, config, title)

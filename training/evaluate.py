@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_store.console import Number, make_parser, run_command
+from latent_store.console import Number, add_storage_flag, make_parser, run_command
+from latent_store.storage.object_stores import input_file
 from training.selection.rates import DECODE_MODES
 
 PROG = "evaluate-from-store"
@@ -42,13 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(PROG, _DESCRIPTION, _EXAMPLE)
     add = parser.add_argument
     add("--store", required=True, metavar="URL", help="the latent store")
+    add_storage_flag(parser)
     add("--dataset", required=True, help="dataset id in the store, e.g. cityscapes")
     add("--split", default="val", help="split to measure on")
     add(
         "--checkpoint",
         required=True,
         nargs="+",
-        type=Path,
+        type=input_file,
         metavar="F",
         help="files of train-from-store or train-teacher; all networks see the same images",
     )

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 import latent_store
-from latent_store.console import MOST_THREADS, Number, make_parser, run_command
+from latent_store.console import MOST_THREADS, Number, add_storage_flag, make_parser, run_command
 from latent_store.errors import DatasetError
 from latent_store.storage.local_files import write_text
+from latent_store.storage.object_stores import input_file
 from latent_store.store import LatentStore
 
 PROG = "training.latency"
@@ -89,13 +90,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(PROG, _DESCRIPTION, _EXAMPLE)
     add = parser.add_argument
     add("--store", required=True, metavar="URL", help="the latent store")
+    add_storage_flag(parser)
     add("--dataset", default="cityscapes", help="dataset whose pictures are decoded")
     add("--split", default="val", help="split whose pictures are decoded")
     add("--codec", metavar="ID", help="codec of those pictures and of teachers")
     count = Number(int, 1)
     add("--max_samples", type=count, default=1, metavar="N", help="pictures that take turns")
     add("--image", nargs="+", type=Path, metavar="I", help="time these pictures instead")
-    add("--checkpoint", required=True, nargs="+", type=Path, metavar="F", help="networks to time")
+    add(
+        "--checkpoint",
+        required=True,
+        nargs="+",
+        type=input_file,
+        metavar="F",
+        help="networks to time",
+    )
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the tables")
     add("--repeats", type=count, default=20, help="timed runs of each network")
     add("--warm_up", type=Number(int), default=3, help="runs before them, which are not counted")

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_store.console import make_parser, run_command
+from latent_store.console import add_storage_flag, make_parser, run_command
 from training.data.loader_config import LoaderConfig
 from training.flags import add_flags, read_flags
 from training.trainer.job import CONFIGS, DataConfig, Job, ModelConfig, TrainerConfig
@@ -38,6 +38,7 @@ def make_arguments() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     parser = make_parser(COMMAND, __doc__ or "")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    add_storage_flag(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     titles = ("data", "network and loss", "batches", "training")
     for config, title in zip(CONFIGS, titles, strict=True):

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import fsspec
 
+from latent_store.console import STORAGE_OPTIONS
 from latent_store.errors import LatentStoreError, MissingExtraError, public_url
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""By scheme, the extra that brings what opens it."""
+
+
+def common_options(url: str) -> dict[str, Any]:
+    """Returns the options that every object store is opened with.
+
+    Raises:
+        LatentStoreError: The variable that holds them holds something else.
+    """
+    text = os.environ.get(STORAGE_OPTIONS)
+    if not text or url.partition("://")[0] in (url, "file", "local", "memory"):
+        return {}
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    raise LatentStoreError(f"the variable {STORAGE_OPTIONS} is no object in JSON; mend or unset it")
 
 
 def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
@@ -23,9 +46,9 @@ def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     try:
         return fsspec.url_to_fs(url, **options)  # type: ignore[no-any-return]
     except ImportError as error:
-        raise MissingExtraError(
-            f"{public_url(url)} cannot be opened: {error} (s3:// comes with s3fs, gs:// with gcsfs)"
-        ) from error
+        extra = _EXTRAS.get(url.partition("://")[0])
+        remedy = f": pip install 'latent-store[{extra}]'" if extra else ""
+        raise MissingExtraError(f"{public_url(url)} cannot be opened: {error}{remedy}") from error
     except (ValueError, TypeError) as error:
         raise LatentStoreError(
             f"{public_url(url)} is no address that can be opened ({error}); give a path, or a URL "

@@ -188,15 +188,13 @@ class Lease:
         # A record of this machine without a lock is that of a process that died.
         holder = read_holder(self.location, self.key)
         if holder and holder.get("machine") != _machine() and not self._may_take():
-            raise self._refusal(
-                "wait for it, at most 90 seconds if it is dead, or give `steal_lease=`"
-            )
+            raise self._refusal(self._remedy())
 
     def _take_object(self) -> None:
         if self.location.create(self.key, self._record()):
             return
         if not self._may_take():
-            raise self._refusal("wait for it, or give `steal_lease=` if you know that it is dead")
+            raise self._refusal(self._remedy())
         self.location.write(self.key, self._record())
         # Two jobs may find the same stale lease; the one whose record stays wins.
         time.sleep(SETTLE_SECONDS)
@@ -209,6 +207,15 @@ class Lease:
             return self.steal or self.location.age_seconds(self.key) > STALE_SECONDS
         except FileNotFoundError:
             return True
+
+    def _remedy(self) -> str:
+        left = STALE_SECONDS
+        with contextlib.suppress(FileNotFoundError):
+            left = max(1.0, STALE_SECONDS - self.location.age_seconds(self.key))
+        return (
+            f"wait for it (if it is dead, run this again in {left:.0f} seconds), or give "
+            "`steal_lease=` if you know that it is dead"
+        )
 
     def _refusal(self, remedy: str) -> LeaseHeldError:
         holder = read_holder(self.location, self.key)

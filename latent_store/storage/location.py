@@ -25,7 +25,7 @@ from latent_store.errors import (
     StoreNotFoundError,
     public_url,
 )
-from latent_store.storage.addresses import opened
+from latent_store.storage.addresses import common_options, opened
 from latent_store.storage.changes import ToldStore, flush, tell
 from latent_store.storage.keys import admitted
 from latent_store.storage.local_files import (
@@ -62,7 +62,7 @@ class Location:
     def __init__(
         self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
     ):
-        self.storage_options = dict(storage_options or {})
+        self.storage_options = {**common_options(os.fspath(url)), **(storage_options or {})}
         # Other processes write here too: a listing, or what it says of an object, is never kept.
         self._options = {"use_listings_cache": False, **self.storage_options}
         self.fs, self.root = opened(os.fspath(url), self._options)
@@ -73,7 +73,9 @@ class Location:
         return f"Location({self.url!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Location, (self.address, self.storage_options)
+        # A relative path means another folder to a process that began elsewhere.
+        address = self.address if self.local_path is None else self.root
+        return Location, (address, self.storage_options)
 
     @property
     def url(self) -> str:

@@ -24,7 +24,7 @@ from latent_store.errors import (
 )
 from latent_store.format.ids import normal_id
 from latent_store.format.schema import CodecSpec
-from latent_store.storage.location import Location
+from latent_store.storage.object_stores import open_location
 from latent_store.store import LatentStore, Split
 from latent_store.tools.decode import (
     DecodedPicture,
@@ -93,7 +93,7 @@ def export(flags: argparse.Namespace) -> int:
 def selfcheck(flags: argparse.Namespace) -> int:
     """`latent-store selfcheck`: scale indexes under every setting; exits 1 if any differs."""
     device = str(choose_device(flags.device))
-    store = LatentStore(Location(flags.url))
+    store = LatentStore(open_location(flags.url))
     counts = flags.max_samples and dict.fromkeys(store.splits(), flags.max_samples)
     with progress(desc="selfcheck", unit="image") as bar:
         outcome = check_store(store, flags.codec, counts=counts, device=device, on_image=bar.update)
@@ -124,7 +124,7 @@ def _find_codec(flags: argparse.Namespace, spec: CodecSpec) -> Codec:
     if flags.codec_checkpoint is not None:
         codec = load_codec(checkpoint=flags.codec_checkpoint)
     elif flags.store is not None:
-        codec = codec_from_store(LatentStore(Location(flags.store)), spec.codec_id)
+        codec = codec_from_store(LatentStore(open_location(flags.store)), spec.codec_id)
     else:
         codec = load_codec(demo=True)
         if codec.spec.identity != spec.identity:
@@ -144,7 +144,7 @@ def _open_sample(flags: argparse.Namespace) -> StoredSample:
         )
     if Path(flags.url).is_file():
         raise LatentStoreError(f"{flags.url} is a file; --sample and export go with a store")
-    split = _split_of(LatentStore(Location(flags.url)), flags.sample, flags.split)
+    split = _split_of(LatentStore(open_location(flags.url)), flags.sample, flags.split)
     return StoredSample(split, flags.sample, flags.codec, flags.ranking)
 
 

@@ -12,6 +12,7 @@ from latent_store.errors import DatasetError, LatentStoreError
 from latent_store.format.ids import require_name
 from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
+from latent_store.storage.object_stores import open_location
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.coco import Coco
@@ -62,7 +63,7 @@ def open_dataset(flags: DatasetFlags) -> DatasetReader:
                     f"--{choice} is a choice of --dataset {name}, not of {flags.dataset}; leave it "
                     "out"
                 )
-    location = Location(flags.data_root)
+    location = open_location(flags.data_root)
     if not location.fs.exists(location.root):
         raise DatasetError(
             f"no data root at {flags.data_root}; give --data_root the folder that holds the dataset"

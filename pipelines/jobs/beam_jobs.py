@@ -1,63 +1,75 @@
-"""The launch of every Beam job of the project: its runner, flags that are Beam's, its elements."""
+"""The launch of every job of the project: its elements, shards, spread by the runner that is
+asked for."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
-import shlex
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     DirectOptions,
+    GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
-    StandardOptions,
 )
-from apache_beam.pvalue import PCollection
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
-from apache_beam.runners.runner import PipelineRunner
-from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
+from apache_beam.runners.runner import PipelineState
 
-from latent_store.console import MOST_THREADS, Number, make_parser
-from latent_store.errors import LatentStoreError
-
-DEFAULT_RUNNER = "FnApiRunner"
-"""Beam's DirectRunner tries Prism first, which downloads a binary; this one is in the process."""
+from latent_store.errors import JobFailedError, LatentStoreError
+from pipelines.jobs.beam_options import DEFAULT_RUNNER, read_options, runner_name
+from pipelines.jobs.runner_checks import require_runnable
+from pipelines.jobs.worker_processes import run_in_processes
 
 
-def beam_options(command: str, words: Sequence[str]) -> PipelineOptions:
-    """Reads what a job's own parser left.
+def beam_options(
+    command: str, words: Sequence[str], places: Mapping[str, str] | None = None
+) -> PipelineOptions:
+    """Reads what a job's own parser left, and asks what the runner needs.
+
+    Args:
+        command: For messages.
+        words: Of the command line.
+        places: Flag -> folder or URL that workers read or write.
 
     Raises:
-        LatentStoreError: A flag that Beam does not know either; Beam itself would drop it with a
-            log line, and a misspelt flag would silently mean its default. Or Beam cannot run with
-            what it is given.
+        LatentStoreError: See `read_options` and `require_runnable`.
     """
-    unknown = _unknown_to_beam(command, words)
-    if unknown:
-        raise LatentStoreError(
-            f"unknown flag {unknown[0]}; see --help for this command's flags, Beam's are its own"
-        )
-    options = PipelineOptions(list(words))
-    standard = options.view_as(StandardOptions)
-    if standard.runner is None:
-        standard.runner = DEFAULT_RUNNER
-    _require_runnable(options)
+    options = read_options(command, words)
+    require_runnable(options, places or {})
     return options
 
 
 def local_threads(options: PipelineOptions) -> int:
-    """Returns the threads that one local worker may use: the cores, shared among the workers."""
-    workers = max(1, options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1)
-    return max(1, (os.cpu_count() or 1) // workers)
+    """Returns the threads that one worker may use.
+
+    On this machine that is its cores, shared among the workers; elsewhere, where nobody knows the
+    machine and runners start a worker a core, it is 1.
+    """
+    here = options.view_as(PortableOptions).environment_type == "LOOPBACK"
+    if runner_name(options) != DEFAULT_RUNNER and not here:
+        return 1
+    return max(1, (os.cpu_count() or 1) // _local_workers(options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathering:
+    """What becomes of the results of a job's elements.
+
+    Attributes:
+        add: Adds some up, whatever their order and grouping.
+        keep: Gets the whole, on a worker or here.
+    """
+
+    add: Callable[[Iterable[Any]], Any]
+    keep: Callable[[Any], object]
 
 
 def run_over_shards(
@@ -65,7 +77,7 @@ def run_over_shards(
     shards: Sequence[int],
     work: Callable[[int], Any],
     options: PipelineOptions,
-    collect: Callable[[PCollection], object] | None = None,
+    gathering: Gathering | None = None,
 ) -> None:
     """Runs `work` on each shard number, one element a shard.
 
@@ -74,7 +86,7 @@ def run_over_shards(
         shards: Shard numbers.
         work: A picklable function of an importable module; it must not raise for one bad shard.
         options: Beam's options; the runner is set.
-        collect: Further transforms on the results.
+        gathering: What becomes of the results.
 
     Raises:
         JobFailedError: The runner refused or lost the job.
@@ -82,16 +94,93 @@ def run_over_shards(
     """
     # Beam logs a line for every stage; a job's own progress and errors are what a user needs.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    runner, options = _own_workers(options)
-    with _one_interrupt(), beam.Pipeline(runner=runner, options=options) as pipeline:
-        results = (
-            pipeline
-            | "Shards" >> beam.Create(list(shards))
-            | "Spread" >> beam.Reshuffle()
-            | name >> beam.Map(work)
+    with _one_interrupt():
+        if runner_name(options) == "DaskRunner":
+            # It loads Dask.
+            from pipelines.jobs.dask_jobs import run_on_dask
+
+            with _refusals_in_one_line(options):
+                _gather(run_on_dask(name, shards, work, options), gathering)
+        elif _in_processes(options):
+            _gather(run_in_processes(name, shards, work, _local_workers(options)), gathering)
+        else:
+            _run_pipeline(name, shards, work, options, gathering)
+
+
+def _gather(results: Iterable[Any], gathering: Gathering | None) -> None:
+    if gathering is None:
+        for _ in results:
+            pass
+    else:
+        gathering.keep(gathering.add(results))
+
+
+def _run_pipeline(
+    name: str,
+    shards: Sequence[int],
+    work: Callable[[int], Any],
+    options: PipelineOptions,
+    gathering: Gathering | None,
+) -> None:
+    pipeline = beam.Pipeline(options=options)
+    results = (
+        pipeline
+        | "Shards" >> beam.Create(list(shards))
+        | "Spread" >> beam.Reshuffle()
+        | name >> beam.Map(work)
+    )
+    if gathering is not None:
+        added = results | "Add" >> beam.CombineGlobally(gathering.add)
+        _ = added | "Keep" >> beam.Map(gathering.keep)
+    try:
+        # An error in this process is a bug, or says what it is.
+        here = runner_name(options) == DEFAULT_RUNNER
+        with contextlib.nullcontext() if here else _refusals_in_one_line(options):
+            result = pipeline.run()
+            _tell_job(result, options)
+            state = result.wait_until_finish()
+    finally:
+        shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+    if state not in (None, PipelineState.DONE):
+        raise JobFailedError(
+            f"{runner_name(options)} ended the job as {state}; its own logs say why; run the same "
+            "command again to go on"
         )
-        if collect is not None:
-            collect(results)
+
+
+def _tell_job(result: Any, options: PipelineOptions) -> None:
+    """Says on stderr where Dataflow shows its job, whose state this process waits for."""
+    if runner_name(options) != "DataflowRunner":
+        return
+    cloud, job = options.view_as(GoogleCloudOptions), result.job_id()
+    place = f"jobs/{cloud.region}/{job}?project={cloud.project}"
+    url = f"https://console.cloud.google.com/dataflow/{place}"
+    print(f"Dataflow runs job {job}, which this process waits for: {url}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _refusals_in_one_line(options: PipelineOptions) -> Iterator[None]:
+    """Turns what a runner elsewhere raises, of its own kinds and with pages of its own words."""
+    try:
+        yield
+    except LatentStoreError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # Beam's last line is the reason, above it stand the frames.
+        reason = lines[-1] if lines else type(error).__name__
+        raise JobFailedError(
+            f"{runner_name(options)} lost the job: {reason}; run the same command again to go on"
+        ) from error
+
+
+def _in_processes(options: PipelineOptions) -> bool:
+    mode = options.view_as(DirectOptions).direct_running_mode
+    return bool(mode == "multi_processing" and runner_name(options) == DEFAULT_RUNNER)
+
+
+def _local_workers(options: PipelineOptions) -> int:
+    return int(options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1)
 
 
 @contextlib.contextmanager
@@ -122,71 +211,3 @@ def _one_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         threading.excepthook = hook
         logging.disable(logging.NOTSET)
-
-
-def _own_workers(options: PipelineOptions) -> tuple[PipelineRunner | None, PipelineOptions]:
-    """Returns the runner of worker processes of this machine, which leave Ctrl-C to this process.
-
-    For other runners the first is None, and the options name one.
-    """
-    direct = options.view_as(DirectOptions)
-    processes = direct.direct_running_mode == "multi_processing"
-    if not processes or options.view_as(StandardOptions).runner != DEFAULT_RUNNER:
-        return None, options
-    worker = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
-    # What is ignored stays ignored in the process that a shell becomes. Its log comes here another
-    # way, as far as it is of warnings and errors.
-    command = f"trap '' INT; exec {worker} 2> {os.devnull}"
-    environment = SubprocessSDKEnvironment.from_command_string(command)
-    options = PipelineOptions.from_dictionary(options.get_all_options(drop_default=True))
-    options.view_as(DirectOptions).direct_running_mode = "in_memory"
-    return FnApiRunner(default_environment=environment), options
-
-
-def _require_runnable(options: PipelineOptions) -> None:
-    """Refuses what Beam would refuse only after the plan was written."""
-    direct = options.view_as(DirectOptions)
-    for name, most in (("direct_num_workers", MOST_THREADS), ("direct_runner_bundle_repeat", None)):
-        if refusal := Number(int, most=most).refusal(getattr(direct, name)):
-            raise LatentStoreError(f"--{name} {refusal}")
-    try:
-        # Making a pipeline finds the runner and the pickle library, and runs Beam's validators.
-        pipeline = beam.Pipeline(options=options)
-        portable = options.view_as(PortableOptions)
-        if portable.environment_type:
-            Environment.from_options(portable)
-    except (ImportError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise LatentStoreError(
-            f"Beam cannot run with these options: {error}; see --help for runners that can"
-        ) from error
-    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
-    remote = type(pipeline.runner).__name__ == "PortableRunner"
-    if remote and not portable.job_endpoint:
-        raise LatentStoreError("--runner PortableRunner needs --job_endpoint HOST:PORT, got none")
-
-
-def _unknown_to_beam(command: str, rest: Sequence[str]) -> list[str]:
-    parser = make_parser(command, "")
-    parser.register("type", None, str)  # Some texts of Beam's are empty by default.
-    for option_class in PipelineOptions.__subclasses__():
-        # Beam offers no public way to ask whether it knows a flag; its own check does this.
-        tolerant: Any = _Tolerant(parser)
-        option_class._add_argparse_args(tolerant)
-    _, unknown = parser.parse_known_args(list(rest))
-    return unknown
-
-
-class _Tolerant:
-    """Adds arguments to a parser once each; option classes of Beam repeat some."""
-
-    def __init__(self, parser: argparse.ArgumentParser):
-        self.parser = parser
-
-    def add_argument(self, *names: str, **settings: Any) -> None:
-        try:
-            self.parser.add_argument(*names, **settings)
-        except argparse.ArgumentError:
-            return
-
-    def add_value_provider_argument(self, *names: str, **settings: Any) -> None:
-        self.add_argument(*names, **settings)

@@ -15,10 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.pvalue import PCollection
 
 from latent_store.catalogue import rankings
 from latent_store.catalogue.rankings import Ranking
@@ -26,7 +24,7 @@ from latent_store.components.latents import LatentsReader
 from latent_store.errors import RankingError
 from latent_store.format.ids import ORIGINAL_VIEW
 from latent_store.storage.location import CONTROL, Location
-from pipelines.jobs.beam_jobs import run_over_shards
+from pipelines.jobs.beam_jobs import Gathering, run_over_shards
 from pipelines.jobs.opened import open_latents
 
 FIXED_POINT = 1 << 32
@@ -112,7 +110,8 @@ class CountJob:
                 # An object and not a field: Beam compresses what it pickles, at every stage.
                 self.store.write(network, checkpoint)
             count = functools.partial(self.count_shard, network)
-            run_over_shards("Count", shards, count, options, collect=self._collect)
+            gathering = Gathering(add=add_up, keep=self._keep)
+            run_over_shards("Count", shards, count, options, gathering)
             halves = json.loads(self.store.read(f"{self.folder}/totals.json"))
         finally:
             self.store.delete_tree(self.folder)
@@ -158,10 +157,7 @@ class CountJob:
             second = (0,) * latents.channels
         return Totals(samples=len(rows), first=first, second=second)
 
-    def _collect(self, counts: PCollection) -> object:
-        return counts | "Add" >> beam.CombineGlobally(add_up) | "Write" >> beam.Map(self._write)
-
-    def _write(self, halves: Halves) -> None:
+    def _keep(self, halves: Halves) -> None:
         record = [dataclasses.astuple(totals) for totals in halves]
         self.store.write(f"{self.folder}/totals.json", json.dumps(record).encode())
 

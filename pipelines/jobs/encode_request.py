@@ -44,6 +44,7 @@ from latent_store.shards.receipts import FAILED, OK, RowRecord
 from latent_store.storage.groups import array_of
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
+from latent_store.storage.object_stores import open_location
 from pipelines.datasets.base import list_samples, read_picture
 from pipelines.datasets.registry import DatasetFlags, open_dataset, try_reader
 from pipelines.jobs.beam_jobs import local_threads
@@ -91,7 +92,7 @@ class EncodeRequest:
         if flags.dataset_id is not None:
             require_name(flags.dataset_id, "a dataset's id")
         require_name(flags.split, "a split's name")
-        self.flags, self.location = flags, Location(flags.store)
+        self.flags, self.location = flags, open_location(flags.store)
         self.location.require_free()
         self.device = str(choose_device(flags.device))
         self.reader = open_dataset(read_flags(flags, DatasetFlags))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latent_store.console import make_parser
+from latent_store.console import add_storage_flag, make_parser
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -18,9 +18,11 @@ PSNR_ROWS = {"none": 0, "sample": 16, "all": 1}
 _RUNNER_HELP = """
 Every Beam option is accepted too. Without --runner the job runs in this process;
   --direct_running_mode multi_processing --direct_num_workers 4   uses processes of this machine,
+  --runner DaskRunner --dask_client_address tcp://HOST:8786        uses a Dask cluster,
   --runner DataflowRunner --project P --region R --temp_location gs://... \\
       --sdk_container_image IMAGE --sdk_location container         uses Dataflow,
   --runner PortableRunner --job_endpoint HOST:PORT                 uses a portable job service.
+The command waits for its workers, wherever they are; run again after any end, it goes on.
 """
 
 
@@ -28,6 +30,7 @@ def make_job_parser(command: str, description: str, examples: str) -> argparse.A
     """Returns the parser of a job over a store's shards, with the flag that all of them have."""
     parser = make_parser(command, description, examples + _RUNNER_HELP)
     parser.add_argument("--store", required=True, help="folder or URL of the store")
+    add_storage_flag(parser)
     return parser
 
 
@@ -42,4 +45,6 @@ def parse_flags(
     flags, rest = parser.parse_known_args(argv)
     from pipelines.jobs.beam_jobs import beam_options
 
-    return flags, beam_options(parser.prog, rest)
+    given = {f"--{name}": getattr(flags, name, None) for name in ("store", "data_root")}
+    places = {flag: place for flag, place in given.items() if place}
+    return flags, beam_options(parser.prog, rest, places)

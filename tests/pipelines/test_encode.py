@@ -278,10 +278,6 @@ def test_bad_names_and_numbers_are_refused_first(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--runner", "DirectRuner"), "pipeline runner: DirectRuner. Valid values are DataflowRun"),
-        (("--runner", "no.such.Runner"), "Beam cannot run with these options: No module named"),
-        (("--runner", "os.path"), "Beam cannot run with these options: 'module' object is not"),
-        (("--runner", "PortableRunner"), "--runner PortableRunner needs --job_endpoint HOST:PORT"),
         (("--environment_type", "NOPE"), "these options: Unknown environment type: NOPE; see"),
         (
             ("--environment_type", "PROCESS", "--environment_config", "{x"),

@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latent_store.console import MOST_THREADS, Number, make_parser
+from latent_store.console import MOST_THREADS, Number, add_storage_flag, make_parser
+from latent_store.storage.object_stores import input_file
 
 
 def transmission_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
     """Returns the parser of a task's command, with the flags that all have."""
     parser = make_parser(command, description, example)
     add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, metavar="F", help="a file of train-from-store")
+    add(
+        "--checkpoint",
+        required=True,
+        type=input_file,
+        metavar="F",
+        help="a file of train-from-store",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--image", nargs="+", type=Path, metavar="I", help="pictures to send")
     source.add_argument("--stream", nargs="+", type=Path, metavar="S", help="stream files received")
@@ -20,7 +27,7 @@ def transmission_parser(command: str, description: str, example: str) -> argpars
     add("--output", required=True, type=Path, metavar="DIR", help="folder for streams and results")
     add(
         "--codec_checkpoint",
-        type=Path,
+        type=input_file,
         metavar="F",
         help="the codec for a teacher's checkpoint, which carries none",
     )
@@ -38,6 +45,7 @@ def transmission_parser(command: str, description: str, example: str) -> argpars
         help="with a network for any N: read the channels up to one cut after the other, until the "
         "mean probability of the likeliest class is T or more",
     )
+    add_storage_flag(parser)
     add("--json", type=Path, metavar="F", help="also write bytes and milliseconds to this file")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add(

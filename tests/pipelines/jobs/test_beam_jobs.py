@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.storage.location import CONTROL
-from pipelines.jobs.beam_jobs import DEFAULT_RUNNER, _own_workers, run_over_shards
+from pipelines.jobs.beam_jobs import run_over_shards
+from pipelines.jobs.beam_options import DEFAULT_RUNNER
 from tests.pipelines.kills import contents
 from tests.pipelines.tiny_jobs import encode_args, encoding
 
@@ -39,16 +39,6 @@ def test_an_interrupt_inside_of_a_shard_is_one(capfd: pytest.CaptureFixture[str]
     assert signal.getsignal(signal.SIGINT) is handler
     assert threading.excepthook is hook
     assert not logging.getLogger("apache_beam").manager.disable
-
-
-def test_worker_processes_leave_ctrl_c_to_the_launcher() -> None:
-    given = PipelineOptions(["--runner", DEFAULT_RUNNER, *PROCESSES])
-    runner, options = _own_workers(given)
-    assert isinstance(runner, FnApiRunner)
-    assert options.view_as(DirectOptions).direct_num_workers == 2
-    for others in (["--runner", "PrismRunner", *PROCESSES], ["--runner", DEFAULT_RUNNER]):
-        unchanged = PipelineOptions(others)
-        assert _own_workers(unchanged) == (None, unchanged)
 
 
 @pytest.mark.slow

@@ -1,0 +1,113 @@
+"""Object stores as a user meets them: whether one answers, and files taken from one."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fsspec.asyn import AsyncFileSystem, sync
+
+from latent_store.console import STORAGE_LIBRARIES, STORAGE_OPTIONS
+from latent_store.errors import LatentStoreError, public_url
+from latent_store.storage.location import Location
+
+ANSWER_SECONDS = 8.0
+"""How long a store may take to answer the first request."""
+
+
+def open_location(
+    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> Location:
+    """Returns a location whose store answers; nothing need lie there yet.
+
+    Raises:
+        LatentStoreError: An address, a bucket, an endpoint or credentials are wrong; says which.
+        MissingExtraError: The package that reaches it is not installed; names the extra.
+    """
+    if "://" not in os.fspath(url):
+        return Location(url, storage_options)
+    outcome: list[Location | BaseException] = []
+
+    def ask() -> None:
+        try:
+            location = Location(url, storage_options)
+            if isinstance(location.fs, AsyncFileSystem):
+                _ask(location)
+            outcome.append(location)
+        except BaseException as error:  # noqa: BLE001  (raised again by who waits)
+            outcome.append(error)
+
+    # Clients look for credentials, and try again, for minutes: nobody waits for that.
+    thread = threading.Thread(target=ask, name="open", daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    name = public_url(os.fspath(url))
+    if not outcome:
+        raise LatentStoreError(
+            f"{name} does not answer within {ANSWER_SECONDS:.0f} seconds; check the network, and "
+            f"the endpoint (in `storage_options=` or {STORAGE_OPTIONS})"
+        )
+    (found,) = outcome
+    if isinstance(found, Location):
+        return found
+    if type(found).__module__.partition(".")[0] in STORAGE_LIBRARIES:
+        raise LatentStoreError(f"{name} cannot be opened: {_reason(found)}") from found
+    raise found
+
+
+def _ask(location: Location) -> None:
+    try:
+        sync(location.fs.loop, location.fs._info, location.root)
+    except FileNotFoundError as error:
+        if "bucket" in str(error):
+            raise LatentStoreError(
+                f"{location.url} lies in no bucket that is there; make it, or give another address"
+            ) from error
+    except OSError as error:
+        raise LatentStoreError(f"{location.url} cannot be opened: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, PermissionError):
+        return f"{text}; check its credentials and what they may do"
+    if "redential" in text or "redential" in type(error).__name__:
+        return (
+            f"{text}; log in as your store's own tool wants it, or give a profile, or "
+            f'{{"anon": true}} for a public one, with `storage_options=`'
+        )
+    return f"{text}; check the network, and the endpoint (in `storage_options=`)"
+
+
+def input_file(text: str) -> Path:
+    """Returns where a file lies that a flag names, for `add_argument(type=...)`.
+
+    Of a URL that is a copy of it, which lasts as long as the process.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    if "://" not in text:
+        return Path(text)
+    folder, _, name = text.rpartition("/")
+    try:
+        data = open_location(folder).read(name)
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError(
+            f"must be a file, got {public_url(text)}, where none lies"
+        ) from None
+    except LatentStoreError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    copy = Path(tempfile.mkdtemp(prefix="latent-store-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    # Networks are named by their folders.
+    path = copy / folder.rpartition("/")[2] / name
+    path.parent.mkdir()
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,133 @@
+"""Jobs on a Dask cluster: a task a shard, which Dask's dashboard names, spread evenly.
+
+Beam's own translation puts 128 elements into one task, which is all of a job's shards on one
+worker, and calls every task alike. A job's elements need nothing of Beam's: so they go to Dask as
+they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import dask
+from apache_beam.options.pipeline_options import PipelineOptions
+from distributed import Client, KilledWorker, as_completed
+
+from latent_store.console import DISTRIBUTION
+from latent_store.errors import JobFailedError, LatentStoreError
+from pipelines.jobs.beam_options import dask_options
+
+ALIKE = (DISTRIBUTION, "compressai")
+"""Distributions of which workers need the launcher's version: what is sent, and what is coded."""
+
+
+def run_on_dask(
+    name: str, shards: Sequence[int], work: Callable[[int], Any], options: PipelineOptions
+) -> Iterator[Any]:
+    """Runs `work` on each shard number, one task a shard; yields results as they come.
+
+    Raises:
+        JobFailedError: Workers were lost at the same shard again and again.
+    """
+    # Whose keys another run has used would be given that one's results.
+    run = f"{name}-{uuid4().hex[:8]}"
+    with _client(options) as client:
+        keys = [(run, shard) for shard in shards]
+        futures = client.map(work, list(shards), key=keys, pure=False)
+        try:
+            for _, result in as_completed(futures, with_results=True):
+                yield result
+        except KilledWorker as error:
+            raise JobFailedError(
+                f"{name} of shard {_shard_of(error.task)} ended {error.allowed_failures + 1} "
+                "workers of Dask, the last "
+                f"{error.last_worker.address}: out of memory, most likely; give workers more, or "
+                "make shards smaller in a new store"
+            ) from error
+
+
+def require_cluster(options: PipelineOptions, folders: Sequence[str], timeout: float) -> None:
+    """Refuses a cluster that does not answer, or whose workers could not do a job's work.
+
+    Args:
+        options: Of the job.
+        folders: Local ones that workers need.
+        timeout: Seconds that the scheduler may take to answer.
+
+    Raises:
+        LatentStoreError: With the remedy.
+    """
+    given = dask_options(options)
+    if "npartitions" in given or "partition_size" in given:
+        raise LatentStoreError(
+            "--dask_npartitions and --dask_partition_size cannot be: a task is one shard; leave "
+            "them out"
+        )
+    address = given.get("address") or dask.config.get("scheduler-address", None)
+    if not (address or given.get("scheduler_file")):
+        return  # A cluster of this machine, made for the job.
+    try:
+        client = Client(**{**given, "timeout": timeout})
+    except (OSError, TimeoutError, ValueError) as error:
+        raise LatentStoreError(
+            f"no scheduler of Dask answers at {address or given['scheduler_file']} within "
+            f"{timeout:.0f} seconds ({_first_line(error)}); start one with dask scheduler, or "
+            "give --dask_client_address another address"
+        ) from error
+    with client:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            return  # They may come when there is work.
+        _require_alike(client, folders)
+
+
+def _require_alike(client: Client, folders: Sequence[str]) -> None:
+    try:
+        there = client.run(_describe, folders)
+    except ModuleNotFoundError as error:
+        raise LatentStoreError(
+            f"workers of Dask lack what this job sends them ({error}); install "
+            "'latent-store[beam,xarray]' there, in this version"
+        ) from error
+    here = _describe(folders)
+    for worker, found in there.items():
+        for what, value in here.items():
+            if found[what] != value:
+                raise LatentStoreError(
+                    f"Dask's worker {worker} has {what} {found[what]}, this process {value}; let "
+                    "both have the same"
+                )
+
+
+def _describe(folders: Sequence[str]) -> dict[str, str]:
+    """Returns what workers must have in common with the launcher."""
+    versions = {name: version(name) for name in ALIKE}
+    python = ".".join(platform.python_version_tuple()[:2])
+    there = {f"at {path}": "a folder" if Path(path).is_dir() else "none" for path in folders}
+    return {"Python": python, **versions, **there}
+
+
+@contextlib.contextmanager
+def _client(options: PipelineOptions) -> Iterator[Client]:
+    given = dask_options(options)
+    if not (given.get("address") or given.get("scheduler_file")) and not dask.config.get(
+        "scheduler-address", None
+    ):
+        # torch has threads of its own.
+        given |= {"n_workers": os.cpu_count(), "threads_per_worker": 1, "dashboard_address": ":0"}
+    with Client(**given) as client:
+        yield client
+
+
+def _shard_of(key: Any) -> Any:
+    return key[1] if isinstance(key, tuple) else key
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,191 @@
+"""What a runner needs, asked before a job writes anything: one line says what is missing.
+
+Beam asks most of it after a pipeline was made, with retries of minutes and tracebacks of pages.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import apache_beam as beam
+import grpc
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+from apache_beam.transforms.environments import Environment
+
+from latent_store.console import MOST_THREADS, Number
+from latent_store.errors import LatentStoreError
+from latent_store.storage.location import Location
+from pipelines.jobs.beam_options import runner_name
+
+CONNECT_SECONDS = 5
+"""How long an endpoint may take to answer."""
+_FETCHED = {
+    "PrismRunner": "prism_location",
+    "FlinkRunner": "flink_job_server_jar",
+    "SparkRunner": "spark_job_server_jar",
+}
+"""What Beam downloads for a runner unless a flag says where it lies."""
+_UBER_JAR = {"FlinkRunner": "flink_submit_uber_jar", "SparkRunner": "spark_submit_uber_jar"}
+
+
+def require_runnable(options: PipelineOptions, places: Mapping[str, str]) -> None:
+    """Refuses what a runner would refuse only after the plan was written, or would wait for.
+
+    Args:
+        options: Of the job; the runner is set.
+        places: Flag -> folder or URL that workers read or write.
+
+    Raises:
+        LatentStoreError: The rule, what was given, and what to do.
+    """
+    if options.view_as(StandardOptions).no_wait_until_finish:
+        raise LatentStoreError(
+            "--no_wait_until_finish cannot be: this process holds the right to write while workers "
+            "do; let it run, or end it and run the same command again"
+        )
+    direct = options.view_as(DirectOptions)
+    for name, most in (("direct_num_workers", MOST_THREADS), ("direct_runner_bundle_repeat", None)):
+        if refusal := Number(int, most=most).refusal(getattr(direct, name)):
+            raise LatentStoreError(f"--{name} {refusal}")
+    _CHECKS.get(runner_name(options), lambda *_: None)(options, places)
+    _require_pipeline(options)
+
+
+def _require_pipeline(options: PipelineOptions) -> None:
+    """Makes a pipeline, which finds the runner and the pickle library and runs Beam's validators.
+
+    Raises:
+        LatentStoreError: In Beam's words.
+    """
+    try:
+        pipeline = beam.Pipeline(options=options)
+        portable = options.view_as(PortableOptions)
+        if portable.environment_type:
+            Environment.from_options(portable)
+    except (ImportError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise LatentStoreError(
+            f"Beam cannot run with these options: {error}; see --help for runners that can"
+        ) from error
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+
+
+def _require_portable(options: PipelineOptions, _: Mapping[str, str]) -> None:
+    name, portable = runner_name(options), options.view_as(PortableOptions)
+    endpoint = portable.job_endpoint
+    if endpoint is None and name == "PortableRunner":
+        raise LatentStoreError("--runner PortableRunner needs --job_endpoint HOST:PORT, got none")
+    if endpoint is None:
+        _require_job_server(name, options)
+    elif endpoint != "embed":
+        _require_answer("--job_endpoint", endpoint, "start the job service there")
+    near = endpoint in (None, "embed") or _is_here(str(endpoint))
+    pool = portable.environment_config
+    if portable.environment_type == "EXTERNAL" and near and pool and _is_here(pool):
+        # Elsewhere the address means the machines of the runner, which this one need not reach.
+        start = "python -m apache_beam.runners.worker.worker_pool_main --service_port PORT"
+        _require_answer("--environment_config", pool, f"start the pool with {start}")
+
+
+def _require_job_server(name: str, options: PipelineOptions) -> None:
+    given = options.get_all_options()
+    flag, uber = _FETCHED[name], _UBER_JAR.get(name, "")
+    if given.get(uber):
+        return
+    path = given[flag]
+    if path is None or not ("://" in path or Path(path).is_file()):
+        found = f"{path}, where no file lies" if path else "none"
+        raise LatentStoreError(
+            f"--runner {name} needs --{flag} FILE, which apache.org has, or --job_endpoint "
+            f"HOST:PORT of a running service; got {found}"
+        )
+    java = given["job_server_java_launcher"]
+    if name in _UBER_JAR and shutil.which(java) is None:
+        raise LatentStoreError(
+            f"--runner {name} starts its job service with Java, there is no {java}; install it, "
+            "or give --job_endpoint HOST:PORT of a running service"
+        )
+
+
+def _require_answer(flag: str, endpoint: str, remedy: str) -> None:
+    with grpc.insecure_channel(endpoint) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+        except grpc.FutureTimeoutError:
+            raise LatentStoreError(
+                f"{flag} {endpoint} does not answer within {CONNECT_SECONDS} seconds; {remedy}, or "
+                "give another address"
+            ) from None
+
+
+def _is_here(endpoint: str) -> bool:
+    return endpoint.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]")
+
+
+def _require_dataflow(options: PipelineOptions, places: Mapping[str, str]) -> None:
+    cloud, worker = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
+    needed = {
+        "--project ID": cloud.project,
+        "--region NAME": cloud.region or os.environ.get("CLOUDSDK_COMPUTE_REGION"),
+        "--temp_location gs://BUCKET/FOLDER": cloud.temp_location,
+        "--sdk_container_image IMAGE": worker.sdk_container_image,
+    }
+    missing = [flag for flag, value in needed.items() if not value]
+    if missing:
+        raise LatentStoreError(
+            f"--runner DataflowRunner needs {', '.join(missing)}; IMAGE is what "
+            "docker/beam-worker.Dockerfile makes"
+        )
+    for flag, place in {**places, "--temp_location": str(cloud.temp_location)}.items():
+        if not place.startswith("gs://"):
+            raise LatentStoreError(
+                f"{flag} {place} cannot be reached by Dataflow's workers; copy it to a bucket and "
+                f"give {flag} gs://BUCKET/FOLDER"
+            )
+    try:
+        import google.auth
+        import google.cloud.dataflow
+    except ImportError as error:
+        raise LatentStoreError(
+            f"--runner DataflowRunner needs more of Beam ({error}): pip install "
+            "'latent-store[dataflow]'"
+        ) from error
+    try:
+        google.auth.default()
+    except google.auth.exceptions.DefaultCredentialsError as error:
+        raise LatentStoreError(
+            "--runner DataflowRunner finds no credentials; run gcloud auth application-default "
+            "login, or let GOOGLE_APPLICATION_CREDENTIALS name a key's file"
+        ) from error
+    bucket = "gs://" + str(cloud.temp_location).removeprefix("gs://").partition("/")[0]
+    if not Location(bucket).fs.exists(bucket):
+        raise LatentStoreError(
+            f"--temp_location {cloud.temp_location} lies in no bucket that these credentials "
+            f"reach; make {bucket}, or give another"
+        )
+
+
+def _require_dask(options: PipelineOptions, places: Mapping[str, str]) -> None:
+    # It loads Dask.
+    from pipelines.jobs.dask_jobs import require_cluster
+
+    # Of what is not made yet, the folder that it will be made in.
+    local = [Path(place).absolute() for place in places.values() if "://" not in place]
+    there = [next(p for p in (path, *path.parents) if p.exists()) for path in local]
+    require_cluster(options, [str(path) for path in there], timeout=CONNECT_SECONDS)
+
+
+_CHECKS: dict[str, Callable[[PipelineOptions, Mapping[str, str]], None]] = {
+    "DaskRunner": _require_dask,
+    "DataflowRunner": _require_dataflow,
+    **dict.fromkeys(("PortableRunner", *_FETCHED), _require_portable),
+}

@@ -1,0 +1,156 @@
+"""Addresses of object stores that do not work are one line that says why, within 10 seconds."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from latent_store import cli
+from latent_store.console import STORAGE_OPTIONS
+from latent_store.errors import LatentStoreError
+from latent_store.storage.object_stores import input_file, open_location
+from tests import s3
+from training import train
+
+FORBIDDEN = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>InvalidAccessKeyId</Code><Message>The key does not exist in our records.</Message>
+</Error>"""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Server]:
+    with s3.serving(monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture
+def refused(fails: Callable[..., str]) -> Callable[..., str]:
+    """Runs `latent-store inspect`, which must be refused in 10 s; returns the line."""
+
+    def run(*words: str) -> str:
+        start = time.monotonic()
+        line = fails(cli.main, ["inspect", *words])
+        assert time.monotonic() - start < 10
+        assert s3.SECRET not in line
+        return line
+
+    return run
+
+
+@pytest.fixture
+def forbidding(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server that knows nobody."""
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+    s3.clean(monkeypatch)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(FORBIDDEN)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(FORBIDDEN)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+
+
+def options(**given: object) -> tuple[str, str]:
+    return "--storage_options", json.dumps(given)
+
+
+@pytest.fixture(autouse=True)
+def own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the flag sets is taken back.
+    monkeypatch.setenv(STORAGE_OPTIONS, "")
+
+
+def test_a_missing_library_names_its_extra(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    line = refused("gs://bucket/s.zarr")
+    assert "gs://bucket/s.zarr cannot be opened" in line
+    assert line.endswith("pip install 'latent-store[gcs]'")
+
+
+def test_an_unknown_scheme_is_no_address(refused: Callable[..., str]) -> None:
+    assert "nosuch://b/s.zarr is no address that can be opened" in refused("nosuch://b/s.zarr")
+
+
+def test_a_wrong_endpoint_is_named(
+    server: s3.Server, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    line = refused("s3://bucket/s.zarr", *options(endpoint_url="http://127.0.0.1:9"))
+    assert "s3://bucket/s.zarr" in line
+    assert "check the network, and the endpoint (in --storage_options" in line
+
+
+def test_missing_and_wrong_credentials_are_told_apart(
+    forbidding: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = refused("s3://bucket/s.zarr", *options(endpoint_url=forbidding))
+    assert "Unable to locate credentials; log in as your store's own tool wants it" in line
+    known = options(endpoint_url=forbidding, key="somebody", secret=s3.SECRET)
+    line = refused("s3://bucket/s.zarr", *known)
+    assert "s3://bucket/s.zarr cannot be opened" in line
+    assert "check its credentials and what they may do" in line
+
+
+def test_a_missing_bucket_is_no_missing_store(
+    server: s3.Server, refused: Callable[..., str]
+) -> None:
+    assert "s3://others/s.zarr lies in no bucket that is there" in refused("s3://others/s.zarr")
+    assert "no latent store at s3://bucket/s.zarr" in refused("s3://bucket/s.zarr")
+
+
+@pytest.mark.parametrize("text", ['{"secret": "x', "[1]", "x"])
+def test_options_that_are_none_are_refused_and_not_shown(
+    refused: Callable[..., str], text: str
+) -> None:
+    line = refused("s3://bucket/s.zarr", "--storage_options", text)
+    assert "--storage_options must be an object in JSON, e.g." in line
+    assert "secret" not in line
+
+
+def test_a_variable_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STORAGE_OPTIONS, "[")
+    with pytest.raises(LatentStoreError, match=f"the variable {STORAGE_OPTIONS} is no object"):
+        open_location("s3://bucket/s.zarr")
+    assert open_location("memory://s.zarr").storage_options == {}
+
+
+def test_outputs_are_no_folders_called_s3(
+    fails: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = fails(train.main, ["--store", "s", "--dataset", "d", "--output", "s3://lab/runs/x"])
+    assert "--output must be a path of this machine, got s3://lab/runs/x; copy" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_flags_are_taken_from_urls(
+    server: s3.Server, fails: Callable[..., str], tmp_path: Path
+) -> None:
+    location = open_location(f"{server.url}/runs")
+    location.write("dynamic/last.pt", b"weights")
+    path = input_file(f"{server.url}/runs/dynamic/last.pt")
+    assert (path.read_bytes(), path.parent.name) == (b"weights", "dynamic")
+    words = ["decode", "x.stream", "--output", str(tmp_path / "x.png"), "--codec_checkpoint"]
+    line = fails(cli.main, [*words, f"{server.url}/runs/none.pt"])
+    assert "--codec_checkpoint must be a file, got s3://bucket/runs/none.pt, where none" in line

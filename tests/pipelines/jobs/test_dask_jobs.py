@@ -1,0 +1,90 @@
+"""Jobs on Dask: as they are typed, spread evenly, with the same store at the end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import distributed
+import pytest
+
+from latent_store.errors import JobFailedError
+from pipelines import encode
+from pipelines.jobs import dask_jobs
+from pipelines.jobs.beam_jobs import Gathering, beam_options, run_over_shards
+from pipelines.jobs.beam_options import read_options
+from tests.pipelines.kills import contents
+from tests.pipelines.tiny_jobs import encode_args, encoding, ranking, reordering
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[distributed.LocalCluster]:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def flags(cluster: distributed.LocalCluster) -> tuple[str, ...]:
+    return ("--runner", "DaskRunner", "--dask_client_address", cluster.scheduler_address)
+
+
+def where(shard: int) -> list[tuple[int, str]]:
+    """Returns which worker has a shard's task, and the task's name."""
+    time.sleep(0.3)
+    return [(os.getpid(), str(distributed.get_worker().get_current_task()))]
+
+
+def test_shards_are_spread_evenly_and_named(flags: tuple[str, ...]) -> None:
+    kept: list[list[tuple[int, str]]] = []
+    add = itertools.chain.from_iterable
+    gathering = Gathering(add=lambda parts: list(add(parts)), keep=kept.append)
+    # What is asked first has workers load what tasks need.
+    run_over_shards("Where", range(8), where, beam_options("x", flags), gathering)
+    workers, names = zip(*kept[0], strict=True)
+    assert len(set(workers)) == 2
+    assert min(Counter(workers).values()) >= 3
+    assert sorted(name.rpartition(", ")[2] for name in names) == [f"{n})" for n in range(8)]
+    assert {distributed.utils.key_split(name) for name in names} == {"Where"}
+
+
+def test_a_store_made_on_dask_is_the_same(
+    inputs: Path, tmp_path: Path, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, url = tmp_path / "calm.zarr", tmp_path / "s.zarr"
+    # A path that means another folder to workers, which began elsewhere.
+    monkeypatch.chdir(tmp_path)
+    for at, more in ((calm, ()), (Path("s.zarr"), flags)):
+        encoding(inputs, *more)(at)
+        ranking("--method", "variance", *more)(at)
+        reordering(*more)(at)
+    assert contents(url) == contents(calm)
+
+
+def end_worker(shard: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_shard_that_ends_every_worker_is_named(flags: tuple[str, ...]) -> None:
+    with pytest.raises(JobFailedError, match="End of shard 5 ended 4 workers of Dask"):
+        run_over_shards("End", [5], end_worker, read_options("x", flags))
+
+
+def test_what_workers_lack_is_refused_first(
+    inputs: Path,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+    fails: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dask_jobs, "version", lambda name: f"{name} of another day")
+    line = fails(encode.main, encode_args(inputs, tmp_path / "s.zarr", *flags))
+    assert "has latent-store 0.1.0, this process latent-store of another day; let both have" in line
+    assert not (tmp_path / "s.zarr").exists()

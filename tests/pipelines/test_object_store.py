@@ -1,0 +1,44 @@
+"""Jobs on an object store, over the wire: pictures, codec and store lie there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from latent_store import cli
+from latent_store.storage.location import Location
+from pipelines import encode, frequency, reorder
+from tests import s3
+from tests.pipelines.kills import contents
+from tests.pipelines.tiny_jobs import SPLIT, encode_args, encoding, ranking, reordering, run
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Server]:
+    with s3.serving(monkeypatch) as server:
+        yield server
+
+
+def test_a_store_made_over_the_wire_is_the_same(
+    server: s3.Server, inputs: Path, tmp_path: Path, serial: None
+) -> None:
+    calm, there = tmp_path / "calm.zarr", f"{server.url}/s.zarr"
+    encoding(inputs)(calm)
+    ranking()(calm)
+    reordering()(calm)
+    Location(server.url).fs.put(f"{inputs}/", f"{server.url}/inputs/", recursive=True)
+    words = [w.replace(str(inputs), f"{server.url}/inputs") for w in encode_args(inputs, calm)]
+    words[words.index(str(calm))] = there
+    run(encode.main, *words)
+    flags = ("--method", "random", "--ranking", "r", "--keep", "8")
+    run(frequency.main, "--store", there, *SPLIT, *flags)
+    run(reorder.main, "--store", there, *SPLIT, "--ranking", "r")
+    run(cli.main, "verify", there)
+    location = Location(there)
+    keys = [key for key in location.sizes("") if "/leases/" not in key]
+    for key in keys:
+        (tmp_path / "copy" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / key).write_bytes(location.read(key))
+    assert contents(tmp_path / "copy") == contents(calm)
