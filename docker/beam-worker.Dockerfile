@@ -1,7 +1,12 @@
-# Beam SDK worker: encodes shards on Dataflow or a portable runner.
+# Worker: encodes shards on Dataflow, on a portable runner, in a Dask cluster; opens s3:// and gs://.
 #   docker build -f docker/beam-worker.Dockerfile -t REPO/latent-store-worker .
 # then pass --sdk_container_image REPO/latent-store-worker --sdk_location container.
 # The launcher must have the same Beam version and the same Python minor version.
+# With GPUs: `--device cuda` and a driver of CUDA 13 (580 or newer). For CPUs alone the image is
+# gigabytes smaller with torch from PyTorch's own index of CPU builds (see pytorch.org):
+#   --build-arg TORCH_INDEX=URL -t REPO/latent-store-worker-cpu
+# In a Dask cluster:
+#   docker run --entrypoint dask REPO/latent-store-worker worker tcp://SCHEDULER:8786 --nthreads 1
 ARG PYTHON_VERSION=3.11
 ARG BEAM_VERSION=2.77.0
 
@@ -9,13 +14,18 @@ FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION} AS beam_sdk
 
 FROM python:${PYTHON_VERSION}-slim
 ARG BEAM_VERSION
+ARG TORCH_INDEX=
 WORKDIR /opt/latent-store
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+# Before the rest, which takes what is there. Both from one index: a mixed pair does not load.
+RUN [ -z "${TORCH_INDEX}" ] || pip install --no-cache-dir -c constraints.txt \
+    --index-url "${TORCH_INDEX}" torch torchvision
 COPY latent_store latent_store
 COPY training training
 COPY pipelines pipelines
 # Installed here and not at start-up: a worker that fetches packages when it starts is slow, and
 # fails where it has no network.
-RUN pip install --no-cache-dir -c constraints.txt '.[beam]' "apache-beam==${BEAM_VERSION}"
+RUN pip install --no-cache-dir -c constraints.txt '.[dataflow,s3,xarray]' \
+    "apache-beam==${BEAM_VERSION}"
 COPY --from=beam_sdk /opt/apache/beam /opt/apache/beam
 ENTRYPOINT ["/opt/apache/beam/boot"]

@@ -12,7 +12,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY latent_store latent_store
 COPY training training
 COPY pipelines pipelines
-RUN pip install --no-cache-dir -c constraints.txt '.[notebooks]' \
+RUN pip install --no-cache-dir -c constraints.txt '.[notebooks,s3,gcs]' \
     "jupyterlab==${JUPYTERLAB_VERSION}" "bokeh==${BOKEH_VERSION}"
 # The tours are copied to where their reader may change and save them.
 RUN useradd --create-home reader && cp -r latent_store/notebooks /home/reader/notebooks \

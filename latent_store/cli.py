@@ -60,7 +60,7 @@ def make_flags() -> argparse.ArgumentParser:
     verify = actions.add_parser("verify", help="is it what was written? exits 1 if not")
     verify.add_argument("--deep", action="store_true", help="decode every stream (loads torch)")
     verify.add_argument("--repair", action="store_true", help="drop what is broken, for a rerun")
-    close = actions.add_parser("finalize", help="close what detached jobs have written")
+    close = actions.add_parser("finalize", help="close what killed jobs have left whole")
     check = actions.add_parser("selfcheck", help="do streams decode alike under all settings?")
     check.add_argument("--codec", help="codec id (default: the only one)")
     few = "only the first N samples of each split"

@@ -9,20 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latent_store.console import make_parser, run_command
-from pipelines.scenes.cityscapes_scenes import CityscapesScenes
-from pipelines.scenes.scene import SceneError
-from pipelines.scenes.sets import SceneSet
-from pipelines.scenes.voc_scenes import VocScenes
+from pipelines.scenes.sets import SceneError, SceneSet
 from training.flags import add_flags, flag_types
 
 COMMAND = "generate-scenes"
-LAYOUTS: dict[str, type[SceneSet]] = {"cityscapes": CityscapesScenes, "voc": VocScenes}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `generate-scenes`; returns the exit status (2 for bad usage)."""
-    args = make_flags().parse_args(argv)
-    return run_command(COMMAND, lambda: _run(args))
+    return run_command(COMMAND, lambda: _run(make_flags().parse_args(argv)))
+
+
+def layouts() -> dict[str, type[SceneSet]]:
+    """Returns the kinds of scene sets, by the names of `--layout`."""
+    # They load Pillow, which only an extra brings.
+    from pipelines.scenes.cityscapes_scenes import CityscapesScenes
+    from pipelines.scenes.voc_scenes import VocScenes
+
+    return {"cityscapes": CityscapesScenes, "voc": VocScenes}
 
 
 def make_flags() -> argparse.ArgumentParser:
@@ -31,10 +35,10 @@ def make_flags() -> argparse.ArgumentParser:
     parser = make_parser(COMMAND, what)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="the dataset's root")
-    add("--layout", choices=sorted(LAYOUTS), default="cityscapes", help="layout of the folders")
+    add("--layout", choices=sorted(layouts()), default="cityscapes", help="layout of the folders")
     add("--overwrite", action="store_true", help="replace this city's or year's pictures")
     add_flags(parser, SceneSet, "scenes")
-    for layout, kind in LAYOUTS.items():
+    for layout, kind in layouts().items():
         add = parser.add_argument_group(f"layout {layout}").add_argument
         for name, field in _own_fields(kind).items():
             # Without defaults, so that what the layout does not know is refused.
@@ -49,9 +53,9 @@ def _own_fields(kind: type[SceneSet]) -> dict[str, dataclasses.Field[object]]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    kind = LAYOUTS[args.layout]
+    kind = layouts()[args.layout]
     given = {name: value for name, value in vars(args).items() if value is not None}
-    for layout, other in LAYOUTS.items():
+    for layout, other in layouts().items():
         strange = given.keys() & _own_fields(other).keys() - _own_fields(kind).keys()
         if strange:
             raise SceneError(

@@ -53,11 +53,44 @@ def test_versions_are_those_of_the_project(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_installed_extras_and_commands_exist(path: Path) -> None:
-    extras = re.findall(r"'\.\[([a-z,]+)\]'", path.read_text())
+    extras = re.findall(r"'\.\[([a-z0-9,]+)\]'", path.read_text())
     assert extras
     assert set(",".join(extras).split(",")) <= set(PROJECT["optional-dependencies"])
     for line in instructions(path, "CMD"):
         assert re.match(r'\["([a-z-]+)"', line).group(1) in COMMANDS
+
+
+def installed_extras(path: Path) -> set[str]:
+    """Returns the extras of an image, and those that they bring."""
+    extras = set(",".join(re.findall(r"'\.\[([a-z0-9,]+)\]'", path.read_text())).split(","))
+    text = str([PROJECT["optional-dependencies"][extra] for extra in extras])
+    return extras.union(*(found.split(",") for found in re.findall(r"latent-store\[(.+?)\]", text)))
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_every_image_opens_buckets(path: Path) -> None:
+    assert {"s3", "gcs"} <= installed_extras(path)
+
+
+def test_images_that_run_jobs_have_beam() -> None:
+    for name in ("beam-worker", "trainer"):
+        assert "beam" in installed_extras(ROOT / f"docker/{name}.Dockerfile")
+
+
+def test_nothing_travels_to_the_builder_but_what_is_copied() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if not line.startswith("#")]
+    assert rules[0] == "*"
+    kept = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    copies = [line for path in DOCKERFILES for line in instructions(path, "COPY")]
+    copied = [line.split()[:-1] for line in copies if not line.startswith("--from")]
+    assert kept == set().union(*copied)
+
+
+def test_what_installs_is_in_the_constraints() -> None:
+    for extra in ("s3", "gcs"):
+        (line,) = PROJECT["optional-dependencies"][extra]
+        assert re.match("[a-z0-9]+", line).group() in CONSTRAINTS
 
 
 def test_the_worker_ends_in_beams_boot() -> None:

@@ -66,7 +66,7 @@ def _ask(location: Location) -> None:
     try:
         sync(location.fs.loop, location.fs._info, location.root)
     except FileNotFoundError as error:
-        if "bucket" in str(error):
+        if "bucket does not exist" in str(error):
             raise LatentStoreError(
                 f"{location.url} lies in no bucket that is there; make it, or give another address"
             ) from error

@@ -15,7 +15,8 @@ from latent_store.storage.location import Location
 from pipelines.codec_training.config import EPOCH_STEPS
 from pipelines.datasets.files import read_pixels
 from pipelines.datasets.listing import list_files
-from pipelines.scenes.scene import CODEC_CHECK_FIRST, CODEC_TRAIN_FIRST, render_scene
+from pipelines.scenes.scene import render_scene
+from pipelines.scenes.sets import CODEC_CHECK_FIRST, CODEC_TRAIN_FIRST
 from training.data.loader import EpochLoader, TensorBatch
 
 _SCENE_SIZES = ((256, 512), (256, 512), (384, 768), (512, 1024))

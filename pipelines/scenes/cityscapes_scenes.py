@@ -8,8 +8,8 @@ from PIL import Image
 
 from pipelines.datasets.cityscapes import IMAGE_SUFFIX, IMAGES, LABEL_SUFFIX, LABELS
 from pipelines.scenes.camera import COUNTABLE_LABELS
-from pipelines.scenes.scene import LARGEST, SMALLEST, Scene, SceneError, render_scene
-from pipelines.scenes.sets import SceneSet
+from pipelines.scenes.scene import LARGEST, SMALLEST, Scene, render_scene
+from pipelines.scenes.sets import SceneError, SceneSet
 from training.flags import flag
 
 FRAME = 19  # Cityscapes annotates the twentieth frame of each sequence

@@ -12,19 +12,13 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageFilter
 
-from latent_store.errors import LatentStoreError
 from pipelines.scenes.buildings import facade, random_facade
 from pipelines.scenes.camera import Label, Look, Painter, random_look, random_view
 from pipelines.scenes.ground import FAR, Plan, octaves, random_plan, sky_and_ground
 from pipelines.scenes.population import Population
+from pipelines.scenes.sets import SceneError
 
 SMALLEST, LARGEST = 64, 4096
-# Disjoint ranges of scene numbers, so that nothing is tested on what it was trained on.
-TRAIN_FIRST, VAL_FIRST, CODEC_TRAIN_FIRST, CODEC_CHECK_FIRST = 0, 1_000_000, 2_000_000, 3_000_000
-
-
-class SceneError(LatentStoreError):
-    """A scene was asked for that cannot be drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latent_store.console import MOST_SEED, progress
-from pipelines.scenes.scene import TRAIN_FIRST, VAL_FIRST, SceneError
+from latent_store.errors import LatentStoreError
 from training.flags import Flags, flag
 
+# Disjoint ranges of scene numbers, so that nothing is tested on what it was trained on.
+TRAIN_FIRST, VAL_FIRST, CODEC_TRAIN_FIRST, CODEC_CHECK_FIRST = 0, 1_000_000, 2_000_000, 3_000_000
 MOST_SCENES = VAL_FIRST - TRAIN_FIRST
+
+
+class SceneError(LatentStoreError):
+    """A scene was asked for that cannot be drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)

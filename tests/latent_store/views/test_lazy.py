@@ -17,7 +17,7 @@ import latent_store
 from latent_store.errors import IntegrityError, MissingComponentError
 from latent_store.storage.location import Location
 from latent_store.tools.decode import StoredSample, decode_stream
-from latent_store.views import lazy
+from latent_store.views import usable_rows
 from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
 from tests.latent_store.counted import Fetched
@@ -221,7 +221,7 @@ def test_a_view_of_what_was_written_anew_since_says_so(tmp_path: Path) -> None:
     shutil.rmtree(url)
     write_numbered(url, failed=(1,))
     # Another process has nothing open yet.
-    lazy._open.cache_clear()
+    usable_rows._open.cache_clear()
     with pytest.raises(IntegrityError, match=r"was written anew since .*; make the view again"):
         pickle.loads(stale)[0].compute()
 
@@ -268,6 +268,23 @@ def test_without_its_extra_a_view_names_it(tiny_store: TinyStore) -> None:
         "dask is not installed: pip install 'latent-store[xarray]'",
         "torch is not installed: pip install 'latent-store[codec]'",
     ]
+
+
+def test_a_worker_needs_no_xarray_and_no_folder_of_the_clients(
+    tiny_store: TinyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(tiny_store.url).parent)
+    split = latent_store.open(Path(tiny_store.url).name)["cityscapes/train"]
+    (tmp_path / "sent").write_bytes(pickle.dumps(split.to_dask("y_hat")))
+    code = (
+        "import pickle, sys\n"
+        "sys.modules['xarray'] = None\n"
+        "print(pickle.load(open('sent', 'rb')).compute(scheduler='sync').sum())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == [str(split.to_dask("y_hat").compute().sum())]
 
 
 def test_a_shard_is_one_task(tiny_store: TinyStore) -> None:

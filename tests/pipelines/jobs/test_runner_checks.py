@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import pytest
 
 from pipelines import encode
 from pipelines.jobs import runner_checks
-from tests.pipelines.tiny_jobs import encode_args
+from tests.pipelines.kills import contents
+from tests.pipelines.tiny_jobs import encode_args, encoding
 
 DATAFLOW = ("--runner", "DataflowRunner", "--project", "my-project")
 WHOLE = ("--region", "r", "--temp_location", "gs://b/t", "--sdk_container_image", "i")
@@ -99,3 +101,21 @@ def test_an_endpoint_that_does_not_answer_is_named(
     monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 1)
     endpoint = closed_port()
     assert message.format(endpoint) in refused("--runner", *more, endpoint)
+
+
+def test_a_portable_job_service_makes_the_same_store(inputs: Path, tmp_path: Path) -> None:
+    calm, url = tmp_path / "calm.zarr", tmp_path / "s.zarr"
+    encoding(inputs)(calm)
+    flags = ("--runner", "portable", "--job_endpoint", "embed", "--environment_type", "LOOPBACK")
+    encoding(inputs, *flags)(url)
+    assert contents(url) == contents(calm)
+
+
+def test_a_job_that_its_runner_lost_is_one_line(
+    inputs: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    flags = ("--runner", "portable", "--job_endpoint", "embed", "--environment_type", "PROCESS")
+    command = ("--environment_config", json.dumps({"command": "/bin/false"}))
+    line = fails(encode.main, encode_args(inputs, tmp_path / "s.zarr", *flags, *command), 1)
+    assert "PortableRunner" in line
+    assert line.endswith("run the same command again to go on")

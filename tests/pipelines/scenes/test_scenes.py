@@ -10,7 +10,8 @@ from latent_store.errors import LatentStoreError
 from pipelines import generate_scenes as command
 from pipelines.scenes.camera import COUNTABLE_LABELS
 from pipelines.scenes.cityscapes_scenes import cityscapes_instance_ids
-from pipelines.scenes.scene import Scene, SceneError, render_scene
+from pipelines.scenes.scene import Scene, render_scene
+from pipelines.scenes.sets import SceneError
 
 VALID_LABELS = {0, 7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 33}
 
