@@ -37,7 +37,9 @@ class UsableRows:
         self.rows = rows
         stored = reader.array(variable.array)
         self.shape = (len(rows), *stored.shape[1:])
-        self.dtype = np.dtype(stored.dtype if variable.scale is None else np.float32)
+        # Features are float32, however they are stored.
+        short = variable.scale is not None or stored.dtype == np.float16
+        self.dtype = np.dtype(np.float32 if short else stored.dtype)
         self.ndim = len(self.shape)
 
     def __getitem__(self, key: tuple[Key | int, ...]) -> np.ndarray:
@@ -48,6 +50,7 @@ class UsableRows:
         if self.variable.scale is not None:
             scale_NF = self._read(self.variable.scale, rows, rest[:1])
             values = values.astype(np.float32) * scale_NF[:, :, None, None]
+        values = values.astype(self.dtype, copy=False)
         return values[tuple(0 if isinstance(k, int | np.integer) else slice(None) for k in key)]
 
     def _read(self, name: str, rows: np.ndarray, rest: Sequence[Key]) -> np.ndarray:
