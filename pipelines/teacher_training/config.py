@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipelines.datasets.registry import DatasetFlags
 from training.data.loader_config import LoaderConfig
 from training.flags import flag
+from training.kinds import OrOwn
 from training.networks.backbones import BACKBONES
 from training.trainer.job import NONE, ShapeFlags, TrainerConfig
 
@@ -34,7 +35,9 @@ class TeacherConfig(ShapeFlags, _SplitFlags):
     """Flags of the teacher's network and data."""
 
     backbone: str = flag(
-        "ResNet of DeepLab v3 or Faster R-CNN", default="resnet50", choices=tuple(BACKBONES)
+        "of DeepLab v3 or Faster R-CNN, or the place of a function of your own that builds one",
+        default="resnet50",
+        choices=OrOwn(BACKBONES, "build"),
     )
     pretrained: str = flag(
         "backbone to start from: imagenet (torchvision's), a file (for boxes torchvision's Faster "

@@ -10,14 +10,18 @@ channels and its names, and parsers of flags for these alone: torch is loaded by
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from latent_store.components.features import STEM
 from latent_store.errors import LatentStoreError
 from latent_store.format.schema import FEATURE_STRIDE
+from training.kinds import import_own, is_own
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,10 +47,15 @@ class Backbone(ABC):
 
     name: str
     stem_channels: int
-    stage_names: tuple[str, ...]
+    stage_names: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
     stage_channels: tuple[int, ...]
     output_stride: int
     signed_features = False
+
+    @property
+    def short_name(self) -> str:
+        """Its name as part of an id: letters, digits, `_` and `-`."""
+        return re.sub(r"[^\w-]", "-", self.name)
 
     def stages_before(self, entry: str) -> tuple[str, ...]:
         """Returns the stages that lie before an entry, which a network on latents lacks."""
@@ -99,7 +108,6 @@ class ResNet(Backbone):
     """
 
     stem_channels = 64
-    stage_names = ("layer1", "layer2", "layer3", "layer4")
 
     def __init__(self, name: str, *, basic: bool = False) -> None:
         self.name, self.basic = name, basic
@@ -130,7 +138,6 @@ class MobileNetV2(Backbone):
 
     name = "mobilenet_v2"
     stem_channels = 24
-    stage_names = ("layer1", "layer2", "layer3", "layer4")
     stage_channels = (24, 32, 96, 320)
     output_stride = 16
     signed_features = True
@@ -167,6 +174,107 @@ class MobileNetV2(Backbone):
         return ("" if block < self._STEM_BLOCKS else stage) + name.removeprefix("features.")
 
 
+class OwnBackbone(Backbone):
+    """Somebody's own, built by a function that is found at a place, `PACKAGE.MODULE:build`.
+
+        def build(*, dilated: bool) -> tuple[nn.Module, Sequence[nn.Module]]:
+
+    It returns a stem, which takes pictures less ImageNet's mean by its standard deviation and ends
+    at H/4, and four stages, whose maps are at H/4, H/8, H/16 and H/32, each called with what the
+    one before gave. With `dilated` the last two stay at H/8, or the last stays at H/16.
+    Channels and strides are those of one call, made when the backbone is first asked for. In the
+    weights' names the stem is `layers`, the stages are `layer1` to `layer4`.
+
+    Raises:
+        LatentStoreError: The place has no such function, or what it builds has other shapes.
+    """
+
+    signed_features = True
+
+    def __init__(self, place: str) -> None:
+        import torch
+
+        self.name, self._build = place, _builder(place)
+        # Probing draws weights; nobody else's may depend on it.
+        with torch.random.fork_rng(devices=[]):
+            shapes, names = {}, {}
+            for dilated in (False, True):
+                stem, stages = self.build(dilated=dilated)
+                shapes[dilated] = self._shapes(stem, stages, dilated=dilated)
+                state = {**stem.state_dict(), **_state_of(stages)}
+                names[dilated] = {name: value.shape for name, value in state.items()}
+        if names[False] != names[True]:
+            raise LatentStoreError(
+                f"--backbone {place} must build weights of the same names and shapes with and "
+                "without dilated; mend it"
+            )
+        (self.stem_channels, *_), *maps = shapes[False]
+        self.stage_channels = tuple(channels for channels, *_ in maps)
+        self.output_stride = _PROBE[0] // shapes[True][-1][1]
+
+    def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
+        from torch import nn
+
+        from training.networks.stages import Stem
+
+        try:
+            stem, stages = self._build(dilated=dilated)
+            stages = list(stages)
+        except (TypeError, ValueError) as error:
+            raise LatentStoreError(
+                f"--backbone {self.name} must return a stem and four stages ({error}); mend it"
+            ) from error
+        found = [type(part).__name__ for part in (stem, *stages)]
+        if len(stages) != len(self.stage_names) or not all(
+            isinstance(part, nn.Module) for part in (stem, *stages)
+        ):
+            raise LatentStoreError(
+                f"--backbone {self.name} must return a stem and four stages, torch.nn.Modules, got "
+                f"{', '.join(found)}; mend it"
+            )
+        return Stem({"layers": stem}), dict(zip(self.stage_names, stages, strict=True))
+
+    def weights(self) -> WeightsEnum:
+        raise LatentStoreError(
+            f"torchvision has no weights for --backbone {self.name}: give --pretrained a file, or "
+            "none"
+        )
+
+    def _shapes(
+        self, stem: Stem, stages: dict[str, nn.Module], *, dilated: bool
+    ) -> list[tuple[int, int, int]]:
+        """Returns channels, height and width of what each part gives of a small picture."""
+        import torch
+
+        last = ((8, 16), (8, 16)) if dilated else ((16,), (32,))
+        strides = ((4,), (4,), (8,), *last)
+        found, x_BCHW = [], torch.zeros(1, 3, *_PROBE)
+        with torch.no_grad():
+            for (name, part), allowed in zip(
+                [("stem", stem), *stages.items()], strides, strict=True
+            ):
+                try:
+                    x_BCHW = part.eval()(x_BCHW)
+                except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+                    raise LatentStoreError(
+                        f"--backbone {self.name}: the {name} cannot be called with "
+                        f"{list(x_BCHW.shape)} ({error}); mend it"
+                    ) from error
+                shape = list(getattr(x_BCHW, "shape", ()))
+                sizes = [[side // stride for side in _PROBE] for stride in allowed]
+                if len(shape) != 4 or shape[0] != 1 or shape[2:] not in sizes:
+                    raise LatentStoreError(
+                        f"--backbone {self.name}: of a picture of {_PROBE[0]}x{_PROBE[1]} the "
+                        f"{name} must give [1, C, H, W] at 1/{' or 1/'.join(map(str, allowed))} of "
+                        f"its size, got {shape or type(x_BCHW).__name__}; mend it"
+                    )
+                found.append((shape[1], shape[2], shape[3]))
+        return found
+
+
+_PROBE = (128, 64)
+"""Height and width of the picture that one's own backbone is called with first."""
+
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
@@ -180,14 +288,48 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Returns the backbone that a flag or a checkpoint names.
+    """Returns the backbone that a flag or a checkpoint names; one's own is called once, to see.
 
     Raises:
-        LatentStoreError: If there is none of that name.
+        LatentStoreError: If there is none of that name, or one's own is none.
     """
-    if name not in BACKBONES:
-        raise LatentStoreError(f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}")
-    return BACKBONES[name]
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if not is_own(name):
+        raise LatentStoreError(
+            f"backbone must be one of {', '.join(BACKBONES)}, or PACKAGE.MODULE:build, got {name!r}"
+        )
+    return _own_backbone(name)
+
+
+@functools.lru_cache
+def _own_backbone(place: str) -> OwnBackbone:
+    return OwnBackbone(place)
+
+
+def _builder(place: str) -> Callable[..., Any]:
+    """Returns the function at a place.
+
+    Checkpoints name places too, and may be somebody else's: nothing is called but a function of
+    the very module that takes `dilated`, found on the path that was set here.
+    """
+    build = import_own(place)
+    module, _, name = place.partition(":")
+    if not (inspect.isfunction(build) and build.__module__ == module):
+        raise LatentStoreError(
+            f"--backbone {place} must be a function that {module} defines, got "
+            f"{type(build).__name__}; define it there"
+        )
+    if "dilated" not in inspect.signature(build).parameters:
+        raise LatentStoreError(
+            f"--backbone {place} must be called as {name}(dilated=True or False); give it that "
+            "argument"
+        )
+    return build
+
+
+def _state_of(stages: dict[str, nn.Module]) -> dict[str, Any]:
+    return {f"{s}.{n}": v for s, stage in stages.items() for n, v in stage.state_dict().items()}
 
 
 def _dilate(stage: Any) -> None:

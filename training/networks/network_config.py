@@ -38,7 +38,7 @@ class NetworkConfig:
         domain: "latent" or "pixel" (teacher and pixel baseline).
         task: The name of one of `training.tasks`, which builds the tail.
         num_classes: Number of train ids; of boxes with the background, which is 0.
-        backbone: One of BACKBONES.
+        backbone: One of BACKBONES, or the place of one's own.
         aspp_width: Channels inside ASPP and the classifier; 256 in DeepLab v3. Like the next two
             for segmentation only.
         dropout: After ASPP.

@@ -25,6 +25,7 @@ from latent_store.codec.state_dicts import refused_type
 from latent_store.errors import CheckpointError, IntegrityError, LatentStoreError
 from latent_store.storage import records
 from latent_store.storage.local_files import write_atomically
+from training.networks.backbones import find_backbone
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import Network
 from training.tasks.registry import build_network, find_task
@@ -84,7 +85,7 @@ class LoadedNetwork:
     def teacher_id(self) -> str:
         """The id under which a store keeps this teacher's features."""
         prefix = find_task(self.config.task).teacher_prefix
-        return f"{prefix}-{self.config.backbone}-{self.sha256[:8]}"
+        return f"{prefix}-{find_backbone(self.config.backbone).short_name}-{self.sha256[:8]}"
 
 
 def save_checkpoint(
@@ -173,7 +174,9 @@ def load_network(
 def _require_room(config: NetworkConfig, state: Mapping[str, torch.Tensor], name: str) -> None:
     """Refuses to build a network far larger than its weights: each width is met with itself."""
     held = sum(tensor.numel() for tensor in state.values())
-    widest = max(config.aspp_width, config.fpn_width, config.box_head_width)
+    # Those of other tasks have their defaults, and nothing is built of them.
+    own = find_task(config.task).fields
+    widest = max((getattr(config, field) for field in own if field.endswith("_width")), default=0)
     if widest**2 > held:
         raise CheckpointError(
             f"{name} names layers of {widest} channels but holds {held} numbers in all; {_REMEDY}"

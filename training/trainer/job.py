@@ -11,6 +11,7 @@ from latent_store.errors import LatentStoreError
 from latent_store.format.ids import is_one_line
 from training.data.loader_config import LoaderConfig
 from training.flags import Flags, flag, free_fields
+from training.kinds import OrOwn
 from training.networks.backbones import BACKBONES, ENTRIES
 from training.networks.network_config import ACTIVATIONS, DOMAINS, MOST_WIDTH, TRANSFORMS
 from training.selection.registry import SELECTIONS, check_flags
@@ -56,9 +57,10 @@ class ShapeFlags(Flags):
     """Flags of a network's tail, alike for teachers and for those that start from one."""
 
     backbone: str | None = flag(
-        "ResNet of DeepLab v3 or Faster R-CNN (default: of what it starts from, else resnet50)",
+        "of DeepLab v3 or Faster R-CNN, or the place of a function of your own that builds one "
+        "(default: of what it starts from, else resnet50)",
         default=None,
-        choices=tuple(BACKBONES),
+        choices=OrOwn(BACKBONES, "build"),
     )
     aspp_width: int | None = _width("channels inside ASPP", 256)
     fpn_width: int | None = _width("channels of the feature pyramid, in detection", 256)

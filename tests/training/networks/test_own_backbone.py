@@ -1,0 +1,137 @@
+"""`--backbone PACKAGE.MODULE:build`: a backbone that lies in a file of one's own."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latent_store.errors import LatentStoreError
+from pipelines import encode, train_teacher
+from tests.pipelines.made_voc import write_picture
+from training import evaluate, latency, train
+from training.networks.backbones import find_backbone
+from training.networks.network_config import NetworkConfig
+from training.tasks.registry import build_network
+from training.trainer.checkpoints import load_network
+
+README = Path(__file__).parents[3] / "README.md"
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes the README's file, changed, under a name of its own; returns its place."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (text,) = (block for block in blocks if "def build(" in block)
+    assert len(text.splitlines()) <= 30
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, *changes: tuple[str, str]) -> str:
+        changed = text
+        for old, new in changes:
+            assert old in changed
+            changed = changed.replace(old, new)
+        (tmp_path / f"{name}.py").write_text(changed)
+        importlib.invalidate_caches()
+        return f"{name}:build"
+
+    return write
+
+
+def test_channels_and_strides_are_those_of_a_call(mine: Callable[..., str]) -> None:
+    place = mine("mine_shapes")
+    before = torch.get_rng_state()
+    backbone = find_backbone(place)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (backbone.stem_channels, backbone.stage_channels) == (16, (16, 32, 64, 128))
+    assert (backbone.output_stride, backbone.short_name) == (16, "mine_shapes-build")
+    assert find_backbone(place) is backbone
+    for task, size in (("segmentation", (1, 19, 64, 96)), ("detection", None)):
+        config = NetworkConfig(task=task, domain="pixel", backbone=place, fpn_width=8)
+        network = build_network(config).eval()
+        valid = {} if size else {"valid_B2": torch.tensor([[64, 96]])}
+        outputs = network(torch.rand(1, 3, 64, 96), **valid)
+        assert outputs["features"].shape == (1, 16, 16, 24)
+        assert size is None or outputs["logits"].shape == size
+
+
+REFUSALS = {
+    "shape": (("conv(3, 16, stride=2)", "conv(3, 16)"), "the stem must give [1, C, H, W] at 1/4"),
+    "stride": (("conv(64, 128, dilation=2) if", "conv(64, 128, 4) if"), "at 1/8 or 1/16 of its"),
+    "channels": (("conv(16, 32, stride=2)", "conv(8, 32, 2)"), "the layer2 cannot be called with"),
+    "stages": (("conv(32, 64, stride=2), last]", "last]"), "a stem and four stages, torch.nn.Mod"),
+    "modules": (
+        ("return stem, [conv(16, 16)", "return stem, [abs"),
+        "four stages, torch.nn",
+    ),
+    "nothing": (("return stem, [", "stem, ["), "return a stem and four stages (cannot"),
+    "argument": (
+        ("def build(*, dilated)", "def build(d=0)"),
+        "called as build(dilated=",
+    ),
+    "weights": (("conv(64, 128, dilation=2) if", "conv(64, 96, dilation=2) if"), "the same names"),
+    "name": (("def build(", "def make("), "has no attribute 'build'; check the name after"),
+    "imported": (
+        ("def build(*, dilated):", "from shutil import rmtree as build\ndef b(dilated):"),
+        "",
+    ),
+    "syntax": (("def build(", "def build(("), "cannot be imported (SyntaxError"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_at_the_first_call(mine: Callable[..., str], case: str) -> None:
+    change, message = REFUSALS[case]
+    message = message or "must be a function that mine_imported defines, got function"
+    with pytest.raises(LatentStoreError, match=re.escape(message)):
+        find_backbone(mine(f"mine_{case}", change))
+
+
+def test_other_names_and_weights(mine: Callable[..., str]) -> None:
+    with pytest.raises(LatentStoreError, match=r"one of resnet18.*, or PACKAGE.MODULE:build"):
+        find_backbone("resnet19")
+    with pytest.raises(LatentStoreError, match=r"^none.here:build cannot be imported \(Module"):
+        find_backbone("none.here:build")
+    with pytest.raises(LatentStoreError, match="no weights for --backbone mine_weightless:build"):
+        find_backbone(mine("mine_weightless")).weights()
+
+
+def test_own_pictures_with_masks_are_learned_measured_and_timed(
+    mine: Callable[..., str], tmp_path: Path
+) -> None:
+    place, root, url = mine("mine_whole"), tmp_path / "photos", str(tmp_path / "s.zarr")
+    (root / "train").mkdir(parents=True)
+    (root / "classes.txt").write_text("left\nright\n")
+    for seed in range(4):
+        write_picture(root / f"train/{seed}.jpg", seed, (64, 80))
+        mask_HW = np.zeros((64, 80), np.uint8)
+        mask_HW[:, 40:] = 1
+        Image.fromarray(mask_HW).save(root / f"train/{seed}.mask.png")
+    data = ["--dataset", "folder", "--data_root", str(root), "--split", "train"]
+    few = ["--batch_size", "2", "--max_steps", "2", "--no-tensorboard", "--device", "cpu"]
+    shape = ["--backbone", place, "--aspp_width", "16", "--crop", "64"]
+    teacher, run = str(tmp_path / "t/last.pt"), str(tmp_path / "r/last.pt")
+    none = ["--val_split", "none", "--workers", "0"]
+    assert train_teacher.main([*data, *few, *shape, *none, "--output", str(tmp_path / "t")]) == 0
+    codec = ["--demo_codec", "--teacher_checkpoint", teacher, "--threads", "1", "--psnr", "none"]
+    assert encode.main([*data, "--store", url, *codec]) == 0
+    stored = ["--store", url, "--dataset", "folder", "--split", "train"]
+    learned = ["--output", str(tmp_path / "r"), "--transform_init", "fresh"]
+    assert train.main([*stored, *few, *none, *learned]) == 0
+    assert load_network(run).config.backbone == place
+    assert load_network(teacher).teacher_id.startswith("deeplabv3-mine_whole-build-")
+    measured = ["--checkpoint", teacher, run, "--output", str(tmp_path / "e"), "--pictures", "0"]
+    assert evaluate.main([*stored, *measured, "--device", "cpu"]) == 0
+    results = json.loads((tmp_path / "e/results.json").read_text())
+    assert "mIoU" in (tmp_path / "e/report.md").read_text()
+    assert len(results["points"]) == 2
+    timed = ["--store", url, "--dataset", "folder", "--split", "train", "--checkpoint", run]
+    timed += ["--output", str(tmp_path / "l"), "--device", "cpu", "--repeats", "1"]
+    assert latency.main(timed) == 0
