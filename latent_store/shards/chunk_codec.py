@@ -47,6 +47,8 @@ class ChunkCodec:
         Raises:
             ValueError: They do not unfold to as many as they have.
         """
+        if not pieces:
+            return np.empty((0, *self.shape), self.dtype)
         data = self._unfold([piece[:-INDEX_CRC] for piece in pieces], self._nbytes)
         return np.frombuffer(data, self.dtype).reshape(len(pieces), *self.shape)
 

@@ -48,12 +48,19 @@ class Cover:
             if isinstance(n, range)
         )
 
-    def place(self, values: np.ndarray, out: np.ndarray) -> None:
-        """Copies the values of the chunks `[n, ...]` to where they belong in what is read.
+    def place(self, values: np.ndarray, there: Sequence[int], out: np.ndarray) -> None:
+        """Copies the values of chunks to where they belong in what is read, and 0 elsewhere.
 
         In one copy where that can be: other threads may run until it is done.
+
+        Args:
+            values: `[n, ...]`.
+            there: Whose they are: places among `numbers`.
+            out: What is read.
         """
-        ranges = len(self._window) == len(self._touched)
+        if len(there) < len(self.numbers):
+            out[...] = 0
+        ranges = len(there) == len(self.numbers) and len(self._window) == len(self._touched)
         blocks = [n * side for n, side in zip(self._touched, self._inner, strict=True)]
         if ranges and max(self._touched[1:], default=1) == 1:
             out[...] = values.reshape(blocks)[self._window]
@@ -63,7 +70,8 @@ class Cover:
             into = out.reshape(*sides).transpose(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
             into[...] = values.reshape(*self._touched, *self._inner)
         else:
-            for chunk, (target, source) in zip(values, self._places, strict=True):
+            for chunk, place in zip(values, there, strict=True):
+                target, source = self._places[place]
                 out[target] = chunk[source]
 
     def pick(self, values: np.ndarray) -> np.ndarray:

@@ -79,29 +79,24 @@ class ShardReader:
             for i, (key, first, cover) in enumerate(zip(keys, firsts, covers, strict=True)):
                 self._fill(out[i], held.get(key), first, cover)
             return out
-        wholes = {key: self._decode(there, [0])[0] for key, there in held.items()}
+        wholes = {key: self._decode(there, [0])[1][0] for key, there in held.items()}
         for i, (key, place, cover) in enumerate(zip(keys, places.tolist(), covers, strict=True)):
             out[i] = cover.pick(wholes[key][place]) if key in wholes else 0
         return out
 
     def _fill(self, out: np.ndarray, held: Held | None, first: int, cover: Cover) -> None:
         """Reads one row, whose chunks begin with number `first`."""
-        if held is None or not len(cover.numbers):
+        if held is None:
             out[...] = 0
-        else:
-            values = self._decode(held, (cover.numbers + first).tolist())
-            cover.place(values[:, 0], out)
+            return
+        there, values = self._decode(held, (cover.numbers + first).tolist())
+        cover.place(values[:, 0], there, out)
 
-    def _decode(self, held: Held, numbers: Sequence[int]) -> np.ndarray:
-        """Returns the values of chunks of an object, `[n, ...]`, with 0 where there are none."""
-        pieces = dict(enumerate(map(held.piece, numbers)))
-        there = {i: piece for i, piece in pieces.items() if piece is not None}
-        if len(there) == len(pieces):
-            return self._codec.decode(list(there.values()))
-        every = np.zeros((len(pieces), *self._codec.shape), self.dtype)
-        if there:
-            every[list(there)] = self._codec.decode(list(there.values()))
-        return every
+    def _decode(self, held: Held, numbers: Sequence[int]) -> tuple[list[int], np.ndarray]:
+        """Returns which of some chunks of an object are there, and their values `[n, ...]`."""
+        pieces = [held.piece(number) for number in numbers]
+        there = [i for i, piece in enumerate(pieces) if piece is not None]
+        return there, self._codec.decode([piece for piece in pieces if piece is not None])
 
     def _full(self, cut: Cut) -> Cut:
         return (*cut, *map(range, self.axes[len(cut) :]))

@@ -10,6 +10,7 @@ Formats take turns, so that whatever else the machine does meets all alike; time
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import platform
@@ -80,7 +81,8 @@ Costs = dict[str, dict[str, Cost]]
 
 @dataclass(frozen=True)
 class Afar:
-    """A first epoch from a distance: ms and requests a sample, and seconds to its first batch."""
+    """A first epoch from a distance: ms and requests a sample, and seconds to its first batch, with
+    what opening takes."""
 
     wall: float
     requests: float
@@ -194,20 +196,26 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _ours(url: str, workers: int, kind: str = "thread", cache_mb: int = 0) -> Open:
+def _loader(
+    what: What, url: str, workers: int, kind: str = "thread", cache_mb: int = 0
+) -> CropLoader:
+    spec = SourceSpec(
+        url=url,
+        split=SPLIT,
+        annotations=PixelLabels(),
+        domain="latent",
+        codec_id=CODEC,
+        stored=StoredChannels(ranking_id=RANKING, keep=what.keep),
+        cache_mb=cache_mb,
+    )
+    how: dict[str, Any] = {"workers": workers, "worker_kind": kind, "cache_mb": cache_mb}
+    config = LoaderConfig(batch_size=BATCH, crop=what.crop, **how)
+    return CropLoader(StoreSource(spec), config, seed=0)
+
+
+def _ours(*where: Any, **how: Any) -> Open:
     def batches(what: What) -> Generator[Any]:
-        spec = SourceSpec(
-            url=url,
-            split=SPLIT,
-            annotations=PixelLabels(),
-            domain="latent",
-            codec_id=CODEC,
-            stored=StoredChannels(ranking_id=RANKING, keep=what.keep),
-            cache_mb=cache_mb,
-        )
-        how: dict[str, Any] = {"workers": workers, "worker_kind": kind, "cache_mb": cache_mb}
-        config = LoaderConfig(batch_size=BATCH, crop=what.crop, **how)
-        with closing(CropLoader(StoreSource(spec), config, seed=0)) as loader:
+        with closing(_loader(what, *where, **how)) as loader:
             while True:
                 yield from loader
 
@@ -266,22 +274,30 @@ def _measure_afar(
 ) -> dict[str, Afar]:
     found: dict[str, Afar] = {}
     with serving(root) as address:
-        streams: dict[str, Generator[Any]] = {}
         for peer in peers:
             if peer in AFAR:
                 far = AFAR[peer](f"{address}/{peer.__name__}", count)
-                streams[peer.name] = far.batches(workers)
-        streams[OURS] = _ours(f"{address}/ours.zarr", workers)(FULL)
-        for name, stream in streams.items():
-            count_requests(address)
-            start = time.perf_counter()
-            next(stream)
-            first = time.perf_counter() - start
-            _take(stream, count // BATCH - 1)
-            wall = (time.perf_counter() - start) * 1e3 / count
-            found[name] = Afar(wall, count_requests(address) / count, first)
-            stream.close()
+                found[peer.name] = _first_epoch(
+                    address, count, lambda far=far: far.batches(workers)
+                )
+        opening = time.perf_counter()
+        with closing(_loader(FULL, f"{address}/ours.zarr", workers)) as loader:
+            opening = time.perf_counter() - opening
+            epoch = _first_epoch(address, count, lambda: (batch for batch in loader))
+        found[OURS] = dataclasses.replace(epoch, first=epoch.first + opening)
     return found
+
+
+def _first_epoch(address: str, count: int, make: Callable[[], Generator[Any]]) -> Afar:
+    count_requests(address)
+    start = time.perf_counter()
+    stream = make()
+    next(stream)
+    first = time.perf_counter() - start
+    _take(stream, count // BATCH - 1)
+    wall = (time.perf_counter() - start) * 1e3 / count
+    stream.close()
+    return Afar(wall, count_requests(address) / count, first)
 
 
 if __name__ == "__main__":
