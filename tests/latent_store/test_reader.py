@@ -231,7 +231,7 @@ def test_flipped_bits_are_seen_when_they_are_read(copied_store: TinyStore) -> No
     damaged = bytearray(stream.read_bytes())
     damaged[200] ^= 4
     stream.write_bytes(damaged)
-    with pytest.raises((IntegrityError, ValueError), match=r"crc32c|checksum"):
+    with pytest.raises(IntegrityError, match="y_data/c/0/0 is another object than its receipt"):
         open_train(copied_store).latents().y_string(0)
 
 
