@@ -6,6 +6,7 @@ only and every reader gets values that it need not decode.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +114,12 @@ class FeatureEncoding:
 
 
 def _quantised(features_CHW: np.ndarray) -> dict[str, np.ndarray]:
-    lowest = float(features_CHW.min(initial=0))
+    lowest, highest = float(features_CHW.min(initial=0)), float(features_CHW.max(initial=0))
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise CapacityError(
+            f"features reach from {lowest} to {highest}: the teacher gave what is no number; train "
+            "it anew, with a lower learning rate"
+        )
     if lowest < 0:
         raise CapacityError(
             f"a feature of {lowest:.6g} has a sign, which uint8 has not; encode with "

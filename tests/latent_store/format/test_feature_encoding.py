@@ -59,6 +59,11 @@ def test_what_may_be_negative_is_never_stored_without_its_sign() -> None:
         FeatureEncoding().encode(features)
     with pytest.raises(CapacityError, match=r"may be negative, .*=float16-bitround"):
         FeatureEncoding.chosen("uint8", signed=True)
+    for no_number in (np.nan, np.inf):
+        broken = made_features(1)
+        broken[0, 0, 0] = no_number
+        with pytest.raises(CapacityError, match=f"to {no_number}: the teacher gave what is no num"):
+            FeatureEncoding().encode(broken)
 
 
 @pytest.mark.parametrize("name", ["uint8", FLOAT16, BITROUND])

@@ -42,7 +42,7 @@ def test_another_configuration_is_refused_and_the_field_named(tmp_path) -> None:
         read_record(tmp_path, "a_q1_s0", {**CONFIG, "teacher": "t"})
 
 
-def test_what_is_not_asked_is_not_compared_at_any_depth(tmp_path) -> None:
+def test_only_a_teacher_may_be_left_out_at_any_depth(tmp_path) -> None:
     config = {**CONFIG, "ranking": {"of": [{"gate": {"seed": 0, "teacher": "t"}}]}, "teacher": "t"}
     write_record(tmp_path, make_record(config=config))
     asked = {**CONFIG, "ranking": {"of": [{"gate": {"seed": 0}}]}}
@@ -52,6 +52,9 @@ def test_what_is_not_asked_is_not_compared_at_any_depth(tmp_path) -> None:
             read_record(tmp_path, "a_q1_s0", {**asked, "ranking": {"of": [other]}})
     with pytest.raises(LatentStoreError, match="run with ranking = "):
         read_record(tmp_path, "a_q1_s0", {**asked, "ranking": {"of": []}})
+    # A flag that is gone is another configuration.
+    with pytest.raises(LatentStoreError, match="run with flags = "):
+        read_record(tmp_path, "a_q1_s0", {**asked, "flags": {"max_steps": 2}})
 
 
 def test_damaged_records_are_refused(tmp_path) -> None:
