@@ -83,7 +83,7 @@ def encode_args(store: TinyStore, split: str, *more: str) -> list[str]:
     return [
         *("--dataset", "cityscapes", "--data_root", str(store.data_root), "--split", split),
         *("--store", str(store.url), "--demo_codec", "--teacher_checkpoint", str(store.teacher)),
-        *("--samples_per_shard", "2", "--threads", "1", *more),
+        *("--samples_per_shard", "2", "--threads", "1", "--psnr", "all", *more),
     ]
 
 

@@ -189,3 +189,19 @@ def test_two_pictures_of_one_name_and_masks_that_do_not_fit(tmp_path: Path) -> N
     Image.fromarray(np.zeros((64, 60), np.uint8)).save(tmp_path / "b.mask.png")
     with pytest.raises(DatasetError, match=r"b.mask.png is 64x60, its image is 64x64"):
         reader.read_labels(sample)
+
+
+def test_one_picture_in_sixteen_is_measured_unless_all_are_asked_for(
+    inputs: Path, tmp_path: Path, serial: None
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for seed in range(17):
+        write_picture(root / f"{seed:02}.jpg", seed, (64, 64))
+    measured = {}
+    for flags in ((), ("--psnr", "all"), ("--psnr", "none")):
+        url = tmp_path / f"s{len(measured)}.zarr"
+        assert encode.main(arguments(inputs, root, url, *flags)) == 0
+        latents = latent_store.open(url)["folder/train"].latents()
+        measured[flags] = np.isfinite(latents.quality(range(17))["psnr"]).nonzero()[0].tolist()
+    assert list(measured.values()) == [[0, 16], list(range(17)), []]
