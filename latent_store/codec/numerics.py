@@ -37,23 +37,25 @@ def choose_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Keeps autocast and reduced-precision convolutions (TF32, bf16) out of a block.
+    """Keeps autocast, and convolutions and products in TF32 or bf16, out of a block.
 
     Either would move ŷ by whole steps, and with it the identity of the latents: on GPUs, TF32 is
     the default for convolutions.
     """
     backend: Any = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
-    before = backend.conv.fp32_precision
-    # The setting is the process's: where it is exact already, other threads must not notice.
-    reduced = before not in ("ieee", "none")
-    if reduced:
-        backend.conv.fp32_precision = "ieee"
+    # On GPUs no layer is a product of matrices.
+    parts = [backend.conv] if device.type == "cuda" else [backend.conv, backend.matmul]
+    # The settings are the process's: where one is exact already, other threads must not notice.
+    reduced = {part: part.fp32_precision for part in parts}
+    reduced = {part: before for part, before in reduced.items() if before not in ("ieee", "none")}
+    for part in reduced:
+        part.fp32_precision = "ieee"
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        if reduced:
-            backend.conv.fp32_precision = before
+        for part, before in reduced.items():
+            part.fp32_precision = before
 
 
 @contextlib.contextmanager
