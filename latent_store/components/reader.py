@@ -22,6 +22,7 @@ from latent_store.components import base as component
 from latent_store.components.base import ComponentRecord
 from latent_store.display import Sections, Shown
 from latent_store.errors import (
+    CapacityError,
     IdentityError,
     IncompleteComponentError,
     IntegrityError,
@@ -314,12 +315,15 @@ class ComponentReader(OpenComponent, Shown):
             rows: Row numbers, in any order.
             first: Positions on the axes before the planes; all where there is nothing else.
             windows: What of the planes, which are the last two axes.
+
+        Raises:
+            CapacityError: A window leaves the plane, or they are not one a row and of one size.
         """
         self._require_rows(rows)
         cuts: Cut | list[Cut] = first
-        if windows is not None:
+        if windows is not None and len(rows):
             plane = self.array(name).shape[-2:]
-            each = windows if isinstance(windows, list) else [windows]
+            each = _windows_of(windows, len(rows))
             cuts = [(*first, *layout.window_or_all(window, *plane)) for window in each]
             cuts = cuts if isinstance(windows, list) else cuts[0]
         with groups.reading(self.location, f"{self.key}/{name}"):
@@ -373,6 +377,18 @@ class ComponentReader(OpenComponent, Shown):
                 f"the stream {name} of row {row} in {self.key} does not have its crc32c: the bytes "
                 "were altered; see `latent-store verify`, then run its job again"
             )
+
+
+def _windows_of(windows: Window | list[Window], num_rows: int) -> list[Window]:
+    each = windows if isinstance(windows, list) else [windows]
+    one_each = not isinstance(windows, list) or len(windows) == num_rows
+    fours = all(np.shape(window) == (4,) for window in each)
+    if not (one_each and fours and len({tuple(window[2:]) for window in each}) == 1):
+        raise CapacityError(
+            f"`window=` must be one (top, left, height, width), or a list of {num_rows} of one "
+            f"height and width, one a row; got {windows!r:.200}"
+        )
+    return each
 
 
 def name_classes(class_names: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 
 import numpy as np
 
@@ -135,7 +135,8 @@ class Fetcher:
         """Returns the table of an object that was fetched whole."""
         table = self._tables.get(key)
         if table is None:
-            self.listed.require_whole(key, entry, data)
+            if self._local:  # From a distance it was held to that before it was kept.
+                self.listed.require_whole(key, entry, data)
             table = self.listed.chunk_table(key, entry, data[len(data) - index_length(entry) :])
             self._tables.put(key, table, table.nbytes)
         return table
@@ -147,33 +148,52 @@ class Fetcher:
         found: dict[str, bytes] = {}
         mine: dict[str, Future[bytes]] = {}
         others: dict[str, Future[bytes]] = {}
-        for key in entries:
-            future: Future[bytes] = Future()
-            # Another thread may be fetching it: whoever comes first does, and keeps it first.
-            first = self._under_way.setdefault(key, future)
-            data = self._objects.get(key)
-            if data is not None:
-                found[key] = data
-                if first is future:
-                    future.set_result(data)
-                    del self._under_way[key]
-            else:
-                (mine if first is future else others)[key] = first
         try:
-            datas = self._read_there([(key, 0, entries[key].length) for key in mine])
-            for (key, future), data in zip(mine.items(), datas, strict=True):
-                self._table_in(key, entries[key], data)
+            for key in entries:
+                future = mine[key] = Future()
+                # Another thread may be fetching it: whoever comes first does, and keeps it first.
+                first = self._under_way.setdefault(key, future)
+                data = self._objects.get(key)
+                if first is not future:
+                    del mine[key]
+                if data is not None:
+                    found[key] = data
+                    if first is future:
+                        self._settle(key, future, data)
+                elif first is not future:
+                    others[key] = first
+            asked = [key for key in mine if key not in found]
+            datas = self._read_there([(key, 0, entries[key].length) for key in asked])
+            for key, data in zip(asked, datas, strict=True):
+                self.listed.require_whole(key, entries[key], data)
                 self._objects.put(key, data, len(data))
-                future.set_result(data)
-        except BaseException as error:
-            for future in mine.values():
-                if not future.done():
-                    future.set_exception(error)
-            raise
+                found[key] = data
+                self._settle(key, mine[key], data)
         finally:
-            for key in mine:
-                del self._under_way[key]
-        return found | {key: future.result() for key, future in (mine | others).items()}
+            for key, future in mine.items():
+                if not future.done():
+                    self._settle(key, future)
+        return found | self._await(others, entries)
+
+    def _settle(self, key: str, future: Future[bytes], data: bytes | None = None) -> None:
+        """Tells the threads that wait for an object; without it they fetch it for themselves."""
+        if self._under_way.get(key) is future:
+            del self._under_way[key]
+        if data is None:
+            future.cancel()
+        else:
+            future.set_result(data)
+
+    def _await(
+        self, others: Mapping[str, Future[bytes]], entries: Mapping[str, StoredObject]
+    ) -> dict[str, bytes]:
+        found, left = {}, {}
+        for key, future in others.items():
+            try:
+                found[key] = future.result()
+            except CancelledError:
+                left[key] = entries[key]
+        return found | (self._fetch_wholes(left) if left else {})
 
     def _fetch_tables(self, entries: Mapping[str, StoredObject]) -> dict[str, ChunkTable]:
         found = {key: self._tables.get(key) for key in entries}

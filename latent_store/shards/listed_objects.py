@@ -90,8 +90,9 @@ class ListedObjects:
 
     def require_whole(self, key: str, listed: StoredObject, data: bytes) -> None:
         """Refuses bytes that are not an object."""
-        if listed.defect(data) is not None:
-            raise self.refusal(key, _OTHER)
+        defect = listed.defect(data)
+        if defect is not None:
+            raise self.refusal(key, f"{_OTHER} ({defect})")
 
     def require_piece(self, key: str, piece: bytes, crc: int) -> None:
         """Refuses bytes that are not the piece of an object that ends in `crc`."""

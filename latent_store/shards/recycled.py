@@ -7,6 +7,7 @@ at once whatever is larger than 32 MiB.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -30,7 +31,12 @@ class _Lent:
         self.__array_interface__: dict[str, Any] = memory.__array_interface__
 
     def __del__(self) -> None:
-        _idle.append(self._memory)
+        # It may run in the midst of `_take`: no lock. The oldest make room, as sizes change.
+        if self._memory.nbytes <= KEPT:
+            _idle.append(self._memory)
+        with contextlib.suppress(IndexError):
+            while sum(memory.nbytes for memory in tuple(_idle)) > KEPT:
+                _idle.popleft()
 
 
 def empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
@@ -44,9 +50,9 @@ def empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 def _take(nbytes: int) -> np.ndarray | None:
-    """Takes idle memory that fits, the latest first; what no longer may lie idle is let go."""
+    """Takes idle memory that fits, the latest first."""
     # Threads share the queue, and each of its operations is one step.
-    others, found, kept = [], None, 0
+    others, found = [], None
     while found is None:
         try:
             memory = _idle.pop()
@@ -54,8 +60,7 @@ def _take(nbytes: int) -> np.ndarray | None:
             break
         if nbytes <= memory.nbytes <= 2 * nbytes:
             found = memory
-        elif kept + memory.nbytes <= KEPT:
-            kept += memory.nbytes
+        else:
             others.append(memory)
     _idle.extend(reversed(others))
     return found

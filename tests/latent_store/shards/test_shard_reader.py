@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,11 @@ from latent_store.components.finalize import finalize
 from latent_store.components.labels import labels_spec
 from latent_store.components.reader import ComponentReader
 from latent_store.components.writer import ShardWriter
-from latent_store.errors import IntegrityError, MissingComponentError
+from latent_store.errors import CapacityError, IntegrityError, MissingComponentError
 from latent_store.format.feature_encoding import FeatureEncoding
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards import fetching, recycled
+from latent_store.shards.bounded_cache import BoundedCache
 from latent_store.shards.fetching import Fetcher
 from latent_store.shards.listed_objects import ListedObjects
 from latent_store.shards.receipts import RowRecord
@@ -160,6 +163,16 @@ def test_each_row_may_have_a_window_of_its_own(url: Path) -> None:
     for i, (top, left, height, width) in enumerate(cells):
         cut = whole[i, :, top : top + height, left : left + width]
         np.testing.assert_array_equal(latents.read(rows, [39, 0], cells)[i], cut)
+
+
+def test_windows_that_are_not_one_a_row_and_of_one_size_are_refused(url: Path) -> None:
+    split = latent_store.open(url)[SPLIT]
+    one: Any = (0, 0, 4, 4)
+    wrong: list[Any] = [[one, (2, 2, 1, 1)], [one], [one] * 3, (one, one), [], [one, (0, 0, 4)]]
+    for reader, windows in itertools.product((split.latents(), split.labels()), wrong):
+        with pytest.raises(CapacityError, match=r"a list of 2 of one height and width"):
+            reader.read([0, 1], window=windows)
+        assert reader.read([], window=windows).shape[0] == 0
 
 
 def test_a_channel_that_there_is_not_is_refused(url: Path) -> None:
@@ -315,6 +328,55 @@ def test_an_error_from_a_distance_is_every_waiting_threads(remote: str) -> None:
         assert len(set(pool.map(read, range(8)))) == 1
     location.write(key, data)
     assert labels.read([0]).shape == (1, 320, 640)
+
+
+def test_what_arrives_cut_short_is_not_kept(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = latent_store.open(remote)[SPLIT].latents()
+    latents.array("y_hat")
+    expected = latents.read([0])
+    monkeypatch.setattr(latents._fetcher, "_objects", BoundedCache(fetching.OBJECT_BYTES))
+    location, key = Location(remote), f"{latents.group.path}/y_hat/c/0/0/0/0"
+    data = location.read(key)
+    location.write(key, data[:-1])
+    with pytest.raises(IntegrityError, match=rf"has {len(data) - 1} bytes, its receipt says"):
+        latents.read([0])
+    location.write(key, data)
+    np.testing.assert_array_equal(latents.read([0]), expected)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_another_threads_error_stays_its_own(
+    remote: str, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    labels = latent_store.open(remote)[SPLIT].labels()
+    labels.array("segmentation")
+    read_ranges, both = Location.read_ranges, Barrier(2)
+
+    def failing_once(self: Location, ranges: list[Range]) -> list[bytes | None]:
+        if len(ranges) > 1:
+            both.wait(10)
+            time.sleep(0.2)  # Until the other waits.
+            raise error("of the first thread")
+        return read_ranges(self, ranges)
+
+    monkeypatch.setattr(Location, "read_ranges", failing_once)
+    with ThreadPoolExecutor(1) as pool:
+        failed = pool.submit(labels.read, [0, PER_SHARD])
+        both.wait(10)
+        assert labels.read([0]).any(), "a healthy object"
+        assert isinstance(failed.exception(10), error)
+    assert not labels._fetcher._under_way
+
+
+def test_little_memory_lies_idle() -> None:
+    lent = [recycled.empty((2**23,), np.dtype(np.uint8)) for _ in range(40)]
+    lent.append(recycled.empty((recycled.KEPT + 1,), np.dtype(np.uint8)))
+    del lent
+    assert 0 < sum(memory.nbytes for memory in recycled._idle) <= recycled.KEPT
+    larger = recycled.empty((2**25,), np.dtype(np.uint8))
+    place = larger.ctypes.data
+    del larger
+    assert recycled.empty((2**25,), np.dtype(np.uint8)).ctypes.data == place
 
 
 def test_memory_is_used_again_but_never_while_it_is_seen() -> None:
