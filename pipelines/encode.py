@@ -48,6 +48,7 @@ examples:
       --store cityscapes.zarr --demo_codec --max_samples 32 --dry_run
   encode-to-store --dataset voc --voc_task detection --year 2007 --data_root /data/VOCdevkit \\
       --split trainval --store voc.zarr --quality 2
+  encode-to-store --dataset folder --data_root photos --split train --store photos.zarr --quality 2
 """
 
 
@@ -66,7 +67,7 @@ def make_flags() -> argparse.ArgumentParser:
     add_flags(parser, DatasetFlags, "dataset")
     add = parser.add_argument_group("data").add_argument
     add("--split", required=True, help="split to encode, e.g. train")
-    name = "name of the dataset in the store (default: cityscapes; voc2012; voc0712 for two years)"
+    name = "name of the dataset in the store (default: the layout's; voc2012; voc0712 of two)"
     add("--dataset_id", help=name)
     few = "only the first N samples; the rest can follow later"
     add("--max_samples", type=Number(int, 1), help=few)

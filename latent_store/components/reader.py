@@ -241,7 +241,8 @@ class ComponentReader(OpenComponent, Shown):
 
     def _sections(self) -> Sections:
         arrays = {}
-        for name in sorted(self.record.arrays):
+        # What lazy views show comes first.
+        for name in sorted(self.record.arrays, key=lambda name: ("/" in name, name)):
             array = self.array(name)
             sizes = zip(groups.dims_of(array), array.shape, strict=True)
             arrays[name] = f"{array.dtype} ({', '.join(f'{dim}: {size}' for dim, size in sizes)})"

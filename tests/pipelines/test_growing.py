@@ -123,12 +123,13 @@ def test_training_goes_on_with_what_was_there(inputs: Path, url: Path) -> None:
         url=str(url), split=NAME, annotations=PixelLabels(), domain="latent", codec_id=codec_id
     )
     source = StoreSource(spec)
-    first = source.read([0, 1])
+    wholes = [(0, 0, *size) for size in source.coded_sizes([0, 1])]
+    first = source.cut([0, 1], wholes)
 
     def look() -> None:
         # Another worker process opens the store by its address.
         for one in (source, StoreSource(spec)):
-            batch = one.read([0, 1])
+            batch = one.cut([0, 1], wholes)
             for name, values in first.items():
                 np.testing.assert_array_equal(batch[name], values)
 
