@@ -12,6 +12,7 @@ import torch
 
 import latent_store.codec
 from tests.benchmarks import (
+    encoding,
     growth,
     ledger,
     reading,
@@ -43,6 +44,19 @@ def test_features_of_every_encoding_are_measured(tiny_store: TinyStore, capsys: 
     uint8, float16, three, six = map(float, errors)
     assert float16 < six < three < 2.0**-4
     assert 0 < uint8 < 0.01
+
+
+def test_encoding_is_measured_beside_the_stock_loop(tiny_store: TinyStore, capsys: Any) -> None:
+    picture = min(tiny_store.data_root.glob("leftImg8bit/val/*/*.png"))
+    assert encoding.main(["--images", str(picture), "--sizes", "64x128", "--repeats", "1"]) == 0
+    pictures, coder = map(table_rows, capsys.readouterr().out.split("\n\n"))
+    seconds = {what: float(value) for _, what, value, _ in pictures}
+    assert list(seconds) == [encoding.STOCK, encoding.DEFAULT, encoding.NONE, encoding.ALL]
+    least, most = sorted((seconds[encoding.NONE], seconds[encoding.ALL]))
+    assert 0 < least <= seconds[encoding.DEFAULT] <= most
+    assert pictures[0][3] == "1.00 ×"
+    assert len(coder) == 7
+    assert all(float(value) > 0 for _, _, value in coder)
 
 
 def test_what_a_sample_costs_is_measured_at_several_sizes(tmp_path: Path, capsys: Any) -> None:

@@ -10,8 +10,8 @@ Natural-order streams are exactly CompressAI's strings.
 
 from __future__ import annotations
 
-import array
 import itertools
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,14 +93,15 @@ class CutStream(Cuts):
         return self.data[: self.cut_bytes[self.cut_index(keep)]]
 
 
-def encode_z(tables: EntropyTables, z_symbols_NHW: ArrayLike) -> bytes:
+def encode_z(tables: EntropyTables, z_symbols_NHW: ArrayLike, *, verify: bool = False) -> bytes:
     """Returns the stream of the hyper-latent's symbols, int [N, h, w], as CompressAI writes it.
 
     Raises:
         LatentStoreError: The channel count is not the codec's, or there are too few symbols.
+        IntegrityError: With `verify`, the stream does not decode to these symbols.
     """
     symbols, rows = check_hyper_symbols(tables, z_symbols_NHW)
-    return _encode(symbols.ravel().tolist(), rows.ravel().tolist(), tables.z_coder)
+    return _encode(_listed(symbols), _listed(rows), tables.z_coder, verify=verify)
 
 
 def decode_z(tables: EntropyTables, data: bytes, height: int, width: int) -> np.ndarray:
@@ -126,6 +127,8 @@ def encode_y(
     y_hat_CHW: ArrayLike,
     indexes_CHW: ArrayLike,
     channels: Sequence[int] | np.ndarray | None = None,
+    *,
+    verify: bool = False,
 ) -> bytes:
     """Returns the stream of ŷ, or of some of its channels.
 
@@ -135,9 +138,11 @@ def encode_y(
         indexes_CHW: Scale indexes [C, h, w].
         channels: Channel numbers in the stream's order; None means all, in natural order, which
             is CompressAI's string. No channels give no bytes.
+        verify: Decode it again.
 
     Raises:
         LatentStoreError: Shapes or values are off, or there are fewer than 4 symbols.
+        IntegrityError: With `verify`, the stream does not decode to these symbols.
     """
     symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
     if channels is not None:
@@ -145,7 +150,7 @@ def encode_y(
         symbols, indexes = symbols[numbers], indexes[numbers]
     if not len(symbols):
         return b""
-    return _encode(symbols.ravel().tolist(), indexes.ravel().tolist(), tables.y_coder)
+    return _encode(_listed(symbols), _listed(indexes), tables.y_coder, verify=verify)
 
 
 def decode_y(
@@ -186,6 +191,8 @@ def encode_scalable(
     indexes_CHW: ArrayLike,
     order: Sequence[int],
     cuts: Sequence[int],
+    *,
+    verify: bool = False,
 ) -> CutStream:
     """Codes all channels in order of importance, and finds the prefix of each cut.
 
@@ -195,17 +202,20 @@ def encode_scalable(
         indexes_CHW: Scale indexes [C, h, w].
         order: All C channel numbers, the most important first.
         cuts: Rising numbers of channels, from 1 to C.
+        verify: Decode the stream again, and the prefix of the first cut. Behind every cut, in any
+            case, are the very words that the tail alone is coded to.
 
     Raises:
         LatentStoreError: `order` is no permutation, `cuts` do not rise within 1..C, or the
             symbols are not codable.
+        IntegrityError: The stream does not end in a tail, or does not decode to its symbols.
     """
     channels = len(np.asarray(y_hat_CHW))
     if len(order) != channels:
         raise LatentStoreError(
             f"the order has {len(order)} channels, ŷ {channels}; give an order of all of them"
         )
-    return encode_with_cuts(tables, y_hat_CHW, indexes_CHW, order, cuts)
+    return encode_with_cuts(tables, y_hat_CHW, indexes_CHW, order, cuts, verify=verify)
 
 
 def encode_with_cuts(
@@ -214,19 +224,21 @@ def encode_with_cuts(
     indexes_CHW: ArrayLike,
     channels: Sequence[int],
     cuts: Sequence[int],
+    *,
+    verify: bool = False,
 ) -> CutStream:
     """Codes as `encode_scalable`, but only some channels, for which no channels need no cuts."""
     symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
     numbers = check_channels(channels, len(symbols))
     _check_cuts(len(numbers), cuts)
     symbols, indexes = symbols[numbers], indexes[numbers]
-    symbol_list, index_list = symbols.ravel().tolist(), indexes.ravel().tolist()
-    data = _encode(symbol_list, index_list, tables.y_coder) if symbol_list else b""
+    lists, coder = (_listed(symbols), _listed(indexes)), tables.y_coder
+    data = _encode(*lists, coder, verify=verify) if len(numbers) else b""
     plane = symbols[:1].size
-    cut_bytes = tuple(
-        len(data) - _tail_bytes(symbol_list, index_list, keep * plane, tables.y_coder)
-        for keep in cuts
-    )
+    cut_bytes = tuple(len(data) - _tail_bytes(data, *lists, keep * plane, coder) for keep in cuts)
+    if verify and cuts:
+        first = decode_y(tables, data[: cut_bytes[0]], indexes[: cuts[0]])
+        _require_same(np.array_equal(first, symbols[: cuts[0]]), f"cut at {cuts[0]} channels")
     return CutStream(
         data=data,
         cuts=tuple(int(keep) for keep in cuts),
@@ -271,28 +283,53 @@ def _check_cuts(channels: int, cuts: Sequence[int]) -> None:
         raise LatentStoreError(f"cuts must rise within 1 to {channels}, got {list(cuts)}")
 
 
-def _tail_bytes(symbols: list[int], indexes: list[int], start: int, tables: CoderTables) -> int:
-    """Returns how many bytes at the end of the stream serve only symbols from `start` on."""
-    tail = len(symbols) - start
+def _tail_bytes(
+    data: bytes, symbols: list[int], indexes: list[int], start: int, tables: CoderTables
+) -> int:
+    """Returns how many bytes at the end of a stream serve only symbols from `start` on."""
     # One to three symbols cannot be coded alone: the prefix before them is the whole stream.
     # (Padded pictures have at least 16 symbols a channel.)
-    if tail < MIN_SYMBOLS:
+    if len(symbols) - start < MIN_SYMBOLS:
         return 0
-    return len(_encode(symbols[start:], indexes[start:], tables)) - FLUSH_BYTES
+    words = _encode(symbols[start:], indexes[start:], tables)[FLUSH_BYTES:]
+    _require_same(data.endswith(words), f"tail from symbol {start} on")
+    return len(words)
 
 
-def _encode(symbols: list[int], indexes: list[int], tables: CoderTables) -> bytes:
+def _encode(
+    symbols: list[int], indexes: list[int], tables: CoderTables, *, verify: bool = False
+) -> bytes:
     _require_enough(len(symbols))
-    return bytes(stock.RansEncoder().encode_with_indexes(symbols, indexes, *tables))
+    data = bytes(stock.RansEncoder().encode_with_indexes(symbols, indexes, *tables))
+    if verify:
+        # The encoder's own stream needs no padding, and lists are compared sooner than converted.
+        decoded = stock.RansDecoder().decode_with_indexes(data, indexes, *tables)
+        _require_same(decoded == symbols, f"{len(symbols)} symbols")
+    return data
+
+
+def _require_same(same: bool, what: str) -> None:  # noqa: FBT001
+    if not same:
+        raise IntegrityError(
+            f"a stream does not decode to what was encoded ({what}): the codec's tables are damaged"
+        )
+
+
+def _listed(values: np.ndarray) -> list[int]:
+    """Returns integers as the coder takes them, faster than `tolist`: small ones by table."""
+    if values.dtype == np.uint8:
+        return list(values.tobytes())
+    return np.ascontiguousarray(values, dtype=np.int32).ravel().data.tolist()
 
 
 def _decode(data: bytes, indexes: np.ndarray, tables: CoderTables) -> np.ndarray:
     data = bytes(data[: 2 * FLUSH_BYTES + DEAREST_SYMBOL * indexes.size])
     padded = data.ljust(len(data) + _padding(len(data), indexes.size, tables), b"\0")
-    values = stock.RansDecoder().decode_with_indexes(padded, indexes.ravel().tolist(), *tables)
-    # Twice as fast as numpy's own reading of a list.
-    decoded = np.frombuffer(array.array("i", values), dtype=np.int32)
-    return decoded.reshape(indexes.shape)
+    values = stock.RansDecoder().decode_with_indexes(padded, _listed(indexes), *tables)
+    decoded = np.empty(indexes.shape, dtype=np.int32)
+    # Faster than numpy's own reading of a list.
+    struct.pack_into(f"{decoded.size}i", decoded.data, 0, *values)
+    return decoded
 
 
 def _padding(length: int, symbols: int, tables: CoderTables) -> int:

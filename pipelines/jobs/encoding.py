@@ -19,7 +19,7 @@ from latent_store.codec import Codec, codec_from_store
 from latent_store.codec.ledger import channel_bits, hyper_bits
 from latent_store.codec.numerics import exact_float32
 from latent_store.codec.pictures import image_to_tensor, pad_image, psnr, tensor_to_image
-from latent_store.codec.streams import decode_y, decode_z, encode_y, encode_z
+from latent_store.codec.streams import encode_y, encode_z
 from latent_store.components.features import STEM
 from latent_store.components.registry import kind_of
 from latent_store.errors import DatasetError, IntegrityError
@@ -206,14 +206,8 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
     y_hat_CHW = latents.y_hat_BCHW[0].cpu().numpy()
     z_NHW = latents.z_symbols_BNHW[0].cpu().numpy()
     indexes_CHW = codec.indexes(latents.z_symbols_BNHW)[0].cpu().numpy()
-    y_string = encode_y(codec.tables, y_hat_CHW, indexes_CHW)
-    z_string = encode_z(codec.tables, z_NHW)
-    z_again = decode_z(codec.tables, z_string, *z_NHW.shape[1:])
-    y_again = decode_y(codec.tables, y_string, indexes_CHW)
-    if not (np.array_equal(z_again, z_NHW) and np.array_equal(y_again, y_hat_CHW)):
-        raise IntegrityError(
-            "its streams do not decode to what was encoded: the codec's tables are damaged"
-        )
+    y_string = encode_y(codec.tables, y_hat_CHW, indexes_CHW, verify=True)
+    z_string = encode_z(codec.tables, z_NHW, verify=True)
     bits_C = channel_bits(codec.tables, y_hat_CHW, indexes_CHW)
     z_bits = hyper_bits(codec.tables, z_NHW)
     stream_bits = 8 * (len(y_string) + len(z_string))

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from latent_store.codec import (
     encode_y,
     encode_z,
     indexes_crc32c,
+    stock,
     symbols_crc32c,
 )
 from latent_store.codec.stock import RansDecoder
@@ -89,6 +91,32 @@ def test_a_prefix_decodes_and_costs_at_most_four_bytes_more(
         if tail:
             alone = encode_y(codec.tables, y_hat, indexes, tail)
             assert size == len(stream.data) - len(alone) + 8
+
+
+@pytest.mark.parametrize("only_tails", [False, True])
+def test_a_stream_of_other_symbols_is_found_when_it_is_verified(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch, *, only_tails: bool
+) -> None:
+    y_hat, indexes = random_latents(5, 8, 4, 4, reach=300)
+    z_symbols = np.ones((128, 1, 2), dtype=np.int32)
+    wholes = {
+        "128 symbols": lambda **how: encode_y(codec.tables, y_hat, indexes, **how),
+        "256 symbols": lambda **how: encode_z(codec.tables, z_symbols, **how),
+    }
+    order, cuts = range(8), (4, 8)
+    tails = {"tail": lambda **_: encode_scalable(codec.tables, y_hat, indexes, order, cuts)}
+    assert all(encode(verify=True) == encode() for encode in wholes.values())
+
+    class Faulty(stock.RansEncoder):
+        def encode_with_indexes(self, symbols: list[int], *rest: Any) -> bytes:
+            sound = only_tails and len(symbols) > 64
+            other = symbols if sound else [*symbols[:-1], symbols[-1] + 1]
+            return bytes(super().encode_with_indexes(other, *rest))
+
+    monkeypatch.setattr(stock, "RansEncoder", Faulty)
+    for what, encode in (tails if only_tails else wholes).items():
+        with pytest.raises(IntegrityError, match=rf"not decode to what was encoded \({what}"):
+            encode(verify=True)
 
 
 def test_a_prefix_needs_its_last_word(codec: Codec) -> None:
