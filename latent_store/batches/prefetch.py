@@ -71,8 +71,8 @@ class Prefetcher:
         except BrokenExecutor as error:
             raise JobFailedError(
                 "a worker that loads data was killed, as systems do when memory runs out; lower "
-                "`workers=` or `cache_mb=`, or take `worker_kind=thread`, and run the same command "
-                "again with --resume"
+                "`workers=` or `cache_mb=`, or take `worker_kind=thread`, and go "
+                "on with `resume`"
             ) from error
         finally:
             for future in pending:
