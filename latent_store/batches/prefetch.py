@@ -72,7 +72,7 @@ class Prefetcher:
             raise JobFailedError(
                 "a worker that loads data was killed, as systems do when memory runs out; lower "
                 "`workers=` or `cache_mb=`, or take `worker_kind=thread`, and go "
-                "on with `resume`"
+                "on with `resume=`"
             ) from error
         finally:
             for future in pending:
