@@ -10,10 +10,10 @@ Importing this package loads neither torch nor Beam. The codec itself is in
 `latent_store.codec`; what the stored numbers promise is in `FORMAT.md` beside this file.
 """
 
-from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from latent_store.catalogue.rankings import Ranking as Ranking
-from latent_store.console import DISTRIBUTION as _DISTRIBUTION
+from latent_store.console import version as _version
 from latent_store.errors import LatentStoreError as LatentStoreError
 from latent_store.format.boxes import Boxes as Boxes
 from latent_store.format.schema import CodecSpec as CodecSpec
@@ -24,7 +24,7 @@ from latent_store.store import open_store as open
 from latent_store.stored_sample import StoredSample as StoredSample
 from latent_store.views.summary import describe as describe
 
-__version__ = _version(_DISTRIBUTION)
+__version__: str
 __all__ = [
     "Boxes",
     "CodecSpec",
@@ -38,6 +38,13 @@ __all__ = [
     "describe",
     "open",
 ]
+
+if not _TYPE_CHECKING:  # Else every name would be one of the package's.
+
+    def __getattr__(name: str) -> str:
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _version()
 
 
 def __dir__() -> list[str]:

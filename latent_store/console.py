@@ -72,10 +72,18 @@ class _Version(argparse.Action):
     """Prints the version of the distribution, which is looked up only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from importlib.metadata import version
-
-        print(f"{parser.prog} {version(DISTRIBUTION)}")
+        print(f"{parser.prog} {version()}")
         parser.exit()
+
+
+def version() -> str:
+    """Returns the version of the distribution, in words where none is installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
 
 
 def _word(text: str) -> str:

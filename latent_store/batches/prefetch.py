@@ -1,5 +1,6 @@
 """Runs work ahead of its consumer, in threads or in spawned processes, and keeps its order."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, util
 from typing import Any
 
 from latent_store.errors import JobFailedError, LatentStoreError
@@ -139,4 +140,6 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None  # a worker has one
     parent.join()
+    with contextlib.suppress(Exception):
+        util._exit_function()  # removes the folder of the socket that arrays are handed over by
     os._exit(1)

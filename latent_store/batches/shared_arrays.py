@@ -13,27 +13,41 @@ LEAST = 2**16
 # All pages at once: to meet them one after another takes longer than to copy them.
 _MAPPED = {"flags": mmap.MAP_SHARED | mmap.MAP_POPULATE} if hasattr(mmap, "MAP_POPULATE") else {}
 
+_refused = False  # a refusal is asked for once, since each leaves a descriptor open
+
 
 class SharedArray:
     """An array that is sent to another process, where it arrives as an array of its own.
 
-    The memory has no name: it is gone when nobody sees it any more, however a process ends.
+    The memory has no name: it is gone when nobody sees it any more, however a process ends. Where
+    the system refuses it, arrays are sent through the pipe after all.
     """
 
     def __init__(self, array: np.ndarray) -> None:
         self._array = np.ascontiguousarray(array)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        global _refused
+        if not _refused:
+            try:
+                return _take, (self._shared(), self._array.shape, self._array.dtype.str)
+            except OSError:  # It is forbidden, or the path of a socket below TMPDIR too long.
+                _refused = True
+        return np.asarray, (self._array,)
+
+    def _shared(self) -> Any:
         descriptor = _memory()
         try:
             rest = self._array.data.cast("B")
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
             # It may be closed here before it is taken there.
-            sent = reduction.DupFd(descriptor)
+            return reduction.DupFd(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, 0)  # Python leaves a copy of the descriptor open then.
+            raise
         finally:
             os.close(descriptor)
-        return _take, (sent, self._array.shape, self._array.dtype.str)
 
 
 def sendable(value: Any) -> Any:

@@ -58,11 +58,14 @@ def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
 def _require_slashes(url: str) -> None:
     """Refuses URLs that would be folders in the one that a command was started in."""
-    scheme, _, rest = url.partition(":/")
+    scheme, colon, rest = url.partition(":")
     local = scheme in ("file", "local")
-    # An absolute path may follow `file:` at once.
-    lacking = rest.startswith("/") and rest[1:2] != "/" if local else rest[:1] != "/"
-    if lacking and scheme != url and scheme in fsspec.available_protocols():
+    # An absolute path may follow `file:` at once; chains have `::`, and `data:` what it holds.
+    if local:
+        lacking = rest.startswith("//") and rest[2:3] != "/"
+    else:
+        lacking = not rest.startswith(("//", ":")) and scheme != "data"
+    if lacking and colon and scheme in fsspec.available_protocols():
         begin = f"{scheme}:///" if local else f"{scheme}://"
         raise LatentStoreError(
             f"{public_url(url)} lacks a slash: such an address begins with {begin}"

@@ -21,6 +21,7 @@ from zarr.abc.store import Store
 
 from latent_store.errors import (
     IntegrityError,
+    JobFailedError,
     LatentStoreError,
     StoreNotFoundError,
     public_url,
@@ -41,6 +42,8 @@ CONTROL = ".latent_store"
 """Everything in a store that is not Zarr lies below this prefix."""
 
 _PROBE = ".probe-"
+_PROBES = 5
+"""That are written, one after another, until it is said that they vanish."""
 Range = tuple[str, int, int]
 """A key, and the first byte of a part and the one behind its last."""
 LARGEST_OBJECT = 2**33
@@ -163,7 +166,8 @@ class Location:
     def _read_part(self, key: str, start: int, end: int) -> bytes | None:
         try:
             self.local_length(key)
-            with Path(self._object(key)).open("rb", buffering=0) as file:
+            # A buffered file reads until it has all; the system may give less at once.
+            with Path(self._object(key)).open("rb") as file:
                 file.seek(start)
                 return file.read(end - start)
         except (FileNotFoundError, NotADirectoryError):
@@ -317,8 +321,9 @@ class Location:
 
         Raises:
             FileNotFoundError: There is no such object.
+            JobFailedError: Every probe vanishes.
         """
-        while True:
+        for _ in range(_PROBES):
             written = self.fs.modified(self.path(key))
             probe = f"{key}{_PROBE}{uuid4().hex[:8]}"
             self.write(probe, b"")
@@ -329,6 +334,10 @@ class Location:
             finally:
                 self.delete(probe)
             return float((now - written).total_seconds())
+        raise JobFailedError(
+            f"{self.url}: the age of {key} cannot be told, as {_PROBES} files that were written "
+            "beside it vanished at once; end what removes files there and run the command again"
+        )
 
     def delete_probes(self, key: str) -> None:
         """Removes what processes left that were killed while they asked for an object's age."""

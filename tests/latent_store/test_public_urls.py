@@ -80,6 +80,8 @@ def test_an_error_of_a_storage_library_is_one_line(capsys: pytest.CaptureFixture
             r"^nope://x/y is no address that can be opened \(Protocol not known",
         ),
         ("s3:/bucket/key", r"^s3:/bucket/key lacks a slash: such an address begins with s3://$"),
+        ("s3:bucket/key", r"^s3:bucket/key lacks a slash: such an address begins with s3://$"),
+        ("gs:b", r"^gs:b lacks a slash: such an address begins with gs://$"),
         ("memory:/x", r"^memory:/x lacks a slash: such an address begins with memory://$"),
         ("file://data/x", r"^file://data/x lacks a slash: such an address begins with file:///$"),
         ("reference://x", r"^reference://x is no address that can be opened"),
@@ -99,8 +101,17 @@ def test_addresses_that_nobody_can_write_to() -> None:
 
 def test_a_colon_is_no_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for url in ("x:/y", "./s3:/y", f"file:{tmp_path}/y", f"file://{tmp_path}/y"):
+    for url in (
+        "x:/y",
+        "x:y",
+        "./s3:/y",
+        "./s3:y",
+        "file:y",
+        f"file:{tmp_path}/y",
+        f"file://{tmp_path}/y",
+    ):
         assert Location(url).local_path is not None
+    assert Location("simplecache::memory://x").local_path is None
 
 
 def test_what_a_terminal_would_obey_is_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,6 +105,17 @@ def test_the_public_namespace() -> None:
     assert all(hasattr(latent_store, name) for name in dir(latent_store))
     assert latent_store.__version__ == importlib.metadata.version("latent-store")
 
+    assert not hasattr(latent_store, "versoin")
+
+
+def test_a_source_tree_that_is_not_installed_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "distribution", refuse)
+    assert importlib.reload(latent_store).__version__ == "unknown (not installed)"
+
+
+def refuse(name: str) -> None:
+    raise importlib.metadata.PackageNotFoundError(name)
+
 
 def test_tables_are_read_by_pandas(tiny_store: TinyStore, split: Split) -> None:
     folder = Path(tiny_store.url) / ".latent_store/cityscapes/train"

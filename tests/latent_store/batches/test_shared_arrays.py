@@ -2,10 +2,15 @@
 
 import gc
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from latent_store.batches.shared_arrays import LEAST, sendable
 
@@ -32,6 +37,43 @@ def test_arrays_arrive_whole_and_leave_nothing() -> None:
         gc.collect()
         assert count_mapped() == mapped - 2
         assert len(list(Path("/proc/self/fd").iterdir())) <= files - 2
+
+
+def test_where_no_socket_can_be_they_are_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for _ in range(2):
+            whole, *_ = pool.submit(made, (4, LEAST), "int32").result()
+            np.testing.assert_array_equal(whole, np.arange(4 * LEAST).reshape(4, LEAST))
+            assert whole.flags.writeable
+
+
+KILLED = """
+import os, signal
+import numpy as np
+from latent_store.batches.prefetch import Prefetcher
+from tests.latent_store.batches.test_shared_arrays import made
+if __name__ == "__main__":
+    found = Prefetcher(made, workers=1, kind="process").map([((4, 2**16), "int32")] * 3)
+    print(len(next(found)), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_of_a_killed_process_leave_no_folder(tmp_path: Path) -> None:
+    script, folder = tmp_path / "killed.py", tmp_path / "tmp"
+    script.write_text(KILLED)
+    folder.mkdir()
+    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, script], env=environment, stdout=-1) as process:
+        assert process.stdout is not None
+        assert process.stdout.read().strip() == b"4"  # ends when the workers have ended too
+    assert process.returncode == -signal.SIGKILL
+    assert not list(folder.iterdir())
 
 
 def count_mapped() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from latent_store.errors import LeaseHeldError, LeaseLostError
+from latent_store.errors import JobFailedError, LeaseHeldError, LeaseLostError
 from latent_store.storage import lease as leases
 from latent_store.storage.lease import STALE_SECONDS, Lease
 from latent_store.storage.location import Location
@@ -116,6 +116,20 @@ class Failing(Location):
             self.failures -= 1
             raise ConnectionError("the store is away")
         super().write(key, data)
+
+
+def test_an_age_is_asked_for_a_few_times_alone(
+    memory: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanishing(self: Location, key: str, data: bytes) -> None:
+        asked.append(key)
+
+    asked: list[str] = []
+    memory.write("lease.json", b"")
+    monkeypatch.setattr(Location, "write", vanishing)
+    with pytest.raises(JobFailedError, match=r"the age of lease.json cannot be told, as 5 files"):
+        memory.age_seconds("lease.json")
+    assert len(asked) == 5
 
 
 def test_the_renewing_thread_outlives_failed_requests(

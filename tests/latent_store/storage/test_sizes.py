@@ -9,6 +9,16 @@ import fsspec
 from latent_store.storage.location import Location
 
 
+def test_what_the_system_gives_a_page_at_a_time_is_read_until_it_is_whole() -> None:
+    process = Path("/proc/self").resolve()
+    with (process / "maps").open("rb", buffering=0) as file:
+        at_once = len(file.read(2**20))
+    (found,) = Location(process).read_ranges([("maps", 0, 2**20)])
+    assert found is not None
+    assert len(found) > at_once
+    assert found.endswith(b"\n")
+
+
 def test_local_listings_are_those_of_fsspec(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for name in ("a/b/c", "a/.hidden", "a-b", "a/é", "z/0", "z/00"):
