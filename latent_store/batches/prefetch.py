@@ -141,5 +141,5 @@ def _end_with_parent() -> None:
     assert parent is not None  # a worker has one
     parent.join()
     with contextlib.suppress(Exception):
-        util._exit_function()  # removes the folder of the socket that arrays are handed over by
+        util._exit_function()  # type: ignore[attr-defined]  # removes its folder of sockets
     os._exit(1)
