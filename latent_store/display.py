@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from html import escape
 
-from latent_store.errors import LatentStoreError
+from latent_store.errors import LatentStoreError, public_text
 
 Sections = dict[str, dict[str, str]]
 """By title, what is in a section: a name and a few words each."""
@@ -23,11 +23,12 @@ class Shown(ABC):
 
     @abstractmethod
     def _sections(self) -> Sections:
-        """Returns what is in it; what cannot be read may raise a `LatentStoreError`."""
+        """Returns what is in it; what cannot be read may raise."""
 
     def __repr__(self) -> str:
-        lines = [f"<{self._title}> {self._headline()}"]
-        for title, rows in self._readable().items():
+        headline, sections = self._readable()
+        lines = [f"<{self._title}> {headline}"]
+        for title, rows in sections.items():
             width = max(map(len, rows), default=0)
             lines += [f"{title}:" + ("" if rows else " none")]
             shown = [f"    {name:<{width}}  {words}".rstrip() for name, words in rows.items()]
@@ -37,8 +38,9 @@ class Shown(ABC):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        parts = [f"<div><strong>{escape(self._title)}</strong> {escape(self._headline())}"]
-        for title, rows in self._readable().items():
+        headline, sections = self._readable()
+        parts = [f"<div><strong>{escape(self._title)}</strong> {escape(headline)}"]
+        for title, rows in sections.items():
             cells = "".join(
                 f"<tr><td style='text-align:left'>{escape(name)}</td>"
                 f"<td style='text-align:left'>{escape(words)}</td></tr>"
@@ -55,8 +57,11 @@ class Shown(ABC):
     def _title(self) -> str:
         return f"latent_store.{type(self).__name__}"
 
-    def _readable(self) -> Sections:
+    def _readable(self) -> tuple[str, Sections]:
+        headline = ""
         try:
-            return self._sections()
-        except (LatentStoreError, OSError) as error:
-            return {"unreadable": {str(error): ""}}
+            headline = self._headline()
+            return headline, self._sections()
+        except Exception as error:  # noqa: BLE001 - what shows itself in a traceback raises nothing
+            said = str(error) if isinstance(error, LatentStoreError | OSError) else repr(error)
+            return headline, {"unreadable": {public_text(said): ""}}

@@ -11,10 +11,8 @@ Parsers need the names alone, and must not load torch to print their help.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator, MutableMapping
-from typing import Any, TypeVar
-
-from latent_store.errors import LatentStoreError
+from collections.abc import Iterator, MutableMapping
+from typing import TypeVar
 
 Kind = TypeVar("Kind")
 
@@ -52,49 +50,3 @@ class Kinds(MutableMapping[str, Kind]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._places  # The mapping's own would import the kind.
-
-
-class OrOwn(Collection[str]):
-    """What a flag may choose where one's own code may stand in for a kind.
-
-    Args:
-        names: Of the kinds that there are.
-        example: The last part of a place, in help.
-    """
-
-    def __init__(self, names: Collection[str], example: str) -> None:
-        self._names, self._example = names, f"PACKAGE.MODULE:{example}"
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names or is_own(str(name))
-
-    def __iter__(self) -> Iterator[str]:
-        yield from (*self._names, self._example)
-
-    def __len__(self) -> int:
-        return len(self._names) + 1
-
-
-def is_own(name: str) -> bool:
-    """Tells whether a name is the place of one's own code, `PACKAGE.MODULE:NAME`."""
-    module, colon, kind = name.partition(":")
-    return bool(colon) and kind.isidentifier() and all(map(str.isidentifier, module.split(".")))
-
-
-def import_own(place: str) -> Any:
-    """Returns what lies at `PACKAGE.MODULE:NAME`, found as Python finds every module.
-
-    Raises:
-        LatentStoreError: The module cannot be imported, or has nothing of that name.
-    """
-    module, _, name = place.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError as error:
-        reason = f"{error}; check the name after the colon"
-    except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything
-        reason = (
-            f"{type(error).__name__}: {error}; install it, or set PYTHONPATH to the folder that "
-            "holds it"
-        )
-    raise LatentStoreError(f"{place} cannot be imported ({reason})")

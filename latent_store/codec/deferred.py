@@ -18,6 +18,8 @@ from types import ModuleType
 from typing import Any
 
 _whole = threading.RLock()
+_running: set[str] = set()
+"""Packages whose `__init__` runs, by the thread that holds the lock."""
 
 
 class DeferredPackage(ModuleType):
@@ -27,14 +29,34 @@ class DeferredPackage(ModuleType):
         asked_by_python = name.startswith("__") and name not in ("__all__", "__version__")
         if asked_by_python or self.__spec__ is None or self.__spec__.loader is None:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        module = f"{self.__name__}.{name}"
-        if importlib.util.find_spec(module) is not None:
-            return importlib.import_module(module)
-        with _whole:
-            if isinstance(self, DeferredPackage):  # Or another thread was here before.
-                self.__class__ = ModuleType  # type: ignore[assignment]
-                self.__spec__.loader.exec_module(self)
+        try:
+            module = f"{self.__name__}.{name}"
+            if importlib.util.find_spec(module) is not None:
+                return importlib.import_module(module)
+            self._run()
+        except Exception as error:
+            # Who asks every module for a name, as pickle does, knows no other error.
+            raise AttributeError(
+                f"module {self.__name__!r} has no attribute {name!r} "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        if isinstance(self, DeferredPackage):  # Its `__init__` runs, and has not defined it yet.
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} yet")
         return getattr(self, name)
+
+    def _run(self) -> None:
+        """Runs `__init__`; where it fails, it is run again for who asks next."""
+        with _whole:
+            if not isinstance(self, DeferredPackage) or self.__name__ in _running:
+                return  # Another thread was here before, or it is asked for by itself.
+            _running.add(self.__name__)
+            try:
+                assert self.__spec__ is not None
+                assert self.__spec__.loader is not None
+                self.__spec__.loader.exec_module(self)
+            finally:
+                _running.discard(self.__name__)
+            self.__class__ = ModuleType  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

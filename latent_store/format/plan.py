@@ -136,12 +136,8 @@ class ShardPlan:
         Raises:
             DatasetError: An id occurs twice, or a size is not allowed.
         """
-        first = self.num_rows
-        longer = dataclasses.replace(
-            self,
-            samples=(*self.samples, *fresh),
-            rows=self.rows + tuple(range(first, first + len(fresh))),
-        )
+        rows = (*self.rows, *range(self.num_rows, self.num_rows + len(fresh)))
+        longer = dataclasses.replace(self, samples=(*self.samples, *fresh), rows=rows)
         _require_unique(longer.samples)
         _require_sizes(longer)
         return longer

@@ -50,7 +50,8 @@ class ChunkCodec:
         if not pieces:
             return np.empty((0, *self.shape), self.dtype)
         data = self._unfold([piece[:-INDEX_CRC] for piece in pieces], self._nbytes)
-        return np.frombuffer(data, self.dtype).reshape(len(pieces), *self.shape)
+        # The format's bytes are little-endian, whatever the machine's are.
+        return np.frombuffer(data, self.dtype.newbyteorder("<")).reshape(len(pieces), *self.shape)
 
 
 def _unfold_of(path: str, codecs: Sequence[Any]) -> Unfold:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -88,8 +89,9 @@ class Coco(DatasetReader):
     """Reads a data root in COCO's layout, from a folder or an object store.
 
     Classes are numbered in the order of the categories' ids: of boxes from 1, of labels from 0.
-    A crowd is an object that is difficult, neither learned nor counted. Pictures lie in `SPLIT`,
-    `images/SPLIT` or `images`; ids are the names in the file, `_` for `/`, without suffix.
+    A crowd is an object that is difficult, neither learned nor counted; one whose box has a width
+    or height of 0 is left out, and listing says how many. Pictures lie in `SPLIT`, `images/SPLIT`
+    or `images`; ids are the names in the file, `_` for `/`, without suffix.
 
     Args:
         data_root: Holds `annotations` and the pictures.
@@ -173,7 +175,17 @@ class Coco(DatasetReader):
             for (picture, name), (height, width) in zip(uris.items(), sizes, strict=True)
         ]
         samples.sort(key=lambda sample: sample.sample_id)
-        return count_boxes(self, samples) if has_boxes else samples
+        if not has_boxes:
+            return samples
+        objects = [item for items in table.annotations.values() for item in items]
+        flat = sum(not _has_area(item) for item in objects)
+        if flat:
+            print(
+                f"coco: warning: {flat} of the {len(objects)} objects in {uri} are left out: their "
+                "boxes have a width or height of 0",
+                file=sys.stderr,
+            )
+        return count_boxes(self, samples)
 
     def canvas_of(self, samples: Sequence[Sample]) -> tuple[int, int] | None:
         """Returns what holds all of them; None where they have one size."""
@@ -192,15 +204,16 @@ class Coco(DatasetReader):
                 f"{sample.boxes_uri} says that {image.file_name} is {image.height}x{image.width} "
                 f"(height x width), it is {sample.height}x{sample.width}; correct one of them"
             )
-        objects = table.annotations.get(image.id, [])
+        listed = enumerate(table.annotations.get(image.id, []))
+        objects = {number: item for number, item in listed if _has_area(item)}
         try:
-            edges = [_edges(item, sample, number) for number, item in enumerate(objects)]
-            labels = [1 + self._number(item.category_id) for item in objects]
+            edges = [_edges(item, sample, number) for number, item in objects.items()]
+            labels = [1 + self._number(item.category_id) for item in objects.values()]
         except DatasetError as error:
             raise DatasetError(
                 f"{sample.boxes_uri}: {error} (picture {image.file_name}); correct that object"
             ) from error
-        crowds = [bool(item.iscrowd) for item in objects]
+        crowds = [bool(item.iscrowd) for item in objects.values()]
         return Boxes(
             boxes_N4=np.array(edges, np.float32),
             labels_N=np.array(labels, np.int64),
@@ -329,6 +342,10 @@ def _numbered(
             "correct it"
         )
     return tuple(known), tuple(known.values())
+
+
+def _has_area(item: Annotation) -> bool:
+    return item.bbox is None or 0 not in item.bbox[2:]
 
 
 def _edges(item: Annotation, sample: Sample, number: int) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipelines.datasets.coco import Coco
 from pipelines.datasets.folder import Folder, FolderFlags
 from pipelines.datasets.voc import Voc, VocFlags
 from training.flags import Flags, flag
-from training.kinds import OrOwn, import_own, is_own
+from training.own_code import OrOwn, import_own, is_own
 
 READERS: dict[str, type[DatasetReader]] = {
     "cityscapes": Cityscapes,
@@ -28,7 +28,11 @@ READERS: dict[str, type[DatasetReader]] = {
     "coco": Coco,
 }
 """A reader that is added here is one of all commands."""
-_ANNOTATIONS = {"labels": read_labels, "boxes": read_boxes}
+_ANNOTATIONS: dict[str, Callable[[DatasetReader, Sample], Any]] = {
+    "labels": lambda reader, sample: read_labels(reader, sample, sample.coded_size),
+    "boxes": read_boxes,
+}
+"""By kind, what reads a sample's."""
 _TRIED = 3
 """Samples of one's own reader whose annotations are read before anything is written."""
 
@@ -89,9 +93,8 @@ def try_reader(reader: DatasetReader, samples: Sequence[Sample]) -> None:
     refusals = []
     for sample in listed[:: max(1, len(listed) // _TRIED)][:_TRIED]:
         place = f"{type(reader).__name__}.read_{kind.kind}"
-        canvas = {"canvas": sample.coded_size} if kind.kind == "labels" else {}
         try:
-            _called(place, _ANNOTATIONS[kind.kind], reader, sample, **canvas)
+            _called(place, _ANNOTATIONS[kind.kind], reader, sample)
             return
         except DatasetError as error:
             refusals.append(error)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pipelines.datasets.registry import DatasetFlags
 from training.data.loader_config import LoaderConfig
 from training.flags import flag
-from training.kinds import OrOwn
 from training.networks.backbones import BACKBONES
+from training.own_code import OrOwn
 from training.trainer.job import NONE, ShapeFlags, TrainerConfig
 
 

@@ -12,6 +12,7 @@ import pytest
 from IPython.core.completer import IPCompleter, provisionalcompleter
 
 import latent_store
+from latent_store.display import Sections, Shown
 from latent_store.errors import StoreNotFoundError
 from latent_store.store import Split
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore
@@ -111,6 +112,26 @@ def test_the_public_namespace() -> None:
 def test_a_source_tree_that_is_not_installed_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "distribution", refuse)
     assert importlib.reload(latent_store).__version__ == "unknown (not installed)"
+
+
+class Broken(Shown):
+    """Something of which nothing can be read."""
+
+    def _headline(self) -> str:
+        return self.__dict__.get("headline") or str({}["lost"])
+
+    def _sections(self) -> Sections:
+        raise RuntimeError("of s3://u:secret@b/k")
+
+
+def test_what_cannot_be_read_is_shown_as_that() -> None:
+    broken = Broken()
+    assert repr(broken) == "<latent_store.Broken> \nunreadable:\n    KeyError('lost')"
+    broken.__dict__["headline"] = "broken"
+    for shown in (repr(broken), broken._repr_html_()):
+        assert "broken" in shown
+        assert "RuntimeError" in shown
+        assert "secret" not in shown
 
 
 def refuse(name: str) -> None:

@@ -166,13 +166,13 @@ class StoreSource(Source):
         return rows[np.isin(sources, first)]
 
     def sample_ids(self, rows: Rows) -> list[str]:
-        return self.split.sample_ids(rows)
+        return self.columns.sample_ids(rows)
 
     def sizes(self, rows: Rows) -> np.ndarray:
-        return self.split.sizes(rows)
+        return self.columns.sizes(rows)
 
     def coded_sizes(self, rows: Rows) -> list[tuple[int, int]]:
-        return [(height, width) for height, width in self.split.coded_sizes(rows).tolist()]
+        return self.columns.coded_sizes(rows)
 
     def read_features(self, rows: Rows, windows: list[Window] | None = None) -> np.ndarray:
         """Returns the teacher's features, float32 [n, D, h, w]; windows, one a row, are in cells.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from latent_store.components.features import STEM
 from latent_store.errors import LatentStoreError
 from latent_store.format.schema import FEATURE_STRIDE
-from training.kinds import import_own, is_own
+from training.own_code import import_own, is_own
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,9 +11,9 @@ from latent_store.errors import LatentStoreError
 from latent_store.format.ids import is_one_line
 from training.data.loader_config import LoaderConfig
 from training.flags import Flags, flag, free_fields
-from training.kinds import OrOwn
 from training.networks.backbones import BACKBONES, ENTRIES
 from training.networks.network_config import ACTIVATIONS, DOMAINS, MOST_WIDTH, TRANSFORMS
+from training.own_code import OrOwn
 from training.selection.registry import SELECTIONS, check_flags
 from training.tasks.registry import TASKS, find_task, require_own_fields
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from latent_store.codec.deferred import deferred
 
 
 def run(code: str) -> list[str]:
@@ -65,3 +73,23 @@ from latent_store.codec import stock
 print(stock.ScaleHyperprior is compressai.models.ScaleHyperprior)
 """
     assert run(code) == ["True"]
+
+
+def test_an_init_that_fails_is_run_again_and_is_no_error_for_pickle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "put_off").mkdir()
+    (tmp_path / "put_off/inner.py").write_text("value = 1\n")
+    init = "from put_off.inner import value\nfrom put_off import inner\nimport lacking\nlate = 2\n"
+    (tmp_path / "put_off/__init__.py").write_text(init)
+    monkeypatch.syspath_prepend(tmp_path)
+    with deferred("put_off", {"put_off": {}}):
+        package = importlib.import_module("put_off.inner") and sys.modules["put_off"]
+    for _ in range(2):
+        with pytest.raises(AttributeError, match=r"'late' .*No module named 'lacking'"):
+            _ = package.late
+    assert pickle.whichmodule(SimpleNamespace(__module__=None), "late") == "__main__"
+    (tmp_path / "lacking.py").write_text("")
+    importlib.invalidate_caches()
+    assert (package.late, package.value) == (2, 1)
+    assert not hasattr(package, "later")

@@ -395,6 +395,13 @@ def test_memory_is_used_again_but_never_while_it_is_seen() -> None:
     assert third.ctypes.data == place
 
 
+def test_bytes_are_little_endian_on_every_machine(url: Path) -> None:
+    reader = shard_reader(latent_store.open(url)[SPLIT].teacher("t-float16"), "features")
+    expected = reader.read([0])
+    reader._codec.dtype = reader._codec.dtype.newbyteorder(">")
+    np.testing.assert_array_equal(reader.read([0]), expected)
+
+
 def test_arrays_of_other_layouts_are_refused(url: Path, tmp_path: Path) -> None:
     latents = latent_store.open(url)[SPLIT].latents()
     fetcher = Fetcher(latents.location, ListedObjects(latents.objects, "mend it"))

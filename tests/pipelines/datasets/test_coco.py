@@ -85,6 +85,24 @@ def test_boxes_are_half_open_edges_and_crowds_are_difficult(root: Path) -> None:
     assert {s.boxes_uri for s in opened(root, "none").manifest("train2017")} == {""}
 
 
+def test_boxes_without_area_are_left_out_and_counted(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flatten(contents: dict[str, Any]) -> None:
+        objects = contents["annotations"]
+        objects[0]["bbox"][2] = objects[1]["bbox"][3] = 0
+        objects.insert(2, {**objects[2], "bbox": [8, 8, 0, 0]})
+
+    changed(root, flatten)
+    reader = opened(root)
+    samples = reader.manifest("train2017")
+    assert [sample.num_boxes for sample in samples] == [0] * 3 + [1] * (PICTURES - 3)
+    told = "3 of the 20 objects in annotations/instances_train2017.json are left out"
+    assert told in capsys.readouterr().err
+    assert len(read_boxes(reader, samples[1])) == 0
+    np.testing.assert_array_equal(read_boxes(reader, samples[3]).boxes_N4, [[4.5, 6, 37.5, 46]])
+
+
 def test_it_is_encoded_and_boxes_are_learned_and_measured(
     inputs: Path, root: Path, tmp_path: Path, serial: None
 ) -> None:
@@ -148,7 +166,7 @@ def test_what_cannot_be_a_box_is_one_failed_row(
     def spoil(contents: dict[str, Any]) -> None:
         objects = contents["annotations"]
         objects[0]["bbox"] = [60, 6, 30, 40]
-        objects[1]["bbox"] = [6, 6, 0, 4]
+        objects[1]["bbox"] = [6, 6, -1, 4]
         objects[2]["category_id"] = 2
         contents["images"][9]["width"] = 81
 
@@ -164,7 +182,7 @@ def test_what_cannot_be_a_box_is_one_failed_row(
         reasons,
         (
             "the box of object 0 (60, 6, 30, 40) leaves the picture of 80x64 (width x height)",
-            "the box of object 0 (6, 6, 0, 4) must have finite numbers, and a width and height",
+            "the box of object 0 (6, 6, -1, 4) must have finite numbers, and a width and height",
             "the category 2 is none of the 3 that are listed",
             "is 64x81 (height x width), it is 64x80; correct one of them",
         ),
