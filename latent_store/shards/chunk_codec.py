@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import zarr
 from numcodecs import blosc
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, Endian, ShardingCodec, ZstdCodec
 
 from latent_store.errors import IntegrityError
 from latent_store.format.layout import INDEX_CRC
@@ -60,7 +60,9 @@ def _unfold_of(path: str, codecs: Sequence[Any]) -> Unfold:
     compressors = {ZstdCodec: _unfold_zstd, BloscCodec: _unfold_blosc}
     kinds = [type(codec) for codec in codecs]
     whole = len(kinds) == 3 and (kinds[0], kinds[2]) == (BytesCodec, Crc32cCodec)
-    if not whole or kinds[1] not in compressors:
+    # Of single bytes there is no order.
+    little = whole and codecs[0].endian in (None, Endian.little)
+    if not little or kinds[1] not in compressors:
         raise IntegrityError(
             f"{path} has chunks that no version of the format writes; run its job again"
         )

@@ -15,6 +15,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 import latent_store
 from latent_store.components import base as component
@@ -406,5 +407,14 @@ def test_arrays_of_other_layouts_are_refused(url: Path, tmp_path: Path) -> None:
     latents = latent_store.open(url)[SPLIT].latents()
     fetcher = Fetcher(latents.location, ListedObjects(latents.objects, "mend it"))
     whole = zarr.create_array(tmp_path / "a", shape=(4, 8), chunks=(2, 8), dtype="int8")
-    with pytest.raises(IntegrityError, match="chunks that no version of the format writes"):
-        ShardReader(whole, fetcher)
+    big = zarr.create_array(
+        tmp_path / "b",
+        shape=(4, 8),
+        chunks=(2, 8),
+        dtype="int16",
+        serializer=BytesCodec(endian="big"),
+        compressors=[ZstdCodec(), Crc32cCodec()],
+    )
+    for array in (whole, big):
+        with pytest.raises(IntegrityError, match="chunks that no version of the format writes"):
+            ShardReader(array, fetcher)
