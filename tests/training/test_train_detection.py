@@ -222,7 +222,9 @@ def test_a_segmentation_teacher_gives_its_residual_layers(tiny_store: TinyStore)
     from training.trainer.initialise import start_from_teacher
 
     teacher = load_network(tiny_store.teacher)
-    config = NetworkConfig(task="detection", backbone="resnet18", fpn_width=8, box_head_width=16)
+    config = NetworkConfig(
+        task="detection", backbone="mobilenet_v2", fpn_width=8, box_head_width=16
+    )
     network = build_network(config)
     assert start_from_teacher(network, teacher) == ["fpn", "roi_heads", "rpn"]
     own, given = network.tail.state_dict(), teacher.network.tail.state_dict()

@@ -138,7 +138,9 @@ def test_statistics_are_the_stores(tiny_store: TinyStore) -> None:
         teacher_id=store.teachers()[0],
     )
     source = StoreSource(spec)
-    network = make_network(selection="dynamic", latent_channels=192, gate_pool="rms")
+    network = make_network(
+        selection="dynamic", latent_channels=192, gate_pool="rms", backbone="mobilenet_v2"
+    )
     set_statistics(network, source)
     rms_BC = source.latents.column("channel_rms", source.rows)
     expected = 1 / (np.sqrt((rms_BC**2).mean(0)) + 0.5)
