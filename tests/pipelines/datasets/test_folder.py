@@ -15,7 +15,7 @@ from latent_store import cli
 from latent_store.errors import DatasetError
 from latent_store.storage.location import Location
 from pipelines import encode, frequency, reorder, train_teacher
-from pipelines.datasets.base import read_labels
+from pipelines.datasets.base import list_samples, read_labels
 from pipelines.datasets.folder import Folder
 from tests.pipelines.made_voc import write_objects, write_picture
 from training import train
@@ -189,6 +189,9 @@ def test_two_pictures_of_one_name_and_masks_that_do_not_fit(tmp_path: Path) -> N
     Image.fromarray(np.zeros((64, 60), np.uint8)).save(tmp_path / "b.mask.png")
     with pytest.raises(DatasetError, match=r"b.mask.png is 64x60, its image is 64x64"):
         reader.read_labels(sample)
+    write_picture(tmp_path / "b.jpeg", 0, (64, 64))
+    with pytest.raises(DatasetError, match=r"b.jpeg and b.jpg have the id 'b': ids must be unique"):
+        list_samples(reader, "train")
 
 
 def test_one_picture_in_sixteen_is_measured_unless_all_are_asked_for(
