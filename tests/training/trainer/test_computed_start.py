@@ -25,7 +25,7 @@ from training.trainer.assembly import find_inputs
 from training.trainer.checkpoints import load_network
 from training.trainer.job import DataConfig, Job, ModelConfig, TrainerConfig
 
-SHAPE = {"backbone": "resnet18", "aspp_width": 8}
+SHAPE = {"backbone": "mobilenet_v2", "aspp_width": 8}
 CPU = torch.device("cpu")
 
 
@@ -111,6 +111,26 @@ def test_the_first_layer_is_that_of_the_synthesis(
         hidden_BCHW = network.transform.hidden(network.scaled(y_hat_BCHW))
     half = wanted_BCHW.shape[1]
     torch.testing.assert_close(hidden_BCHW[:, :half], wanted_BCHW, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["igdn", "relu"])
+@torch.no_grad()
+def test_hidden_channels_are_of_one_size_and_else_what_they_were(
+    tiny_store: TinyStore, codec: Codec, tmp_path: Path, activation: str
+) -> None:
+    job = make_job(tiny_store, tmp_path, transform_activation=activation)
+    network, _ = make_network(job)
+    computed_start.start_from_synthesis(network, codec.model.g_s)
+    scaled = [torch.randn(1, codec.spec.channels, 8, 8) for _ in range(3)]
+    before = torch.cat([network.transform.hidden(x) for x in scaled])
+    computed_start.size_hidden_channels(network.transform, scaled)
+    hidden = torch.cat([network.transform.hidden(x) for x in scaled])
+    sizes_C = hidden.square().mean((0, 2, 3)).sqrt()
+    alive = before.square().mean((0, 2, 3)) > 0
+    torch.testing.assert_close(sizes_C[alive], torch.ones(int(alive.sum())), rtol=1e-2, atol=1e-2)
+    factors_C = before.square().mean((0, 2, 3)).sqrt()
+    expected = before / factors_C.where(alive, 1.0)[:, None, None]
+    torch.testing.assert_close(hidden, expected, rtol=2e-2, atol=1e-2)
 
 
 def test_the_start_is_the_same_from_any_workers(tiny_store: TinyStore, tmp_path: Path) -> None:
