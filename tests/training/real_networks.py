@@ -32,7 +32,7 @@ def make_checkpoint(
     """Writes a network with random weights whose maps show several classes."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        shape = NetworkConfig(backbone="resnet18", aspp_width=8, **config)
+        shape = NetworkConfig(**{"backbone": "resnet18", "aspp_width": 8, **config})
         network = build_network(shape)
         with torch.no_grad():
             network.tail.head[-1].weight.mul_(30)

@@ -121,7 +121,7 @@ def test_every_broken_file_is_one_failed_row(
 
 
 def test_pipes_sockets_and_devices_are_failed_rows_and_never_waited_for(
-    tmp_path: Path, fails: Fails
+    tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, url = (
         write_root(tmp_path / "data", *(f"city/{name}" for name in "abcdefgh")),
@@ -131,7 +131,9 @@ def test_pipes_sockets_and_devices_are_failed_rows_and_never_waited_for(
         path(root, f"city/{name}").unlink()
     with socket.socket(socket.AF_UNIX) as listening:
         os.mkfifo(image_path(root, "city/a"))
-        listening.bind(str(image_path(root, "city/b")))
+        # A socket's address is short, whatever folder tests are given.
+        monkeypatch.chdir(image_path(root, "city/b").parent)
+        listening.bind(image_path(root, "city/b").name)
         image_path(root, "city/c").symlink_to("/dev/zero")
         image_path(root, "city/d").mkdir()
         os.mkfifo(label_path(root, "city/e"))

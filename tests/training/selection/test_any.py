@@ -299,7 +299,13 @@ def evaluated(
     folder = tmp_path_factory.mktemp("evaluation")
     ranking = split.store.ranking(codec.spec.codec_id, RANKING)
     statics = [
-        make_checkpoint(folder / f"static-{n}.pt", codec, selection="static", channels=c)
+        make_checkpoint(
+            folder / f"static-{n}.pt",
+            codec,
+            backbone="mobilenet_v2",
+            selection="static",
+            channels=c,
+        )
         for n, c in ((n, ranking.channels(n)) for n in STORE_CUTS)
     ]
     flags = ["--store", tiny_store.url, "--output", folder, "--split", "val", "--pictures", 4]

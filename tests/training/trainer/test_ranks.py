@@ -170,7 +170,7 @@ def test_a_rank_reads_its_own_rows_only(
     plain = LatentsReader.read
 
     def reading(self: LatentsReader, rows: np.ndarray, *others: object) -> np.ndarray:
-        read.extend(rows.tolist())
+        read.extend(np.asarray(rows).tolist())
         return plain(self, rows, *others)
 
     monkeypatch.setattr(LatentsReader, "read", reading)
