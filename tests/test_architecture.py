@@ -80,7 +80,7 @@ ARROWS = {
 these may. Modules at the root of `training` and `pipelines` are one place, their commands."""
 GROUND_FLOOR = {
     "latent_store": ("errors", "extras", "console", "display"),
-    "training": ("flags", "kinds", "tables"),
+    "training": ("flags", "kinds", "own_code", "tables"),
     "pipelines": (),
 }
 """Modules that every place of their room may import, and that import each other alone."""
