@@ -17,12 +17,12 @@ from latent_store.errors import DatasetError
 from latent_store.format.boxes import Boxes
 from latent_store.format.ids import normal_id
 from latent_store.format.samples import Sample
-from latent_store.format.schema import DETECTION, IGNORE_LABEL
+from latent_store.format.schema import IGNORE_LABEL
 from latent_store.storage.location import Location
 from pipelines.datasets.annotations import require_inside
 from pipelines.datasets.base import DatasetReader, canvas_for, count_boxes
 from pipelines.datasets.files import picture_sizes, read_file, read_label_map, read_png
-from pipelines.datasets.folder import BACKGROUND, BOXES_OF, MASKS_OF, NONE, PICTURES, TASKS
+from pipelines.datasets.folder import ANNOTATED, BACKGROUND, BOXES_OF, MASKS_OF, NONE, PICTURES
 from pipelines.datasets.listing import list_files, list_folders
 
 ANNOTATIONS = "annotations"
@@ -125,13 +125,14 @@ class Coco(DatasetReader):
                 f"that folder, and --annotations (there are: {', '.join(self.stems) or 'no files'})"
             )
         self.kind = there[wanted][0]
-        self.task = TASKS[wanted]
+        self.annotated = ANNOTATED[wanted]
+        self.task = self.annotated.task
         first = next(stem for stem in self.stems if stem.startswith(f"{self.kind}_"))
         if self.task:
             contents = _decoded(data_root, f"{ANNOTATIONS}/{first}.json", Classes)
             self.category_ids, names = _numbered(contents.categories, first)
             self.class_names = names
-            if self.task == DETECTION:
+            if self.annotated.has_boxes:
                 self.class_names = (BACKGROUND, *names)
             most = 1 + max(self.category_ids) if self.kind == STUFF else 0
             if max(len(self.class_names), most) > IGNORE_LABEL:
@@ -161,7 +162,7 @@ class Coco(DatasetReader):
                 f"{self.data_root.url}/{lacking[0]}; restore it, or take the image out of the file"
             )
         sizes = picture_sizes(self.data_root, uris)
-        has_boxes, has_labels = self.task == DETECTION, self.task not in ("", DETECTION)
+        has_boxes, has_labels = self.annotated.has_boxes, self.annotated.has_labels
         samples = [
             Sample(
                 sample_id=name,

@@ -30,7 +30,22 @@ MASK, BOXES = ".mask.png", ".xml"
 CLASSES = "classes.txt"
 BACKGROUND = "background"
 MASKS_OF, BOXES_OF, NONE = "masks", "boxes", "none"
-TASKS = {MASKS_OF: SEGMENTATION, BOXES_OF: DETECTION, NONE: ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationKind:
+    """What lies beside pictures, and the task that learns from it."""
+
+    task: str = ""
+    has_labels: bool = False
+    has_boxes: bool = False
+
+
+ANNOTATED = {
+    MASKS_OF: AnnotationKind(task=SEGMENTATION, has_labels=True),
+    BOXES_OF: AnnotationKind(task=DETECTION, has_boxes=True),
+    NONE: AnnotationKind(),
+}
 """By the values of `--annotations`."""
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +58,7 @@ class FolderFlags(Flags):
     annotations: str | None = flag(
         "for folder and coco: what is read of each picture (default: what is there)",
         default=None,
-        choices=tuple(TASKS),
+        choices=tuple(ANNOTATED),
     )
     annotation_root: str | None = flag(
         "for folder: folder in the data root that holds masks (.png) or boxes (.xml) by the "
@@ -66,7 +81,7 @@ class Folder(DatasetReader):
 
     Args:
         data_root: The folder.
-        annotations: One of `TASKS`; None for what is there.
+        annotations: One of `ANNOTATED`; None for what is there.
         annotation_root: Folder of the annotations; in it, or in its folder of the split's name.
         classes: Path of the list of class names, in the order of the ids: masks count from 0,
             and of boxes the background, which need not be listed, is 0.
@@ -90,7 +105,8 @@ class Folder(DatasetReader):
         self.data_root = data_root
         self.annotation_root = (annotation_root or "").strip("/")
         self.mask_suffix = ".png" if self.annotation_root else MASK
-        self.task = TASKS[self._found(annotations)]
+        self.annotated = ANNOTATED[self._found(annotations)]
+        self.task = self.annotated.task
         self.classes_uri = classes or CLASSES
         if self.task:
             self.class_names = self._read_classes()
@@ -103,7 +119,7 @@ class Folder(DatasetReader):
         sizes = picture_sizes(self.data_root, uris)
         self._require_one(folder, list(uris), sizes)
         found = self._annotations(folder, split)
-        has_boxes = self.task == DETECTION
+        has_boxes = self.annotated.has_boxes
         samples = [
             Sample(
                 sample_id=name.replace("/", "_"),
@@ -135,7 +151,7 @@ class Folder(DatasetReader):
         return read_objects(self.data_root, sample, self.class_names, self.classes_uri)
 
     def _found(self, asked: str | None) -> str:
-        """Returns the key in `TASKS` of the annotations that are read."""
+        """Returns the key in `ANNOTATED` of the annotations that are read."""
         if asked == NONE:
             return NONE
         files = list_files(self.data_root, self.annotation_root, self.mask_suffix, BOXES)
@@ -165,7 +181,7 @@ class Folder(DatasetReader):
                 "line, in the order of their ids, or name the file with --classes, or take the "
                 "pictures alone with --annotations none"
             ) from None
-        if self.task == DETECTION and names[:1] != [BACKGROUND]:
+        if self.annotated.has_boxes and names[:1] != [BACKGROUND]:
             names = [BACKGROUND, *names]
         if not 1 <= len(names) <= IGNORE_LABEL or len(set(names)) < len(names):
             raise DatasetError(
@@ -219,7 +235,7 @@ class Folder(DatasetReader):
         if self.annotation_root:
             inside = split in list_folders(self.data_root, self.annotation_root)
             folder = f"{self.annotation_root}/{split}" if inside else self.annotation_root
-        suffix = BOXES if self.task == DETECTION else self.mask_suffix
+        suffix = BOXES if self.annotated.has_boxes else self.mask_suffix
         return find_files(self.data_root, folder, suffix).uris
 
     def _say_lonely(self, split: str, names: list[str], found: dict[str, str]) -> None:
