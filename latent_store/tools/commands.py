@@ -27,9 +27,9 @@ from latent_store.format.schema import CodecSpec
 from latent_store.storage.object_stores import open_location
 from latent_store.store import LatentStore, Split
 from latent_store.tools.decode import (
+    CodedSample,
     DecodedPicture,
     Reference,
-    StoredSample,
     decode_stream,
     picture_strip,
 )
@@ -137,7 +137,7 @@ def _find_codec(flags: argparse.Namespace, spec: CodecSpec) -> Codec:
     return codec
 
 
-def _open_sample(flags: argparse.Namespace) -> StoredSample:
+def _open_sample(flags: argparse.Namespace) -> CodedSample:
     if flags.sample is None:
         raise LatentStoreError(
             f"{flags.url} is no stream file; name a sample of the store with --sample"
@@ -145,7 +145,7 @@ def _open_sample(flags: argparse.Namespace) -> StoredSample:
     if Path(flags.url).is_file():
         raise LatentStoreError(f"{flags.url} is a file; --sample and export go with a store")
     split = _split_of(LatentStore(open_location(flags.url)), flags.sample, flags.split)
-    return StoredSample(split, flags.sample, flags.codec, flags.ranking)
+    return CodedSample(split, flags.sample, flags.codec, flags.ranking)
 
 
 def _reference(

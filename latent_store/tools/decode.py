@@ -140,7 +140,7 @@ def picture_strip(pictures: Sequence[DecodedPicture], reference: Reference | Non
     return strip(panels, across=len(panels))
 
 
-class StoredSample:
+class CodedSample:
     """One sample of a split, with its codec, which is named where the store has several.
 
     Likewise a ranking is named for N channels where the codec has several.

@@ -24,7 +24,7 @@ from latent_store.shards import receipts
 from latent_store.shards.receipts import StoredObject
 from latent_store.storage.location import Location
 from latent_store.store import Split
-from latent_store.tools.decode import StoredSample, decode_indexes, decode_stream
+from latent_store.tools.decode import CodedSample, decode_indexes, decode_stream
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.registry import READERS
@@ -184,7 +184,7 @@ def test_measured_rates_and_inputs_do_not_depend_on_the_canvas(pair: Any) -> Non
 def test_pictures_decode_at_their_own_size(pair: Any, keep: int | None) -> None:
     mixed, theirs, tight, mine = pair
     for name in tight.sample_ids(mine):
-        samples = [StoredSample(split, name, None, RANKING) for split in (mixed, tight)]
+        samples = [CodedSample(split, name, None, RANKING) for split in (mixed, tight)]
         one, other = (decode_stream(s.codec, s.stream(keep), name) for s in samples)
         np.testing.assert_array_equal(one.image_HWC, other.image_HWC)
         assert one.image_HWC.shape[:2] in SIZES.values()

@@ -104,21 +104,21 @@ def judge(
     def merit(test: Method) -> tuple[float, float]:
         pair = _comparable(claim, rival, test)
         curves = [_held_curve(method, held_out) if known else _curve(method) for method in pair]
-        found = _measure(claim, *curves)
-        return (-np.inf if found is None else found[0], max(curves[1].scores))
+        found = _measure(claim, *curves) or (-np.inf,)
+        return found[0], max(curves[1].scores)
 
     anchor, test = _comparable(claim, anchor, max(tests, key=merit))
-    drawn = (
-        [None] if images is None else _drawn(claim, anchor, test, images, paired=paired, seed=seed)
-    )
+    drawn: list[tuple[float, float] | None] = [None]
+    if images is not None:
+        drawn = _drawn(claim, anchor, test, images, paired=paired, seed=seed)
     # A draw in which there is no saving speaks against one.
     values_D2 = np.array([(-np.inf, -np.inf) if pair is None else pair for pair in drawn])
     tail = (1 - LEVEL) / 2
     low, typical_low = np.quantile(values_D2, tail, axis=0, method="lower")
     high, _ = np.quantile(values_D2, 1 - tail, axis=0, method="higher")
     value = _measure(claim, _curve(anchor), _curve(test))
-    counted = [m for m in (anchor, test) if paired or m.name not in teachers]
-    groups = [group for method in counted for group in _groups(method)]
+    both = (m for m in (anchor, test) if paired or m.name not in teachers)
+    groups = [group for method in both for group in _groups(method)]
     return Verdict(
         claim=claim,
         test=test.name,

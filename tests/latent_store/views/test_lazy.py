@@ -16,7 +16,7 @@ import pytest
 import latent_store
 from latent_store.errors import IntegrityError, MissingComponentError
 from latent_store.storage.location import Location
-from latent_store.tools.decode import StoredSample, decode_stream
+from latent_store.tools.decode import CodedSample, decode_stream
 from latent_store.views import usable_rows
 from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
@@ -228,7 +228,7 @@ def test_a_view_of_what_was_written_anew_since_says_so(tmp_path: Path) -> None:
 
 def test_pictures_decode_from_all_channels_or_some(tiny_store: TinyStore) -> None:
     split = open_train(tiny_store)
-    stored = StoredSample(split, *split.sample_ids([2]))
+    stored = CodedSample(split, *split.sample_ids([2]))
 
     def decoded(keep: int | None) -> np.ndarray:
         return decode_stream(stored.codec, stored.stream(keep), stored.name).image_HWC
