@@ -98,8 +98,7 @@ def judge(
         return None
     rival = methods.get(stand_in or "", anchor) if claim.anchor in teachers else anchor
     known = all(held_out.get(m.name, {}).keys() >= m.by_codec.keys() for m in (rival, *tests))
-    if not known:
-        rival = anchor
+    rival = rival if known else anchor
 
     def merit(test: Method) -> tuple[float, float]:
         pair = _comparable(claim, rival, test)
