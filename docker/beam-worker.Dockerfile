@@ -2,9 +2,7 @@
 #   docker build -f docker/beam-worker.Dockerfile -t REPO/latent-store-worker .
 # then pass --sdk_container_image REPO/latent-store-worker --sdk_location container.
 # The launcher must have the same Beam version and the same Python minor version.
-# With GPUs: `--device cuda` and a driver of CUDA 13 (580 or newer). For CPUs alone the image is
-# gigabytes smaller with torch from PyTorch's own index of CPU builds (see pytorch.org):
-#   --build-arg TORCH_INDEX=URL -t REPO/latent-store-worker-cpu
+# With GPUs: `--device cuda`, and a driver that the CUDA of its torch needs.
 # In a Dask cluster:
 #   docker run --entrypoint dask REPO/latent-store-worker worker tcp://SCHEDULER:8786 --nthreads 1
 ARG PYTHON_VERSION=3.11
@@ -14,12 +12,8 @@ FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION} AS beam_sdk
 
 FROM python:${PYTHON_VERSION}-slim
 ARG BEAM_VERSION
-ARG TORCH_INDEX=
 WORKDIR /opt/latent-store
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-# Before the rest, which takes what is there. Both from one index: a mixed pair does not load.
-RUN [ -z "${TORCH_INDEX}" ] || pip install --no-cache-dir -c constraints.txt \
-    --index-url "${TORCH_INDEX}" torch torchvision
 COPY latent_store latent_store
 COPY training training
 COPY pipelines pipelines

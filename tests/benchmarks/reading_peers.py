@@ -208,7 +208,7 @@ class OurStoreByTensorStore(Peer):
         return self.what.cut(*(array[row].translate_to[0] for array in arrays))
 
     def __getitem__(self, row: int) -> Sample:
-        raise NotImplementedError
+        raise TypeError(f"{self.name} is read as a stream, not by row {row}")
 
 
 class TorchFilesAfar(TorchFiles):

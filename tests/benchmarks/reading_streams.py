@@ -19,7 +19,7 @@ class StreamPeer(Peer):
     """A format whose own data set shuffles."""
 
     def __getitem__(self, row: int) -> Any:
-        raise NotImplementedError
+        raise TypeError(f"{self.name} is read as a stream, not by row {row}")
 
 
 def cut(what: What, y_hat: Any, labels: Any) -> list[torch.Tensor]:
