@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +60,8 @@ class RateDistortion:
     """
 
     score = unlabelled = ""
+    rate_shares: Mapping[str, float] = types.MappingProxyType({})
+    settles = False
 
     def __init__(self, network: stock.ScaleHyperprior, training: CodecTraining) -> None:
         network.entropy_bottleneck.quantiles.requires_grad = False

@@ -34,6 +34,7 @@ FLAGS = """
     label lambda_kd learning_rate log_steps mask max_samples max_steps output preload_rows
     pretrained rate_weight resume seed selection split storage_options store task teacher
     temperature temperature_end tensorboard transform transform_activation transform_init
+    transform_rate
     val_max_samples val_split validate_epochs version views warmup_steps worker_kind workers
 """
 

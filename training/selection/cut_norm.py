@@ -97,15 +97,20 @@ def share_statistics(network: nn.Module) -> None:
 
 @contextlib.contextmanager
 def averaged(network: nn.Module) -> Iterator[Callable[[], None]]:
-    """Makes statistics plain means over the batches that pass while this lasts.
+    """Makes batch norm's statistics plain means over the batches that pass while this lasts.
 
-    Nothing is dropped out meanwhile: the statistics are those of evaluation.
+    Nothing is dropped out meanwhile: the statistics are those of evaluation. Frozen batch norms,
+    which are in evaluation mode, stay as they are.
 
     Yields:
         What to call before each batch, which every cut then sees once.
     """
     dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout) and m.training]
-    norms = [module for module in network.modules() if isinstance(module, CutBatchNorm2d)]
+    norms = [
+        m
+        for m in network.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
+    ]
     momenta = [norm.momentum for norm in norms]
     count = itertools.count(1)
 
@@ -118,7 +123,8 @@ def averaged(network: nn.Module) -> Iterator[Callable[[], None]]:
         for dropout in dropouts:
             dropout.eval()
         for norm in norms:
-            norm.num_batches_tracked.zero_()
+            if (tracked := norm.num_batches_tracked) is not None:
+                tracked.zero_()
         yield add_batch
     finally:
         for dropout in dropouts:

@@ -21,8 +21,16 @@ class Objective(nn.Module):
         task, network, loss: What is learned, by whom, and one of the task's losses.
         seed: Of all that is drawn.
         temperature: Of the Gumbel-softmax at the start and at the end of the run.
+        transform_rate: The transform's share of the learning rate.
 
     Attributes:
+        rate_shares: Of the learning rate, by the name of the network's part; 1 for the others.
+        settles: Whether batch norm's statistics are taken anew after the last step. In training a
+            cut has its share of the batches only, and between two of them the weights move on: its
+            running statistics are of few batches and of older weights. As means over batches that
+            all cuts see they fit the weights that the run ends with (Yu and Huang, Universally
+            slimmable networks and improved training techniques, ICCV 2019: post-statistics).
+            Without cuts it changes nothing that can be measured.
         score: The validation's number that decides which network is the best; more is better.
         unlabelled: What it means that a whole epoch has not one label.
     """
@@ -35,12 +43,15 @@ class Objective(nn.Module):
         *,
         seed: int = 0,
         temperature: tuple[float, float] = (1.0, 1.0),
+        transform_rate: float = 1.0,
     ) -> None:
         super().__init__()
         self.task, self.network, self.loss = task, network, loss
         self.annotations = task.annotations(num_classes=network.config.num_classes)
         self.selection = network.config.channel_selection
         self.seed, self.temperature = seed, temperature
+        self.rate_shares: Mapping[str, float] = {"transform": transform_rate}
+        self.settles = bool(self.selection.cuts)
         self.score = task.metric.score
         self.unlabelled = (
             f"{task.nothing.format(images='the images of this epoch')}: train on a split with "
@@ -77,22 +88,18 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def settle(self, batches: Iterable[Mapping[str, Any]]) -> None:
-        """Takes batch norm's statistics anew, at every cut of a network for any N; else nothing.
+        """Takes batch norm's statistics anew: plain means over batches, at every cut if it has any.
 
-        In training a cut has its share of the batches only, and between two of them the weights
-        move on: its running statistics are of few batches and of older weights. As means over
-        batches that all cuts see they fit the weights that the run ends with (Yu and Huang,
-        Universally slimmable networks and improved training techniques, ICCV 2019:
-        post-statistics). The batches are as for `forward`, the network is in training mode.
+        Args:
+            batches: As for `forward`; the network is in training mode, frozen batch norms are not.
         """
-        if not self.selection.cuts:
-            return
         with averaged(self.network) as add_batch:
             for batch in batches:
                 add_batch()
+                _, drawn = self.selection.draw(batch, self.seed, 0)
                 for keep in self.selection.keeps:
                     part = cut_batch(batch, keep)
-                    more = self.task.training_inputs(part, self.seed, 0)
+                    more = drawn | self.task.training_inputs(part, self.seed, 0)
                     self.network(*network_inputs(self.network, part), **more)
 
     def anneal(self, progress: float) -> None:

@@ -1,6 +1,7 @@
 """The assembly of a run on a store: network, loaders, initial weights and validator, from flags."""
 
 import contextlib
+import itertools
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +23,14 @@ from training.selection.base import Selection
 from training.selection.registry import find_selection
 from training.tasks.base import Task
 from training.tasks.classes import class_names
-from training.tasks.objective import Objective
+from training.tasks.objective import Objective, to_device
 from training.tasks.registry import build_network, find_task
 from training.trainer import computed_start, initialise
 from training.trainer.checkpoints import LoadedNetwork, load_network
-from training.trainer.job import FREE, NONE, Job, ModelConfig, TrainerConfig
+from training.trainer.job import FREE, FRESH, NONE, Job, ModelConfig, TrainerConfig
 from training.trainer.ranks import ALONE, Ranks
 from training.trainer.run_folder import FitResult, RunFolder
-from training.trainer.trainer import Trainer
+from training.trainer.trainer import SETTLING_BATCHES, Trainer
 from training.trainer.validation import Validator
 
 _LOG = logging.getLogger(__name__)
@@ -76,13 +77,11 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         free=FREE,
         codec_bytes=inputs.store.codec_checkpoint(inputs.spec.codec_id),
     )
-    if not folder.holds_run():
-        start_transform(network, job, inputs, source, ranks)
+    start = find_start(network, job, source)
+    objective = make_objective(network, job, start)
+    if start != FRESH and not folder.holds_run():
+        start_transform(objective, job, inputs, source, ranks.device(config.device), start)
     validator = make_validator(job, inputs, ranks)
-    end = job.model.temperature if job.model.temperature_end is None else job.model.temperature_end
-    loss = task.loss(lambda_kd=job.model.lambda_kd, rate_weight=job.model.rate_weight)
-    temperature = (job.model.temperature, end)
-    objective = Objective(task, network, loss, seed=config.seed, temperature=temperature)
     with contextlib.closing(loader):
         trainer = Trainer(objective, loader, config, folder, validate=validator, ranks=ranks)
         return trainer.fit(resume=job.resume)
@@ -187,52 +186,83 @@ def initialise_network(network: Network, job: Job, inputs: Inputs, source: Store
         initialise.unfold_pretrained(network, source, job.loader, seed=job.trainer.seed)
 
 
-def start_transform(
-    network: Network, job: Job, inputs: Inputs, source: StoreSource, ranks: Ranks
-) -> None:
-    """Computes, or distils, the weights that the transform starts with.
+def make_objective(network: Network, job: Job, start: str) -> Objective:
+    """Returns what is minimised, with the schedules that go with it."""
+    model, task = job.model, find_task(job.model.task)
+    rate = model.transform_rate
+    if rate is None:
+        rate = 1.0 if start == FRESH else computed_start.TRANSFORM_RATE
+    first, last = model.temperature, model.temperature_end
+    return Objective(
+        task,
+        network,
+        task.loss(lambda_kd=model.lambda_kd, rate_weight=model.rate_weight),
+        seed=job.trainer.seed,
+        temperature=(first, first if last is None else last),
+        transform_rate=rate,
+    )
+
+
+def find_start(network: Network, job: Job, source: StoreSource) -> str:
+    """Returns which of `TRANSFORM_INITS` the network's transform starts with.
 
     Raises:
-        LatentStoreError: If that is asked for and the network, or the store, has not what it needs.
+        LatentStoreError: If one is asked for and the network, or the store, has not what it needs.
     """
     how = job.model.transform_init
     possible = isinstance(network, LatentNetwork) and source.teacher is not None
-    if how in (None, "fresh") and (how or not possible or job.model.init_from is not None):
-        return
-    if not possible or job.model.init_from is not None:
+    possible = possible and job.model.init_from is None
+    if how == FRESH or (how is None and not possible):
+        return FRESH
+    if not possible:
         raise LatentStoreError(
             f"--transform_init {how} fits the transform to a teacher's features: it goes with "
             "--domain latent, stored features, --lambda_kd above 0 and without --init_from; else "
             "give --transform_init fresh"
         )
-    assert isinstance(network, LatentNetwork)  # what else is not possible
-    form = computed_start.can_be_computed(network)
-    if how == "computed" and not form:
+    if how == "computed" and not computed_start.can_be_computed(network):
         raise LatentStoreError(
             f"--transform_init computed is for --transform deconv, got {job.model.transform}: give "
             "--transform_init distilled, or fresh"
         )
-    if form:
+    return how or "distilled"
+
+
+def start_transform(
+    objective: Objective,
+    job: Job,
+    inputs: Inputs,
+    source: StoreSource,
+    device: torch.device,
+    start: str,
+) -> None:
+    """Computes, or distils, the weights that the transform starts with, and settles the network.
+
+    Every rank does the same on whole batches: it is a minute, and there is nothing to exchange.
+
+    Args:
+        start: What `find_start` has found, not `fresh`.
+    """
+    network = objective.network.to(device)
+    assert isinstance(network, LatentNetwork)  # what else has no start
+    if computed_start.can_be_computed(network):
         codec = codec_from_store(inputs.store, inputs.spec.codec_id)
-        computed_start.compute_start(
-            network,
-            source,
-            codec,
-            images=job.model.fit_images,
-            device=ranks.device(job.trainer.device),
-        )
-    if how == "computed" or not job.model.distil_steps:
-        return
-    # Every rank does the same on whole batches: it is a minute, and there is nothing to exchange.
+        images = job.model.fit_images
+        computed_start.compute_start(network, source, codec, images=images, device=device)
     with contextlib.closing(CropLoader(source, job.loader, seed=job.trainer.seed)) as loader:
-        computed_start.distil(
-            network,
-            loader.stream(0, 0),
-            steps=job.model.distil_steps,
-            learning_rate=job.trainer.learning_rate,
-            seed=job.trainer.seed,
-            device=ranks.device(job.trainer.device),
-        )
+        if start == "distilled" and job.model.distil_steps:
+            computed_start.distil(
+                network,
+                loader.stream(0, 0),
+                steps=job.model.distil_steps,
+                learning_rate=job.trainer.learning_rate * computed_start.TRANSFORM_RATE,
+                seed=job.trainer.seed,
+                device=device,
+            )
+        if job.trainer.freeze_batch_norm:
+            return
+        some = itertools.islice(loader.stream(0, 0), SETTLING_BATCHES)
+        objective.settle(to_device(batch, device) for batch in some)
 
 
 def make_validator(job: Job, inputs: Inputs, ranks: Ranks) -> Validator | None:

@@ -10,8 +10,14 @@ step of Adam is as long for all weights, and undoes a start whose channels are o
 last layer is then linear in what it sees, and is fitted exactly, see `least_squares`.
 
 `distil` goes on from there, or from fresh weights: steps of the transform alone on the stored
-features, without labels and without the tail, at less than the training's rate and from a slow
-beginning, since Adam's first steps are as long as if every gradient were certain.
+features, without labels and without the tail, at `TRANSFORM_RATE` and from a slow beginning, since
+Adam's first steps are as long as if every gradient were certain.
+
+Features that are explained in part vary less than the teacher's, and the tail's batch norms expect
+the teacher's. So their statistics are taken anew on what the transform gives, without labels too
+(`Objective.settle`): with the codec q1 and MobileNetV2 on Cityscapes at 256×256 the mIoU of the
+start, before any step with a label, is 0.24 then instead of 0.11; the teacher itself has 0.26 on
+decoded pictures.
 """
 
 import itertools
@@ -37,8 +43,9 @@ from training.tasks.objective import network_inputs, to_device
 FIT_IMAGES = 100
 _SIZED_IMAGES = 8
 """The sizes of hidden channels are taken on so many of them."""
-DISTIL_RATE = 0.3
-"""Of the training's learning rate: after 70 steps a start was worse at 1e-3, and better at 3e-4."""
+TRANSFORM_RATE = 0.3
+"""Of the training's learning rate, for a transform with a start: at 1e-3 Adam undoes it (squared
+error of the features 6.8 before training, 35 after 90 steps of it), at 3e-4 it gets better."""
 _WARM = 0.1
 """Share of the steps over which the rate rises."""
 CPU = torch.device("cpu")
@@ -182,8 +189,7 @@ def distil(
     Args:
         batches: As a `CropLoader` yields them, endlessly, with "features_BCHW".
         steps: Of Adam.
-        learning_rate: Of the training; here it rises to `DISTIL_RATE` of that, and falls along a
-            half cosine.
+        learning_rate: The highest: the rate rises to it, and falls along a half cosine.
         seed: Of the cuts and of the gate's noise.
         device: Where it is trained; the network is moved there.
 
@@ -191,8 +197,7 @@ def distil(
         The mean squared error of the last tenth of the steps, in the features' own units.
     """
     network.to(device)
-    highest = learning_rate * DISTIL_RATE
-    optimizer = torch.optim.Adam(network.transform.parameters(), lr=highest, fused=True)
+    optimizer = torch.optim.Adam(network.transform.parameters(), lr=learning_rate, fused=True)
     tenth, errors = max(1, steps // 10), []
     some = itertools.islice(batches, steps)
     bar = progress(some, total=steps, desc="distilled start", unit="step")
@@ -203,7 +208,7 @@ def distil(
         loss = distillation(features_BCHW, batch, int(cell_mask(batch).sum()))
         for group in optimizer.param_groups:
             warm = min(1.0, (step + 1) / (_WARM * steps))
-            group["lr"] = highest * warm * (1 + math.cos(math.pi * step / steps)) / 2
+            group["lr"] = learning_rate * warm * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

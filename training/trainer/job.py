@@ -19,7 +19,8 @@ from training.tasks.registry import TASKS, find_task, require_own_fields
 
 NONE = "none"
 AMP_CHOICES = ("auto", "off", "bf16")
-TRANSFORM_INITS = ("distilled", "computed", "fresh")
+FRESH = "fresh"
+TRANSFORM_INITS = ("distilled", "computed", FRESH)
 
 
 def _width(what: str, default: int) -> Any:
@@ -127,6 +128,12 @@ class ModelConfig(ShapeFlags, _InputFlags):
         choices=TRANSFORM_INITS,
     )
     distil_steps: int = flag("label-free steps of a distilled start", default=300)
+    transform_rate: float | None = flag(
+        "the transform's learning rate, as a share of the others' (default: 0.3 with a computed or "
+        "distilled start, which Adam undoes at the full rate; else 1)",
+        default=None,
+        above_least=True,
+    )
     fit_images: int = flag("images that a computed start is fitted to", default=100, least=1)
     init: str = flag("where the tail starts", default="teacher", choices=("teacher", "scratch"))
     init_from: str | None = flag(

@@ -50,6 +50,8 @@ class Trainable(Protocol):
     network: Any
     score: str
     unlabelled: str
+    rate_shares: Mapping[str, float]
+    settles: bool
 
     def __call__(self, batch: Batch, counts: Counts, epoch: int) -> dict[str, torch.Tensor]: ...
     def count(self, batch: Batch) -> Counts: ...
@@ -101,7 +103,8 @@ class Trainer:
         ranks.prepare(self.network, self.device, frozen=config.freeze_batch_norm)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         # One fused pass over all parameters: the plain form takes as long as a small network.
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
+        groups = _groups(self.network, task.rate_shares)
+        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
 
     def fit(self, *, resume: bool = False) -> FitResult:
         """Trains to the end of the schedule; resumed, from where the files' run stands.
@@ -136,7 +139,7 @@ class Trainer:
                 self.end_epoch(log)
                 if self._validation_due():
                     self._validate(log)
-            if not (self.config.freeze_batch_norm or self.state.settled):
+            if self.task.settles and not (self.config.freeze_batch_norm or self.state.settled):
                 with self._autocast():
                     self.task.settle(self._settling_batches())
             self.state.settled = True
@@ -239,7 +242,7 @@ class Trainer:
         counts = Counts(**self.ranks.sum_numbers(dataclasses.asdict(own)))
         on_device = [to_device(batch, self.device) for batch in batches]
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * group["share"]
         self.task.anneal(self.progress)
         self.optimizer.zero_grad()
         last = on_device[-1]
@@ -374,6 +377,15 @@ class Trainer:
             set_random_state(parts["rng"][self.ranks.rank], self.device)
         self.state = RunState.from_dict(parts["state"])
         self._saved_epoch = self.state.epoch
+
+
+def _groups(network: nn.Module, shares: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Returns the optimiser's groups, one for each share of the learning rate; the whole first."""
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(shares.get(name.partition(".")[0], 1.0), []).append(parameter)
+    return [{"params": parameters, "share": share} for share, parameters in groups.items()]
 
 
 def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

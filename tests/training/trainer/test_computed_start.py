@@ -1,5 +1,6 @@
 """The transform's start: computed from the codec and the teacher's features, and distilled."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from training.trainer import assembly, computed_start, initialise
 from training.trainer.assembly import find_inputs
 from training.trainer.checkpoints import load_network
 from training.trainer.job import DataConfig, Job, ModelConfig, TrainerConfig
+from training.trainer.trainer import SETTLING_BATCHES
 
 SHAPE = {"backbone": "mobilenet_v2", "aspp_width": 8}
 CPU = torch.device("cpu")
@@ -165,6 +167,63 @@ def test_no_steps_save_the_network_as_it_starts(tiny_store: TinyStore, tmp_path:
     assert load_network(tmp_path / "run" / "last.pt").meta["step"] == 0
     records = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
     assert [r["kind"] for r in records] == ["validation"]
+
+
+def started(store: TinyStore, output: Path, *more: object) -> LatentNetwork:
+    """Returns a network with a computed start, trained for as many steps as asked, or none."""
+    words = [*SMALL.split(), "--transform_init", "computed", "--max_steps", 0, *more]
+    words += ["--output", output]
+    assert train.main(["--store", str(store.url), *map(str, words)]) == 0
+    return load_network(output / "last.pt").network
+
+
+def test_batch_norms_settle_on_what_a_computed_transform_gives(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    network = started(tiny_store, tmp_path / "run")
+    settled = {name: value.clone() for name, value in network.tail.state_dict().items()}
+    network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # torch's plain mean
+    _, source = make_network(make_job(tiny_store, tmp_path))
+    loader = CropLoader(source, LoaderConfig(batch_size=2, crop=32, workers=0), seed=0)
+    with torch.no_grad():
+        for batch in itertools.islice(loader.stream(0, 0), SETTLING_BATCHES):
+            network(batch["y_hat_BCHW"].float())
+    loader.close()
+    for name, value in network.tail.state_dict().items():
+        torch.testing.assert_close(settled[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_frozen_batch_norms_do_not_settle(tiny_store: TinyStore, tmp_path: Path) -> None:
+    tail = started(tiny_store, tmp_path / "run", "--freeze_batch_norm").tail
+    norms = [m for m in tail.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms and all((norm.running_mean == 0).all() for norm in norms)
+
+
+def test_a_transform_with_a_start_learns_at_its_share_of_the_rate(
+    tiny_store: TinyStore, tmp_path: Path
+) -> None:
+    def moved(*more: object) -> tuple[float, float]:
+        network = started(tiny_store, tmp_path / "-".join(map(str, more)), "--max_steps", 1, *more)
+        after = dict(network.named_parameters())
+        changes = {
+            name: (after[name] - value).detach().abs().max() for name, value in before.items()
+        }
+        own = [float(c) for name, c in changes.items() if name.startswith("transform.up")]
+        others = [float(c) for name, c in changes.items() if name.startswith("tail.")]
+        return max(own), max(others)
+
+    before = dict(started(tiny_store, tmp_path / "none").named_parameters())
+    # Adam's first step is as long as the rate; the codec's GDN keeps roots, where it is not.
+    whole, other = moved("--transform_rate", 1)
+    assert whole == pytest.approx(other, rel=0.05)
+    assert moved()[0] == pytest.approx(0.3 * other, rel=0.05)
+    assert moved("--transform_rate", 0.1)[0] == pytest.approx(0.1 * other, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -63,6 +63,8 @@ class TinyTask:
 
     score = "miou"
     unlabelled = "nothing to learn from"
+    settles = True
+    rate_shares: ClassVar[dict[str, float]] = {}
 
     def __init__(self) -> None:
         torch.manual_seed(0)
