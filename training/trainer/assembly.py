@@ -255,7 +255,7 @@ def start_transform(
                 network,
                 loader.stream(0, 0),
                 steps=job.model.distil_steps,
-                learning_rate=job.trainer.learning_rate * computed_start.TRANSFORM_RATE,
+                learning_rate=job.trainer.learning_rate * computed_start.DISTIL_RATE,
                 seed=job.trainer.seed,
                 device=device,
             )

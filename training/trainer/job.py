@@ -129,7 +129,7 @@ class ModelConfig(ShapeFlags, _InputFlags):
     )
     distil_steps: int = flag("label-free steps of a distilled start", default=300)
     transform_rate: float | None = flag(
-        "the transform's learning rate, as a share of the others' (default: 0.3 with a computed or "
+        "the transform's learning rate, as a share of the others' (default: 0.1 with a computed or "
         "distilled start, which Adam undoes at the full rate; else 1)",
         default=None,
         above_least=True,

@@ -222,8 +222,8 @@ def test_a_transform_with_a_start_learns_at_its_share_of_the_rate(
     # Adam's first step is as long as the rate; the codec's GDN keeps roots, where it is not.
     whole, other = moved("--transform_rate", 1)
     assert whole == pytest.approx(other, rel=0.05)
-    assert moved()[0] == pytest.approx(0.3 * other, rel=0.05)
-    assert moved("--transform_rate", 0.1)[0] == pytest.approx(0.1 * other, rel=0.05)
+    assert moved()[0] == pytest.approx(0.1 * other, rel=0.05)
+    assert moved("--transform_rate", 0.3)[0] == pytest.approx(0.3 * other, rel=0.05)
 
 
 @pytest.mark.parametrize(
