@@ -202,7 +202,8 @@ def test_batch_norms_settle_on_what_a_computed_transform_gives(
 def test_frozen_batch_norms_do_not_settle(tiny_store: TinyStore, tmp_path: Path) -> None:
     tail = started(tiny_store, tmp_path / "run", "--freeze_batch_norm").tail
     norms = [m for m in tail.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert norms and all((norm.running_mean == 0).all() for norm in norms)
+    assert norms
+    assert all((norm.running_mean == 0).all() for norm in norms)
 
 
 def test_a_transform_with_a_start_learns_at_its_share_of_the_rate(
