@@ -31,6 +31,7 @@ from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import Number, make_parser, run_command
 from pipelines.jobs.encoding import encode_latents
 from pipelines.jobs.job_flags import PSNR_ROWS
+from pipelines.scenes.scene import render_scene
 from tests.benchmarks.table import markdown
 
 SIZES = ("360x480", "1024x2048")
@@ -50,7 +51,7 @@ def make_flags() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     parser = make_parser("python -m tests.benchmarks.encoding", __doc__ or "")
     add = parser.add_argument
-    add("--images", type=Path, nargs="+", required=True, help="pictures' files")
+    add("--images", type=Path, nargs="+", help="pictures' files (default: a made street)")
     add("--codec", type=Path, help="checkpoint (default: the demo codec)")
     add("--sizes", nargs="+", default=SIZES, help="HEIGHTxWIDTH of pictures in pixels")
     add("--repeats", type=Number(int, 1), default=3, help="of each picture")
@@ -63,7 +64,7 @@ def _run(flags: argparse.Namespace) -> int:
     pictures, coder = [], []
     with torch_threads(flags.threads), tempfile.TemporaryDirectory() as folder:
         for size in flags.sizes:
-            files = _scaled(flags.images, size, Path(folder))
+            files = _scaled(flags.images or [_street(Path(folder))], size, Path(folder))
             seconds = _medians(_picture_ways(codec, files), flags.repeats * len(files))
             pictures += _picture_lines(size, seconds)
             ways, symbols = _coder_ways(codec, files[-1])
@@ -71,6 +72,14 @@ def _run(flags: argparse.Namespace) -> int:
             coder += [(size, name, f"{symbols / s / 1e6:.1f}") for name, s in seconds.items()]
     print(markdown(HEADER, pictures), markdown(CODER_HEADER, coder), sep="\n\n")
     return 0
+
+
+def _street(folder: Path) -> Path:
+    """Writes a made street, and returns its file."""
+    file = folder / "street.png"
+    if not file.exists():
+        Image.fromarray(render_scene(0, 0, 1024, 2048).image_HWC).save(file)
+    return file
 
 
 def _scaled(images: Sequence[Path], size: str, folder: Path) -> list[Path]:

@@ -12,22 +12,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from latent_store.console import Number, make_parser, progress, run_command
 from tests.benchmarks.cpu_time import cpu_seconds
+from tests.benchmarks.environment import conditions
 from tests.benchmarks.reading_data import CODEC, RANKING, Pictures, write_ours
 from tests.benchmarks.reading_peers import (
     AFAR,
@@ -126,12 +123,9 @@ def _run(flags: argparse.Namespace) -> int:
 
 def _conditions(count: int, flags: argparse.Namespace) -> str:
     packages = ("torch", "numpy", "zarr", "pyarrow", "tensorstore")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), load "
-        f"{os.getloadavg()[1]:.1f}, Python {platform.python_version()}, {versions}; {count} "
-        f"samples, {flags.workers} workers, medians of {flags.rounds}. Milliseconds a sample: by "
-        "the clock / of a core."
+        f"{conditions(packages)}; {count} samples, {flags.workers} workers, medians of "
+        f"{flags.rounds}. Milliseconds a sample: by the clock / of a core."
     )
 
 
