@@ -54,7 +54,6 @@ def pack_stream(
     selection: str,
     channels: Sequence[int] | None = None,
     cuts: Sequence[int] | None = None,
-    ranking_id: str | None = None,
 ) -> StreamFile:
     """Codes one picture's latents.
 
@@ -68,7 +67,6 @@ def pack_stream(
         channels: The channels to send: in order of importance (static; scalable: all of them),
             rising (dynamic); None for `"all"`.
         cuts: For `"scalable"`: where the stream may be cut; all channels are added.
-        ranking_id: Noted in the file.
 
     Raises:
         LatentStoreError: Arguments contradict each other.
@@ -87,7 +85,8 @@ def pack_stream(
         inner = (cut for cut in cuts if cut != len(order))
         coded = encode_scalable(codec.tables, y_hat_CHW, indexes_CHW, order, (*inner, len(order)))
     return StreamFile(
-        codec=codec.spec,
+        codec_digest=codec.spec.digest,
+        num_channels=codec.spec.channels,
         height=size[0],
         width=size[1],
         selection=selection,
@@ -98,7 +97,6 @@ def pack_stream(
         indexes_crc32c=coded.indexes_crc32c,
         z=encode_z(codec.tables, z_symbols_NHW),
         y=coded.data,
-        ranking_id=ranking_id,
     )
 
 
@@ -115,7 +113,7 @@ def unpack_stream(codec: Codec, stream: StreamFile, keep: int | None = None) -> 
         IntegrityError: Indexes or symbols are not the encoder's.
         LatentStoreError: `keep` is no cut.
     """
-    codec.spec.require_identity(stream.codec.identity, "the stream file")
+    codec.spec.require_digest(stream.codec_digest, "the stream file")
     stream = cut_stream(stream, keep)
     z_symbols = decode_z(codec.tables, stream.z, *stream.hyper_size)
     indexes_CHW = codec.indexes(torch.from_numpy(z_symbols)[None])[0].cpu().numpy()

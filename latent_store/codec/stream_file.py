@@ -1,17 +1,20 @@
-"""A file that holds one picture's streams and all that decoding them needs besides the codec.
+"""A file that holds one picture's streams and what decoding them needs besides the codec.
 
 Its layout stands in FORMAT.md, section 10.
 
-The header names the codec with the five fields of its identity, the picture's original size, the
-channels in the stream's order and the cuts. Under dynamic selection the channels stand in
-`mask`, one bit each, since they are a part of what such a picture costs.
+The header has tens of bytes: a digest of the codec's identity, the picture's original size, the
+cuts, and the channels in the stream's order, or a digest of them where whoever receives the file
+has that order. Names belong to the store. Under dynamic selection the channels stand in `mask`, one
+bit each, since they are a part of what such a picture costs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,24 +28,32 @@ from latent_store.errors import (
     FormatVersionError,
     IntegrityError,
     LatentStoreError,
+    RankingError,
 )
 from latent_store.format.layout import coded_size
-from latent_store.format.schema import HYPER_STRIDE, CodecSpec
+from latent_store.format.schema import DIGEST_BYTES, HYPER_STRIDE, MOST_CHANNELS, CodecSpec
 from latent_store.storage import records
 from latent_store.storage.local_files import write_atomically
 
 MAGIC = b"\x89LSTREAM"
-VERSION = 1
+VERSION = 2
 PREAMBLE = struct.Struct("<8sHII")
+FIXED = struct.Struct("<B8sIIIHII")
+"""How a header begins: selection, digest of the codec, height, width, channels of the codec, number
+of cuts, bytes of z, and crc32c of what is behind the header."""
+ORDER_KNOWN = 0x80
+"""Of the selection: the order stands there as a digest."""
 PARTS = ("mask", "z", "y")
 PER_CUT = tuple(field.name for field in dataclasses.fields(Cuts))
 SELECTIONS = ("all", "static", "dynamic", "scalable")
+"""In a header by their place here."""
+ORDERED = ("static", "scalable")
+"""Those whose channels have an order that a file must say."""
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RecursionError, struct.error)
 MAX_PIXELS = 1 << 28
 """Of a picture, as it is coded: a decoder needs about 60 bytes for each."""
 MOST_NUMBER = (1 << 32) - 1
 """Of every number in a header."""
-MOST_TEXT = 255
-"""Characters of every text in a header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +61,8 @@ class StreamFile(Cuts):
     """One picture as streams; `y` may be cut at its `cuts`, of which the last one is all of it.
 
     Attributes:
-        codec: The codec's name and identity.
+        codec_digest: Names the codec, see `CodecSpec.digest`.
+        num_channels: The channels of the codec's ŷ.
         height: Of the picture, in pixels, before padding.
         width: As `height`.
         selection: `"all"` (natural order, CompressAI's string), `"static"` (a ranking's first
@@ -59,24 +71,26 @@ class StreamFile(Cuts):
         channels: The channels in `y`, in its order.
         z: The hyper stream.
         y: The stream of ŷ; empty without channels.
-        ranking_id: The ranking that the order comes from, where there is one.
+        order_known: A reader has the channels' order, as a network for ranked channels does: the
+            file has its digest alone.
 
     Raises:
         LatentStoreError: Values contradict each other.
     """
 
-    codec: CodecSpec
+    codec_digest: bytes
+    num_channels: int
     height: int
     width: int
     selection: str
     channels: tuple[int, ...]
     z: bytes
     y: bytes
-    ranking_id: str | None = None
+    order_known: bool = False
 
     def __post_init__(self) -> None:
         _require_types(self)
-        check_channels(self.channels, self.codec.channels)
+        check_channels(self.channels, self.num_channels)
         coded_size(self.height, self.width)
         if self.selection not in SELECTIONS:
             raise LatentStoreError(
@@ -103,7 +117,7 @@ class StreamFile(Cuts):
         """The channel bitmap of a dynamic selection, little bits first; empty otherwise."""
         if self.selection != "dynamic":
             return b""
-        bits = np.zeros(self.codec.channels, dtype=np.uint8)
+        bits = np.zeros(self.num_channels, dtype=np.uint8)
         bits[list(self.channels)] = 1
         return np.packbits(bits, bitorder="little").tobytes()
 
@@ -125,61 +139,69 @@ class StreamFile(Cuts):
 
     def to_bytes(self) -> bytes:
         """Returns the file's bytes."""
-        header = json.dumps(self._header(), separators=(",", ":"), sort_keys=True).encode()
+        header = self._header()
         version_and_length = struct.pack("<HI", VERSION, len(header))
         checksum = crc32c(version_and_length + header)
-        parts = b"".join(getattr(self, name) for name in PARTS)
-        return PREAMBLE.pack(MAGIC, VERSION, len(header), checksum) + header + parts
+        return PREAMBLE.pack(MAGIC, VERSION, len(header), checksum) + header + self._body()
 
-    def _header(self) -> dict[str, Any]:
-        listed = {} if self.selection == "dynamic" else {"channels": list(self.channels)}
-        return {
-            **listed,
-            "codec": self.codec.to_attrs(),
-            "height": self.height,
-            "width": self.width,
-            "selection": self.selection,
-            "ranking_id": self.ranking_id,
-            **{name: list(getattr(self, name)) for name in PER_CUT},
-            "parts": [[len(part), crc32c(part)] for part in (getattr(self, n) for n in PARTS)],
-        }
+    def _body(self) -> bytes:
+        return b"".join(getattr(self, name) for name in PARTS)
+
+    def _header(self) -> bytes:
+        kind, order = SELECTIONS.index(self.selection), b""
+        if self.selection in ORDERED:
+            kind |= ORDER_KNOWN * self.order_known
+            listed = np.array(self.channels, dtype=_order_dtype(self.num_channels)).tobytes()
+            order = order_digest(self.channels) if self.order_known else listed
+        fixed = FIXED.pack(
+            kind,
+            self.codec_digest,
+            self.height,
+            self.width,
+            self.num_channels,
+            len(self.cuts),
+            len(self.z),
+            crc32c(self._body()),
+        )
+        counts = np.array([getattr(self, name) for name in PER_CUT], dtype="<u4")
+        return fixed + counts.tobytes() + order
 
     @classmethod
     def from_bytes(
-        cls, data: bytes, name: str = "the stream file", *, max_pixels: int = MAX_PIXELS
+        cls,
+        data: bytes,
+        name: str = "the stream file",
+        *,
+        orders: Iterable[Sequence[int]] = (),
+        max_pixels: int = MAX_PIXELS,
     ) -> StreamFile:
         """Reads `to_bytes`, and checks everything in it.
 
         Args:
             data: The file's bytes.
             name: How messages call the file.
+            orders: The orders of channels that are at hand, for a file that has but a digest.
             max_pixels: The largest picture that is decoded, in pixels as it is coded.
 
         Raises:
             IntegrityError: Foreign, truncated or altered bytes, or some behind the end.
-            FormatVersionError: A whole file of another version.
+            FormatVersionError: A whole file of a newer version.
+            RankingError: The file's order is none of those at hand.
             CapacityError: The picture is larger than `max_pixels`.
         """
-        text, body = _read_header(data, name)
+        version, header, body = _read_header(data, name)
         try:
-            header: dict[str, Any] = json.loads(text)
-            parts = _split_parts(body, header["parts"], name)
-            listed = header.get("channels")
-            stream = cls(
-                codec=records.typed(CodecSpec, header["codec"], name, "encode the picture again"),
-                height=header["height"],
-                width=header["width"],
-                selection=header["selection"],
-                channels=_unpack_mask(parts["mask"]) if listed is None else tuple(listed),
-                z=parts["z"],
-                y=parts["y"],
-                ranking_id=header["ranking_id"],
-                **{key: tuple(header[key]) for key in PER_CUT},
-            )
-            _require_mask(stream, parts["mask"])
-        except IntegrityError:
+            if version == 1:
+                fields = _read_json(header, body, name)
+            else:
+                fields = _read_packed(header, body, name, orders)
+            mask = fields.pop("mask")
+            stream = cls(**fields)
+            if stream.mask != mask:
+                raise LatentStoreError(f"a mask of {len(mask)} bytes is not that of its channels")
+        except (IntegrityError, RankingError):
             raise
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except _MALFORMED as error:
             raise IntegrityError(
                 f"{name} has a header that cannot be right ({str(error)[:120]}); encode the "
                 "picture again"
@@ -205,7 +227,12 @@ def write_stream_file(path: str | Path, stream: StreamFile) -> int:
     return len(data)
 
 
-def read_stream_file(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> StreamFile:
+def read_stream_file(
+    path: str | Path,
+    *,
+    orders: Iterable[Sequence[int]] = (),
+    max_pixels: int = MAX_PIXELS,
+) -> StreamFile:
     """Reads and checks a stream file, as `StreamFile.from_bytes` does.
 
     Raises:
@@ -213,11 +240,21 @@ def read_stream_file(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Strea
     """
     if not Path(path).is_file():  # a device or a pipe may have no end
         raise LatentStoreError(f"there is no stream file {path}; check the path")
-    return StreamFile.from_bytes(Path(path).read_bytes(), str(path), max_pixels=max_pixels)
+    data = Path(path).read_bytes()
+    return StreamFile.from_bytes(data, str(path), orders=orders, max_pixels=max_pixels)
 
 
-def _read_header(data: bytes, name: str) -> tuple[bytes, bytes]:
-    """Returns the header's JSON and what stands behind it."""
+def order_digest(channels: Sequence[int]) -> bytes:
+    """Returns the digest of channel numbers in an order."""
+    return hashlib.sha256(np.array(channels, dtype="<u4").tobytes()).digest()[:DIGEST_BYTES]
+
+
+def _order_dtype(num_channels: int) -> str:
+    return "<u1" if num_channels <= 1 << 8 else "<u2"
+
+
+def _read_header(data: bytes, name: str) -> tuple[int, bytes, bytes]:
+    """Returns version and header, and what stands behind it."""
     if data[: len(MAGIC)] != MAGIC:
         raise IntegrityError(
             f"{name} is no stream file: it starts with {data[:8]!r}; give one that segment wrote"
@@ -233,36 +270,109 @@ def _read_header(data: bytes, name: str) -> tuple[bytes, bytes]:
         raise IntegrityError(
             f"{name} has a header that was altered (its crc32c differs); copy the file again"
         )
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise FormatVersionError(
-            f"{name} has stream file version {version}, this library reads {VERSION}; install a "
-            "release of latent-store that reads it"
+            f"{name} has stream file version {version}, this library reads 1 to {VERSION}; install "
+            "a release of latent-store that reads it"
         )
-    return header, data[end:]
+    return version, header, data[end:]
+
+
+def _read_json(text: bytes, body: bytes, name: str) -> dict[str, Any]:
+    """Returns the fields of a file of version 1, whose header has texts and lists."""
+    header: dict[str, Any] = json.loads(text)
+    parts = _split_parts(body, header["parts"], name)
+    codec = records.typed(CodecSpec, header["codec"], name, "encode the picture again")
+    listed = header.get("channels")
+    # Before the length is right, so many channels are only a claim.
+    _require_mask_length(parts["mask"], codec.channels, header["selection"])
+    return {
+        "codec_digest": codec.digest,
+        "num_channels": codec.channels,
+        "channels": _unpack_mask(parts["mask"]) if listed is None else tuple(listed),
+        **parts,
+        **{key: header[key] for key in ("height", "width", "selection")},
+        **{key: tuple(header[key]) for key in PER_CUT},
+    }
+
+
+def _read_packed(
+    header: bytes, body: bytes, name: str, orders: Iterable[Sequence[int]]
+) -> dict[str, Any]:
+    """Returns the fields of a file of version 2."""
+    kind, codec, height, width, num_channels, num_cuts, z_bytes, checksum = FIXED.unpack_from(
+        header
+    )
+    selection = SELECTIONS[kind & ~ORDER_KNOWN]
+    if not 1 <= num_channels <= MOST_CHANNELS:
+        raise LatentStoreError(f"a codec has 1 to {MOST_CHANNELS} channels, got {num_channels}")
+    end = FIXED.size + 4 * len(PER_CUT) * num_cuts
+    table = np.frombuffer(header[FIXED.size : end], dtype="<u4").reshape(len(PER_CUT), num_cuts)
+    counts = {name: tuple(row) for name, row in zip(PER_CUT, table.tolist(), strict=True)}
+    mask_bytes = -(-num_channels // 8) if selection == "dynamic" else 0
+    y_start = mask_bytes + z_bytes
+    _require_length(body, y_start + (*counts["cut_bytes"], 0)[num_cuts - 1], name)
+    require_crc32c(body, checksum, f"what is behind the header of {name}")
+    mask, known, order = body[:mask_bytes], bool(kind & ORDER_KNOWN), header[end:]
+    if selection not in ORDERED:
+        channels = _unpack_mask(mask) if mask else tuple(range(num_channels))
+        if order or known:
+            raise LatentStoreError(f"a selection {selection!r} has no order of its own")
+    elif known:
+        channels = _find_order(orders, (*counts["cuts"], 0)[num_cuts - 1], order, name)
+    else:
+        channels = tuple(np.frombuffer(order, dtype=_order_dtype(num_channels)).tolist())
+    return counts | {
+        "codec_digest": codec,
+        "num_channels": num_channels,
+        "height": height,
+        "width": width,
+        "selection": selection,
+        "channels": channels,
+        "order_known": known,
+        "mask": mask,
+        "z": body[mask_bytes:y_start],
+        "y": body[y_start:],
+    }
+
+
+def _find_order(
+    orders: Iterable[Sequence[int]], keep: int, digest: bytes, name: str
+) -> tuple[int, ...]:
+    """Returns the first `keep` channels of the order that has a digest."""
+    for order in orders:
+        channels = tuple(order[:keep])
+        if len(channels) == keep and order_digest(channels) == digest:
+            return channels
+    raise RankingError(
+        f"{name} has {keep} channels in an order ({digest.hex()}) that is not at hand; encode the "
+        "picture with this checkpoint or decode it with the one that encoded it (or its --store)"
+    )
 
 
 def _require_types(stream: StreamFile) -> None:
     """Refuses values of other types than a header has; everything else relies on them."""
-    spec = stream.codec
-    texts = (spec.codec_id, spec.architecture, *spec.identity.values(), stream.selection)
-    numbers = [spec.channels, spec.hyper_channels, stream.height, stream.width, *stream.channels]
+    numbers = [stream.num_channels, stream.height, stream.width, *stream.channels]
     for name in PER_CUT:
         numbers += getattr(stream, name)
-    texts_fit = all(
-        type(text) is str and len(text) <= MOST_TEXT for text in (*texts, stream.ranking_id or "")
-    )
-    if not texts_fit or any(type(n) is not int or not 0 <= n <= MOST_NUMBER for n in numbers):
-        raise LatentStoreError(
-            f"texts of up to {MOST_TEXT} characters and whole numbers up to {MOST_NUMBER} belong "
-            "there"
-        )
+    if any(type(n) is not int or not 0 <= n <= MOST_NUMBER for n in numbers):
+        raise LatentStoreError(f"whole numbers up to {MOST_NUMBER} belong there")
+    if len(stream.codec_digest) != DIGEST_BYTES:
+        raise LatentStoreError(f"a codec's digest has {DIGEST_BYTES} bytes")
 
 
-def _require_mask(stream: StreamFile, mask: bytes) -> None:
-    length = -(-stream.codec.channels // 8) if stream.selection == "dynamic" else 0
-    # The length first: before it is right, so many channels are only a claim.
-    if len(mask) != length or stream.mask != mask:
+def _require_mask_length(mask: bytes, num_channels: int, selection: str) -> None:
+    if len(mask) != (-(-num_channels // 8) if selection == "dynamic" else 0):
         raise LatentStoreError(f"a mask of {len(mask)} bytes is not that of its channels")
+
+
+def _require_length(body: bytes, expected: int, name: str) -> None:
+    if len(body) < expected:
+        raise IntegrityError(_truncated(name, len(body), expected))
+    if len(body) > expected:
+        raise IntegrityError(
+            f"{name} has {len(body) - expected} bytes behind its end; copy the file again"
+        )
 
 
 def _split_parts(body: bytes, sizes: list[list[int]], name: str) -> dict[str, bytes]:
@@ -272,13 +382,7 @@ def _split_parts(body: bytes, sizes: list[list[int]], name: str) -> dict[str, by
         for number in pair
     ):
         raise TypeError("lengths and checksums of parts are whole numbers")
-    expected = sum(length for length, _ in sizes)
-    if len(body) < expected:
-        raise IntegrityError(_truncated(name, len(body), expected))
-    if len(body) > expected:
-        raise IntegrityError(
-            f"{name} has {len(body) - expected} bytes behind its end; copy the file again"
-        )
+    _require_length(body, sum(length for length, _ in sizes), name)
     parts, start = {}, 0
     for part, (length, checksum) in zip(PARTS, sizes, strict=True):
         parts[part] = body[start : start + length]

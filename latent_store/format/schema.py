@@ -8,6 +8,7 @@ axis is cut into shards.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ CHANNEL_GROUP = 16
 SEGMENTATION, DETECTION = "segmentation", "detection"
 DEFAULT_CUTS = (16, 32, 64, 128)
 
+DIGEST_BYTES = 8
 MOST_CHANNELS = 2**16
 Channels = Annotated[int, Meta(ge=1, le=MOST_CHANNELS)]
 
@@ -78,8 +80,14 @@ class CodecSpec:
         """The five fields that must agree wherever latents meet."""
         return {name: getattr(self, name) for name in self.IDENTITY_FIELDS}
 
+    @property
+    def digest(self) -> bytes:
+        """The identity in 8 bytes, which stream files have: the beginning of its sha256."""
+        text = "\n".join(self.identity.values()).encode()
+        return hashlib.sha256(text).digest()[:DIGEST_BYTES]
+
     def to_attrs(self) -> dict[str, Any]:
-        """Returns a JSON-ready dict for Zarr attributes, checkpoints and stream headers."""
+        """Returns a JSON-ready dict for Zarr attributes and checkpoints."""
         return dataclasses.asdict(self)
 
     @property
@@ -101,6 +109,19 @@ class CodecSpec:
                     "different codecs cannot be mixed; use the codec that wrote the latents, or "
                     "encode again"
                 )
+
+    def require_digest(self, digest: bytes, what: str) -> None:
+        """Refuses the digest of another identity.
+
+        Raises:
+            IdentityError: With both digests and the remedy.
+        """
+        if digest != self.digest:
+            raise IdentityError(
+                f"{what} is of the codec with digest {digest.hex()}, and {self.codec_id} has "
+                f"{self.digest.hex()}: latents of different codecs cannot be mixed; use the codec "
+                "that wrote the latents, or encode again"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,6 @@ from latent_store.errors import (
     RankingError,
 )
 from latent_store.format.ids import normal_id
-from latent_store.format.schema import CodecSpec
 from latent_store.storage.object_stores import open_location
 from latent_store.store import LatentStore, Split
 from latent_store.tools.decode import (
@@ -115,25 +114,36 @@ def _open_source(flags: argparse.Namespace) -> _Source:
     if flags.sample is not None or not path.is_file():
         sample = _open_sample(flags)
         return _Source(sample.name, sample.codec, sample.stream, sample.full_psnr)
-    stream = read_stream_file(path)
-    return _Source(path.name, _find_codec(flags, stream.codec), partial(cut_stream, stream))
+    store = None if flags.store is None else LatentStore(open_location(flags.store))
+    stream = read_stream_file(path, orders=() if store is None else _orders(store))
+    codec = _find_codec(flags.codec_checkpoint, store, stream.codec_digest)
+    return _Source(path.name, codec, partial(cut_stream, stream))
 
 
-def _find_codec(flags: argparse.Namespace, spec: CodecSpec) -> Codec:
+def _orders(store: LatentStore) -> Iterator[Sequence[int]]:
+    """Yields the orders of channels that a store keeps."""
+    for codec_id in store.codecs():
+        for ranking_id in store.rankings(codec_id):
+            yield store.ranking(codec_id, ranking_id).order
+
+
+def _find_codec(checkpoint: Path | None, store: LatentStore | None, digest: bytes) -> Codec:
     """Returns the codec that a stream file names, or refuses another one."""
-    if flags.codec_checkpoint is not None:
-        codec = load_codec(checkpoint=flags.codec_checkpoint)
-    elif flags.store is not None:
-        codec = codec_from_store(LatentStore(open_location(flags.store)), spec.codec_id)
-    else:
-        codec = load_codec(demo=True)
-        if codec.spec.identity != spec.identity:
-            raise IdentityError(
-                f"the stream file is of codec {spec.codec_id}, which does not come with the "
-                "package; give its checkpoint with --codec_checkpoint, or a store that keeps it "
-                "with --store"
-            )
-    codec.spec.require_identity(spec.identity, "the stream file")
+    if checkpoint is not None:
+        codec = load_codec(checkpoint=checkpoint)
+        codec.spec.require_digest(digest, "the stream file")
+        return codec
+    if store is not None:
+        for codec_id, spec in store.codecs().items():
+            if spec.digest == digest:
+                return codec_from_store(store, codec_id)
+    codec = load_codec(demo=True)
+    if codec.spec.digest != digest:
+        raise IdentityError(
+            f"the stream file is of the codec with digest {digest.hex()}, which neither comes with "
+            "the package nor lies in a --store; give its checkpoint with --codec_checkpoint, or a "
+            "store that keeps it with --store"
+        )
     return codec
 
 
@@ -154,7 +164,7 @@ def _reference(
     """Returns the original if it is given, else the full decode if the stream holds it."""
     if flags.image is None:
         full = source.decode()
-        if len(full.stream.channels) < full.stream.codec.channels:
+        if len(full.stream.channels) < full.stream.num_channels:
             return None
         return Reference("the full decode", full.image_HWC)
     image_HWC = read_image(flags.image)

@@ -57,7 +57,7 @@ class DecodedPicture:
         """Returns channels, bytes and rate."""
         y, z = self.stream.y, self.stream.z
         return (
-            f"{self.name}: {len(self.stream.channels)} of {self.stream.codec.channels} channels, "
+            f"{self.name}: {len(self.stream.channels)} of {self.stream.num_channels} channels, "
             f"{self.num_bytes} bytes (y {len(y)}, z {len(z)}), {self.bpp:.4f} bpp"
         )
 
@@ -220,10 +220,17 @@ class CodedSample:
             symbols_crc32c=tuple(checksums["symbols"][:end].tolist()),
             indexes_crc32c=tuple(checksums["indexes"][:end].tolist()),
             y=y_string,
-            ranking_id=ranked.ranking.ranking_id,
         )
 
     def _file(self, **parts: Any) -> StreamFile:
         ((height, width),) = self.split.sizes([self.row]).tolist()
         z_string = self.latents.z_string(self.row)
-        return StreamFile(codec=self.codec.spec, height=height, width=width, z=z_string, **parts)
+        spec = self.codec.spec
+        return StreamFile(
+            codec_digest=spec.digest,
+            num_channels=spec.channels,
+            height=height,
+            width=width,
+            z=z_string,
+            **parts,
+        )

@@ -236,7 +236,7 @@ def _export(url: Path, codec: Codec, folder: Path) -> None:
     ranking = split.store.ranking(codec.spec.codec_id, RANKING)
     hyper = (CANVAS[0] // schema.HYPER_STRIDE, CANVAS[1] // schema.HYPER_STRIDE)
     for row, selection in ((0, "scalable"), (4, "all")):
-        options = {"channels": ranking.order, "cuts": ranking.cuts[:-1], "ranking_id": RANKING}
+        options = {"channels": ranking.order, "cuts": ranking.cuts[:-1]}
         stream = pack_stream(
             codec,
             latents.read([row])[0],

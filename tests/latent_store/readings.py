@@ -146,7 +146,7 @@ def _read_ranked(split: Split, codec_id: str, ranking_id: str) -> Iterator[tuple
 
 def _decoded_stream(store: LatentStore, path: Path) -> np.ndarray:
     stream = read_stream_file(path)
-    codec_id = stream.codec.codec_id
+    (codec_id,) = (name for name, s in store.codecs().items() if s.digest == stream.codec_digest)
     codec = _codec(store.codec_checkpoint(codec_id), store.codec(codec_id))
     return unpack_stream(codec, stream).full()
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from latent_store import cli
 from latent_store.codec import (
     Codec,
     decode_z,
@@ -79,6 +80,23 @@ def test_maps_and_bytes_are_those_of_the_evaluation(
     out = capsys.readouterr().out
     assert "camera, milliseconds" in out
     assert "server, milliseconds" in out
+
+
+def test_the_header_is_a_small_part_of_a_small_picture(
+    checkpoints, images, tiny_store, tmp_path, fails
+):
+    report = tmp_path / "r.json"
+    for kind in ("static", "dynamic", "none"):
+        flags = ("--image", images[0], "--encode_only", "--json", report)
+        assert _run(checkpoints[kind], tmp_path / kind, *flags) == 0
+        (told,) = json.loads(report.read_text())["pictures"]
+        assert told["bytes"]["header"] < 80
+    # A static network's order is its checkpoint's, and the store's.
+    stream = str(tmp_path / f"static/{images[0].stem}.stream")
+    decode = ["decode", stream, "--output", str(tmp_path / "x.png")]
+    error = fails(cli.main, decode)
+    assert "is not at hand; encode the picture with this checkpoint or decode it with the" in error
+    assert cli.main([*decode, "--store", str(tiny_store.url)]) == 0
 
 
 def test_the_server_needs_the_stream_file_alone(checkpoints, images, tmp_path, capsys):
@@ -155,7 +173,9 @@ def test_streams_of_other_channels_are_refused(
     stream = tmp_path / f"{images[0].stem}.stream"
     flags = ("--output", tmp_path, "--stream", stream)
     line = fails(main, ["--checkpoint", str(checkpoints[decoded_by]), *map(str, flags)])
-    assert "cannot use this stream, which carries" in line
+    # A ranked network's order is a digest, which no other network can resolve.
+    told = "is not at hand" if encoded_by == "static" else "cannot use this stream, which carries"
+    assert told in line
     assert "encode the picture with this checkpoint" in line
 
 

@@ -35,7 +35,7 @@ class AllChannels(Selection):
         return {"selection": "all"}
 
     def accepted(self, stream: StreamFile, keep: int | None = None) -> int | None:
-        everything = sorted(stream.channels) == list(range(stream.codec.channels))
+        everything = sorted(stream.channels) == list(range(stream.num_channels))
         return len(stream.channels) if everything else None
 
     def kind(self, keep: int | None) -> str:

@@ -8,6 +8,7 @@ The server has the stream file and the checkpoint, nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +98,20 @@ class Transmission:
             latents.z_symbols_BNHW[0].cpu().numpy(),
             indexes_BCHW[0].cpu().numpy(),
             size=(image_HWC.shape[0], image_HWC.shape[1]),
-            ranking_id=self.network.meta["ranking_id"],
             **chosen,
         )
         if cuts := chosen.get("cuts"):
             stream = cut_stream(stream, cuts[-1])
+        known = self.network.config.channels or ()
+        if known and stream.channels == known[: len(stream.channels)]:
+            stream = dataclasses.replace(stream, order_known=True)
         watch.lap("entropy coding")
         return stream
+
+    @property
+    def orders(self) -> tuple[tuple[int, ...], ...]:
+        """The orders of channels that both sides know: the network's."""
+        return () if self.network.config.channels is None else (self.network.config.channels,)
 
     def receive(self, stream: StreamFile, watch: Stopwatch) -> tuple[Any, np.ndarray]:
         """Turns a picture's streams into the task's prediction, at the server.
@@ -154,7 +162,7 @@ class Transmission:
 
     def _require_channels(self, stream: StreamFile) -> int:
         """Returns how many of a stream's channels the network takes."""
-        self.codec.spec.require_identity(stream.codec.identity, "the stream file")
+        self.codec.spec.require_digest(stream.codec_digest, "the stream file")
         keep = self.network.config.channel_selection.accepted(stream, self.keep)
         if keep is None:
             raise RankingError(

@@ -21,6 +21,7 @@ from latent_store.codec import (
     crc32c,
     cut_stream,
     encode_y,
+    load_codec,
     pack_stream,
     read_stream_file,
     unpack_stream,
@@ -32,11 +33,13 @@ from latent_store.errors import (
     IdentityError,
     IntegrityError,
     LatentStoreError,
+    RankingError,
 )
 from tests.latent_store.codec.made_codec import random_latents
 
 Pack = Callable[..., StreamFile]
 SIZE = (60, 100)
+OLD_STREAMS = Path(__file__).parents[1] / "archives/streams_v1"
 ORDER = tuple(int(c) for c in np.random.default_rng(2).permutation(192))
 
 
@@ -61,10 +64,10 @@ def pack(codec: Codec, latents: dict[str, np.ndarray]) -> Pack:
     ("selection", "options"),
     [
         ("all", {}),
-        ("static", {"channels": ORDER[:16], "ranking_id": "frequency"}),
+        ("static", {"channels": ORDER[:16]}),
         ("dynamic", {"channels": sorted(ORDER[:80])}),
         ("dynamic", {"channels": []}),
-        ("scalable", {"channels": ORDER, "cuts": (16, 64), "ranking_id": "frequency"}),
+        ("scalable", {"channels": ORDER, "cuts": (16, 64)}),
     ],
 )
 def test_round_trip(
@@ -75,7 +78,7 @@ def test_round_trip(
     assert size == (tmp_path / "a.stream").stat().st_size
     again = read_stream_file(tmp_path / "a.stream")
     assert again == stream
-    assert again.codec == codec.spec
+    assert (again.codec_digest, again.num_channels) == (codec.spec.digest, 192)
     decoded = unpack_stream(codec, again)
     channels = list(options.get("channels", range(192)))
     assert list(decoded.channels) == channels
@@ -93,8 +96,51 @@ def test_bytes_are_counted_by_part(pack: Pack, codec: Codec, latents: dict) -> N
     assert stream.part_bytes == {"mask": 24, "z": len(stream.z), "y": len(y)}
     assert stream.bpp == 8 * (24 + len(stream.z) + len(y)) / (60 * 100)
     assert pack("static", channels=ORDER[:16]).part_bytes["mask"] == 0
-    # The mask replaces the list: nothing else in the file says which channels there are.
-    assert b'channels":[' not in stream.to_bytes()
+
+
+def test_a_header_is_tens_of_bytes(pack: Pack) -> None:
+    preamble_and_fixed, a_cut, listed = 18 + 31, 16, 1
+    for selection, options, expected in (
+        ("all", {}, a_cut),
+        # The mask replaces the list: nothing else in the file says which channels there are.
+        ("dynamic", {"channels": sorted(ORDER[:80])}, a_cut),
+        ("static", {"channels": ORDER[:16]}, a_cut + 16 * listed),
+        ("scalable", {"channels": ORDER, "cuts": (16, 64)}, 3 * a_cut + 192 * listed),
+    ):
+        stream = pack(selection, **options)
+        header = len(stream.to_bytes()) - sum(stream.part_bytes.values())
+        assert header == preamble_and_fixed + expected
+        if selection in ("static", "scalable"):
+            known = dataclasses.replace(stream, order_known=True)
+            digest = 8 - len(stream.channels) * listed
+            assert len(known.to_bytes()) == len(stream.to_bytes()) + digest
+
+
+def test_an_order_that_both_sides_know_is_a_digest(pack: Pack) -> None:
+    whole = dataclasses.replace(pack("scalable", channels=ORDER, cuts=(16, 64)), order_known=True)
+    for stream in (whole, cut_stream(whole, 64)):
+        data = stream.to_bytes()
+        assert StreamFile.from_bytes(data, orders=[range(192), ORDER]) == stream
+        for orders in ([], [ORDER[::-1]], [ORDER[:63]]):
+            with pytest.raises(
+                RankingError, match=r"channels in an order \([0-9a-f]{16}\) that is"
+            ):
+                StreamFile.from_bytes(data, orders=orders)
+
+
+@pytest.mark.parametrize("selection", ["all", "static", "dynamic", "scalable"])
+def test_files_of_version_1_open_for_ever(selection: str) -> None:
+    stream = read_stream_file(OLD_STREAMS / f"{selection}.stream")
+    order = tuple((7 * c + 3) % 192 for c in range(192))
+    expected = {"all": tuple(range(192)), "static": order[:16], "scalable": order}
+    assert stream.channels == expected.get(selection, tuple(sorted(order[:40])))
+    assert (stream.height, stream.width, stream.selection) == (40, 70, selection)
+    codec = load_codec(demo=True)
+    # Checksums of symbols and scale indexes stand in the file.
+    assert unpack_stream(codec, stream).y_hat_KHW.any()
+    again = stream.to_bytes()
+    assert StreamFile.from_bytes(again) == stream
+    assert len(again) < (OLD_STREAMS / f"{selection}.stream").stat().st_size - 500
 
 
 def test_a_scalable_file_is_cut_without_coding_again(
@@ -163,7 +209,9 @@ def test_foreign_files_are_told(data: bytes) -> None:
 def test_messages_name_the_file_and_the_part(tmp_path: Path, small_file: bytes) -> None:
     path = tmp_path / "a.stream"
     path.write_bytes(small_file[:-1] + bytes([small_file[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match=r"the y part of .*a\.stream has crc32c .* written"):
+    with pytest.raises(
+        IntegrityError, match=r"behind the header of .*a\.stream has crc32c .* written"
+    ):
         read_stream_file(path)
     path.write_bytes(small_file[:40])
     with pytest.raises(IntegrityError, match=r"a\.stream was truncated: 40 bytes where \d+ belong"):
@@ -179,16 +227,13 @@ def forge(version: int, header: bytes, body: bytes = b"") -> bytes:
 
 
 def test_a_header_that_is_no_json_although_its_checksum_is_right() -> None:
-    header = b"{channels"
-    checksum = crc32c(struct.pack("<HI", 1, len(header)) + header)
-    data = PREAMBLE.pack(MAGIC, 1, len(header), checksum) + header
     with pytest.raises(IntegrityError, match="has a header that cannot be right"):
-        StreamFile.from_bytes(data)
+        StreamFile.from_bytes(forge(1, b"{channels"))
 
 
 def test_a_newer_version_is_told_from_damage(small_file: bytes) -> None:
-    with pytest.raises(FormatVersionError, match="has stream file version 2, this library reads 1"):
-        StreamFile.from_bytes(forge(2, b"{}"))
+    with pytest.raises(FormatVersionError, match="version 3, this library reads 1 to 2; install"):
+        StreamFile.from_bytes(forge(3, b"{}"))
 
 
 @pytest.mark.parametrize(
@@ -201,17 +246,18 @@ def test_a_newer_version_is_told_from_damage(small_file: bytes) -> None:
         {"cut_bytes": []},
         {"symbols_crc32c": []},
         {"codec": {}},
-        {"channels": [0, 5, 99]},
-        {"channels": [0, 5, 5]},
-        {"channels": [7, 5, 0]},
+        {"channels": [*range(15), 192]},
+        {"channels": [*range(15), 5]},
+        {"channels": [*range(15)]},
         {"parts": [[0, 0]]},
     ],
 )
-def test_headers_that_contradict_themselves(small_file: bytes, change: dict) -> None:
-    length = PREAMBLE.unpack_from(small_file)[2]
+def test_headers_that_contradict_themselves(change: dict) -> None:
+    old_file = (OLD_STREAMS / "static.stream").read_bytes()
+    length = PREAMBLE.unpack_from(old_file)[2]
     start, end = PREAMBLE.size, PREAMBLE.size + length
-    header = {**json.loads(small_file[start:end]), **change}
-    data = forge(1, json.dumps(header).encode(), small_file[end:])
+    header = {**json.loads(old_file[start:end]), **change}
+    data = forge(1, json.dumps(header).encode(), old_file[end:])
     with pytest.raises(IntegrityError) as caught:
         StreamFile.from_bytes(data)
     assert "\n" not in str(caught.value)
@@ -223,7 +269,7 @@ def test_another_codec_another_hyper_stream(
     codec: Codec, small_checkpoint: bytes, pack: Pack
 ) -> None:
     stream = pack("all")
-    with pytest.raises(IdentityError, match="the stream file has weights_sha256"):
+    with pytest.raises(IdentityError, match="the stream file is of the codec with digest"):
         unpack_stream(codec_from_bytes(small_checkpoint), stream)
     other = dataclasses.replace(stream, indexes_crc32c=(1,))
     with pytest.raises(IntegrityError, match="the scale indexes of the stream file have crc32c"):
