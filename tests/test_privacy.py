@@ -79,7 +79,7 @@ def test_paths_and_credentials_are_in_nothing_that_the_commands_write_or_print(
     # What could be missed without looking into it: tensors' pickles, tables, attributes.
     for kind in (
         "last.pt!archive/data.pkl",
-        "resume.pt!archive/data.pkl",
+        "finished.json",
         "config.json",
         "last.safetensors",
         "results.json",

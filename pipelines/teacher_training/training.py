@@ -69,6 +69,7 @@ def train_teacher(
         meta=_meta(reader),
         config=_resolved(teacher, config, loader.config, trainer_config),
         free=free_fields(*CONFIGS),
+        safetensors=trainer_config.safetensors,
     )
     validate = _validator(reader, teacher, held, loader_config, ranks)
     with contextlib.closing(loader):

@@ -76,6 +76,7 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         config=job.resolved(),
         free=FREE,
         codec_bytes=inputs.store.codec_checkpoint(inputs.spec.codec_id),
+        safetensors=config.safetensors,
     )
     start = find_start(network, job, source)
     objective = make_objective(network, job, start)

@@ -206,6 +206,11 @@ class TrainerConfig(Flags):
     )
     checkpoint_epochs: int = flag("epochs between checkpoints; 0 = off", default=0, free=True)
     tensorboard: bool = flag("write TensorBoard files", default=True, free=True)
+    safetensors: bool = flag(
+        "export the finished network's weights, for other tools, as last.safetensors too",
+        default=True,
+        free=True,
+    )
 
     def rate(self, step: int, total: int) -> float:
         """Returns the learning rate of the step after `step` of `total`."""

@@ -46,9 +46,11 @@ training data may restrict the use of the weights; fill in `license` above befor
 
 ## Files
 
-`last.pt` and `last.safetensors` hold the same weights, `config.json` everything that the run
-depended on, `log.jsonl` how it went. The two hold, as `content_sha256`, a digest over all tensors
-and settings too: a flipped bit is refused when `last.pt` is loaded, or `last.safetensors` with
+`last.pt` holds the network at the end, `best.pt` at its best validation (it may be a link to the
+other), `last.safetensors` the weights of `last.pt` for other tools, unless the run had
+`--no-safetensors`. `config.json` has everything that the run depended on, `log.jsonl` how it went.
+Files of weights hold, as `content_sha256`, a digest over all tensors and settings too: a flipped
+bit is refused when they are loaded, or `last.safetensors` with
 `training.trainer.checkpoints.read_safetensors`. Files of earlier versions have none, and load as
 before.
 """

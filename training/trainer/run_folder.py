@@ -2,16 +2,21 @@
 
     config.json   the resolved configuration
     log.jsonl     records of steps, epochs and validations; tb/ the same for TensorBoard
-    resume.pt     everything that `--resume` needs
+    resume.pt     until the end: everything that `--resume` needs
     last.pt       the network as it is (the reported one); best.pt at its best validation
-    last.safetensors, README.md    at the end: exported weights and model card
+    finished.json, README.md, last.safetensors    at the end: counters, model card, exported weights
 
 `resume.pt` alone decides where a run goes on; `last.pt` and `best.pt` are networks for others to
-use. One file, renamed into place, cannot be half old and half new.
+use. One file, renamed into place, cannot be half old and half new. A finished run goes on nowhere:
+`finished.json` takes the place of `resume.pt`, and a `best.pt` that is `last.pt` is a link to it.
 """
 
+import contextlib
+import dataclasses
+import filecmp
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +24,14 @@ from typing import Any, Self
 
 import torch
 
-from latent_store.errors import LatentStoreError, public_url
-from latent_store.storage.local_files import write_atomically
+from latent_store.errors import CheckpointError, LatentStoreError, public_url
+from latent_store.storage.local_files import atomic_path, remove, write_atomically
 from training.trainer import checkpoints
 from training.trainer.model_card import model_card
 from training.trainer.run_log import RunLog
 
 RESUME_FILE = "resume.pt"
+FINISHED_FILE = "finished.json"
 LAST_FILE = "last.pt"
 BEST_FILE = "best.pt"
 LOG_FILE = "log.jsonl"
@@ -144,6 +150,9 @@ class RunFiles:
     def finish(self, network: Any, state: RunState, scores: Mapping[str, float]) -> None:
         """Writes what is made of a finished network and its last validation."""
 
+    def close(self, state: RunState) -> None:
+        """Leaves of a finished run what is of use."""
+
 
 class RunFolder(RunFiles):
     """The folder of a network's run, made when the run begins.
@@ -153,6 +162,7 @@ class RunFolder(RunFiles):
         meta: The checkpoint's, see `LoadedNetwork`; "train", "epoch" and "step" are filled in.
         config, free: See `RunFiles`.
         codec_bytes: The codec's checkpoint file, to lie in the network's.
+        safetensors: Whether the finished network's weights are exported too.
     """
 
     def __init__(
@@ -163,10 +173,15 @@ class RunFolder(RunFiles):
         config: Mapping[str, Any],
         free: frozenset[str],
         codec_bytes: bytes | None = None,
+        safetensors: bool = True,
     ) -> None:
         super().__init__(path / RESUME_FILE, path / LOG_FILE, config=config, free=free)
-        self.path, self.checkpoint = path, path / LAST_FILE
-        self.meta, self.codec_bytes = dict(meta), codec_bytes
+        self.path, self.checkpoint, self.record = path, path / LAST_FILE, path / FINISHED_FILE
+        self.meta, self.codec_bytes, self.safetensors = dict(meta), codec_bytes, safetensors
+
+    def holds_run(self) -> bool:
+        """Says whether there is a run to go on with, or one that is finished."""
+        return self.record.exists() or super().holds_run()
 
     def begin(self) -> None:
         """Makes the folder and writes the configuration."""
@@ -175,18 +190,55 @@ class RunFolder(RunFiles):
         write_atomically(self.path / "config.json", text.encode())
 
     def save(self, network: Any, state: RunState, parts: Mapping[str, Any]) -> None:
-        """Writes last.pt, then resume.pt."""
+        """Writes last.pt, then resume.pt; of a finished run what takes its place."""
         self._save_network(self.checkpoint, network, state)
-        super().save(network, state, parts)
+        if state.finished:
+            self.close(state)
+        else:
+            super().save(network, state, parts)
+
+    def load(self) -> Mapping[str, Any]:
+        """Returns what `save` was given as `parts`; of a finished run "state" alone."""
+        if not self.record.exists():
+            return super().load()
+        try:
+            record = json.loads(self.record.read_text())
+            parts = {"state": dict(record["state"])}
+            before = dict(record["config"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{self.record} is damaged ({type(error).__name__}); the run is finished: use its "
+                f"{LAST_FILE}, or start a new --output"
+            ) from error
+        require_same_config(before, _as_json(self.config), self.free)
+        return parts
+
+    def close(self, state: RunState) -> None:
+        """Puts a record in the place of resume.pt, and a link in that of a best.pt that is last.pt.
+
+        Folders of earlier versions, which kept both, are made alike.
+        """
+        # JSON has no nan, which the best score is without a validation.
+        counters = {name: n for name, n in dataclasses.asdict(state).items() if n == n}
+        record = {"state": counters, "config": _as_json(self.config)}
+        write_atomically(self.record, (json.dumps(record, indent=2) + "\n").encode())
+        best = self.path / BEST_FILE
+        alike = best.exists() and filecmp.cmp(best, self.checkpoint, shallow=False)
+        if alike and not best.samefile(self.checkpoint):
+            # A file system without links keeps the copy.
+            with contextlib.suppress(OSError), atomic_path(best) as neighbour:
+                os.link(self.checkpoint, neighbour)
+        remove(self.resume)
 
     def save_best(self, network: Any, state: RunState) -> None:
         """Writes best.pt."""
         self._save_network(self.path / BEST_FILE, network, state)
 
     def finish(self, network: Any, state: RunState, scores: Mapping[str, float]) -> None:
-        """Exports the finished network's weights and writes its card."""
+        """Writes the finished network's card, and exports its weights if they are asked for."""
         meta = self._meta_at(state)
-        checkpoints.export_safetensors(self.path / "last.safetensors", network, meta=meta)
+        if self.safetensors:
+            checkpoints.export_safetensors(self.path / "last.safetensors", network, meta=meta)
         card = model_card(network.config, meta, scores)
         write_atomically(self.path / "README.md", card.encode())
 
@@ -225,6 +277,11 @@ def require_same_config(
                 f"cannot resume with another --{name}: the run has {before.get(name)!r}, now it is "
                 f"{now.get(name)!r}; give the same value, or start a new --output"
             )
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration as a JSON file gives it back: lists in the place of tuples."""
+    return dict(json.loads(json.dumps(config)))
 
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,9 @@ class Trainer:
         """
         self._start(resume=resume)
         if self.state.finished:
+            self.ranks.wait()  # all have read the files
+            if self.ranks.first:
+                self.files.close(self.state)
             return self._result({})
         exact = algorithms(deterministic=self.config.deterministic)
         with exact, until_stopped() as asked, self._opened_log() as log, self._bar() as bar:
@@ -361,8 +364,11 @@ class Trainer:
         """Goes on where another run was.
 
         Another number of ranks, or another kind of device, may go on with a run: only dropout then
-        starts from fresh random numbers.
+        starts from fresh random numbers. Of a finished run the counters are enough.
         """
+        self.state = RunState.from_dict(parts["state"])
+        if self.state.finished:
+            return
         try:
             self.network.load_state_dict(parts["network"])
         except RuntimeError as error:
@@ -375,7 +381,6 @@ class Trainer:
         self.meters.load_state_dict(parts["meters"], self.device)
         if len(parts["rng"]) == self.ranks.world:
             set_random_state(parts["rng"][self.ranks.rank], self.device)
-        self.state = RunState.from_dict(parts["state"])
         self._saved_epoch = self.state.epoch
 
 

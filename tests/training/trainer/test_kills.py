@@ -16,7 +16,7 @@ from tests.pipelines.kills import walk
 from tests.training.trainer.test_trainer import CHANNELS, MadeLoader, fit, make_config
 from training.networks.network_config import NetworkConfig
 from training.tasks.losses import Counts
-from training.trainer.run_folder import BEST_FILE, LOG_FILE, RESUME_FILE
+from training.trainer.run_folder import BEST_FILE, FINISHED_FILE, LAST_FILE, LOG_FILE
 from training.trainer.trainer import Batch
 
 TIMES = ("seconds", "wait_share")
@@ -32,8 +32,9 @@ def finished(folder: Path) -> dict[str, Any]:
     # Its header lists the same things in whatever order.
     weights = load_file(folder / "last.safetensors")
     found["last.safetensors"] = {name: values.tolist() for name, values in weights.items()}
-    found[RESUME_FILE] = torch.load(folder / RESUME_FILE, weights_only=False)["state"]
-    found[RESUME_FILE]["seconds"] = 0.0
+    found[FINISHED_FILE] = json.loads(found[FINISHED_FILE])
+    found[FINISHED_FILE]["state"]["seconds"] = 0.0
+    found["linked"] = (folder / BEST_FILE).samefile(folder / LAST_FILE)
     return found
 
 

@@ -1,12 +1,13 @@
 """The training loop: it learns, it continues bit by bit, and it stops with a reason."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from training.tasks.registry import build_network
 from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
 from training.trainer.checkpoints import load_network
 from training.trainer.job import TrainerConfig
-from training.trainer.run_folder import RESUME_FILE, FitResult, RunFiles, RunFolder
+from training.trainer.run_folder import RESUME_FILE, FitResult, RunFiles, RunFolder, RunState
 from training.trainer.run_log import Clock, Meters
 from training.trainer.trainer import Trainer
 from training.trainer.validation import Validator
@@ -116,6 +117,7 @@ def fit(
         config=dataclasses.asdict(config),
         free=free_fields(TrainerConfig),
         codec_bytes=codec_bytes,
+        safetensors=config.safetensors,
     )
     return Trainer(task, loader, config, folder, validate=validate).fit(resume=resume)
 
@@ -157,8 +159,8 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     assert result.epoch == 2
     assert 0 <= result.wait_share <= 1
     assert sorted(path.name for path in output.iterdir()) == [
-        "README.md", "best.pt", "config.json", "last.pt", "last.safetensors", "log.jsonl",
-        "resume.pt", "tb",
+        "README.md", "best.pt", "config.json", "finished.json", "last.pt", "last.safetensors",
+        "log.jsonl", "tb",
     ]  # fmt: skip
     loaded = load_network(result.checkpoint)
     assert loaded.sha256 == result.sha256
@@ -295,27 +297,85 @@ def test_a_finished_run_is_not_trained_further(tmp_path: Path) -> None:
     assert loader.given == 0
 
 
+@pytest.mark.parametrize("scores", [[0.1, 0.9], [0.9, 0.1]])
+def test_a_finished_run_keeps_no_weights_twice(tmp_path: Path, scores: list[float]) -> None:
+    config = make_config(validate_epochs=1, safetensors=False)
+    validations = iter(scores)
+    fit(
+        make_task(), MadeLoader(), config, tmp_path, validate=lambda *_: {"miou": next(validations)}
+    )
+    last_is_best = scores[1] > scores[0]
+    assert (tmp_path / "best.pt").samefile(tmp_path / "last.pt") == last_is_best
+    assert load_network(tmp_path / "best.pt").meta["step"] == BATCHES * (1 + last_is_best)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md", "best.pt", "config.json", "finished.json", "last.pt", "log.jsonl",
+    ]  # fmt: skip
+    record = json.loads((tmp_path / "finished.json").read_text())
+    assert record["state"]["best_score"] == 0.9
+    assert record["state"]["finished"]
+
+
+def test_a_folder_of_an_earlier_version_still_opens(tmp_path: Path) -> None:
+    class Earlier(RunFolder):
+        def close(self, state: RunState) -> None:
+            """Keeps what is there."""
+
+        def save(self, network: Any, state: RunState, parts: Mapping[str, Any]) -> None:
+            super().save(network, state, parts)
+            RunFiles.save(self, network, state, parts)
+
+    config, validate = make_config(validate_epochs=0), (lambda *_: {"miou": 0.5})
+    free, values = free_fields(TrainerConfig), dataclasses.asdict(config)
+    earlier = Earlier(tmp_path, meta=META, config=values, free=free)
+    first = Trainer(make_task(), MadeLoader(), config, earlier, validate=validate).fit()
+    assert (tmp_path / RESUME_FILE).exists()
+    assert not (tmp_path / "finished.json").exists()
+    for _ in range(2):
+        loader = MadeLoader()
+        again = fit(make_task(), loader, config, tmp_path, validate=validate, resume=True)
+        assert (again.sha256, again.step, loader.given) == (first.sha256, first.step, 0)
+        assert not (tmp_path / RESUME_FILE).exists()
+        assert (tmp_path / "best.pt").samefile(tmp_path / "last.pt")
+
+
+def test_a_damaged_record_of_a_finished_run(tmp_path: Path) -> None:
+    fit(make_task(), MadeLoader(), make_config(), tmp_path)
+    (tmp_path / "finished.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"is damaged .* finished: use its last.pt"):
+        fit(make_task(), MadeLoader(), make_config(), tmp_path, resume=True)
+
+
 def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     fit(make_task(), MadeLoader(), make_config(), tmp_path)
     with pytest.raises(LatentStoreError, match="holds a run already: go on with it with --resume"):
         fit(make_task(), MadeLoader(), make_config(), tmp_path)
 
 
-def test_a_changed_configuration_is_named(tmp_path: Path) -> None:
-    fit(make_task(), MadeLoader(), make_config(), tmp_path)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_configuration_is_named(tmp_path: Path, *, finished: bool) -> None:
+    _begin(tmp_path, finished=finished)
     for changed, message in (
         ({"learning_rate": 0.5}, "another --learning_rate: the run has 0.001, now it is 0.5"),
         ({"epochs": 3}, "another --epochs: the run has 2, now it is 3"),
     ):
         with pytest.raises(LatentStoreError, match=f"cannot resume with {message}"):
             fit(make_task(), MadeLoader(), make_config(**changed), tmp_path, resume=True)
-    with pytest.raises(LatentStoreError, match="labels of the training data was True, now"):
-        fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path, resume=True)
+    if not finished:
+        with pytest.raises(LatentStoreError, match="labels of the training data was True, now"):
+            fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path, resume=True)
     fit(make_task(), MadeLoader(), make_config(checkpoint_minutes=1.0), tmp_path, resume=True)
 
 
+def _begin(output: Path, *, finished: bool) -> None:
+    """Leaves a run that is finished, or was stopped after its first step."""
+    task = _Interrupting(make_task(), 0 if finished else 1)
+    stopped = contextlib.nullcontext() if finished else pytest.raises(JobFailedError)
+    with stopped:
+        fit(task, MadeLoader(), make_config(), output)
+
+
 def test_a_damaged_resume_file(tmp_path: Path) -> None:
-    fit(make_task(), MadeLoader(), make_config(), tmp_path)
+    _begin(tmp_path, finished=False)
     data = (tmp_path / RESUME_FILE).read_bytes()
     (tmp_path / RESUME_FILE).write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
