@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from latent_store.catalogue.rankings import lease_name, write_ranking
@@ -24,7 +27,8 @@ from latent_store.storage.object_stores import input_file, open_location
 from latent_store.store import LatentStore, Split
 from latent_store.tools import verify as integrity
 from latent_store.tools.shared_orders import describe_sharing, share_order, shared_cuts
-from latent_store.tools.strays import describe_strays
+from latent_store.tools.strays import describe_strays, find_strays
+from latent_store.views.inventory import take_inventory
 from latent_store.views.summary import describe
 
 DESCRIPTION = """
@@ -60,6 +64,8 @@ def make_flags() -> argparse.ArgumentParser:
     verify = actions.add_parser("verify", help="is it what was written? exits 1 if not")
     verify.add_argument("--deep", action="store_true", help="decode every stream (loads torch)")
     verify.add_argument("--repair", action="store_true", help="drop what is broken, for a rerun")
+    for action in (inspect, verify):
+        action.add_argument("--json", action="store_true", help="print one JSON object instead")
     close = actions.add_parser("finalize", help="close what killed jobs have left whole")
     check = actions.add_parser("selfcheck", help="do streams decode alike under all settings?")
     check.add_argument("--codec", help="codec id (default: the only one)")
@@ -117,14 +123,21 @@ def _run(flags: argparse.Namespace) -> int:
     location = open_location(flags.url)
     store = LatentStore(location)
     if flags.action == "inspect":
-        print(describe(store))
-        _name_strays(location)
-        return 0
+        return _inspect(store, as_json=flags.json)
     if flags.action == "finalize":
         return _finalize(location, steal=flags.steal_lease)
     if flags.action == "share":
         return _share(store, flags)
     return _verify(location, flags)
+
+
+def _inspect(store: LatentStore, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({**take_inventory(store), "strays": find_strays(store.location)}))
+        return 0
+    print(describe(store))
+    _name_strays(store.location)
+    return 0
 
 
 def _finalize(location: Location, *, steal: bool) -> int:
@@ -176,6 +189,19 @@ def _verify(location: Location, flags: argparse.Namespace) -> int:
         check = check_streams
     with progress(desc="verify", unit="shard") as bar:
         found = list(integrity.verify(location, deep=check, on_shard=lambda _: bar.update()))
+    repair = partial(integrity.repair, location, found, deep=check, steal=flags.steal_lease)
+    if flags.json:
+        repairs = flags.repair and found
+        told = {
+            "url": location.url,
+            "deep": flags.deep,
+            "holds": not found,
+            "defects": [dataclasses.asdict(defect) for defect in found],
+            "strays": find_strays(location),
+            "dropped_shards": repair() if repairs else 0,
+        }
+        print(json.dumps(told))
+        return 1 if found else 0
     for defect in found:
         print(spell_flags(str(defect)))
     _name_strays(location)
@@ -183,8 +209,7 @@ def _verify(location: Location, flags: argparse.Namespace) -> int:
         print(f"{location.url}: no defects")
         return 0
     if flags.repair:
-        dropped = integrity.repair(location, found, deep=check, steal=flags.steal_lease)
-        print(f"dropped {dropped} shards; run their jobs again, which write only those")
+        print(f"dropped {repair()} shards; run their jobs again, which write only those")
     return 1
 
 

@@ -18,7 +18,7 @@ from latent_store.format.ids import VIEWS
 from latent_store.format.schema import PAD_MULTIPLE
 from latent_store.storage.lease import Lease
 from latent_store.storage.object_stores import input_file
-from latent_store.views.summary import describe_rows
+from latent_store.views.inventory import count_rows
 from pipelines.datasets.registry import DatasetFlags
 from pipelines.jobs.job_flags import (
     DEFAULT_SAMPLES_PER_SHARD,
@@ -103,7 +103,12 @@ def make_flags() -> argparse.ArgumentParser:
     threads = Number(int, 1, MOST_THREADS)
     add("--threads", type=threads, help="torch threads a worker (default: cores / workers)")
     add("--device", default="cpu", help="auto, cpu, cuda or cuda:N; of codec and teacher")
-    add("--dry_run", action="store_true", help="print the plan and write nothing")
+    add(
+        "--dry_run",
+        action="store_true",
+        help="print the plan, with hours and bytes after compression as "
+        "one picture takes them, and write nothing",
+    )
     add("--steal_lease", action="store_true", help="take over from a job that is known dead")
     return parser
 
@@ -147,7 +152,9 @@ def _run(argv: Sequence[str] | None) -> int:
 
     request = EncodeRequest(flags)
     if flags.dry_run:
-        print(request.describe())
+        from pipelines.jobs.dry_run import describe_request
+
+        print(describe_request(request, options))
         return 0
     with Lease(request.location, "root", "metadata", wait_seconds=120):
         component.create_store(request.location)
@@ -166,7 +173,7 @@ def _run(argv: Sequence[str] | None) -> int:
         job = request.make_job(encoders, claims, options)
         for closed in job.run(plan, options):
             where = f" in {closed.num_shards} shards"
-            text = describe_rows(request.location, plan, closed.component, where)
+            text = count_rows(request.location, plan, closed.component).describe(where)
             print(f"{closed.split}/{closed.component}: {text}")
     return 0
 

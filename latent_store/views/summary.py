@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from latent_store.catalogue.rankings import compare_rankings, describe_agreement
-from latent_store.components import base as component
-from latent_store.components.reader import OpenComponent
-from latent_store.format.plan import ShardPlan
-from latent_store.shards import receipts
-from latent_store.storage.location import Location
 from latent_store.store import LatentStore, Split
+from latent_store.views.inventory import COMPLETE, RowCounts, take_inventory
 
 
 def describe(store: LatentStore) -> str:
     """Returns what a store holds: codecs, rankings, and every component with size and state."""
+    inventory = take_inventory(store)
     lines = [f"{store.url}: latent store"]
+    sizes = {found["codec_id"]: found["bytes"] for found in inventory["codecs"]}
     for codec_id, spec in store.codecs().items():
         made = f"{spec.source}" + (f", quality {spec.quality}" if spec.quality else "")
-        lines.append(f"codec {codec_id} ({made}; N={spec.hyper_channels}, M={spec.channels})")
+        lines.append(
+            f"codec {codec_id} ({made}; N={spec.hyper_channels}, M={spec.channels}), "
+            f"{_mib(sizes[codec_id])}"
+        )
         known = [store.ranking(codec_id, name) for name in store.rankings(codec_id)]
         for ranking in known:
             cuts = " ".join(map(str, ranking.cuts))
@@ -34,52 +36,46 @@ def describe(store: LatentStore) -> str:
         for first, second in itertools.combinations(known, 2):
             found = describe_agreement(compare_rankings(first, second))
             lines.append(f"  rankings {first.ranking_id} and {second.ranking_id}: {found}")
-    lines += [f"teacher {teacher_id}" for teacher_id in store.teachers()]
-    for name in store.splits():
-        lines += _describe_split(store, store[name])
+    for teacher in inventory["teachers"]:
+        lines.append(f"teacher {teacher['teacher_id']}, {_mib(teacher['bytes'])}")
+    for found in inventory["splits"]:
+        lines += _describe_split(store[found["name"]], found["components"])
+    lines.append(_describe_bytes(inventory))
     return "\n".join(lines)
 
 
-def _describe_split(store: LatentStore, split: Split) -> list[str]:
+def _describe_split(split: Split, components: Sequence[Mapping[str, Any]]) -> list[str]:
     plan = split.plan
     rows = f"{plan.num_shards} shards of {plan.samples_per_shard}"
     size = f"{plan.canvas[0]}x{plan.canvas[1]}"
     place = f"on a canvas of {size}" if plan.mixed_sizes else f"coded at {size}"
     lines = [f"split {plan.name}: {plan.describe_samples()} in {rows}, {place}"]
-    for key, complete in split.components().items():
-        stored = sum(store.location.sizes(f"{plan.name}/{key}").values())
-        state = "complete" if complete else "INCOMPLETE"
-        group = component.open_component(store.location, plan.name, key)
-        if complete and component.pending(group):
-            # What is finished is read; the job that adds to it runs, or was killed.
-            state = "GROWING"
-        line = f"  {key:<56} {state:<10} {stored / 2**20:9.2f} MiB"
-        if complete:
-            line += f"  {describe_rows(store.location, plan, key)}"
+    for found in components:
+        state = COMPLETE if found["state"] == COMPLETE else found["state"].upper()
+        line = f"  {found['key']:<56} {state:<10} {_mib(found['bytes']):>13}"
+        if found["samples"] is not None:
+            counts = RowCounts(**{f.name: found[f.name] for f in dataclasses.fields(RowCounts)})
+            line += f"  {counts.describe()}"
         lines.append(line)
     return lines
 
 
-def describe_rows(location: Location, plan: ShardPlan, key: str, where: str = "") -> str:
-    """Returns what a finished component holds: samples, failed and absent rows, mean rate and PSNR.
+def _describe_bytes(inventory: Mapping[str, Any]) -> str:
+    """Returns one line on all bytes of a store."""
+    names = {
+        "components": "components",
+        "codecs": "codecs and rankings",
+        "teachers": "teachers",
+        "records": "plans, receipts and indexes",
+        "other": "no part of the store",
+    }
+    parts = [
+        f"{text} {_mib(inventory['bytes_of'][name])}"
+        for name, text in names.items()
+        if inventory["bytes_of"][name]
+    ]
+    return f"in all {_mib(inventory['bytes'])}: {', '.join(parts)}"
 
-    Views are counted apart and left out of the means: they show the same pictures again. `where`
-    is put after the number of samples.
-    """
-    table = OpenComponent(location, plan.name, key).index
-    rows, ids = (table[name].to_pylist() for name in ("row", "sample_id"))
-    plan.require_samples(rows, ids, key)
-    original = [plan.source_rows[row] == row for row in rows]
-    statuses = table["status"].to_pylist()
-    good = [status == receipts.OK for status in statuses]
-    count = sum(fine for fine, first in zip(good, original, strict=True) if first)
-    views = sum(good) - count
-    text = f"{count} samples" + (f" and {views} views" if views else "") + where
-    for status in (receipts.FAILED, receipts.NOT_LISTED):
-        text += f", {statuses.count(status)} {status}" if status in statuses else ""
-    table = table.filter(original)
-    for name, symbol in (("bpp", "bpp"), ("psnr", "dB PSNR")):
-        if name in table.column_names:
-            values = [value for value in table[name].to_pylist() if value is not None]
-            text += f", {np.mean(values):.4g} {symbol}" if values else ""
-    return text
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -221,28 +220,6 @@ class EncodeRequest:
             encoders=tuple(encoders),
         )
 
-    def describe(self) -> str:
-        """Returns what a call would do: rows, shards, components and raw sizes. Writes nothing."""
-        plan = self.plan
-        sizes = sorted({(s.height, s.width) for s in plan.samples if s.has_size})
-        size = f"{sizes[0][0]}x{sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
-        place = "on a canvas of" if plan.mixed_sizes else "coded at"
-        size += f", {place} {plan.canvas[0]}x{plan.canvas[1]}"
-        shards = f"{plan.num_shards} shards of {plan.samples_per_shard}"
-        lines = [f"{plan.name}: {plan.describe_samples()} of {size}, in {shards}"]
-        unread = sum(not sample.has_size for sample in plan.originals)
-        if unread:
-            lines.append(
-                f"  {unread} of the pictures have no readable header: their rows will fail"
-            )
-        for encoder in self.ask_encoders():
-            spec = encoder.spec
-            raw = sum(np.dtype(a.dtype).itemsize * math.prod(a.shape) for a in spec.arrays)
-            total = raw * len(plan.samples) / 2**20
-            state = "complete" if self.is_complete(encoder) else "to write"
-            lines.append(f"  {spec.key:<48} {total:10.1f} MiB before compression   {state}")
-        return "\n".join(lines)
-
     def _settled_plan(self) -> ShardPlan:
         """Reads the store's plan and extends it by the samples and views it lacks, or makes one.
 
@@ -272,12 +249,18 @@ class EncodeRequest:
             plan = make_plan(dataset, flags.split, wanted, size, canvas)
         return plan.with_views(flags.views)
 
+    def stored_latent_dtype(self) -> str | None:
+        """Returns the dtype of the codec's ŷ in the store; None where it has none."""
+        if self.codec is not None:
+            with contextlib.suppress(LatentStoreError, KeyError):
+                group = self._open(LatentsReader.key_of(self.codec.spec.codec_id))
+                return str(array_of(group, "y_hat").dtype)
+        return None
+
     def _latent_dtype(self, codec: Codec) -> str:
-        with contextlib.suppress(LatentStoreError, KeyError):
-            group = self._open(LatentsReader.key_of(codec.spec.codec_id))
-            return str(array_of(group, "y_hat").dtype)
-        if self.flags.y_hat_dtype != "auto":
-            return str(self.flags.y_hat_dtype)
+        stored = self.stored_latent_dtype()
+        if stored is not None or self.flags.y_hat_dtype != "auto":
+            return str(stored or self.flags.y_hat_dtype)
         return "int16" if self.flags.dry_run else self._calibrated_dtype(codec)
 
     def _calibrated_dtype(self, codec: Codec) -> str:
