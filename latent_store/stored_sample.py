@@ -50,7 +50,7 @@ class StoredSample(Shown):
         return self.sample.sample_id
 
     def y_hat(self, channels: Sequence[int] | None = None, codec: str | None = None) -> np.ndarray:
-        """Returns ŷ, integers [C, h, w] at its own coded size; all channels or those numbered."""
+        """Returns ŷ [C, h, w] at its own coded size; all channels or those numbered."""
         y_hat_CHW: np.ndarray = self.split.latents(codec).read([self.row], channels)[0]
         height, width = (side // LATENT_STRIDE for side in self.sample.coded_size)
         return y_hat_CHW[:, :height, :width]

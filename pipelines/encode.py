@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from latent_store.codec.families.registry import DEFAULT_ARCHITECTURE, FAMILIES
 from latent_store.components import base as component
 from latent_store.components.features import STEM
 from latent_store.components.settlement import settle
@@ -114,12 +115,19 @@ def make_flags() -> argparse.ArgumentParser:
 
 
 def _add_components(parser: argparse.ArgumentParser) -> None:
+    kinds = " or ".join(FAMILIES)
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--codec_checkpoint", type=input_file, help="file or URL of a bmshj2018-hyperprior")
+    add("--codec_checkpoint", type=input_file, help=f"file or URL: {kinds}")
     add("--quality", type=Number(int, 1, 8), help="weights of CompressAI's zoo, quality 1 to 8")
     add("--demo_codec", action="store_true", help="the small codec that ships with the package")
     add = parser.add_argument_group("what is stored").add_argument
     add("--metric", default="mse", choices=["mse", "ms-ssim"], help="metric of --quality")
+    add(
+        "--architecture",
+        default=DEFAULT_ARCHITECTURE,
+        choices=FAMILIES,
+        help="architecture of --quality (default: %(default)s); a file says what it is",
+    )
     add(
         "--teacher_checkpoint", type=input_file, help="file that train-teacher wrote: adds features"
     )

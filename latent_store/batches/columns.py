@@ -157,8 +157,9 @@ class Columns(WindowSource):
         """Reads a window of every column of each row; windows are in pixels, on the 16-pixel grid.
 
         Returns:
-            By name: "y_hat" integers [n, C, h, w], "labels" uint8 [n, H, W], "features" float32
-            [n, D, h, w], "boxes", a list of `Boxes` in pixels of the window, numbers float32.
+            By name: "y_hat" [n, C, h, w] as `LatentsReader.read` gives it, "labels" uint8
+            [n, H, W], "features" float32 [n, D, h, w], "boxes", a list of `Boxes` in pixels of the
+            window, numbers float32.
         """
         return {
             name: self.read(name, rows, in_cells(windows, self.stride(name))) for name in self.names

@@ -18,12 +18,12 @@ from urllib.error import URLError
 import torch
 
 from latent_store.codec import stock
-from latent_store.codec.hyperprior import ARCHITECTURE, ID_DIGITS, ZOO_SHA256, Codec
+from latent_store.codec.families.base import CodecFamily
+from latent_store.codec.families.registry import DEFAULT_ARCHITECTURE, find_family
+from latent_store.codec.hyperprior import ID_DIGITS, Codec
 from latent_store.errors import CheckpointError
 from latent_store.format.schema import CodecSpec
 
-FAMILIES = {ARCHITECTURE: Codec}
-"""Codec families by the name of their architecture: each is a class in a file of its own."""
 HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth\.tar$")
 DEMO_FOLDER = Path(__file__).parent / "demo"
 """Package data: one checkpoint, trained on generated pictures alone."""
@@ -44,6 +44,7 @@ def load_codec(
     checkpoint: str | Path | None = None,
     quality: int | None = None,
     metric: str = "mse",
+    architecture: str = DEFAULT_ARCHITECTURE,
     demo: bool = False,
     sha256: str | None = None,
 ) -> Codec:
@@ -54,6 +55,7 @@ def load_codec(
             digits must be the start of its sha256.
         quality: 1 to 8: CompressAI's zoo, downloaded once into torch.hub's cache.
         metric: Of the zoo: `"mse"` or `"ms-ssim"`.
+        architecture: Of the zoo; what other checkpoints are is seen in them.
         demo: The small codec that comes with the package.
         sha256: The file's sha256, or at least its first 8 digits.
 
@@ -69,16 +71,17 @@ def load_codec(
             "`codec_checkpoint=F`, `quality=Q`, `demo_codec=`"
         )
     if quality is not None:
-        data, name = _zoo_bytes(quality, metric), f"the zoo's quality {quality}"
+        data = _zoo_bytes(find_family(architecture, "the codec asked for"), quality, metric)
+        name = f"the zoo's quality {quality}"
         _check_sha256(data, sha256, name)
-        return _build(Codec, data, name, source="zoo", quality=quality, metric=metric)
+        return _build(data, name, source="zoo", quality=quality, metric=metric)
     path = _demo_path(DEMO_FOLDER) if demo else Path(checkpoint or "")
     data = _read(path)
     _check_sha256(data, sha256, str(path))
     promised = HASHED_NAME.search(path.name)
     if promised:
         _check_sha256(data, promised[1], f"{path}, by its name,")
-    return _build(Codec, data, str(path), source="demo" if demo else "file")
+    return _build(data, str(path), source="demo" if demo else "file")
 
 
 def codec_from_bytes(
@@ -96,18 +99,13 @@ def codec_from_bytes(
         CheckpointError: As `load_codec`.
     """
     if expected is None:
-        return _build(Codec, data, "the checkpoint", source=source)
+        return _build(data, "the checkpoint", source=source)
     digest = hashlib.sha256(data).hexdigest()
     # The hash first: weights that are not the expected ones need no other message.
     expected.require_identity({**expected.identity, "weights_sha256": digest}, "the checkpoint")
-    family = FAMILIES.get(expected.architecture)
-    if family is None:
-        raise CheckpointError(
-            f"{expected.codec_id} is of architecture {expected.architecture}, this release has "
-            f"{', '.join(FAMILIES)}; install one that has it"
-        )
+    find_family(expected.architecture, expected.codec_id)
     origin = {name: getattr(expected, name) for name in ("source", "quality", "metric")}
-    codec = _build(family, data, expected.codec_id, **origin)
+    codec = _build(data, expected.codec_id, **origin)
     expected.require_identity(codec.spec.identity, "the checkpoint")
     return codec
 
@@ -123,8 +121,8 @@ def codec_from_store(store: CodecStore, codec_id: str | None = None) -> Codec:
     return codec_from_bytes(store.codec_checkpoint(spec.codec_id), expected=spec)
 
 
-def _build(family: type[Codec], data: bytes, name: str, **origin: Any) -> Codec:
-    codec = family.from_checkpoint(data, name)
+def _build(data: bytes, name: str, **origin: Any) -> Codec:
+    codec = Codec.from_checkpoint(data, name)
     codec.spec = dataclasses.replace(codec.spec, **origin)
     return codec
 
@@ -151,14 +149,14 @@ def _check_sha256(data: bytes, expected: str | None, what: str) -> None:
         )
 
 
-def _zoo_bytes(quality: int, metric: str) -> bytes:
-    prefixes = ZOO_SHA256.get(metric)
+def _zoo_bytes(family: CodecFamily, quality: int, metric: str) -> bytes:
+    prefixes = family.zoo_sha256.get(metric)
     if prefixes is None or not 1 <= quality <= len(prefixes):
         raise CheckpointError(
-            f"CompressAI's zoo has {ARCHITECTURE} in qualities 1 to 8 for mse and ms-ssim, not "
+            f"CompressAI's zoo has {family.name} in qualities 1 to 8 for mse and ms-ssim, not "
             f"quality {quality} for {metric}; choose one of these"
         )
-    url: str = stock.model_urls[ARCHITECTURE][metric][quality]
+    url: str = stock.model_urls[family.name][metric][quality]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not cached.exists():
         _download(url, cached, prefixes[quality - 1])

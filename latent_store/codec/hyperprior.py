@@ -1,9 +1,10 @@
-"""The codec family `bmshj2018-hyperprior`, run so that every machine decodes its streams.
+"""A frozen hyperprior codec of any family, run so that every machine decodes its streams.
 
 Where a number decides how bits are read (h_s and the scale indexes) everything is float64, at
 both ends: in float32 indexes move with memory format, thread count and device, and one moved
-index destroys the rest of a stream. Where it does not (g_a, h_a, g_s) float32 is enough: ŷ and ẑ
-are rounded to integers that the stream carries, and g_s is within about 1e-6 of float64.
+index destroys the rest of a stream. Means come from the same h_s and are rounded to steps of ŷ, so
+that they are equal everywhere too. Where it does not matter (g_a, h_a, g_s) float32 is enough:
+symbols of ŷ and ẑ are integers that the stream carries, and g_s is within about 1e-6 of float64.
 """
 
 from __future__ import annotations
@@ -11,76 +12,110 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latent_store.codec import stock
+from latent_store.codec.families.base import CodecFamily
+from latent_store.codec.families.registry import family_of
 from latent_store.codec.numerics import exact_float32
 from latent_store.codec.state_dicts import load_state_dict, read_state_dict
 from latent_store.codec.tables import EntropyTables
 from latent_store.errors import CheckpointError, IntegrityError, LatentStoreError
 from latent_store.format.schema import PAD_MULTIPLE, CodecSpec
 
-ARCHITECTURE = "bmshj2018-hyperprior"
-ZOO_SHA256 = {
-    "mse": (
-        "7eb97409", "93677231", "6d87be32", "de1b779c",
-        "f8b614e1", "1ab9c41e", "3804dcbd", "a583f0cf",
-    ),
-    "ms-ssim": (
-        "5cf249be", "1ff60d1f", "92dd7878", "4377354e",
-        "c34afc8d", "3a6d8229", "8747d3bc", "cc15b5f3",
-    ),
-}  # fmt: skip
-"""First digits of the sha256 of the zoo's checkpoints, qualities 1 to 8, by metric."""
 WIDTHS = ("g_a.0.weight", "g_a.6.weight")
 """Weights whose first axes are N and M."""
-KERNEL = 5
-"""Side of the kernels of g_a, whose weights are the largest; in half precision 2 bytes each."""
 TILE_BYTES = 1 << 18
 """Of a layer's output that are normalised at once, so that what lies between stays in the cache."""
 ID_DIGITS = 8
 """Digits of the checkpoint's sha256 in a codec's id."""
 
 
+Channels = Sequence[int] | np.ndarray
+
+
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """A batch of encoded pictures.
+    """A batch of encoded pictures, and what their streams are made of.
 
     Attributes:
-        y_hat_BCHW: Int32 [B, M, H/16, W/16]; ŷ of a scale hyperprior is integer.
+        y_hat_BCHW: [B, M, H/16, W/16]; int32 where the codec has no means, else float32.
+        symbols_BCHW: Int32 of the same shape; ŷ is symbol + mean.
+        indexes_BCHW: Uint8 of the same shape: the table of each symbol.
         z_symbols_BNHW: Int32 [B, N, H/64, W/64]; ẑ is symbol + median.
     """
 
     y_hat_BCHW: Tensor
+    symbols_BCHW: Tensor
+    indexes_BCHW: Tensor
     z_symbols_BNHW: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gaussians:
+    """What ẑ says of every element of one picture's ŷ.
+
+    Attributes:
+        indexes_CHW: Uint8 [M, h, w], the table that its symbol is coded with.
+        means_CHW: Float32 [M, h, w], whole steps of ŷ; None where every mean is 0.
+    """
+
+    indexes_CHW: np.ndarray
+    means_CHW: np.ndarray | None = None
+
+    def y_hat(self, symbols_KHW: np.ndarray, channels: Channels | None = None) -> np.ndarray:
+        """Returns ŷ of decoded symbols: these where every mean is 0, else float32.
+
+        Args:
+            symbols_KHW: Int32 [K, h, w].
+            channels: The numbers of these channels; None for all.
+        """
+        if self.means_CHW is None:
+            return symbols_KHW
+        y_hat_KHW: np.ndarray = symbols_KHW.astype(np.float32) + self._means(channels)
+        return y_hat_KHW
+
+    def symbols(self, y_hat_KHW: np.ndarray, channels: Channels | None = None) -> np.ndarray:
+        """Returns the symbols of ŷ, int32; arguments as of `y_hat`."""
+        if self.means_CHW is not None:
+            y_hat_KHW = np.rint(y_hat_KHW - self._means(channels))
+        return y_hat_KHW.astype(np.int32)
+
+    def _means(self, channels: Channels | None) -> np.ndarray:
+        assert self.means_CHW is not None
+        return self.means_CHW if channels is None else self.means_CHW[list(channels)]
+
+
 class Codec:
-    """A frozen scale hyperprior with its entropy tables and its identity.
+    """A frozen hyperprior with its entropy tables and its identity.
 
     Made by `load_codec`, `codec_from_bytes` or `codec_from_store`. Pickles as its checkpoint
     file. No method tracks gradients, and results may be used in code that does.
 
     Attributes:
+        family: Its kind.
         spec: Name and identity.
         checkpoint_bytes: The checkpoint file.
         tables: The checkpoint's entropy tables.
-        model: ScaleHyperprior, float32, channels_last, eval, no gradients.
+        model: CompressAI's, float32, channels_last, eval, no gradients.
     """
 
     def __init__(
         self,
         *,
+        family: CodecFamily,
         spec: CodecSpec,
         model: stock.ScaleHyperprior,
         tables: EntropyTables,
         checkpoint: bytes,
     ) -> None:
+        self.family = family
         self.spec = spec
         self.tables = tables
         self.checkpoint_bytes = checkpoint
@@ -102,21 +137,24 @@ class Codec:
         Raises:
             CheckpointError: It is truncated, of another architecture, or without entropy tables.
         """
-        model = _build_model(read_state_dict(data, name), name)
+        state_dict = read_state_dict(data, name)
+        family = family_of(state_dict, name)
+        model = _build_model(family, state_dict, name)
         try:
             tables = EntropyTables.from_model(model)
         except IntegrityError as error:
             raise CheckpointError(f"{name}: {error}") from error
         digest = hashlib.sha256(data).hexdigest()
         spec = CodecSpec(
-            codec_id=f"{ARCHITECTURE}-{digest[:ID_DIGITS]}",
-            architecture=ARCHITECTURE,
+            codec_id=f"{family.name}-{digest[:ID_DIGITS]}",
+            architecture=family.name,
             weights_sha256=digest,
             cdf_sha256=tables.sha256,
             channels=model.M,
             hyper_channels=model.N,
+            y_hat_steps=family.y_hat_steps,
         )
-        return cls(spec=spec, model=model, tables=tables, checkpoint=data)
+        return cls(family=family, spec=spec, model=model, tables=tables, checkpoint=data)
 
     def __repr__(self) -> str:
         return f"Codec({self.spec.codec_id!r}, device={str(self.device)!r})"
@@ -134,7 +172,7 @@ class Codec:
         return self
 
     def encode(self, x_BCHW: Tensor) -> Latents:
-        """Returns ŷ = round(g_a(x)) and the symbols round(h_a(|y|) - median).
+        """Returns symbols of ŷ, round(g_a(x) - mean), and of ẑ, with all that coding them needs.
 
         Args:
             x_BCHW: Float32 [B, 3, H, W] in [0, 1], not normalised; H and W multiples of 64.
@@ -146,12 +184,21 @@ class Codec:
         x = x_BCHW.to(self.device, memory_format=torch.channels_last)
         with torch.no_grad(), exact_float32(self.device):
             y = self.model.g_a(x)
-            z = self.model.h_a(torch.abs(y))
+            z = self.model.h_a(self.family.hyper_input(y))
             # As EntropyBottleneck.compress rounds, in float32.
-            symbols = torch.round(z - self._median.float())
+            z_symbols = torch.round(z - self._median.float()).to(torch.int32).contiguous()
+            indexes, means = self._gaussians(z_symbols)
+            if means is None:
+                y_hat = symbols = torch.round(y).to(torch.int32).contiguous()
+            else:
+                # Around the mean as it is, so that the symbols are CompressAI's.
+                symbols = torch.round(y - means).to(torch.int32).contiguous()
+                y_hat = symbols + self._in_steps(means)
         return Latents(
-            y_hat_BCHW=torch.round(y).to(torch.int32).contiguous(),
-            z_symbols_BNHW=symbols.to(torch.int32).contiguous(),
+            y_hat_BCHW=y_hat,
+            symbols_BCHW=symbols,
+            indexes_BCHW=indexes,
+            z_symbols_BNHW=z_symbols,
         )
 
     def indexes(self, z_symbols_BNHW: Tensor) -> Tensor:
@@ -166,21 +213,26 @@ class Codec:
         Raises:
             LatentStoreError: Another type or shape.
         """
-        if z_symbols_BNHW.ndim != 4 or z_symbols_BNHW.shape[1] != self.spec.hyper_channels:
-            raise LatentStoreError(
-                f"ẑ has shape {tuple(z_symbols_BNHW.shape)}, {self.spec.codec_id} takes "
-                f"[B, {self.spec.hyper_channels}, h, w]; use the codec that wrote it"
-            )
-        with torch.no_grad(), exact_float32(self.device):
-            z_symbols = z_symbols_BNHW.to(self.device, torch.float64).contiguous()
-            scales = self._h_s_float64(z_symbols + self._median).contiguous()
-            return scale_indexes(scales, self._scale_table, self._scale_bound)
+        return self._gaussians(z_symbols_BNHW)[0]
+
+    def gaussians(self, z_symbols_NHW: np.ndarray) -> Gaussians:
+        """Returns what the symbols of one picture's ẑ, integers [N, h, w], say of its ŷ.
+
+        Raises:
+            LatentStoreError: Another shape.
+        """
+        z_symbols = torch.from_numpy(np.ascontiguousarray(z_symbols_NHW))
+        indexes, means = self._gaussians(z_symbols[None])
+        return Gaussians(
+            indexes_CHW=indexes[0].cpu().numpy(),
+            means_CHW=None if means is None else self._in_steps(means)[0].cpu().numpy(),
+        )
 
     def reconstruct(self, y_hat_BCHW: Tensor) -> Tensor:
         """Returns x̂ = g_s(ŷ), float32 [B, 3, 16h, 16w], neither clamped nor rounded.
 
         Args:
-            y_hat_BCHW: Integers [B, M, h, w], of any number type.
+            y_hat_BCHW: [B, M, h, w], of any number type.
 
         Raises:
             LatentStoreError: Another shape.
@@ -194,6 +246,24 @@ class Codec:
         with torch.no_grad(), exact_float32(self.device):
             x_hat: Tensor = self.model.g_s(y_hat).contiguous()
         return x_hat
+
+    def _gaussians(self, z_symbols_BNHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns scale indexes, uint8, and means, float64 or None, both [B, M, 4h, 4w]."""
+        if z_symbols_BNHW.ndim != 4 or z_symbols_BNHW.shape[1] != self.spec.hyper_channels:
+            raise LatentStoreError(
+                f"ẑ has shape {tuple(z_symbols_BNHW.shape)}, {self.spec.codec_id} takes "
+                f"[B, {self.spec.hyper_channels}, h, w]; use the codec that wrote it"
+            )
+        with torch.no_grad(), exact_float32(self.device):
+            z_symbols = z_symbols_BNHW.to(self.device, torch.float64).contiguous()
+            scales, means = self.family.split(self._h_s_float64(z_symbols + self._median))
+            indexes = scale_indexes(scales.contiguous(), self._scale_table, self._scale_bound)
+        return indexes, means
+
+    def _in_steps(self, means: Tensor) -> Tensor:
+        """Returns means rounded to whole steps of ŷ, float32."""
+        steps = self.spec.y_hat_steps
+        return (torch.round(means * steps) / steps).float().contiguous()
 
     def _move_tables(self) -> None:
         def widened(name: str) -> Tensor:
@@ -265,20 +335,22 @@ def _check_pictures(x_BCHW: Tensor) -> None:
         )
 
 
-def _build_model(state_dict: Mapping[str, Tensor], name: str) -> stock.ScaleHyperprior:
+def _build_model(
+    family: CodecFamily, state_dict: Mapping[str, Tensor], name: str
+) -> stock.ScaleHyperprior:
     sizes = [state_dict[key].shape[:1] for key in WIDTHS if key in state_dict]
     N, M = (size[0] for size in sizes) if len(sizes) == 2 and all(sizes) else (0, 0)
     largest = max(tensor.nbytes for tensor in state_dict.values())
-    if 2 * N * max(N, M) * KERNEL**2 > largest:
+    if 2 * family.largest_layer(N, M) > largest:  # 2 bytes a weight in half precision
         raise CheckpointError(
             f"{name} has layers of {N} and {M} channels, but no weights of so many; give a "
-            f"checkpoint of {ARCHITECTURE}"
+            f"checkpoint of {family.name}"
         )
     N, M = max(N, 1), max(M, 1)  # sizes that are no codec's are told when it is compared
     # Building a model draws its initial weights; loading a codec must not move the caller's seed.
     with torch.random.fork_rng(devices=[]):
-        model = stock.ScaleHyperprior(N, M)
-    load_state_dict(model, state_dict, name, ARCHITECTURE)
+        model = family.new_model(N, M)
+    load_state_dict(model, state_dict, name, family.name)
     return model
 
 

@@ -18,7 +18,9 @@ NIBBLE = 4
 MAX_NIBBLES = 8
 
 
-def channel_bits(tables: EntropyTables, y_hat_CHW: ArrayLike, indexes_CHW: ArrayLike) -> np.ndarray:
+def channel_bits(
+    tables: EntropyTables, symbols_CHW: ArrayLike, indexes_CHW: ArrayLike
+) -> np.ndarray:
     """Returns the bits of each channel of ŷ.
 
     Given ẑ every channel is coded on its own, so the bits of any subset are a sum of these
@@ -26,7 +28,7 @@ def channel_bits(tables: EntropyTables, y_hat_CHW: ArrayLike, indexes_CHW: Array
 
     Args:
         tables: The codec's tables.
-        y_hat_CHW: Integers [C, h, w].
+        symbols_CHW: Integers [C, h, w], the symbols of ŷ.
         indexes_CHW: Scale indexes [C, h, w].
 
     Returns:
@@ -35,7 +37,7 @@ def channel_bits(tables: EntropyTables, y_hat_CHW: ArrayLike, indexes_CHW: Array
     Raises:
         LatentStoreError: Shapes differ, values are no integers, or an index has no table.
     """
-    symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
+    symbols, indexes = check_symbols(tables, symbols_CHW, indexes_CHW)
     bits_CHW = _bits(symbols, indexes, tables.y_bits, tables.y_cdf_length, tables.y_offset)
     bits_C: np.ndarray = bits_CHW.sum(axis=(1, 2))
     return bits_C

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from latent_store.codec.hyperprior import Codec
@@ -29,7 +28,8 @@ class DecodedStream:
 
     Attributes:
         channels: Channel numbers, in the stream's order.
-        y_hat_KHW: Int32 [K, h, w], those channels in that order.
+        y_hat_KHW: [K, h, w], those channels in that order; int32, or float32 where the codec has
+            means.
         indexes_CHW: Uint8 [C, h, w], the scale indexes of all channels in natural order.
     """
 
@@ -38,15 +38,15 @@ class DecodedStream:
     indexes_CHW: np.ndarray
 
     def full(self) -> np.ndarray:
-        """Returns int32 [C, h, w] in natural order, with 0 where nothing was sent."""
-        y_hat = np.zeros(self.indexes_CHW.shape, dtype=np.int32)
+        """Returns ŷ [C, h, w] in natural order, with 0 where nothing was sent."""
+        y_hat = np.zeros(self.indexes_CHW.shape, dtype=self.y_hat_KHW.dtype)
         y_hat[list(self.channels)] = self.y_hat_KHW
         return y_hat
 
 
 def pack_stream(
     codec: Codec,
-    y_hat_CHW: ArrayLike,
+    symbols_CHW: ArrayLike,
     z_symbols_NHW: ArrayLike,
     indexes_CHW: ArrayLike,
     *,
@@ -59,7 +59,7 @@ def pack_stream(
 
     Args:
         codec: The codec that made them.
-        y_hat_CHW: Integers [C, h, w].
+        symbols_CHW: Integers [C, h, w], the symbols of ŷ.
         z_symbols_NHW: Integers [N, h/4, w/4].
         indexes_CHW: `codec.indexes` of them, [C, h, w].
         size: Height and width of the picture before padding.
@@ -76,14 +76,14 @@ def pack_stream(
             f"selection {selection!r} came with channels: {channels is not None}, cuts: "
             f"{cuts is not None}; give channels for all but 'all', cuts for 'scalable' only"
         )
-    y_hat_CHW = np.asarray(y_hat_CHW)
-    order = tuple(range(len(y_hat_CHW)) if channels is None else (int(c) for c in channels))
+    symbols_CHW = np.asarray(symbols_CHW)
+    order = tuple(range(len(symbols_CHW)) if channels is None else (int(c) for c in channels))
     if cuts is None:
         whole = (len(order),) if order else ()
-        coded = encode_with_cuts(codec.tables, y_hat_CHW, indexes_CHW, order, whole)
+        coded = encode_with_cuts(codec.tables, symbols_CHW, indexes_CHW, order, whole)
     else:
         inner = (cut for cut in cuts if cut != len(order))
-        coded = encode_scalable(codec.tables, y_hat_CHW, indexes_CHW, order, (*inner, len(order)))
+        coded = encode_scalable(codec.tables, symbols_CHW, indexes_CHW, order, (*inner, len(order)))
     return StreamFile(
         codec_digest=codec.spec.digest,
         num_channels=codec.spec.channels,
@@ -116,13 +116,15 @@ def unpack_stream(codec: Codec, stream: StreamFile, keep: int | None = None) -> 
     codec.spec.require_digest(stream.codec_digest, "the stream file")
     stream = cut_stream(stream, keep)
     z_symbols = decode_z(codec.tables, stream.z, *stream.hyper_size)
-    indexes_CHW = codec.indexes(torch.from_numpy(z_symbols)[None])[0].cpu().numpy()
+    gaussians = codec.gaussians(z_symbols)
+    indexes_CHW = gaussians.indexes_CHW
     if stream.channels:
         sent = indexes_CHW[list(stream.channels)]
         require_indexes(sent, stream.indexes_crc32c[-1], "the stream file")
-    y_hat_KHW = decode_y(codec.tables, stream.y, indexes_CHW, stream.channels)
+    symbols_KHW = decode_y(codec.tables, stream.y, indexes_CHW, stream.channels)
     if stream.channels:
-        require_symbols(y_hat_KHW, stream.symbols_crc32c[-1], "the stream file")
+        require_symbols(symbols_KHW, stream.symbols_crc32c[-1], "the stream file")
+    y_hat_KHW = gaussians.y_hat(symbols_KHW, stream.channels)
     return DecodedStream(channels=stream.channels, y_hat_KHW=y_hat_KHW, indexes_CHW=indexes_CHW)
 
 

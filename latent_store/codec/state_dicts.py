@@ -163,13 +163,8 @@ def _some(what: str, keys: list[str]) -> str:
 def _guess(state_dict: Mapping[str, Tensor]) -> str:
     if not any(key.startswith("g_a.") for key in state_dict):
         return f"no image codec (its first key is {next(iter(state_dict))})"
-    if any(key.startswith("context_prediction.") for key in state_dict):
-        return "an autoregressive codec (mbt2018 or cheng2020)"
     if not any(key.startswith("h_a.") for key in state_dict):
         return "bmshj2018-factorized (FactorizedPrior)"
-    scales, last = state_dict.get("h_s.4.weight"), state_dict.get("g_a.6.weight")
-    if scales is not None and last is not None and scales.shape[0] == 2 * last.shape[0]:
-        return "mbt2018-mean (MeanScaleHyperprior)"
     return "another architecture"
 
 

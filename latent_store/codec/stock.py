@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from compressai.layers import ResidualBlock as ResidualBlock
     from compressai.layers import ResidualBlockUpsample as ResidualBlockUpsample
     from compressai.models.base import get_scale_table as get_scale_table
+    from compressai.models.google import MeanScaleHyperprior as MeanScaleHyperprior
     from compressai.models.google import ScaleHyperprior as ScaleHyperprior
     from compressai.models.utils import remap_old_keys as remap_old_keys
     from compressai.zoo.image import model_urls as model_urls
@@ -40,6 +41,7 @@ _HOMES = {
     "GDN": "compressai.layers",
     "ResidualBlock": "compressai.layers",
     "ResidualBlockUpsample": "compressai.layers",
+    "MeanScaleHyperprior": "compressai.models.google",
     "ScaleHyperprior": "compressai.models.google",
     "get_scale_table": "compressai.models.base",
     "remap_old_keys": "compressai.models.utils",

@@ -124,7 +124,7 @@ def decode_z(tables: EntropyTables, data: bytes, height: int, width: int) -> np.
 
 def encode_y(
     tables: EntropyTables,
-    y_hat_CHW: ArrayLike,
+    symbols_CHW: ArrayLike,
     indexes_CHW: ArrayLike,
     channels: Sequence[int] | np.ndarray | None = None,
     *,
@@ -134,7 +134,7 @@ def encode_y(
 
     Args:
         tables: The codec's tables.
-        y_hat_CHW: Integers [C, h, w].
+        symbols_CHW: Integers [C, h, w], the symbols of ŷ.
         indexes_CHW: Scale indexes [C, h, w].
         channels: Channel numbers in the stream's order; None means all, in natural order, which
             is CompressAI's string. No channels give no bytes.
@@ -144,7 +144,7 @@ def encode_y(
         LatentStoreError: Shapes or values are off, or there are fewer than 4 symbols.
         IntegrityError: With `verify`, the stream does not decode to these symbols.
     """
-    symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
+    symbols, indexes = check_symbols(tables, symbols_CHW, indexes_CHW)
     if channels is not None:
         numbers = check_channels(channels, len(symbols))
         symbols, indexes = symbols[numbers], indexes[numbers]
@@ -187,7 +187,7 @@ def decode_y(
 
 def encode_scalable(
     tables: EntropyTables,
-    y_hat_CHW: ArrayLike,
+    symbols_CHW: ArrayLike,
     indexes_CHW: ArrayLike,
     order: Sequence[int],
     cuts: Sequence[int],
@@ -198,7 +198,7 @@ def encode_scalable(
 
     Args:
         tables: The codec's tables.
-        y_hat_CHW: Integers [C, h, w].
+        symbols_CHW: Integers [C, h, w], the symbols of ŷ.
         indexes_CHW: Scale indexes [C, h, w].
         order: All C channel numbers, the most important first.
         cuts: Rising numbers of channels, from 1 to C.
@@ -210,17 +210,17 @@ def encode_scalable(
             symbols are not codable.
         IntegrityError: The stream does not end in a tail, or does not decode to its symbols.
     """
-    channels = len(np.asarray(y_hat_CHW))
+    channels = len(np.asarray(symbols_CHW))
     if len(order) != channels:
         raise LatentStoreError(
             f"the order has {len(order)} channels, ŷ {channels}; give an order of all of them"
         )
-    return encode_with_cuts(tables, y_hat_CHW, indexes_CHW, order, cuts, verify=verify)
+    return encode_with_cuts(tables, symbols_CHW, indexes_CHW, order, cuts, verify=verify)
 
 
 def encode_with_cuts(
     tables: EntropyTables,
-    y_hat_CHW: ArrayLike,
+    symbols_CHW: ArrayLike,
     indexes_CHW: ArrayLike,
     channels: Sequence[int],
     cuts: Sequence[int],
@@ -228,7 +228,7 @@ def encode_with_cuts(
     verify: bool = False,
 ) -> CutStream:
     """Codes as `encode_scalable`, but only some channels, for which no channels need no cuts."""
-    symbols, indexes = check_symbols(tables, y_hat_CHW, indexes_CHW)
+    symbols, indexes = check_symbols(tables, symbols_CHW, indexes_CHW)
     numbers = check_channels(channels, len(symbols))
     _check_cuts(len(numbers), cuts)
     symbols, indexes = symbols[numbers], indexes[numbers]

@@ -313,7 +313,7 @@ def array_defects(
 def _marks(spec: ComponentSpec) -> dict[str, Any]:
     return {
         "encoding-type": f"{schema.FORMAT_NAME}/{spec.kind}",
-        "encoding-version": schema.FORMAT_VERSION,
+        "encoding-version": spec.version,
         **spec.attrs,
         **({"origin": dict(spec.origin)} if spec.origin else {}),
     }
@@ -350,6 +350,7 @@ def _require_array(group: zarr.Group, spec: ArraySpec, plan: ShardPlan) -> None:
         shards=shards,
         compressors=_compressors(spec),
         dimension_names=("sample", *spec.dims),
+        attributes=dict(spec.attrs),
     )
 
 

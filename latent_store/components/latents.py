@@ -9,7 +9,7 @@ import numpy as np
 
 from latent_store.catalogue import codecs
 from latent_store.components.base import ComponentRecord
-from latent_store.components.reader import ComponentReader, Coordinate, Rows, Windows
+from latent_store.components.reader import ComponentReader, Coordinate, Rows, Variable, Windows
 from latent_store.errors import MissingComponentError
 from latent_store.format.layout import Numbers
 from latent_store.format.plan import ShardPlan
@@ -41,6 +41,7 @@ def latents_spec(codec: CodecSpec, height: int, width: int, dtype: str = "int16"
         ),
         streams=(stream_spec("y", int(np.prod(y_hat.shape))), stream_spec("z", hyper)),
         attrs={"codec": codec.to_attrs(), "latent_stride": LATENT_STRIDE},
+        version=codec.latents_version,
         origin=codec.origin,
     )
 
@@ -64,6 +65,7 @@ def y_hat_spec(codec: CodecSpec, axis: str, size: tuple[int, int], dtype: str) -
         dims=(axis, "latent_y", "latent_x"),
         inner=(CHANNEL_GROUP, rows, columns),
         level=19,
+        attrs=codec.y_hat_attrs,
     )
 
 
@@ -79,6 +81,12 @@ class CodedRecord(ComponentRecord):
     """The attributes of a component that is one codec's."""
 
     codec: CodecSpec
+
+    @property
+    def y_hat(self) -> Variable:
+        """ŷ as lazy views show it."""
+        factor = 1 / self.codec.y_hat_steps
+        return Variable(array="y_hat", factor=None if factor == 1 else factor)
 
 
 class LatentsReader(ComponentReader):
@@ -101,6 +109,12 @@ class LatentsReader(ComponentReader):
         """M."""
         return self.spec.channels
 
+    @property
+    def y_hat_bytes(self) -> int:
+        """Bytes of one element of the ŷ that `read` returns."""
+        stored = np.empty(0, self.array("y_hat").dtype)
+        return self.record.codec.from_stored(stored).itemsize
+
     def read(
         self, rows: Rows, channels: Sequence[int] | None = None, window: Windows = None
     ) -> np.ndarray:
@@ -112,8 +126,9 @@ class LatentsReader(ComponentReader):
             window: In latent positions.
 
         Returns:
-            Integers `[n, k, h, w]` on the canvas, int8 or int16 as stored; 0 beyond a row's own
-            coded size (`Split.coded_sizes`).
+            `[n, k, h, w]` on the canvas: integers, int8 or int16 as stored, or float32 where the
+            codec has means (`CodecSpec.y_hat_steps`); 0 beyond a row's own coded size
+            (`Split.coded_sizes`).
 
         Raises:
             MissingComponentError: There is no such channel, or a row is not usable.
@@ -125,7 +140,8 @@ class LatentsReader(ComponentReader):
                 raise MissingComponentError(
                     f"{self.key} has channels 0 to {self.channels - 1}, not {sorted(wanted)}"
                 )
-        return self._read("y_hat", rows, (wanted,), window)
+        stored = self._read("y_hat", rows, (wanted,), window)
+        return self.record.codec.from_stored(stored)
 
     def column(self, name: str, rows: Rows) -> np.ndarray:
         """Reads numbers of each row, float32: `channel_bits`, `channel_mean`, `channel_rms`
@@ -157,6 +173,10 @@ class LatentsReader(ComponentReader):
             name: np.array([np.nan if r.get(name) is None else r[name] for r in picked], float)
             for name in ("psnr", "bpp")
         }
+
+    def variables(self) -> dict[str, Variable]:
+        """Returns the arrays by their own names."""
+        return {**super().variables(), "y_hat": self.record.y_hat}
 
     def coordinates(self) -> dict[str, Coordinate]:
         """Returns the channel numbers."""

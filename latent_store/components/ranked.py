@@ -47,6 +47,7 @@ def ranked_spec(
         ),
         streams=(stream_spec("scalable", int(np.prod(y_hat.shape))),),
         attrs={"codec": codec.to_attrs(), **attrs},
+        version=codec.latents_version,
         origin=ranked_origin(codec, ranking_id, order, cuts),
     )
 
@@ -100,13 +101,14 @@ class RankedReader(ComponentReader):
             window: In latent positions.
 
         Returns:
-            Integers `[n, keep, h, w]` in ranked order, on the canvas, as of the latents.
+            `[n, keep, h, w]` in ranked order, on the canvas, as of the latents.
 
         Raises:
             RankingError: `keep` is out of range.
         """
         count = len(self.ranking.channels(len(self.ranking.order) if keep is None else keep))
-        return self._read("y_hat", rows, (range(count),), window)
+        stored = self._read("y_hat", rows, (range(count),), window)
+        return self.record.codec.from_stored(stored)
 
     def cut_bytes(self, rows: Rows) -> np.ndarray:
         """Returns the bytes of the scalable stream up to each cut, int64 `[n, cuts]`."""
@@ -131,22 +133,22 @@ class RankedReader(ComponentReader):
         self._check_crc(prefix, crc, "bitstream/scalable", row)
         return prefix
 
-    def check_symbols(self, row: int, y_hat_KHW: np.ndarray, indexes_KHW: np.ndarray) -> None:
+    def check_symbols(self, row: int, symbols_KHW: np.ndarray, indexes_KHW: np.ndarray) -> None:
         """Refuses decoded symbols, or scale indexes, that are not those that were encoded.
 
         Args:
             row: Row number.
-            y_hat_KHW: Decoded channels in ranked order; K is one of the cuts.
+            symbols_KHW: Decoded channels in ranked order; K is one of the cuts.
             indexes_KHW: Their scale indexes, uint8.
 
         Raises:
             IntegrityError: Their crc32c differs: h_s ran differently here, or bytes were altered.
         """
-        cut = self._cut(len(y_hat_KHW))
+        cut = self._cut(len(symbols_KHW))
         stored = self.cut_checksums(row)
         for name, values, dtype in (
             ("indexes", indexes_KHW, np.uint8),
-            ("symbols", y_hat_KHW, np.int32),
+            ("symbols", symbols_KHW, np.int32),
         ):
             found = crc32c(np.ascontiguousarray(values, dtype=dtype).tobytes())
             if found != int(stored[name][cut]):
@@ -158,7 +160,7 @@ class RankedReader(ComponentReader):
     def variables(self) -> dict[str, Variable]:
         """Returns ŷ under a name of its own, and the bytes up to each cut."""
         cut_bytes = Variable(array="bitstream/cut_bytes")
-        return {"y_hat_ranked": Variable(array="y_hat"), "cut_bytes": cut_bytes}
+        return {"y_hat_ranked": self.record.y_hat, "cut_bytes": cut_bytes}
 
     def coordinates(self) -> dict[str, Coordinate]:
         """Returns the channel number of each rank, and the channels up to each cut."""

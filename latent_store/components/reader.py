@@ -61,10 +61,12 @@ class Variable:
         array: Its path below the component's group.
         scale: Path of the float32 factors `[sample, feature]` that dequantise it; None where it is
             shown as it is stored.
+        factor: One for all, by which it is shown as float32; None: it is not.
     """
 
     array: str
     scale: str | None = None
+    factor: float | None = None
 
 
 class OpenComponent:

@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import numpy as np
 from msgspec import Meta
 
 from latent_store.errors import FormatVersionError, IdentityError
 from latent_store.storage.records import Count, Name
 
 FORMAT_NAME = "latent-store"
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
+STEPS_VERSION = "2.0"
+"""Of components whose ŷ is stored in steps: who knows 1.x alone would take steps for ŷ."""
 
 _QUOTED = 80
 """Characters of what is no format's name or version, in a message."""
@@ -41,6 +44,7 @@ DEFAULT_CUTS = (16, 32, 64, 128)
 
 DIGEST_BYTES = 8
 MOST_CHANNELS = 2**16
+MOST_STEPS = 2**10
 Channels = Annotated[int, Meta(ge=1, le=MOST_CHANNELS)]
 
 PAD_RULE = "right-bottom-edge-64"
@@ -70,6 +74,8 @@ class CodecSpec:
     source: Name = "file"
     quality: Count | None = None
     metric: Name | None = None
+    y_hat_steps: Annotated[int, Meta(ge=1, le=MOST_STEPS)] = 1
+    """Steps in one: where ŷ is not integer, what is stored is the integer ŷ times this."""
 
     IDENTITY_FIELDS = (
         "weights_sha256", "cdf_sha256", "pad_rule", "encoder_dtype", "pixel_decoder",
@@ -88,7 +94,34 @@ class CodecSpec:
 
     def to_attrs(self) -> dict[str, Any]:
         """Returns a JSON-ready dict for Zarr attributes and checkpoints."""
-        return dataclasses.asdict(self)
+        attrs = dataclasses.asdict(self)
+        if self.y_hat_steps == 1:  # so stores of version 1.2, which may be appended to
+            del attrs["y_hat_steps"]
+        return attrs
+
+    @property
+    def latents_version(self) -> str:
+        """The format version of components that hold ŷ."""
+        return FORMAT_VERSION if self.y_hat_steps == 1 else STEPS_VERSION
+
+    @property
+    def y_hat_attrs(self) -> dict[str, Any]:
+        """Attributes of an array that holds ŷ: the factor to it, as CF's conventions have it."""
+        return {} if self.y_hat_steps == 1 else {"scale_factor": 1 / self.y_hat_steps}
+
+    def to_stored(self, y_hat: np.ndarray) -> np.ndarray:
+        """Returns the integers that stand for ŷ in an array."""
+        if self.y_hat_steps == 1:
+            return y_hat
+        stored: np.ndarray = np.rint(y_hat * self.y_hat_steps).astype(np.int64)
+        return stored
+
+    def from_stored(self, stored: np.ndarray) -> np.ndarray:
+        """Returns ŷ of what an array holds: the same integers, or float32, which is exact."""
+        if self.y_hat_steps == 1:
+            return stored
+        y_hat: np.ndarray = np.multiply(stored, 1 / self.y_hat_steps, dtype=np.float32)
+        return y_hat
 
     @property
     def origin(self) -> dict[str, str]:
@@ -134,6 +167,7 @@ class ArraySpec:
         dims: Dimension names of one row.
         inner: Inner chunk of one row, or None for a plain array with one chunk per shard of rows.
         level: Zstandard level.
+        attrs: Attributes for readers that know Zarr alone; no digest holds them.
     """
 
     name: str
@@ -142,6 +176,7 @@ class ArraySpec:
     dims: tuple[str, ...] = ()
     inner: tuple[int, ...] | None = None
     level: int = 3
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +212,7 @@ class ComponentSpec:
     arrays: tuple[ArraySpec, ...]
     streams: tuple[BytesSpec, ...] = ()
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    version: str = FORMAT_VERSION
     origin: Mapping[str, str] = field(default_factory=dict)
     """What its numbers are made from, beside pictures: every receipt repeats it."""
 
@@ -214,8 +250,9 @@ def check_format(attrs: Mapping[str, Any], where: str, kind: str | None = None) 
             f"{where} is a Zarr group but no {what} (encoding-type {found!r}, expected "
             f"{expected!r}; encoding-version {version!r}); give the URL that encode-to-store wrote"
         )
-    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+    newest = FORMAT_VERSION if kind is None else STEPS_VERSION
+    if not 1 <= int(version.split(".")[0]) <= int(newest.split(".")[0]):
         raise FormatVersionError(
-            f"{where} has format version {version}, this library reads {FORMAT_VERSION}; install a "
+            f"{where} has format version {version}, this library reads {newest}; install a "
             "release of latent-store that reads it"
         )

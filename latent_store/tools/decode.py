@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from latent_store.codec.checkpoints import codec_from_store
-from latent_store.codec.hyperprior import Codec
+from latent_store.codec.hyperprior import Codec, Gaussians
 from latent_store.codec.packing import unpack_stream
 from latent_store.codec.pictures import psnr, tensor_to_image
 from latent_store.codec.stream_file import StreamFile
@@ -115,17 +115,17 @@ def decode_row(
 
 
 def _reconstruct(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Runs g_s on integers `[M, h, w]`: uint8 RGB `[height, width, 3]`, the padding cut off."""
+    """Runs g_s on ŷ `[M, h, w]`: uint8 RGB `[height, width, 3]`, the padding cut off."""
     x_hat_BCHW = codec.reconstruct(torch.from_numpy(np.ascontiguousarray(y_hat_CHW))[None])
     return tensor_to_image(x_hat_BCHW)[0, :height, :width]
 
 
-def decode_indexes(codec: Codec, latents: LatentsReader, row: int) -> np.ndarray:
-    """Returns the scale indexes of one row at its coded size, uint8 `[M, h, w]`, from its z."""
+def decode_gaussians(codec: Codec, latents: LatentsReader, row: int) -> Gaussians:
+    """Returns what the z string of one row says of its ŷ, `[M, h, w]` at its coded size."""
     height, width = latents.plan.by_row[row].coded_size
     z_string = latents.z_string(row)
     z_NHW = decode_z(codec.tables, z_string, height // HYPER_STRIDE, width // HYPER_STRIDE)
-    return codec.indexes(torch.from_numpy(z_NHW)[None])[0].cpu().numpy()
+    return codec.gaussians(z_NHW)
 
 
 def picture_strip(pictures: Sequence[DecodedPicture], reference: Reference | None) -> np.ndarray:
@@ -190,7 +190,8 @@ class CodedSample:
         """
         if keep is not None:
             return self._scalable(keep)
-        indexes_CHW = decode_indexes(self.codec, self.latents, self.row)
+        gaussians = decode_gaussians(self.codec, self.latents, self.row)
+        indexes_CHW = gaussians.indexes_CHW
         channels, height, width = indexes_CHW.shape
         # The canvas of a split of mixed sizes is larger than a picture's own latent.
         y_hat_CHW = self.latents.read([self.row])[0, :, :height, :width]
@@ -200,7 +201,7 @@ class CodedSample:
             channels=tuple(range(channels)),
             cuts=(channels,),
             cut_bytes=(len(y_string),),
-            symbols_crc32c=(symbols_crc32c(y_hat_CHW),),
+            symbols_crc32c=(symbols_crc32c(gaussians.symbols(y_hat_CHW)),),
             indexes_crc32c=(indexes_crc32c(indexes_CHW),),
             y=y_string,
         )

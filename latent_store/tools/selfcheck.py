@@ -217,8 +217,8 @@ def _indexes(codec: Codec, h_s: nn.Module, z_BNHW: Tensor, execution: Execution)
         z_hat = (part_BNHW.double() + median[:, None, None]).to(device, dtype)
         z_hat = z_hat.contiguous(memory_format=FORMATS[execution.memory_format])
         with torch.no_grad(), exact_float32(device), torch_threads(execution.threads):
-            scales = h_s(z_hat).cpu().contiguous()
-        found.append(scale_indexes(scales, table.to(dtype), bound.to(dtype)).numpy())
+            scales, _ = codec.family.split(h_s(z_hat).cpu())
+        found.append(scale_indexes(scales.contiguous(), table.to(dtype), bound.to(dtype)).numpy())
     return np.concatenate(found)
 
 

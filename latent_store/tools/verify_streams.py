@@ -17,7 +17,7 @@ from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
-from latent_store.tools.decode import decode_indexes
+from latent_store.tools.decode import decode_gaussians
 from latent_store.tools.verify import BROKEN, Defect, in_words
 
 
@@ -59,17 +59,18 @@ def check_streams(location: Location, plan: ShardPlan, key: str) -> Iterator[Def
 def _row_defect(
     codec: Codec, latents: LatentsReader, ranked: RankedReader | None, row: int
 ) -> str | None:
-    indexes_CHW = decode_indexes(codec, latents, row)
+    gaussians = decode_gaussians(codec, latents, row)
+    indexes_CHW = gaussians.indexes_CHW
     if ranked is None:
         decoded = decode_y(codec.tables, latents.y_string(row), indexes_CHW)
-        same = _fills(decoded, latents.read([row])[0])
+        same = _fills(gaussians.y_hat(decoded), latents.read([row])[0])
         return None if same else "its y string does not decode to its y_hat"
     order = ranked.ranking.order
     stored = ranked.read([row])[0]
     for cut in ranked.cuts:
         prefix = ranked.scalable_string(row, cut)
         decoded = decode_scalable(codec.tables, prefix, indexes_CHW, order, cut)
-        if not _fills(decoded, stored[:cut]):
+        if not _fills(gaussians.y_hat(decoded, order[:cut]), stored[:cut]):
             return f"its scalable stream does not decode to its first {cut} channels"
         ranked.check_symbols(row, decoded, indexes_CHW[list(order[:cut])])
     return None

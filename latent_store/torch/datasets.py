@@ -47,10 +47,10 @@ class Dataset(_Windows, torch.utils.data.Dataset[Sample]):
     """Samples of a split, by position or by id; a `DataLoader` reads a batch of them together.
 
     A sample is a dict: the columns as tensors, "sample_id" and "row". Columns are "y_hat" (integers
-    [C, h, w]), "labels" (uint8 [H, W]), "boxes" (a dict of tensors), "features" (float32
-    [D, H/4, W/4]), and numbers of each channel or picture: "channel_bits", "channel_mean",
-    "channel_rms", "hyper_bits", "overhead_bits". Labels of what lies beyond the picture, up to a
-    multiple of 64 pixels, are 255.
+    [C, h, w], or float32 where the codec has means), "labels" (uint8 [H, W]), "boxes" (a dict of
+    tensors), "features" (float32 [D, H/4, W/4]), and numbers of each channel or picture:
+    "channel_bits", "channel_mean", "channel_rms", "hyper_bits", "overhead_bits". Labels of what
+    lies beyond the picture, up to a multiple of 64 pixels, are 255.
 
     Args:
         split: Of a store; it is opened anew, by its address, in every process.

@@ -1,14 +1,16 @@
 """Statistics of ŷ's channels over a whole split: entropy, variance, correlation.
 
-Everything follows from sums of integers: how often each channel takes each value, and the products
-of every two channels. A Dask task reads one shard and sums it; a tree of tasks adds the sums. So
-every chunk is read once, memory holds a few shards whatever the size of the store, and the result
-is the same in whatever order the tasks ran.
+Everything follows from exact sums: how often each channel takes each integer, its values, and the
+products of every two channels. A Dask task reads one shard and sums it; a tree of tasks adds the
+sums. So every chunk is read once, memory holds a few shards whatever the size of the store, and the
+result is the same in whatever order the tasks ran. (ŷ is a multiple of a power of two, and such
+sums are exact in float64.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import reduce
 from operator import add
 
@@ -29,14 +31,16 @@ class ChannelSums:
     Attributes:
         symbols: P, symbols of each channel.
         low: The value that the first column of `count_CV` counts.
-        count_CV: Int64, how often each channel takes the value `low + v`.
-        product_CC: Int64, sums of products of two channels at the same position.
+        count_CV: Int64, how often each channel, rounded, takes the value `low + v`.
+        value_C: Float64, sums of each channel.
+        product_CC: Float64, sums of products of two channels at the same position.
         ledger_bits_C: Float64, bits of each channel in the real streams.
     """
 
     symbols: int
     low: int
     count_CV: np.ndarray
+    value_C: np.ndarray
     product_CC: np.ndarray
     ledger_bits_C: np.ndarray
 
@@ -51,6 +55,7 @@ class ChannelSums:
             symbols=self.symbols + other.symbols,
             low=low,
             count_CV=count_CV,
+            value_C=self.value_C + other.value_C,
             product_CC=self.product_CC + other.product_CC,
             ledger_bits_C=self.ledger_bits_C + other.ledger_bits_C,
         )
@@ -63,19 +68,17 @@ def channel_statistics(dataset: xr.Dataset) -> xr.Dataset:
         dataset: `Split.to_xarray()`, or some of its samples or channels.
 
     Returns:
-        float64 by `channel`: `entropy` of the channel's values (bits a symbol, as if coded
-        with one table), `ledger` (bits a symbol in the real streams, y alone), `mean`,
-        `variance`; by `channel` and `other_channel`: `correlation`, nan for a channel that
-        never varies. The attribute `symbols` counts those of one channel. Canvas beyond a
-        picture's coded size is left out.
+        float64 by `channel`: `entropy` of the channel's values, rounded to integers where the
+        codec has means (bits a symbol, as if coded with one table), `ledger` (bits a symbol in
+        the real streams, y alone), `mean`, `variance`; by `channel` and `other_channel`:
+        `correlation`, nan for a channel that never varies. The attribute `symbols` counts those
+        of one channel. Canvas beyond a picture's coded size is left out.
     """
     sums, channels = channel_sums(dataset).compute(), dataset["channel"].values
-    values_V = sums.low + np.arange(sums.count_CV.shape[1])
     p_CV = sums.count_CV / sums.symbols
-    mean_C = p_CV @ values_V
+    mean_C = sums.value_C / sums.symbols
     covariance_CC = sums.product_CC / sums.symbols - np.outer(mean_C, mean_C)
-    variance_C = p_CV @ values_V**2 - mean_C**2
-    variance_C[(sums.count_CV > 0).sum(axis=1) <= 1] = 0.0
+    variance_C = np.where(_never_varies(sums), 0.0, covariance_CC.diagonal())
     varies_C = np.where(variance_C > 0, variance_C, np.nan)
     correlation_CC = covariance_CC / np.sqrt(np.outer(varies_C, varies_C))
     logs_CV = np.log2(p_CV, where=p_CV > 0, out=np.zeros_like(p_CV))
@@ -90,6 +93,15 @@ def channel_statistics(dataset: xr.Dataset) -> xr.Dataset:
         coords={"channel": channels, "other_channel": channels},
         attrs={"symbols": sums.symbols},
     )
+
+
+def _never_varies(sums: ChannelSums) -> list[bool]:
+    """Tells which channels have one value only: their mean square is their mean's square."""
+    squares = map(Fraction, sums.product_CC.diagonal())
+    return [
+        sums.symbols * square == Fraction(value) ** 2
+        for value, square in zip(sums.value_C, squares, strict=True)
+    ]
 
 
 def channel_sums(dataset: xr.Dataset) -> Delayed:
@@ -114,27 +126,28 @@ def sum_shard(y_hat_BCHW: np.ndarray, bits_BC: np.ndarray, grids_B2: np.ndarray)
     """Sums one shard, a sample at a time.
 
     Args:
-        y_hat_BCHW: Integers, B at least 0.
+        y_hat_BCHW: Integers, or multiples of a power of two; B at least 0.
         bits_BC: The ledger's bits.
         grids_B2: Height and width of each sample's coded grid; what lies beyond is canvas.
     """
     channels = y_hat_BCHW.shape[1]
-    low, high = int(y_hat_BCHW.min(initial=0)), int(y_hat_BCHW.max(initial=0))
+    low, high = (int(np.rint(f(y_hat_BCHW, initial=0))) for f in (np.min, np.max))
     count_CV = np.zeros((channels, high - low + 1), dtype=np.int64)
     # Each channel has bins of its own, one channel's behind another's.
     firsts_C1 = count_CV.shape[1] * np.arange(channels)[:, None] - low
-    product_CC = np.zeros((channels, channels), dtype=np.int64)
+    value_C, product_CC = np.zeros(channels), np.zeros((channels, channels))
     for y_hat_CHW, (height, width) in zip(y_hat_BCHW, grids_B2, strict=True):
-        symbols_CP = y_hat_CHW[:, :height, :width].reshape(channels, -1)
-        bins_CP = symbols_CP + firsts_C1
+        values_CP = y_hat_CHW[:, :height, :width].reshape(channels, -1).astype(np.float64)
+        bins_CP = np.rint(values_CP).astype(np.int64) + firsts_C1
         count_CV += np.bincount(bins_CP.ravel(), minlength=count_CV.size).reshape(count_CV.shape)
-        # In float64 sums of products of integers are exact, and as fast as matrix products are.
-        values_CP = symbols_CP.astype(np.float64)
-        product_CC += (values_CP @ values_CP.T).astype(np.int64)
+        # In float64 such sums are exact, and as fast as matrix products are.
+        value_C += values_CP.sum(axis=1)
+        product_CC += values_CP @ values_CP.T
     return ChannelSums(
         symbols=int(grids_B2.prod(axis=1, dtype=np.int64).sum()),
         low=low,
         count_CV=count_CV,
+        value_C=value_C,
         product_CC=product_CC,
         ledger_bits_C=bits_BC.sum(axis=0, dtype=np.float64),
     )

@@ -38,7 +38,8 @@ class UsableRows:
         stored = reader.array(variable.array)
         self.shape = (len(rows), *stored.shape[1:])
         # Features are float32, however they are stored.
-        short = variable.scale is not None or stored.dtype == np.float16
+        scaled = variable.scale is not None or variable.factor is not None
+        short = scaled or stored.dtype == np.float16
         self.dtype = np.dtype(np.float32 if short else stored.dtype)
         self.ndim = len(self.shape)
 
@@ -50,6 +51,8 @@ class UsableRows:
         if self.variable.scale is not None:
             scale_NF = self._read(self.variable.scale, rows, rest[:1])
             values = values.astype(np.float32) * scale_NF[:, :, None, None]
+        if self.variable.factor is not None:
+            values = np.multiply(values, self.variable.factor, dtype=self.dtype)
         values = values.astype(self.dtype, copy=False)
         return values[tuple(0 if isinstance(k, int | np.integer) else slice(None) for k in key)]
 

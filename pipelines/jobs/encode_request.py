@@ -103,6 +103,7 @@ class EncodeRequest:
                 checkpoint=flags.codec_checkpoint,
                 quality=flags.quality,
                 metric=flags.metric,
+                architecture=flags.architecture,
                 demo=flags.demo_codec,
             )
         if flags.teacher_checkpoint:
@@ -273,7 +274,7 @@ class EncodeRequest:
             except DatasetError:
                 continue  # The job itself reports it, with its row.
             y_hat = codec.encode(image_to_tensor(pad_image(image_HWC))).y_hat_BCHW
-            highest = max(highest, int(y_hat.abs().max()))
+            highest = max(highest, int(y_hat.abs().max() * codec.spec.y_hat_steps))
         return "int8" if _INT8_HEADROOM * highest <= np.iinfo(np.int8).max else "int16"
 
     def _feature_encoding(self, features: str, *, signed: bool) -> FeatureEncoding:

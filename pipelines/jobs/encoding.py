@@ -204,11 +204,12 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
     height, width = image_HWC.shape[:2]
     latents = codec.encode(image_to_tensor(pad_image(image_HWC)))
     y_hat_CHW = latents.y_hat_BCHW[0].cpu().numpy()
+    symbols_CHW = latents.symbols_BCHW[0].cpu().numpy()
     z_NHW = latents.z_symbols_BNHW[0].cpu().numpy()
-    indexes_CHW = codec.indexes(latents.z_symbols_BNHW)[0].cpu().numpy()
-    y_string = encode_y(codec.tables, y_hat_CHW, indexes_CHW, verify=True)
+    indexes_CHW = latents.indexes_BCHW[0].cpu().numpy()
+    y_string = encode_y(codec.tables, symbols_CHW, indexes_CHW, verify=True)
     z_string = encode_z(codec.tables, z_NHW, verify=True)
-    bits_C = channel_bits(codec.tables, y_hat_CHW, indexes_CHW)
+    bits_C = channel_bits(codec.tables, symbols_CHW, indexes_CHW)
     z_bits = hyper_bits(codec.tables, z_NHW)
     stream_bits = 8 * (len(y_string) + len(z_string))
     values = y_hat_CHW.reshape(len(y_hat_CHW), -1).astype(np.float64)
@@ -225,7 +226,7 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
     }
     return Encoded(
         arrays={
-            "y_hat": y_hat_CHW,
+            "y_hat": codec.spec.to_stored(y_hat_CHW),
             "channel_bits": bits_C,
             "channel_mean": values.mean(axis=1),
             "channel_rms": np.sqrt((values**2).mean(axis=1)),

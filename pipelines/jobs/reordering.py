@@ -17,7 +17,7 @@ from latent_store.errors import IntegrityError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, RowRecord
-from latent_store.tools.decode import decode_indexes
+from latent_store.tools.decode import decode_gaussians
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
 from pipelines.jobs.encoding import load_store_codec
 from pipelines.jobs.opened import open_latents
@@ -70,25 +70,27 @@ def reorder_row(
         codec: That of the latents.
         latents: They have the row's z string.
         row: Its number.
-        y_hat_CHW: Its ŷ, integers on the canvas.
+        y_hat_CHW: Its ŷ on the canvas.
         ranking: The order, and where the stream can be cut.
 
     Raises:
         IntegrityError: The stream does not decode to its channels.
     """
-    indexes_CHW = decode_indexes(codec, latents, row)
+    gaussians = decode_gaussians(codec, latents, row)
+    indexes_CHW = gaussians.indexes_CHW
     height, width = indexes_CHW.shape[1:]
-    y_hat_CHW = y_hat_CHW[:, :height, :width].astype(np.int32)
+    y_hat_CHW = y_hat_CHW[:, :height, :width]
+    symbols_CHW = gaussians.symbols(y_hat_CHW)
     order = list(ranking.order)
     try:
         stream = encode_scalable(
-            codec.tables, y_hat_CHW, indexes_CHW, order, ranking.cuts, verify=True
+            codec.tables, symbols_CHW, indexes_CHW, order, ranking.cuts, verify=True
         )
     except IntegrityError as error:
         raise IntegrityError(f"row {row}: {error}") from error
     return Encoded(
         arrays={
-            "y_hat": y_hat_CHW[order],
+            "y_hat": codec.spec.to_stored(y_hat_CHW[order]),
             "bitstream/cut_bytes": np.asarray(stream.cut_bytes, dtype=np.int64),
             "bitstream/cut_symbols_crc32c": np.asarray(stream.symbols_crc32c, dtype=np.uint32),
             "bitstream/cut_indexes_crc32c": np.asarray(stream.indexes_crc32c, dtype=np.uint32),

@@ -40,7 +40,7 @@ from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.storage.location import Location
-from latent_store.tools.decode import decode_indexes
+from latent_store.tools.decode import decode_gaussians
 from pipelines.jobs.component_job import Encoded
 from pipelines.jobs.encoding import encode_latents
 from pipelines.jobs.reordering import reorder_row
@@ -241,7 +241,7 @@ def _export(url: Path, codec: Codec, folder: Path) -> None:
             codec,
             latents.read([row])[0],
             decode_z(codec.tables, latents.z_string(row), *hyper),
-            decode_indexes(codec, latents, row),
+            decode_gaussians(codec, latents, row).indexes_CHW,
             size=(HEIGHT, WIDTH),
             selection=selection,
             **(options if selection == "scalable" else {}),

@@ -24,7 +24,7 @@ from latent_store.components.reader import ComponentReader
 from latent_store.components.registry import component_keys
 from latent_store.format.schema import CodecSpec
 from latent_store.shards.index import part_name
-from latent_store.tools.decode import decode_indexes
+from latent_store.tools.decode import decode_gaussians
 
 LATENT_COLUMNS = ("channel_bits", "channel_mean", "channel_rms", "hyper_bits", "overhead_bits")
 
@@ -120,7 +120,7 @@ def _read_latents(split: Split, codec_id: str) -> Iterator[tuple[str, Any]]:
         yield f"strings {row}", latents.y_string(row) + latents.z_string(row)
     codec = _codec(split.store.codec_checkpoint(codec_id), latents.spec)
     row = int(rows[-1])
-    indexes_CHW = decode_indexes(codec, latents, row)
+    indexes_CHW = decode_gaussians(codec, latents, row).indexes_CHW
     yield "decoded", decode_y(codec.tables, latents.y_string(row), indexes_CHW)
 
 
@@ -137,7 +137,7 @@ def _read_ranked(split: Split, codec_id: str, ranking_id: str) -> Iterator[tuple
     for row in rows.tolist():
         yield f"strings {row}", b"".join(ranked.scalable_string(row, cut) for cut in ranked.cuts)
     row, cut, order = int(rows[0]), ranked.cuts[0], ranked.ranking.order
-    indexes_CHW = decode_indexes(codec, latents, row)
+    indexes_CHW = decode_gaussians(codec, latents, row).indexes_CHW
     prefix = ranked.scalable_string(row, cut)
     decoded_KHW = decode_scalable(codec.tables, prefix, indexes_CHW, order, cut)
     ranked.check_symbols(row, decoded_KHW, indexes_CHW[list(order[:cut])])

@@ -16,7 +16,7 @@ from scipy import stats
 import latent_store
 from latent_store.codec import codec_from_store, decode_scalable
 from latent_store.storage.location import Location
-from latent_store.tools.decode import decode_indexes
+from latent_store.tools.decode import decode_gaussians
 from pipelines import frequency, reorder
 from pipelines.jobs.counting import half_of
 from tests.conftest import RANKING, TRAIN, TinyStore
@@ -161,7 +161,7 @@ def test_every_cut_of_every_row_decodes_from_its_prefix(tiny_store: TinyStore) -
     codec = codec_from_store(store)
     assert ranked.cuts == (16, 32, 64, 192)
     for row, cut in itertools.product(ranked.rows.tolist(), ranked.cuts):
-        indexes_CHW = decode_indexes(codec, latents, row)
+        indexes_CHW = decode_gaussians(codec, latents, row).indexes_CHW
         prefix = ranked.scalable_string(row, cut)
         order = ranked.ranking.order
         decoded = decode_scalable(codec.tables, prefix, indexes_CHW, order, cut)

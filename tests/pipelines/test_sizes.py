@@ -24,7 +24,7 @@ from latent_store.shards import receipts
 from latent_store.shards.receipts import StoredObject
 from latent_store.storage.location import Location
 from latent_store.store import Split
-from latent_store.tools.decode import CodedSample, decode_indexes, decode_stream
+from latent_store.tools.decode import CodedSample, decode_gaussians, decode_stream
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.registry import READERS
@@ -190,7 +190,9 @@ def test_pictures_decode_at_their_own_size(pair: Any, keep: int | None) -> None:
         assert one.image_HWC.shape[:2] in SIZES.values()
         assert (one.num_bytes, one.bpp) == (other.num_bytes, other.bpp)
     grid = tuple(n // 16 for n in tight.plan.canvas)
-    indexes = decode_indexes(codec_from_store(mixed.store), mixed.latents(), theirs[0])
+    indexes = decode_gaussians(
+        codec_from_store(mixed.store), mixed.latents(), theirs[0]
+    ).indexes_CHW
     assert indexes.shape[1:] == grid
 
 

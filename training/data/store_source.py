@@ -186,7 +186,7 @@ class StoreSource(Source):
         """Reads what a network needs of a window of each row.
 
         Returns:
-            "y_hat_BCHW" (integers) or "x_BHWC" (uint8), what its annotations give, "features_BCHW"
+            "y_hat_BCHW" or "x_BHWC" (uint8), what its annotations give, "features_BCHW"
             (float32) and "feature_stride" (if there is a teacher), "pooled_BC" (if there is a
             gate), "channel_bits_BC" and "pixels_B" (original pixels).
         """
@@ -202,7 +202,7 @@ class StoreSource(Source):
         return arrays
 
     def _images(self, rows: Sequence[int], windows: list[Window]) -> Arrays:
-        """Reads integers [n, C, h, w], or decoded images, uint8 [n, H, W, 3]."""
+        """Reads ŷ [n, C, h, w], or decoded images, uint8 [n, H, W, 3]."""
         if self.spec.domain != "pixel":
             return {"y_hat_BCHW": self._cut(Y_HAT, rows, windows)}
         wholes = self._wholes("x_hat", rows, self._read_images)
@@ -270,7 +270,7 @@ class StoreSource(Source):
         height, width = self.split.plan.canvas
         stored = self.spec.stored
         channels = stored.keep or len(stored.channels or range(self.latents.channels))
-        a_cell = channels * self.latents.array("y_hat").dtype.itemsize
+        a_cell = channels * self.latents.y_hat_bytes
         one = 3 if self.spec.domain == "pixel" else a_cell / LATENT_STRIDE**2
         one += self.annotations.pixel_bytes
         if self.teacher is not None:

@@ -53,6 +53,8 @@ class WholeStreams(StreamReceiver):
         latents = self.streams.latents
 
         def decode() -> np.ndarray:
-            return decode_y(self.tables, latents.y_string(row), self.streams.indexes(row, size))
+            gaussians = self.streams.gaussians(row, size)
+            symbols_CHW = decode_y(self.tables, latents.y_string(row), gaussians.indexes_CHW)
+            return gaussians.y_hat(symbols_CHW)
 
         return int(latents.stream_bytes([row])["y"][0]), decode

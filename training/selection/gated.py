@@ -92,13 +92,16 @@ class ChosenStreams(StreamReceiver):
 
     def send(self, row: int, size: Size, y_hat_KHW: np.ndarray, mask_C: np.ndarray) -> Sent:
         """Encodes the chosen channels; they are decoded from string and mask alone."""
-        indexes_CHW = self.streams.indexes(row, size)
-        string = encode_y(self.tables, y_hat_KHW, indexes_CHW, np.flatnonzero(mask_C))
+        gaussians, chosen = self.streams.gaussians(row, size), np.flatnonzero(mask_C)
+        indexes_CHW = gaussians.indexes_CHW
+        symbols_KHW = gaussians.symbols(y_hat_KHW[chosen], chosen)
+        string = encode_y(self.tables, symbols_KHW, indexes_CHW[chosen])
 
         def decode() -> np.ndarray:
             kept = unpack_mask(pack_mask(mask_C), len(mask_C))
             decoded_CHW = np.zeros_like(y_hat_KHW)
-            decoded_CHW[kept] = decode_y(self.tables, string, indexes_CHW, kept)
+            symbols_KHW = decode_y(self.tables, string, indexes_CHW, kept)
+            decoded_CHW[kept] = gaussians.y_hat(symbols_KHW, kept)
             return decoded_CHW
 
         return len(string), decode

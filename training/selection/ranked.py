@@ -182,11 +182,12 @@ class ScalableStreams(StreamReceiver):
     def send(self, row: int, size: Size, y_hat_KHW: np.ndarray, mask_C: np.ndarray) -> Sent:
 
         def decode() -> np.ndarray:
-            indexes_CHW = self.streams.indexes(row, size)
+            gaussians, kept = self.streams.gaussians(row, size), self.order[: self.keep]
+            indexes_CHW = gaussians.indexes_CHW
             prefix = self.ranked.scalable_string(row, self.keep)
-            decoded_KHW = decode_scalable(self.tables, prefix, indexes_CHW, self.order, self.keep)
-            self.ranked.check_symbols(row, decoded_KHW, indexes_CHW[self.order[: self.keep]])
-            return decoded_KHW
+            symbols_KHW = decode_scalable(self.tables, prefix, indexes_CHW, self.order, self.keep)
+            self.ranked.check_symbols(row, symbols_KHW, indexes_CHW[kept])
+            return gaussians.y_hat(symbols_KHW, kept)
 
         cut_bytes = self.ranked.cut_bytes([row])[0]
         return int(cut_bytes[self.ranked.cuts.index(self.keep)]), decode

@@ -19,7 +19,7 @@ from latent_store.errors import IntegrityError
 from latent_store.format.schema import HYPER_STRIDE, LATENT_STRIDE
 
 if TYPE_CHECKING:
-    from latent_store.codec.hyperprior import Codec
+    from latent_store.codec.hyperprior import Codec, Gaussians
 
 DECODE_MODES = ("all", "sample", "none")
 SAMPLE_STEP = 16
@@ -27,7 +27,7 @@ SAMPLE_STEP = 16
 
 Size = tuple[int, int]
 Sent = tuple[int, Callable[[], np.ndarray]]
-"""The length of a y string, and what decodes it to integers [K, h, w]."""
+"""The length of a y string, and what decodes it to ŷ [K, h, w]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +75,14 @@ class StoredStreams:
         """Returns whether the streams of a row are decoded."""
         return self.decode == "all" or (self.decode == "sample" and row % SAMPLE_STEP == 0)
 
-    def indexes(self, row: int, size: Size) -> np.ndarray:
-        """Returns the scale indexes that y is read with, uint8 [M, h, w], from the z string."""
-        # They load torch, which names and numbers of rates need not.
-        import torch
-
+    def gaussians(self, row: int, size: Size) -> Gaussians:
+        """Returns what a row's z string says of its ŷ, [M, h, w]."""
+        # It loads torch, which names and numbers of rates need not.
         from latent_store.codec.streams import decode_z
 
         height, width = size[0] // HYPER_STRIDE, size[1] // HYPER_STRIDE
         z_symbols_NHW = decode_z(self.codec.tables, self.latents.z_string(row), height, width)
-        return self.codec.indexes(torch.from_numpy(z_symbols_NHW)[None])[0].cpu().numpy()
+        return self.codec.gaussians(z_symbols_NHW)
 
     def rate(self, row: int, mask_C: np.ndarray, *, y_bytes: int, mask_bytes: int) -> ImageRate:
         """Returns the rate of a row whose kept channels take `y_bytes`."""
@@ -109,7 +107,7 @@ class StreamReceiver(ABC):
         self.tables = streams.codec.tables
 
     def receive(self, rows: Sequence[int], size: Size) -> tuple[np.ndarray, list[ImageRate]]:
-        """Returns the network's input, integers [B, K, h, w], and the rate of each row.
+        """Returns the network's input, ŷ [B, K, h, w], and the rate of each row.
 
         The rows have one coded size, `size` in pixels.
 
@@ -127,7 +125,7 @@ class StreamReceiver(ABC):
                     key = (self.streams.ranked or self.streams.latents).key
                     raise IntegrityError(
                         f"the stream of row {row} of {key} decodes to another ŷ than "
-                        f"the store holds ({differing} of {decoded_KHW.size} symbols differ); see "
+                        f"the store holds ({differing} of {decoded_KHW.size} elements differ); see "
                         "`latent-store verify`"
                     )
                 y_hat_KHW[...] = decoded_KHW

@@ -84,19 +84,21 @@ class Transmission:
         watch.restart()
         x_BCHW = image_to_tensor(pad_image(image_HWC))
         watch.lap("pad")
-        with self.codec.model.g_a.register_forward_hook(lambda *_: watch.lap("g_a")):
+        model = self.codec.model
+        with (
+            model.g_a.register_forward_hook(lambda *_: watch.lap("g_a")),
+            model.h_a.register_forward_hook(lambda *_: watch.lap("h_a")),
+        ):
             latents = self.codec.encode(x_BCHW)
-        watch.lap("h_a")
-        indexes_BCHW = self.codec.indexes(latents.z_symbols_BNHW)
         watch.lap("h_s")
         selection = self.network.config.channel_selection
         chosen = selection.sent(latents.y_hat_BCHW, self.keep, self.network.gate)
         watch.lap("gate")
         stream = pack_stream(
             self.codec,
-            latents.y_hat_BCHW[0].cpu().numpy(),
+            latents.symbols_BCHW[0].cpu().numpy(),
             latents.z_symbols_BNHW[0].cpu().numpy(),
-            indexes_BCHW[0].cpu().numpy(),
+            latents.indexes_BCHW[0].cpu().numpy(),
             size=(image_HWC.shape[0], image_HWC.shape[1]),
             **chosen,
         )
@@ -119,7 +121,7 @@ class Transmission:
         The watch gets the stages "entropy decoding" and "network" (for pixels with g_s).
 
         Returns:
-            The prediction at the picture's original size, and the decoded ŷ, int32 [M, h, w], with
+            The prediction at the picture's original size, and the decoded ŷ [M, h, w], with
             zeros where nothing was sent.
 
         Raises:

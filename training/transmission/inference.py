@@ -47,7 +47,7 @@ class ServerNetwork:
         """Returns the task's predictions from decoded latents, one an image.
 
         Args:
-            y_hat_BCHW: Integers, the channels that the network takes (for pixels: all).
+            y_hat_BCHW: ŷ of the channels that the network takes (for pixels: all).
             sizes: Height and width of the original pictures.
             codec: Decodes x̂, whole, rounded to 8 bits, for a network on pixels.
 

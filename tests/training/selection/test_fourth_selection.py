@@ -70,11 +70,13 @@ class OwnStreams(StreamReceiver):
         return y_hat_BKHW, np.tile(self.mask_C, (len(rows), 1))
 
     def send(self, row: int, size: Size, y_hat_KHW: np.ndarray, mask_C: np.ndarray) -> Sent:
-        indexes_CHW = self.streams.indexes(row, size)
-        y_hat_CHW = np.zeros(indexes_CHW.shape, y_hat_KHW.dtype)
-        y_hat_CHW[self.channels] = y_hat_KHW
-        string = encode_y(self.tables, y_hat_CHW, indexes_CHW, self.channels)
-        return len(string), lambda: decode_y(self.tables, string, indexes_CHW, self.channels)
+        gaussians, channels = self.streams.gaussians(row, size), self.channels
+        symbols_KHW = gaussians.symbols(y_hat_KHW, channels)
+        indexes_KHW = gaussians.indexes_CHW[channels]
+        string = encode_y(self.tables, symbols_KHW, indexes_KHW)
+        return len(string), lambda: gaussians.y_hat(
+            decode_y(self.tables, string, indexes_KHW), channels
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ from latent_store.components.features import STEM
 from latent_store.console import MOST_THREADS, Number, make_parser, run_command
 from latent_store.errors import JobFailedError
 from latent_store.storage.local_files import write_text
-from latent_store.tools.decode import decode_indexes
+from latent_store.tools.decode import decode_gaussians
 from training.experiments.grid import Grid
 from training.experiments.grid_file import load_grid
 
@@ -267,9 +267,9 @@ def _check_streams(machine: Machine, grid: Grid) -> None:
         codec = codec_from_store(store, codec_id)
         latents = store[f"cityscapes/{split}"].latents(codec_id)
         for row in latents.rows[:number].tolist():
-            indexes_CHW = decode_indexes(codec, latents, row)
-            decoded_CHW = decode_y(codec.tables, latents.y_string(row), indexes_CHW)
-            if not np.array_equal(decoded_CHW, latents.read([row])[0]):
+            gaussians = decode_gaussians(codec, latents, row)
+            decoded_CHW = decode_y(codec.tables, latents.y_string(row), gaussians.indexes_CHW)
+            if not np.array_equal(gaussians.y_hat(decoded_CHW), latents.read([row])[0]):
                 raise JobFailedError(
                     f"row {row} of {split} by {codec_id}, encoded on {device}, decodes to other "
                     "latents on the CPU: nothing of this store can be trusted"
