@@ -65,7 +65,7 @@ def test_a_newer_minor_version_with_unknown_things_is_read(archived: Path) -> No
 def test_a_newer_major_version_is_refused(archived: Path, fails: Callable[..., str]) -> None:
     edit(archived, "", lambda attrs: {**attrs, "encoding-version": "2.0"})
     line = fails(cli.main, ["inspect", str(archived)])
-    assert "has format version 2.0, this library reads 1.2; install a release of" in line
+    assert "has format version 2.0, this library reads 1.3; install a release of" in line
 
 
 def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -
     spec = labels_spec(*plan.canvas)
     component.create_component(location, plan, spec)
     group = component.open_component(location, plan.name, spec.key)
-    assert component.noted(group)["encoding-version"] == schema.FORMAT_VERSION == "1.2"
+    assert component.noted(group)["encoding-version"] == schema.FORMAT_VERSION == "1.3"
     edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": "1.9"}))
     with pytest.raises(IdentityError, match=r"encoding-version = '1\.9', this job would"):
         component.create_component(location, plan, spec)
@@ -125,9 +125,9 @@ def test_shards_of_an_older_version_count_beside_new_ones(archived: Path) -> Non
 
 
 def test_a_component_of_a_newer_major_version_is_refused_alone(archived: Path) -> None:
-    edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": "2.0"}))
+    edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": "3.0"}))
     split = latent_store.open(archived)["made/train"]
-    with pytest.raises(FormatVersionError, match=r"made/train/labels in .* has format version 2\."):
+    with pytest.raises(FormatVersionError, match=r"made/train/labels in .* has format version 3\."):
         split.labels()
     assert len(split.teacher().rows) == 5
 

@@ -10,19 +10,27 @@ import numpy as np
 import torch
 
 from latent_store.codec import EntropyTables
-from latent_store.codec.stock import ScaleHyperprior
+from latent_store.codec.stock import MeanScaleHyperprior, ScaleHyperprior
 
 CODECS = Path(__file__).parents[4] / "shared" / "codecs"
 PICTURES = Path(__file__).parents[4] / "shared" / "data" / "camvid_cityscapes_layout"
 
 
-def make_model(hyper_channels: int = 128, channels: int = 192) -> ScaleHyperprior:
-    """A fresh model whose scales reach from under the bound to 50, with medians off 0."""
+STOCK = {"bmshj2018-hyperprior": ScaleHyperprior, "mbt2018-mean": MeanScaleHyperprior}
+"""CompressAI's model of each architecture."""
+
+
+def make_model(
+    hyper_channels: int = 128, channels: int = 192, architecture: str = "bmshj2018-hyperprior"
+) -> ScaleHyperprior:
+    """A fresh model whose scales reach from under the bound to 50, medians and means off 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = ScaleHyperprior(hyper_channels, channels)
+        model = STOCK[architecture](hyper_channels, channels)
         with torch.no_grad():
-            model.h_s[4].bias.copy_(torch.logspace(math.log10(0.05), math.log10(50), channels))
+            scales = torch.logspace(math.log10(0.05), math.log10(50), channels)
+            model.h_s[4].bias[:channels].copy_(scales)
+            model.h_s[4].bias[channels:].uniform_(-3, 3)
             medians = torch.empty(hyper_channels, 1, 1).uniform_(-0.5, 0.5)
             model.entropy_bottleneck.quantiles += medians
         model.update(force=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import io
 import re
@@ -18,12 +19,19 @@ import torch
 from torch import Tensor
 
 from latent_store.codec import checkpoints, codec_from_bytes, codec_from_store, load_codec, stock
-from latent_store.codec.checkpoints import ZOO_SHA256
+from latent_store.codec.families.base import CodecFamily
+from latent_store.codec.families.registry import FAMILIES
 from latent_store.errors import CheckpointError, IdentityError
-from tests.latent_store.codec.made_codec import CODECS, save
+from tests.latent_store.codec.made_codec import CODECS, STOCK, make_model, save
 
 State = dict[str, Tensor]
 Change = Callable[[State], Any]
+
+
+@pytest.fixture(scope="session", params=list(STOCK))
+def small_checkpoint(request: pytest.FixtureRequest) -> bytes:
+    """The checkpoint file of a small model of each kind."""
+    return save(make_model(8, 12, request.param).state_dict())
 
 
 @pytest.fixture
@@ -79,7 +87,8 @@ def test_half_precision_parameters_are_widened(state: State) -> None:
 def test_what_a_codec_says_of_itself(small_checkpoint: bytes) -> None:
     digest = hashlib.sha256(small_checkpoint).hexdigest()
     spec = codec_from_bytes(small_checkpoint).spec
-    assert spec.codec_id == f"bmshj2018-hyperprior-{digest[:8]}"
+    assert spec.codec_id == f"{spec.architecture}-{digest[:8]}"
+    assert spec.y_hat_steps == {"bmshj2018-hyperprior": 1, "mbt2018-mean": 32}[spec.architecture]
     assert spec.weights_sha256 == digest
     assert (spec.channels, spec.hyper_channels) == (12, 8)
     assert (spec.source, spec.quality, spec.metric) == ("file", None, None)
@@ -100,7 +109,7 @@ CONTENTS: dict[str, tuple[Change, str]] = {
     "missing": (
         without("h_s.0.bias"),
         (
-            r"holds another architecture, not bmshj2018-hyperprior \(ScaleHyperprior\): 1 keys "
+            r"holds another architecture, not \S+ \((Mean)?ScaleHyperprior\): 1 keys "
             r"missing \(first h_s.0.bias\), 0 keys unexpected; give a checkpoint of that model"
         ),
     ),
@@ -198,6 +207,15 @@ CONTENTS: dict[str, tuple[Change, str]] = {
         },
         "has layers of 1000000 and 1000000 channels, but no weights of so many",
     ),
+    "a hyper decoder of nothing": (
+        lambda state: {
+            **state,
+            "g_a.0.weight": torch.zeros(1, 3, 5, 5),
+            "g_a.6.weight": torch.zeros(10**5, 1, 5, 5),
+            "h_s.4.weight": torch.zeros(2 * 10**5, 1, 1, 1),
+        },
+        "has layers of 1 and 100000 channels, but no weights of so many",
+    ),
     "a key of two lines": (
         lambda state: {**state, "g_a.\n\x1b[31m": torch.ones(1)},
         r"has 'g_a.\\n\\x1b\[31m' as torch.float32",
@@ -246,9 +264,12 @@ def test_a_packed_file_that_grows_when_it_is_read() -> None:
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("FactorizedPrior", r"bmshj2018-factorized \(FactorizedPrior\)"),
-        ("MeanScaleHyperprior", r"mbt2018-mean \(MeanScaleHyperprior\)"),
-        ("JointAutoregressiveHierarchicalPriors", r"an autoregressive codec \(mbt2018 or cheng"),
+        ("FactorizedPrior", r"bmshj2018-factorized \(FactorizedPrior\), not bmshj2018-hyperprior"),
+        (
+            "JointAutoregressiveHierarchicalPriors",
+            r"an autoregressive codec \(mbt2018 or cheng2020\), whose elements are decoded one after "
+            "the other, so that no channel has bits of its own; give a checkpoint of bmshj2018-",
+        ),
     ],
 )
 def test_other_architectures_are_named(tmp_path: Path, name: str, found: str) -> None:
@@ -257,8 +278,7 @@ def test_other_architectures_are_named(tmp_path: Path, name: str, found: str) ->
 
     path = tmp_path / "other.pth.tar"
     path.write_bytes(save(getattr(models, name)(8, 12).state_dict()))
-    message = rf"other\.pth\.tar holds {found}.*, not bmshj2018-hyperprior \(ScaleHyperprior\)"
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=rf"other\.pth\.tar holds {found}"):
         load_codec(checkpoint=path)
 
 
@@ -338,8 +358,8 @@ def test_the_expected_identity_is_required(small_checkpoint: bytes, state: State
 
 def test_an_architecture_that_this_release_lacks_is_named(small_checkpoint: bytes) -> None:
     spec = codec_from_bytes(small_checkpoint).spec
-    newer = dataclasses.replace(spec, architecture="mbt2018-mean")
-    with pytest.raises(CheckpointError, match="of architecture mbt2018-mean, this release has bms"):
+    newer = dataclasses.replace(spec, architecture="newer-2030")
+    with pytest.raises(CheckpointError, match="of architecture newer-2030, this release has bmshj"):
         codec_from_bytes(small_checkpoint, expected=newer)
 
 
@@ -370,46 +390,63 @@ def test_the_demo_folder_holds_one_verified_codec(
         load_codec(demo=True)
 
 
-def test_the_zoo_hashes_are_those_of_its_names() -> None:
-    for metric, prefixes in ZOO_SHA256.items():
-        urls = stock.model_urls["bmshj2018-hyperprior"][metric]
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_zoo_hashes_are_those_of_its_names(family: CodecFamily) -> None:
+    assert list(family.zoo_sha256) == ["mse", "ms-ssim"]
+    for metric, prefixes in family.zoo_sha256.items():
+        urls = stock.model_urls[family.name][metric]
         assert [url[-16:-8] for url in urls.values()] == list(prefixes)
 
 
 @pytest.fixture
-def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_checkpoint: bytes) -> Path:
+def architecture(small_checkpoint: bytes) -> str:
+    return codec_from_bytes(small_checkpoint).spec.architecture
+
+
+@pytest.fixture
+def zoo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_checkpoint: bytes, architecture: str
+) -> Path:
     """A zoo of one codec behind file:// URLs, and an empty cache."""
     digits = hashlib.sha256(small_checkpoint).hexdigest()[:8]
-    source = tmp_path / f"bmshj2018-hyperprior-1-{digits}.pth.tar"
+    source = tmp_path / f"{architecture}-1-{digits}.pth.tar"
     source.write_bytes(small_checkpoint)
-    urls = {"bmshj2018-hyperprior": {"mse": {1: source.as_uri(), 2: "http://127.0.0.1:9/none"}}}
+    urls = {architecture: {"mse": {1: source.as_uri(), 2: "http://127.0.0.1:9/none"}}}
     monkeypatch.setattr(stock, "model_urls", urls)
-    monkeypatch.setattr(checkpoints, "ZOO_SHA256", {"mse": (digits, "0" * 8)})
+    family = type(FAMILIES[architecture])
+    monkeypatch.setattr(family, "zoo_sha256", {"mse": (digits, "0" * 8)})
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     return source
 
 
-def test_the_zoo_is_downloaded_once_and_verified(zoo: Path, tmp_path: Path) -> None:
-    spec = load_codec(quality=1).spec
+def test_the_zoo_is_downloaded_once_and_verified(
+    zoo: Path, tmp_path: Path, architecture: str
+) -> None:
+    load = functools.partial(load_codec, architecture=architecture)
+    spec = load(quality=1).spec
     assert (spec.source, spec.quality, spec.metric) == ("zoo", 1, "mse")
+    assert spec.architecture == architecture
     zoo.unlink()
-    assert load_codec(quality=1).spec == spec
+    assert load(quality=1).spec == spec
     cached = tmp_path / "hub" / "checkpoints" / zoo.name
     cached.write_bytes(b"other")
     with pytest.raises(CheckpointError, match=r"delete it to download it again\) should have sha2"):
-        load_codec(quality=1)
+        load(quality=1)
 
 
-def test_what_the_zoo_cannot_give(zoo: Path) -> None:
+def test_what_the_zoo_cannot_give(zoo: Path, architecture: str) -> None:
+    load = functools.partial(load_codec, architecture=architecture)
     with pytest.raises(CheckpointError, match=r"cannot download .*; give a local file with `cod"):
-        load_codec(quality=2)
-    with pytest.raises(CheckpointError, match="has bmshj2018-hyperprior in qualities 1 to 8 for"):
-        load_codec(quality=9)
+        load(quality=2)
+    with pytest.raises(CheckpointError, match=f"has {architecture} in qualities 1 to 8 for"):
+        load(quality=9)
     with pytest.raises(CheckpointError, match="not quality 1 for psnr; choose one of these"):
-        load_codec(quality=1, metric="psnr")
+        load(quality=1, metric="psnr")
     zoo.write_bytes(b"other")
     with pytest.raises(CheckpointError, match=r"is not the file with sha256 .*invalid hash value"):
-        load_codec(quality=1)
+        load(quality=1)
+    with pytest.raises(CheckpointError, match=r"asked for is of architecture mbt2018, this rel"):
+        load_codec(quality=1, architecture="mbt2018")
 
 
 @pytest.mark.skipif(not CODECS.exists(), reason="no ../shared/codecs here")

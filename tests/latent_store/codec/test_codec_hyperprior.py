@@ -28,16 +28,65 @@ from latent_store.codec import (
 from latent_store.codec.checkpoints import DEMO_FOLDER
 from latent_store.codec.hyperprior import scale_indexes
 from latent_store.codec.numerics import exact_float32, torch_threads
-from latent_store.codec.stock import ScaleHyperprior, get_scale_table
+from latent_store.codec.stock import MeanScaleHyperprior, ScaleHyperprior, get_scale_table
 from latent_store.errors import LatentStoreError
-from tests.latent_store.codec.made_codec import CODECS, PICTURES, random_latents
+from tests.latent_store.codec.made_codec import (
+    CODECS,
+    PICTURES,
+    STOCK,
+    make_model,
+    random_latents,
+    save,
+)
 
 
-def stock_y_hat(stock: ScaleHyperprior, y: bytes, z: bytes, shape: tuple[int, int]) -> Tensor:
-    """The lines of `decompress` before g_s: ŷ float64 [1, M, 4h, 4w]."""
+@pytest.fixture(scope="module", params=list(STOCK))
+def checkpoint(request: pytest.FixtureRequest) -> bytes:
+    """The checkpoint file of a made model of each kind."""
+    return save(make_model(architecture=request.param).state_dict())
+
+
+@pytest.fixture(scope="module")
+def codec(checkpoint: bytes) -> Codec:
+    return codec_from_bytes(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def stock(codec: Codec) -> ScaleHyperprior:
+    return unmodified(codec)
+
+
+def unmodified(codec: Codec) -> ScaleHyperprior:
+    """CompressAI's model of a codec, in float64."""
+    state = torch.load(io.BytesIO(codec.checkpoint_bytes), weights_only=True)
+    return STOCK[codec.spec.architecture].from_state_dict(state).double().eval()
+
+
+def scales_and_means(stock: ScaleHyperprior, z_hat: Tensor) -> tuple[Tensor, Tensor | None]:
+    parameters = stock.h_s(z_hat)
+    has_means = isinstance(stock, MeanScaleHyperprior)
+    return parameters.chunk(2, 1) if has_means else (parameters, None)
+
+
+def stock_y_hat(
+    stock: ScaleHyperprior, y: bytes, z: bytes, shape: tuple[int, int]
+) -> tuple[Tensor, np.ndarray]:
+    """The lines of `decompress` before g_s: ŷ float64 [1, M, 4h, 4w], and symbols without means."""
     z_hat = stock.entropy_bottleneck.decompress([z], shape)
-    indexes = stock.gaussian_conditional.build_indexes(stock.h_s(z_hat))
-    return stock.gaussian_conditional.decompress([y], indexes, z_hat.dtype)
+    scales, means = scales_and_means(stock, z_hat)
+    indexes = stock.gaussian_conditional.build_indexes(scales)
+    y_hat = stock.gaussian_conditional.decompress([y], indexes, z_hat.dtype, means)
+    symbols = stock.gaussian_conditional.decompress([y], indexes, z_hat.dtype)
+    return y_hat, symbols[0].numpy()
+
+
+def assert_same_y_hat(codec: Codec, stock_y_hat: Tensor, y_hat: np.ndarray) -> None:
+    """CompressAI's ŷ is ours where every mean is 0, else within half a step of it."""
+    assert stock_y_hat.dtype == torch.float64
+    steps = codec.spec.y_hat_steps
+    most = 0 if steps == 1 else (1 + 1e-9) / (2 * steps)
+    assert np.abs(stock_y_hat[0].numpy() - y_hat).max() <= most
+    assert (y_hat * steps == np.rint(y_hat * steps)).all()
 
 
 @torch.no_grad()
@@ -46,11 +95,17 @@ def test_unmodified_compressai_decodes_our_strings(
 ) -> None:
     z_symbols = hyper_symbols(1, 2, 3)
     indexes = codec.indexes(z_symbols)[0].numpy()
-    y_hat, _ = random_latents(4, *indexes.shape)
-    y, z = encode_y(codec.tables, y_hat, indexes), encode_z(codec.tables, z_symbols[0])
-    decoded = stock_y_hat(stock, y, z, (2, 3))
-    assert decoded.dtype == torch.float64
-    np.testing.assert_array_equal(decoded[0].numpy(), y_hat)
+    symbols, _ = random_latents(4, *indexes.shape)
+    y, z = encode_y(codec.tables, symbols, indexes), encode_z(codec.tables, z_symbols[0])
+    theirs, their_symbols = stock_y_hat(stock, y, z, (2, 3))
+    np.testing.assert_array_equal(their_symbols, symbols)
+    gaussians = codec.gaussians(z_symbols[0].numpy())
+    y_hat = gaussians.y_hat(symbols)
+    assert_same_y_hat(codec, theirs, y_hat)
+    np.testing.assert_array_equal(gaussians.symbols(y_hat), symbols)
+    some = [7, 2, 100]
+    np.testing.assert_array_equal(gaussians.y_hat(symbols[some], some), y_hat[some])
+    np.testing.assert_array_equal(gaussians.symbols(y_hat[some], some), symbols[some])
 
 
 @torch.no_grad()
@@ -59,10 +114,10 @@ def test_x_hat_is_that_of_the_float64_model(
 ) -> None:
     z_symbols = hyper_symbols(1)
     indexes = codec.indexes(z_symbols)[0].numpy()
-    y_hat = np.random.default_rng(4).integers(-1, 2, indexes.shape, dtype=np.int32)
-    y, z = encode_y(codec.tables, y_hat, indexes), encode_z(codec.tables, z_symbols[0])
+    symbols = np.random.default_rng(4).integers(-1, 2, indexes.shape, dtype=np.int32)
+    y, z = encode_y(codec.tables, symbols, indexes), encode_z(codec.tables, z_symbols[0])
     expected = stock.decompress([[y], [z]], (1, 2))["x_hat"]
-    x_hat = codec.reconstruct(torch.from_numpy(y_hat)[None])
+    x_hat = codec.reconstruct(stock_y_hat(stock, y, z, (1, 2))[0])
     assert x_hat.dtype == torch.float32
     assert x_hat.shape == (1, 3, 64, 128)
     assert expected.std() > 0.02
@@ -75,11 +130,19 @@ def test_indexes_are_those_of_the_float64_model(
 ) -> None:
     z_symbols = hyper_symbols(4, 2, 2)
     z_hat = z_symbols + stock.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
-    expected = stock.gaussian_conditional.build_indexes(stock.h_s(z_hat))
+    scales, means = scales_and_means(stock, z_hat)
+    expected = stock.gaussian_conditional.build_indexes(scales)
     indexes = codec.indexes(z_symbols)
     assert indexes.dtype == torch.uint8
     assert torch.equal(indexes.int(), expected)
     assert len(indexes.unique()) > 40
+    found = [codec.gaussians(z_NHW.numpy()).means_CHW for z_NHW in z_symbols]
+    if means is None:
+        assert found == [None] * 4
+    else:
+        rounded = (means * 32).round() / 32
+        np.testing.assert_array_equal(np.stack(found), rounded.numpy())
+        assert means.std() > 1
 
 
 def test_indexes_at_every_edge_of_the_table(codec: Codec, stock: ScaleHyperprior) -> None:
@@ -98,37 +161,44 @@ def test_indexes_at_every_edge_of_the_table(codec: Codec, stock: ScaleHyperprior
     assert int(scale_indexes(scales, widened, recomputed).min()) == 1
 
 
-def test_indexes_do_not_depend_on_threads_layout_or_batch(
+def test_gaussians_do_not_depend_on_threads_layout_or_batch(
     codec: Codec, hyper_symbols: Callable
 ) -> None:
     z_symbols = hyper_symbols(4, 3, 5)
     with torch_threads(1):
+        means = codec.gaussians(z_symbols[1].numpy()).means_CHW
         one = codec.indexes(z_symbols)
         singles = torch.cat([codec.indexes(z_symbols[i : i + 1]) for i in range(4)])
         layout = codec.indexes(z_symbols.contiguous(memory_format=torch.channels_last))
     with torch_threads(2):
         two = codec.indexes(z_symbols.long())
+        np.testing.assert_equal(codec.gaussians(z_symbols[1].numpy()).means_CHW, means)
     for other in (singles, layout, two):
         assert torch.equal(one, other)
     assert one.is_contiguous()
 
 
 @torch.no_grad()
-def test_encoding_is_that_of_the_stock_model(
-    codec: Codec, checkpoint: bytes, picture: Callable
+def test_strings_are_those_of_the_stock_model(
+    codec: Codec, stock: ScaleHyperprior, picture: Callable
 ) -> None:
-    model = ScaleHyperprior.from_state_dict(torch.load(io.BytesIO(checkpoint), weights_only=True))
-    x = image_to_tensor(pad_image(picture()))
+    x = image_to_tensor(pad_image(picture())) * 40  # fresh weights alone round everything to 0
     latents = codec.encode(x)
-    y = model.g_a(x.contiguous())
-    assert latents.y_hat_BCHW.shape == (1, 192, 8, 12)
-    assert latents.y_hat_BCHW.dtype == torch.int32
-    assert torch.equal(latents.y_hat_BCHW, y.round().int())
-    z = model.h_a(y.abs())
-    medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
-    symbols = model.entropy_bottleneck.quantize(z, "symbols", medians)
+    assert latents.y_hat_BCHW.shape == latents.indexes_BCHW.shape == (1, 192, 8, 12)
     assert latents.z_symbols_BNHW.shape == (1, 128, 2, 3)
-    assert torch.equal(latents.z_symbols_BNHW, symbols)
+    assert latents.symbols_BCHW.dtype == latents.z_symbols_BNHW.dtype == torch.int32
+    indexes, symbols = latents.indexes_BCHW[0].numpy(), latents.symbols_BCHW[0].numpy()
+    z_symbols = latents.z_symbols_BNHW[0].numpy()
+    np.testing.assert_array_equal(indexes, codec.gaussians(z_symbols).indexes_CHW)
+    y, z = encode_y(codec.tables, symbols, indexes), encode_z(codec.tables, z_symbols)
+    assert stock.compress(x.double())["strings"] == [[y], [z]]
+    assert len(np.unique(symbols)) > 2
+    y_hat = latents.y_hat_BCHW[0].numpy()
+    np.testing.assert_array_equal(codec.gaussians(z_symbols).y_hat(symbols), y_hat)
+    # And is what was quantised, as near as rounding it, and its mean, leaves it.
+    steps = codec.spec.y_hat_steps
+    most = 0.5 if steps == 1 else 0.5 + 0.5 / steps
+    assert np.abs(stock.g_a(x.double())[0].numpy() - y_hat).max() < most + 1e-4
 
 
 @pytest.mark.skipif(not list(DEMO_FOLDER.glob("*.pth.tar")), reason="no demo codec packaged")
@@ -228,23 +298,26 @@ def test_pictures_that_cannot_be_coded(codec: Codec, x: Tensor, message: str) ->
 
 
 def test_latents_of_another_codec_are_refused(codec: Codec) -> None:
-    with pytest.raises(LatentStoreError, match=r"ẑ has shape \(1, 64, 1, 1\), bmshj2018"):
+    with pytest.raises(
+        LatentStoreError, match=rf"ẑ has shape \(1, 64, 1, 1\), {codec.spec.codec_id} takes"
+    ):
         codec.indexes(torch.zeros(1, 64, 1, 1, dtype=torch.int32))
-    with pytest.raises(LatentStoreError, match=r"ŷ has shape \(192, 4, 4\), bmshj2018-hyperprior"):
+    with pytest.raises(
+        LatentStoreError, match=rf"ŷ has shape \(192, 4, 4\), {codec.spec.codec_id} takes"
+    ):
         codec.reconstruct(torch.zeros(192, 4, 4))
 
 
 @torch.no_grad()
 def assert_stock_decodes(codec: Codec, image: np.ndarray) -> None:
     """Encodes a picture, and decodes its strings with the unmodified model in float64."""
-    state = torch.load(io.BytesIO(codec.checkpoint_bytes), weights_only=True)
-    stock = ScaleHyperprior.from_state_dict(state).double()
+    stock = unmodified(codec)
     latents = codec.encode(image_to_tensor(pad_image(image)))
     y_hat, z_symbols = latents.y_hat_BCHW[0].numpy(), latents.z_symbols_BNHW[0].numpy()
-    indexes = codec.indexes(latents.z_symbols_BNHW)[0].numpy()
+    indexes = latents.indexes_BCHW[0].numpy()
     y, z = encode_y(codec.tables, y_hat, indexes), encode_z(codec.tables, z_symbols)
     shape = z_symbols.shape[1:]
-    np.testing.assert_array_equal(stock_y_hat(stock, y, z, shape)[0].numpy(), y_hat)
+    assert_same_y_hat(codec, stock_y_hat(stock, y, z, shape)[0], y_hat)
     x_hat = codec.reconstruct(latents.y_hat_BCHW)
     expected = stock.decompress([[y], [z]], shape)["x_hat"]
     assert (x_hat.clamp(0, 1) - expected).abs().max() < 1e-5
