@@ -267,8 +267,10 @@ def test_a_packed_file_that_grows_when_it_is_read() -> None:
         ("FactorizedPrior", r"bmshj2018-factorized \(FactorizedPrior\), not bmshj2018-hyperprior"),
         (
             "JointAutoregressiveHierarchicalPriors",
-            r"an autoregressive codec \(mbt2018 or cheng2020\), whose elements are decoded one after "
-            "the other, so that no channel has bits of its own; give a checkpoint of bmshj2018-",
+            (
+                r"an autoregressive codec \(mbt2018 or cheng2020\), whose elements are decoded one "
+                "after the other, so that no channel has bits of its own; give a checkpoint of bmsh"
+            ),
         ),
     ],
 )
