@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import errno
 import json
 import math
@@ -12,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from latent_store.errors import JobFailedError, LatentStoreError, public_text, public_url
 
@@ -42,11 +44,22 @@ MOST_THREADS = 1024
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and keeps the line breaks of descriptions and examples."""
+    """Shows defaults, 0 and `--no-...` too, and keeps the line breaks of descriptions and examples.
+
+    What a flag without a value does not do stays unsaid, and so does an empty list.
+    """
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False) or action.required:
-            return action.help
+        default, help = action.default, action.help or ""
+        pair = isinstance(action, argparse.BooleanOptionalAction)
+        if default is None or default == [] or action.required or "(default: " in help:
+            return help
+        if default is False and not pair:
+            return help
+        if pair:
+            return f"{help} (default: {'yes' if default else 'no'})"
+        if isinstance(default, list | tuple):
+            return f"{help} (default: {' '.join(map(str, default))})"
         return super()._get_help_string(action)
 
 
@@ -57,15 +70,42 @@ class _Parser(argparse.ArgumentParser):
     the folder that the command was started in.
     """
 
+    completes: ClassVar[bool] = False
+
     def __init__(self, **options: Any) -> None:
+        # Of subcommands too, whose parsers are made without them.
+        options.setdefault("formatter_class", _HelpFormatter)
+        options.setdefault("allow_abbrev", False)
         super().__init__(**options)
+        self._words: list[str] = []
         self.register("type", None, _word)  # Of flags without `type=`.
         self.register("type", str, _word)
         self.register("type", Path, _local_path)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Remembers the words, for `error`; completes them where a shell asks for that."""
+        if "_ARGCOMPLETE" in os.environ and not _Parser.completes:
+            _Parser.completes = True  # It parses, too.
+            with contextlib.suppress(ImportError):
+                import argcomplete
+
+                argcomplete.autocomplete(self)
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         line = " ".join(_REFUSED_VALUE.sub(r"\1 ", public_text(message)).split())
-        self.exit(BAD_USAGE, f"{self.prog}: error: {line}; see --help\n")
+        self.exit(BAD_USAGE, f"{self.prog}: error: {line}{self._meant()}; see --help\n")
+
+    def _meant(self) -> str:
+        """Returns which flags the words that are none may have meant; "" where there are none."""
+        known, text = self._option_string_actions, ""
+        for word in self._words:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in known:
+                close = difflib.get_close_matches(flag, known, n=1)
+                text += f"; {flag} is no flag, {close[0]} is" if close else ""
+        return text
 
 
 class _Version(argparse.Action):
@@ -172,8 +212,6 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> argpa
         prog=prog,
         description=description,
         epilog=epilog,
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     return parser

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("latent_store", "training", "pipelines")
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 CONTRACT = {
-    "latent-store": ["inspect", "verify", "decode", "export", "selfcheck", "finalize", "share"],
+    "latent-store": [
+        "inspect", "verify", "decode", "export", "selfcheck", "finalize", "share", "doctor",
+    ],
     "encode-to-store": [
         "--dataset", "--data_root", "--split", "--store", "--codec_checkpoint", "--quality",
         "--demo_codec", "--teacher_checkpoint", "--samples_per_shard", "--max_samples",

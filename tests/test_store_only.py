@@ -1,5 +1,6 @@
 """The package without any extra: every command helps, or names the extra that it lacks."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -69,3 +70,8 @@ def test_what_is_lacking_is_one_line(
 def test_stores_are_looked_at_without_extras(tiny_store: TinyStore) -> None:
     assert run("latent-store", "inspect", str(tiny_store.url)).returncode == 0
     assert "no defects" in run("latent-store", "verify", str(tiny_store.url)).stdout
+    done = run("latent-store", "doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    names = [finding["name"] for finding in json.loads(done.stdout)["findings"]]
+    assert "numpy" in names
+    assert "torch pair" not in names

@@ -10,6 +10,9 @@ import torch
 
 from latent_store.errors import LatentStoreError
 
+NATIVE_BF16 = ("avx512_bf16", "amx_bf16")
+"""What processors of x86 call the instructions for bfloat16."""
+
 
 def choose_device(name: str) -> torch.device:
     """Returns the device called `name`; "auto" is CUDA where there is one.
@@ -33,6 +36,17 @@ def choose_device(name: str) -> torch.device:
             f"`device={name}`: there are {count} CUDA devices here, from 0 on; use one of them"
         )
     return device
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Returns whether a device multiplies bfloat16 natively."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    # ARM says it in one word; x86 has two instruction sets.
+    return any(bool(capabilities.get(name)) for name in (*NATIVE_BF16, "bf16"))
 
 
 @contextlib.contextmanager

@@ -346,7 +346,7 @@ def _find_order(
             return channels
     raise RankingError(
         f"{name} has {keep} channels in an order ({digest.hex()}) that is not at hand; encode the "
-        "picture with this checkpoint or decode it with the one that encoded it (or its --store)"
+        "picture with this checkpoint or decode it with the one that encoded it (or its `store=`)"
     )
 
 

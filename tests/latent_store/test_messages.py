@@ -16,7 +16,7 @@ from latent_store.errors import CheckpointError, MissingComponentError
 from tests.conftest import TinyStore
 
 ROOM = Path(latent_store.__file__).parent
-COMMANDS = ("cli.py", "commands.py", "console.py")
+COMMANDS = ("cli.py", "commands.py", "console.py", "doctor.py", "flags.py")
 """The modules that parse arguments, or are handed parsed ones."""
 
 

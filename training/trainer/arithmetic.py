@@ -19,19 +19,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-_NATIVE = ("avx512_bf16", "amx_bf16")
+from latent_store.codec.numerics import NATIVE_BF16, multiplies_bf16
+
 _LOG = logging.getLogger(__name__)
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Returns whether a device multiplies bfloat16 natively."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    # ARM says it in one word; x86 has two instruction sets.
-    return any(bool(capabilities.get(name)) for name in (*_NATIVE, "bf16"))
 
 
 def uses_bf16(amp: str, device: torch.device) -> bool:
@@ -49,7 +39,7 @@ def uses_bf16(amp: str, device: torch.device) -> bool:
         _LOG.warning(
             "warning: --amp bf16: this %s has no bfloat16 arithmetic (%s) and emulates it: a "
             "convolution takes %.0f times as long as in float32; give --amp auto, or --amp off",
-            *(device.type, " or ".join(_NATIVE), measured_slowdown(device)),
+            *(device.type, " or ".join(NATIVE_BF16), measured_slowdown(device)),
         )
     return amp == "bf16" or (amp == "auto" and native and device.type == "cuda")
 

@@ -5,7 +5,8 @@ import logging
 import pytest
 import torch
 
-from training.trainer.arithmetic import measured_slowdown, multiplies_bf16, uses_bf16
+from latent_store.codec.numerics import multiplies_bf16
+from training.trainer.arithmetic import measured_slowdown, uses_bf16
 
 CPU = torch.device("cpu")
 
