@@ -27,6 +27,7 @@ from latent_store.errors import JobFailedError, LatentStoreError
 from pipelines.jobs.beam_options import DEFAULT_RUNNER, read_options, runner_name
 from pipelines.jobs.runner_checks import require_runnable
 from pipelines.jobs.worker_processes import run_in_processes
+from pipelines.jobs.worker_versions import AlikeWork
 
 
 def beam_options(
@@ -123,18 +124,18 @@ def _run_pipeline(
     gathering: Gathering | None,
 ) -> None:
     pipeline = beam.Pipeline(options=options)
+    here = runner_name(options) == DEFAULT_RUNNER
     results = (
         pipeline
         | "Shards" >> beam.Create(list(shards))
         | "Spread" >> beam.Reshuffle()
-        | name >> beam.Map(work)
+        | name >> beam.Map(work if here else AlikeWork(work))
     )
     if gathering is not None:
         added = results | "Add" >> beam.CombineGlobally(gathering.add)
         _ = added | "Keep" >> beam.Map(gathering.keep)
     try:
         # An error in this process is a bug, or says what it is.
-        here = runner_name(options) == DEFAULT_RUNNER
         with contextlib.nullcontext() if here else _refusals_in_one_line(options):
             result = pipeline.run()
             _tell_job(result, options)

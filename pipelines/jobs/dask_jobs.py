@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,12 +18,9 @@ import dask
 from apache_beam.options.pipeline_options import PipelineOptions
 from distributed import Client, KilledWorker, as_completed
 
-from latent_store.console import DISTRIBUTION
 from latent_store.errors import JobFailedError, LatentStoreError
 from pipelines.jobs.beam_options import dask_options
-
-ALIKE = (DISTRIBUTION, "compressai")
-"""Distributions of which workers need the launcher's version: what is sent, and what is coded."""
+from pipelines.jobs.worker_versions import versions
 
 
 def run_on_dask(
@@ -107,10 +102,8 @@ def _require_alike(client: Client, folders: Sequence[str]) -> None:
 
 def _describe(folders: Sequence[str]) -> dict[str, str]:
     """Returns what workers must have in common with the launcher."""
-    versions = {name: version(name) for name in ALIKE}
-    python = ".".join(platform.python_version_tuple()[:2])
     there = {f"at {path}": "a folder" if Path(path).is_dir() else "none" for path in folders}
-    return {"Python": python, **versions, **there}
+    return versions() | there
 
 
 @contextlib.contextmanager

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from pipelines import encode
-from pipelines.jobs import runner_checks
+from pipelines.jobs import beam_jobs, runner_checks
+from pipelines.jobs.worker_versions import AlikeWork
 from tests.pipelines.kills import contents
 from tests.pipelines.tiny_jobs import encode_args, encoding
 
@@ -109,6 +115,45 @@ def test_a_portable_job_service_makes_the_same_store(inputs: Path, tmp_path: Pat
     flags = ("--runner", "portable", "--job_endpoint", "embed", "--environment_type", "LOOPBACK")
     encoding(inputs, *flags)(url)
     assert contents(url) == contents(calm)
+
+
+@pytest.fixture
+def pool() -> Iterator[str]:
+    """Beam's pool of workers, another process as in another environment; its address."""
+    address = closed_port()
+    port = address.rpartition(":")[2]
+    words = ("-m", "apache_beam.runners.worker.worker_pool_main", "--service_port", port)
+    # It starts workers with the `python` that it finds.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.Popen([sys.executable, *words], env={**os.environ, "PATH": path})
+    try:
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=60)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_pool_of_workers_makes_the_same_store_where_versions_are_alike(
+    inputs: Path,
+    tmp_path: Path,
+    pool: str,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: Callable[..., str],
+) -> None:
+    flags = ("--runner", "portable", "--job_endpoint", "embed", "--environment_type", "EXTERNAL")
+    flags = (*flags, "--environment_config", pool)
+    other = functools.partial(AlikeWork, wanted={"Python": "2.7"})
+    url = tmp_path / "s.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(beam_jobs, "AlikeWork", other)
+        line = fails(encode.main, encode_args(inputs, url, *flags), 1)
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"has Python {python}, this process 2.7: let both have the same" in line
+    encoding(inputs, *flags)(url)
+    encoding(inputs)(tmp_path / "calm.zarr")
+    assert contents(url) == contents(tmp_path / "calm.zarr")
 
 
 def test_a_job_that_its_runner_lost_is_one_line(
