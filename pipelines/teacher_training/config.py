@@ -41,7 +41,7 @@ class TeacherConfig(ShapeFlags, _SplitFlags):
     )
     pretrained: str = flag(
         "backbone to start from: imagenet (torchvision's), a file (for boxes torchvision's Faster "
-        "R-CNN too), or none",
+        "R-CNN too; or another teacher's), or none",
         default=NONE,
     )
 

@@ -128,6 +128,49 @@ class ResNet(Backbone):
         return stem, {stage: getattr(resnet, stage) for stage in self.stage_names}
 
 
+class NarrowResNet(Backbone):
+    """A ResNet-18 of fewer channels, for small pictures of few classes; 1.1 million weights.
+
+    Nobody publishes weights for it. Its layer4 is dilated as ResNet-18's.
+    """
+
+    name = "resnet18_narrow"
+    stem_channels = 32
+    stage_channels = (32, 64, 96, 128)
+    output_stride = 16
+
+    def build(self, *, dilated: bool) -> tuple[Stem, dict[str, nn.Module]]:
+        from torch import nn
+
+        from training.networks.stages import Stem
+
+        channels = self.stem_channels
+        stem = Stem(
+            {
+                "conv1": nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False),
+                "bn1": nn.BatchNorm2d(channels),
+                "relu": nn.ReLU(inplace=True),
+                "maxpool": nn.MaxPool2d(3, stride=2, padding=1),
+            }
+        )
+        inputs = (channels, *self.stage_channels)
+        stages: dict[str, nn.Module] = {
+            name: _basic_blocks(*inputs[i : i + 2], stride=min(2, i + 1))
+            for i, name in enumerate(self.stage_names)
+        }
+        if dilated:
+            _dilate(stages["layer4"])
+        for module in (m for part in (stem, *stages.values()) for m in part.modules()):
+            if isinstance(module, nn.Conv2d):  # as torchvision's ResNets begin
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return stem, stages
+
+    def weights(self) -> WeightsEnum:
+        raise LatentStoreError(
+            f"nobody has weights for --backbone {self.name}: give --pretrained none"
+        )
+
+
 class MobileNetV2(Backbone):
     """MobileNetV2; its stem is features[0:3], which end in a linear bottleneck: F may be negative.
 
@@ -278,6 +321,7 @@ _PROBE = (128, 64)
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
+        NarrowResNet(),
         ResNet("resnet18", basic=True),
         ResNet("resnet34", basic=True),
         ResNet("resnet50"),
@@ -330,6 +374,17 @@ def _builder(place: str) -> Callable[..., Any]:
 
 def _state_of(stages: dict[str, nn.Module]) -> dict[str, Any]:
     return {f"{s}.{n}": v for s, stage in stages.items() for n, v in stage.state_dict().items()}
+
+
+def _basic_blocks(inputs: int, outputs: int, *, stride: int) -> nn.Module:
+    from torch import nn
+    from torchvision.models.resnet import BasicBlock
+
+    shorter = None
+    if stride > 1 or inputs != outputs:
+        conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        shorter = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+    return nn.Sequential(BasicBlock(inputs, outputs, stride, shorter), BasicBlock(outputs, outputs))
 
 
 def _dilate(stage: Any) -> None:

@@ -252,6 +252,12 @@ def read_file(path: str | Path) -> bytes:
     return path.read_bytes()
 
 
+def is_network(path: str | Path) -> bool:
+    """Says whether a file is one that `save_checkpoint` wrote, and no foreign state dict."""
+    payload = unpack(read_file(path), str(path))
+    return isinstance(payload, dict) and payload.get("format") == FORMAT
+
+
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Returns the tensors of a foreign checkpoint, e.g. torchvision's; `weights_only=True`.
 

@@ -22,7 +22,12 @@ from training.networks.backbones import find_backbone
 from training.networks.networks import LatentNetwork, Network, PixelNetwork
 from training.selection.cut_norm import at_cuts
 from training.tasks.registry import find_task
-from training.trainer.checkpoints import LoadedNetwork, read_state_dict
+from training.trainer.checkpoints import (
+    LoadedNetwork,
+    is_network,
+    load_network,
+    read_state_dict,
+)
 from training.trainer.folded_norms import BATCHES, folded_norms, unfold_norms
 
 _LOG = logging.getLogger(__name__)
@@ -109,12 +114,18 @@ def start_from_network(network: Network, source: LoadedNetwork) -> list[str]:
 def start_from_pretrained(network: Network, source: str) -> None:
     """Copies torchvision's weights, see `load_pretrained`: `imagenet` from its hub, or a file's.
 
+    Of a file that `train-teacher` wrote it copies what `start_from_teacher` does, for another task
+    the backbone.
+
     Raises:
         CheckpointError: If the hub cannot be reached and nothing is cached, or the weights do not
             fit.
     """
     if source != "imagenet":
-        load_pretrained(network, read_state_dict(source))
+        if is_network(source):
+            start_from_teacher(network, load_network(source, kind="teacher"))
+        else:
+            load_pretrained(network, read_state_dict(source))
         return
     weights = find_backbone(network.config.backbone).weights()
     try:

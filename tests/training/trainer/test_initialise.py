@@ -120,6 +120,18 @@ def test_a_file_of_torchvisions_weights(tmp_path: Path) -> None:
         start_from_pretrained(network, str(tmp_path / "nothing.pth"))
 
 
+def test_a_file_of_another_tasks_teacher(tmp_path: Path) -> None:
+    teacher = saved(tmp_path, make_network(seed=1, domain="pixel"), kind="teacher")
+    boxes = {"task": "detection", "fpn_width": 8, "box_head_width": 8}
+    network = make_network(seed=2, domain="pixel", **boxes)
+    heads = {name: value.clone() for name, value in network.state_dict().items()}
+    start_from_pretrained(network, str(tmp_path / "teacher.pt"))
+    theirs = teacher.network.state_dict()
+    for name, value in network.state_dict().items():
+        shared = name.startswith(("stem.", "tail.layer"))
+        assert torch.equal(value, (theirs if shared else heads)[name]), name
+
+
 def test_an_unreachable_hub_names_the_address_and_the_remedy(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
