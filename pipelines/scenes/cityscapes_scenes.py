@@ -42,7 +42,7 @@ class CityscapesScenes(SceneSet):
 
     def write_scene(self, root: Path, split: str, number: int, index: int) -> None:
         """Writes a scene's picture, labelIds and instanceIds."""
-        scene = render_scene(self.seed, index, self.height, self.width)
+        scene = render_scene(self.seed, index, self.height, self.width, plain=self.plain)
         ids = cityscapes_instance_ids(scene)
         for tree, suffix, array in (
             (IMAGES, IMAGE_SUFFIX, scene.image_HWC),

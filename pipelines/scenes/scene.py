@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from pipelines.scenes.buildings import facade, random_facade
 from pipelines.scenes.camera import Label, Look, Painter, random_look, random_view
 from pipelines.scenes.ground import FAR, Plan, octaves, random_plan, sky_and_ground
+from pipelines.scenes.plain import PlainPopulation, plain_plan, plain_view
 from pipelines.scenes.population import Population
 from pipelines.scenes.sets import SceneError
 
@@ -37,8 +38,12 @@ class Scene:
     instance_ids_HW: np.ndarray
 
 
-def render_scene(seed: int, index: int, height: int, width: int) -> Scene:
+def render_scene(seed: int, index: int, height: int, width: int, *, plain: bool = False) -> Scene:
     """Draws scene `index` of the family `seed`; equal arguments give equal arrays.
+
+    Args:
+        seed, index, height, width: The scene's numbers, and its size in pixels.
+        plain: Whether it has few classes and little clutter, see `pipelines.scenes.plain`.
 
     Raises:
         SceneError: If a size is not 64 to 4096 pixels, or a number below 0.
@@ -50,14 +55,17 @@ def render_scene(seed: int, index: int, height: int, width: int) -> Scene:
         raise SceneError(f"seed and index must be 0 or more, not {seed} and {index}")
     rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
     look, view, plan = random_look(rng), random_view(rng, height, width), random_plan(rng)
+    if plain:
+        view, plan = plain_view(rng, view), plain_plan(rng, plan)
     image, labels = sky_and_ground(rng, look, view, plan)
     picture = Image.fromarray(image)
     mask = Image.fromarray(labels.astype(np.int32))
     painter = Painter(view, look, picture, mask)
     _backdrop(painter, rng, plan)
-    for draw in Population(painter, rng, plan).far_to_near():
+    population = PlainPopulation if plain else Population
+    for draw in population(painter, rng, plan).far_to_near():
         draw()
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 and not plain:
         _ego_bonnet(painter, rng)
     drawn = np.asarray(mask)
     labels = drawn.astype(np.uint8)  # the lower byte

@@ -30,6 +30,7 @@ class SceneSet(Flags, ABC):
     train: int = flag("scenes in the train split", default=64, most=MOST_SCENES)
     val: int = flag("scenes in the val split", default=24, most=MOST_SCENES)
     seed: int = flag("the same seed gives the same scenes", default=0, most=MOST_SEED)
+    plain: bool = flag("eight classes, near objects and no clutter", default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

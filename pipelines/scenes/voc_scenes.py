@@ -30,6 +30,7 @@ are background, as is everything that cannot be counted."""
 SHAPES = ((0.75, 1), (0.75, 1), (0.664, 1), (1, 0.75), (1, 0.664), (0.9, 1), (1, 1))
 """Heights and widths as shares of the longest side; most are VOC's 375x500, 333x500, 500x375."""
 ZOOMS = (1.5, 3.5)
+PLAIN_ZOOMS = (1.4, 2.8)
 """VOC's photographers frame an object: a picture is cut from a scene that is so much larger."""
 UNSEEN, HARD = 0.001, 0.004
 """Shares of a picture's pixels: smaller objects are void and have no box, or are difficult."""
@@ -69,9 +70,9 @@ class VocScenes(SceneSet):
         """Draws one scene in a size of its own; years share none."""
         rng = np.random.default_rng((self.seed, self.year, index))
         height, width = (round(self.longest * side) for side in rng.choice(SHAPES))
-        zoom = rng.uniform(*ZOOMS)
+        zoom = rng.uniform(*(PLAIN_ZOOMS if self.plain else ZOOMS))
         whole = (round(height * zoom), round(width * zoom))
-        scene = render_scene(self.seed * 10_000 + self.year, index, *whole)
+        scene = render_scene(self.seed * 10_000 + self.year, index, *whole, plain=self.plain)
         return _framed(scene, rng, height, width)
 
     def write_scene(self, root: Path, split: str, number: int, index: int) -> None:

@@ -59,6 +59,17 @@ def test_instances_cover_exactly_the_countable_labels_and_have_one_label_each(sc
             assert len(np.unique(scene.label_ids_HW[scene.instance_ids_HW == number])) == 1
 
 
+def test_plain_scenes_have_eight_classes_and_objects_that_are_near() -> None:
+    plain = [render_scene(3, index, 128, 256, plain=True) for index in range(8)]
+    labels = np.stack([scene.label_ids_HW for scene in plain])
+    assert set(np.unique(labels).tolist()) == {7, 8, 11, 21, 23, 24, 26, 28}
+    objects = [np.bincount(scene.instance_ids_HW.ravel())[1:] for scene in plain]
+    assert all(areas.max() > 0.01 * 128 * 256 for areas in objects)
+    again = render_scene(3, 5, 128, 256, plain=True)
+    assert np.array_equal(again.image_HWC, plain[5].image_HWC)
+    assert not np.array_equal(render_scene(3, 5, 128, 256).image_HWC, again.image_HWC)
+
+
 def test_place_alone_does_not_tell_the_class(scenes):
     labels = np.stack([scene.label_ids_HW for scene in scenes])
     votes = np.stack([(labels == label).sum(axis=0) for label in sorted(VALID_LABELS)])
@@ -116,6 +127,9 @@ def test_the_command_writes_the_layout_of_cityscapes(tmp_path):
     ids = np.asarray(ids)
     assert np.array_equal(np.where(ids >= 1000, ids // 1000, ids), labels)
     assert np.array_equal(ids >= 1000, np.isin(labels, COUNTABLE_LABELS))
+    assert _generate(root, "--plain", "--overwrite") == 0
+    image = Image.open(root / f"leftImg8bit/{stem}_leftImg8bit.png")
+    assert np.array_equal(np.asarray(image), render_scene(0, 1, 64, 128, plain=True).image_HWC)
 
 
 def test_train_and_val_share_no_scene(tmp_path):

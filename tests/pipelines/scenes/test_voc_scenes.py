@@ -87,6 +87,12 @@ def test_a_box_is_tight_and_the_rim_lies_outside() -> None:
     assert (mask_HW[25:39, 20:45] == 0).all()
 
 
+def test_plain_scenes_have_cars_buses_and_people_and_no_more() -> None:
+    scenes = VocScenes(longest=128, seed=3, plain=True)
+    found = [one for index in range(12) for one in voc_annotation(scenes.scene(index))[1]]
+    assert {one.name for one in found} == {"car", "bus", "person"}
+
+
 def test_masks_have_the_devkits_palette(root: Path) -> None:
     with Image.open(next((root / "VOC2007/SegmentationClass").iterdir())) as image:
         assert image.mode == "P"
