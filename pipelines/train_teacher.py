@@ -35,6 +35,8 @@ def make_flags() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     parser = make_parser("train-teacher", __doc__ or "")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    half = "folder for the finished teacher's file in half precision, named as stores name it"
+    parser.add_argument("--publish", type=Path, metavar="DIR", help=half)
     add_storage_flag(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     for config, title in zip(CONFIGS, ("data and network", "batches", "training"), strict=True):
@@ -44,6 +46,7 @@ def make_flags() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     # They load torch, which neither parsing nor a spawned worker needs: it imports this module.
+    from pipelines.teacher_training.publishing import publish
     from pipelines.teacher_training.training import train_teacher
     from training.tasks.registry import headline
     from training.trainer.ranks import joined
@@ -61,6 +64,9 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     score = f"{headline(result.scores)}, " if result.scores else ""
     print(f"{result.checkpoint}: {score}{result.step} steps in {result.seconds:.0f} s")
+    if args.publish is not None:
+        path = publish(result.checkpoint, args.publish)
+        print(f"{path}: {path.stat().st_size} bytes in half precision")
     return 0
 
 

@@ -58,7 +58,15 @@ def test_a_teacher_of_either_task_learns_from_mixed_sizes(
     records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     (scores,) = [record for record in records if record["kind"] == "validation"]
     assert 0 <= scores["ap50" if task == "detection" else "miou"] <= 1
-    assert train_teacher.main([*args, "--resume"]) == 0
+    assert train_teacher.main([*args, "--resume", "--publish", str(tmp_path / "out")]) == 0
+    (published,) = (tmp_path / "out").iterdir()
+    half = load_network(published, kind="teacher")
+    assert published.name == f"{half.teacher_id}.pt"
+    assert published.stat().st_size < 0.52 * (output / "last.pt").stat().st_size
+    norms = {n for n, _ in loaded.network.named_buffers()}
+    for name, value in loaded.network.state_dict().items():
+        exact = value if name in norms else value.half().float()
+        assert torch.equal(half.network.state_dict()[name], exact), name
 
 
 def test_a_teacher_is_validated_on_what_is_held_out_of_its_training(
