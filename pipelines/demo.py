@@ -142,7 +142,7 @@ class _Maps:
             checkpoint=(teacher, dynamic, *static),
         )
         picture = self.out / "new_scene.png"
-        Image.fromarray(render_scene(self.seed, NEW_SCENE, **SIZE).image_HWC).save(picture)
+        Image.fromarray(render_scene(self.seed, NEW_SCENE, *SIZE.values()).image_HWC).save(picture)
         run_shown("segment", checkpoint=static[-1], image=picture, output=self.out / "segment")
         return evaluation / "results.json"
 
