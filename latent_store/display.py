@@ -46,6 +46,9 @@ class Shown(ABC):
                 f"<td style='text-align:left'>{escape(words)}</td></tr>"
                 for name, words in rows.items()
             )
+            if not rows:
+                parts.append(f"<div>{escape(title)}: none</div>")
+                continue
             state = " open" if len(rows) <= _MOST else ""
             parts.append(
                 f"<details{state}><summary>{escape(title)} ({len(rows)})</summary>"

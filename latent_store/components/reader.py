@@ -242,12 +242,13 @@ class ComponentReader(OpenComponent, Shown):
         return f"{self.plan.name}/{self.key}: {len(self.rows)} usable rows"
 
     def _sections(self) -> Sections:
-        arrays = {}
+        arrays, shown = {}, {v.array: v.factor for v in self.variables().values()}
         # What lazy views show comes first.
         for name in sorted(self.record.arrays, key=lambda name: ("/" in name, name)):
             array = self.array(name)
             sizes = zip(groups.dims_of(array), array.shape, strict=True)
-            arrays[name] = f"{array.dtype} ({', '.join(f'{dim}: {size}' for dim, size in sizes)})"
+            axes = ", ".join(f"{dim}: {size}" for dim, size in sizes)
+            arrays[name] = f"{array.dtype}{f' × {f}' if (f := shown.get(name)) else ''} ({axes})"
         return {"Arrays": arrays}
 
     def variables(self) -> dict[str, Variable]:

@@ -28,6 +28,7 @@ from latent_store.codec.stock import ScaleHyperprior
 from latent_store.components.latents import LatentsReader
 from latent_store.console import progress
 from latent_store.format.schema import HYPER_STRIDE
+from latent_store.tools.decode import decode_gaussians
 from tests.benchmarks.bench import Bench, Line
 
 MAX_TIES = 1e-5
@@ -108,8 +109,9 @@ class StockModels:
         store = latent_store.LatentStore(latents.location)
         self.codec = codec_from_store(store, latents.spec.codec_id)
         state = torch.load(io.BytesIO(self.codec.checkpoint_bytes), weights_only=True)
-        self.single = ScaleHyperprior.from_state_dict(state).eval()
-        self.double = ScaleHyperprior.from_state_dict(state).double().eval()
+        stock = type(self.codec.model)
+        self.single = stock.from_state_dict(state).eval()
+        self.double = stock.from_state_dict(state).double().eval()
         self.uris = {row: sample.image_uri for row, sample in latents.plan.by_row.items()}
 
     def compare_strings(self, row: int) -> StockReport:
@@ -117,21 +119,23 @@ class StockModels:
         lost = {}
         for name, model in (("lost_double", self.double), ("lost_float32", self.single)):
             with torch.no_grad():
-                decoded = decode_y_hat(model, self._strings(row), self._shape(row))
-            lost[name] = int(not torch.equal(decoded[0].round().long(), self._y_hat(row)))
+                symbols, _ = self._decode(model, row)
+            lost[name] = int(not torch.equal(symbols.long(), self._symbols(row)))
         return StockReport(images=1, **lost)
 
     def compare_picture(self, row: int, data_root: Path) -> StockReport:
         """Encodes one image's picture, and decodes its strings to pixels."""
-        y_hat = self._y_hat(row)
+        expected = self._symbols(row)
         with Image.open(data_root / self.uris[row]) as image:
             x = image_to_tensor(pad_image(np.asarray(image.convert("RGB"))))
         with torch.no_grad():
-            ties = int((self.single.g_a(x).round()[0].long() != y_hat).sum())
+            symbols, y_hat = self._decode(self.double, row)
+            means = y_hat - symbols
+            ties = int(((self.single.g_a(x)[0] - means).round().long() != expected).sum())
             x_hat = self.double.decompress(self._strings(row), self._shape(row))["x_hat"]
             ours = self.codec.reconstruct(y_hat[None]).double().clamp(0, 1)
         error = float((x_hat - ours).abs().max())
-        return StockReport(pictures=1, symbols=y_hat.numel(), ties=ties, x_hat_error=error)
+        return StockReport(pictures=1, symbols=expected.numel(), ties=ties, x_hat_error=error)
 
     def _strings(self, row: int) -> list[list[bytes]]:
         return [[self.latents.y_string(row)], [self.latents.z_string(row)]]
@@ -140,10 +144,21 @@ class StockModels:
         height, width = self.latents.plan.by_row[row].coded_size
         return height // HYPER_STRIDE, width // HYPER_STRIDE
 
-    def _y_hat(self, row: int) -> torch.Tensor:
+    def _decode(self, model: ScaleHyperprior, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns symbols and ŷ that a stock model decodes: its `decompress` before g_s."""
+        (y, z), coder = self._strings(row), model.gaussian_conditional
+        z_hat = model.entropy_bottleneck.decompress(z, self._shape(row))
+        z_hat = z_hat.to(next(model.parameters()).dtype)
+        scales, means = self.codec.family.split(model.h_s(z_hat))
+        indexes = coder.build_indexes(scales)
+        symbols, y_hat = (coder.decompress(y, indexes, z_hat.dtype, m)[0] for m in (None, means))
+        return symbols, y_hat
+
+    def _symbols(self, row: int) -> torch.Tensor:
         height, width = (4 * side for side in self._shape(row))
-        canvas_CHW = self.latents.read([row])[0].astype(np.int64)
-        return torch.from_numpy(canvas_CHW[:, :height, :width])
+        y_hat_CHW = self.latents.read([row])[0, :, :height, :width]
+        gaussians = decode_gaussians(self.codec, self.latents, row)
+        return torch.from_numpy(gaussians.symbols(y_hat_CHW)).long()
 
 
 def measure(bench: Bench) -> list[Line]:
@@ -178,17 +193,6 @@ def measure(bench: Bench) -> list[Line]:
             holds=report.ties <= MAX_TIES * report.symbols,
         ),
     ]
-
-
-def decode_y_hat(
-    model: ScaleHyperprior, strings: list[list[bytes]], shape: tuple[int, ...]
-) -> torch.Tensor:
-    """Returns what the stock model decodes: the lines of its `decompress` before g_s."""
-    z_hat = model.entropy_bottleneck.decompress(strings[1], shape)
-    z_hat = z_hat.to(next(model.parameters()).dtype)
-    scales_hat = model.h_s(z_hat)
-    indexes = model.gaussian_conditional.build_indexes(scales_hat)
-    return model.gaussian_conditional.decompress(strings[0], indexes, z_hat.dtype)
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from latent_store.store import Split
 from latent_store.tools.decode import decode_gaussians
 from latent_store.views.statistics import channel_statistics
 from pipelines import encode, frequency, reorder
+from tests.benchmarks.stock_codec import compare_with_stock
 from tests.conftest import HEIGHT, RANKING, TRAIN, VAL, WIDTH
 from tests.latent_store.codec.made_codec import make_model, save
 from training import evaluate, segment, train
@@ -74,7 +75,9 @@ def codec(url: Path) -> Codec:
 
 
 @torch.no_grad()
-def test_stock_compressai_decodes_what_the_store_holds(split: Split, codec: Codec) -> None:
+def test_stock_compressai_decodes_what_the_store_holds(
+    split: Split, codec: Codec, scene_root: Path
+) -> None:
     state = torch.load(io.BytesIO(codec.checkpoint_bytes), weights_only=True)
     stock = MeanScaleHyperprior.from_state_dict(state).double()
     latents = split.latents()
@@ -94,6 +97,7 @@ def test_stock_compressai_decodes_what_the_store_holds(split: Split, codec: Code
         x_hat = stock.decompress([[y], [z]], (2, 3))["x_hat"][0, :, :HEIGHT, :WIDTH]
         ours_HWC = split.decode(row)
         assert np.abs(255 * x_hat.permute(1, 2, 0).numpy() - ours_HWC).max() < 2
+    assert compare_with_stock(split.store, "cityscapes/val", scene_root).passed
     bits = latents.column("channel_bits", latents.rows).sum(1, dtype=np.float64)
     bits += latents.column("hyper_bits", latents.rows)
     flush = latents.column("overhead_bits", latents.rows)
@@ -140,6 +144,7 @@ def test_views_show_y_hat_as_it_is(split: Split) -> None:
     # Who knows Zarr and CF's conventions alone sees the same.
     with xr.open_zarr(split.store.url, group=latents.group.path) as foreign:
         np.testing.assert_array_equal(foreign["y_hat"].values, values)
+    assert f"int16 × 0.03125 (sample: {VAL}, channel: {CHANNELS}," in repr(latents)
     found = channel_statistics(lazy)
     flat_CP = values.swapaxes(0, 1).reshape(CHANNELS, -1).astype(np.float64)
     np.testing.assert_allclose(found["mean"], flat_CP.mean(1), atol=1e-12)

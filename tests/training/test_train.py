@@ -243,6 +243,10 @@ REFUSALS = {
     ),
     "teacher": (["--teacher", "someone"], "asked for: someone; name one with --teacher"),
     "no teacher, distilled": (["--teacher", "none"], "or train without them: --teacher none --lam"),
+    "no teacher at all": (
+        ["--teacher", "none", "--init", "teacher"],
+        "or train without them: --teacher none --lambda_kd 0 --init scratch",
+    ),
     "no teacher, started": (
         ["--teacher", "none", "--lambda_kd", "0", "--init", "teacher"],
         "--init teacher starts the tail from a teacher, .* or give --init scratch",

@@ -337,7 +337,7 @@ def _teacher_id(job: Job, store: LatentStore, split: str) -> str | None:
         raise MissingComponentError(
             f"--lambda_kd {model.lambda_kd:g} distils teacher features, and {split} of {store.url} "
             "has none: add them with encode-to-store --teacher_checkpoint FILE, or train without "
-            "them: --teacher none --lambda_kd 0"
+            f"them: --teacher none --lambda_kd 0{' --init scratch' * starts}"
         )
     if starts:
         raise MissingComponentError(
