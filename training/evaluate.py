@@ -16,9 +16,9 @@ _DESCRIPTION = """Measures networks on a split of a store: mIoU or AP, and real 
 
 Every checkpoint that is given becomes a row of one table, whatever its domain, selection and
 codec; all must be of one task, segmentation or detection. What was measured is kept in
-OUTPUT/points, so that a second call measures only what is new. Writes report.md, results.json,
-per_class.csv, rate_miou.png or rate_ap50.png, where there are several N also channels_CODEC.png,
-and pictures/ below OUTPUT.
+OUTPUT/points, so that a second call measures only what is new. Writes report.html, one file with
+everything in it, report.md, results.json, per_class.csv, rate_miou or rate_ap50 (.png, .svg), where
+there are several N also channels_CODEC, and pictures/ below OUTPUT.
 """
 _EXAMPLE = """example:
   evaluate-from-store --store city.zarr --dataset cityscapes --split val \\
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     # Loads torch, which parsing needs not.
-    from training.evaluation import command
+    from training.reports import command
 
     return command.run(args)
 
@@ -88,7 +88,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_samples", type=count, metavar="N", help="measure on the first N images only")
     add("--batch_size", type=count, default=1, help="images in one forward pass")
     shown = Number(int)
-    add("--pictures", type=shown, default=4, metavar="K", help="images shown side by side, or 0")
+    add(
+        "--pictures",
+        type=shown,
+        default=4,
+        metavar="K",
+        help="images shown, or 0; report.html also has the K with the lowest scores",
+    )
+    add(
+        "--data_root",
+        metavar="D",
+        help="the data root that was encoded: pictures are then shown as they were, too",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def align(rows: Sequence[Sequence[str]], text_columns: int) -> str:
@@ -24,13 +25,33 @@ def align(rows: Sequence[Sequence[str]], text_columns: int) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def section(
-    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int, *notes: str
-) -> str:
-    """Returns a Markdown section: a table with notes below it; empty without rows."""
-    if not rows:
-        return ""
-    return "\n\n".join([f"## {title}", markdown_table(header, rows, text_columns), *notes])
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One table of a report, in whatever the report is written in.
+
+    Attributes:
+        title: Its heading.
+        header: Heads of the columns.
+        rows: Of as many cells each; a section without any is left out.
+        text_columns: As of `align`.
+        notes: Paragraphs below the table; backquotes mark code.
+        figure: File name of a picture that stands below it.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int
+    notes: tuple[str, ...] = ()
+    figure: str | None = None
+
+    def markdown(self) -> str:
+        """Returns the section in Markdown; empty without rows."""
+        if not self.rows:
+            return ""
+        table = markdown_table(self.header, self.rows, self.text_columns)
+        figure = [f"![]({self.figure})"] if self.figure else []
+        return "\n\n".join([f"## {self.title}", table, *figure, *self.notes])
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:

@@ -31,6 +31,8 @@ _BASELINE_RANKINGS = ("variance", "entropy", "random")
 class Saved:
     """The rate that one method saves against another, with intervals.
 
+    Points that are no better than what nothing learned gives take no part.
+
     Attributes:
         found: The saving at all images, means over seeds.
         maximum, median, at_least: Intervals of the saving's and of the bound; None without it or
@@ -151,12 +153,32 @@ def pair_methods(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
 
 def find_savings(pairs: Sequence[tuple[Method, Method]], images: Images | None) -> list[Saved]:
     """Returns what each test saves against its anchor, with intervals if there are draws."""
-    methods = {id(method): method for pair in pairs for method in pair}
-    drawn = {} if images is None else {k: drawn_curves(m, images) for k, m in methods.items()}
-    return [
-        _find_saving(anchor, test, drawn.get(id(anchor), []), drawn.get(id(test), []))
-        for anchor, test in pairs
-    ]
+    learned = {id(method): method.learned for pair in pairs for method in pair}
+    drawn = {
+        key: drawn_curves(method, images)
+        for key, method in learned.items()
+        if method is not None and images is not None
+    }
+    found = []
+    for anchor, test in pairs:
+        theirs, mine = learned[id(anchor)], learned[id(test)]
+        if theirs is None or mine is None:
+            note = why_not_stated(anchor if theirs is None else test)
+            nothing = Comparison(anchor=anchor.name, test=test.name, note=note)
+            found.append(Saved(found=nothing))
+        else:
+            curves = drawn.get(id(anchor), []), drawn.get(id(test), [])
+            found.append(_find_saving(theirs, mine, *curves))
+    return found
+
+
+def why_not_stated(method: Method) -> str:
+    """Returns why there is no saving where `method` is one side and learned nothing."""
+    best, floor = max(method.curve.scores), max(p.floor for p in method.points)
+    return (
+        f"{method.name} reaches {best:.4f}, no more than the {floor:.4f} of a prediction that "
+        "never looks"
+    )
 
 
 def find_differences(anchor: Method, test: Method, images: Images | None) -> list[Difference]:

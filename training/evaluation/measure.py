@@ -153,8 +153,10 @@ def _scores(split: EvaluationSplit, parts: Sequence[ImageResult]) -> dict[str, A
     summary = metric.summary(parts, split.class_names)
     of_class = f"{metric.class_title.lower()}/"
     each = [summary.get(of_class + name, math.nan) for name in split.class_names]
+    confusion_KK = metric.confusion(parts)
     return {
         "score": summary[metric.score],
+        "confusion": None if confusion_KK is None else tuple(map(tuple, confusion_KK.tolist())),
         "class_scores": tuple(None if math.isnan(value) else value for value in each),
         "constant_class": metric.constant_class(parts),
         "constant_score": summary.get(f"constant_{metric.score}"),

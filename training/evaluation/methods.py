@@ -53,6 +53,18 @@ class Method:
             scores=tuple(float(np.mean([p.score for p in group])) for group in groups),
         )
 
+    @property
+    def learned(self) -> Method | None:
+        """The method at the codecs where it beats what nothing learned gives; None without any.
+
+        Only there do its rates mean something; see `Point.floor`.
+        """
+        gains: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for point in self.points:
+            gains[point.codec_id, point.label].append(point.score - point.floor)
+        points = tuple(p for p in self.points if np.mean(gains[p.codec_id, p.label]) > 0)
+        return Method(name=self.name, points=points) if points else None
+
     def of_seed(self, seed: int | None) -> Method | None:
         """Returns the method as one seed has it; None if it was not trained with that seed."""
         points = tuple(p for p in self.points if p.seed == seed)

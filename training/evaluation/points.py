@@ -68,6 +68,8 @@ class Point:
         task: The name of the task.
         more_scores: Other scores of the task, by the names that tables have.
         stop: The confidence at which a network for any N asked for no more; `keep` is None then.
+        confusion: [K, K] pixels of each true class (rows) that the network says to be each class;
+            None for tasks without, and in files from before it was kept.
     """
 
     key: str
@@ -99,6 +101,7 @@ class Point:
     task: str = "segmentation"
     more_scores: dict[str, float] = field(default_factory=dict)
     stop: float | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def metric(self) -> str:
@@ -120,6 +123,16 @@ class Point:
     def pixels(self) -> int:
         """Original pixels of all images."""
         return sum(s.pixels for s in self.samples)
+
+    @property
+    def floor(self) -> float:
+        """The score that nothing learned gives: at or below it a rate means nothing.
+
+        That is always predicting the most frequent class, else another picture's truth, where that
+        was measured, else 0.
+        """
+        level = self.permuted_score if self.constant_score is None else self.constant_score
+        return level or 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready dict that `from_json` reads."""
@@ -147,6 +160,8 @@ class Point:
         fields = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         for name in ("class_names", "class_scores"):
             fields[name] = tuple(fields[name])
+        if fields.get("confusion") is not None:
+            fields["confusion"] = tuple(map(tuple, fields["confusion"]))
         kind = find_task(fields.get("task", cls.task)).metric.result
         fields["samples"] = tuple(
             SampleResult(

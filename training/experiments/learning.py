@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from latent_store.storage.local_files import write_text
 from training.experiments.grid import Grid
 from training.experiments.records import Record
-from training.tables import section
+from training.reports import plots
+from training.reports.charts import Chart, Mark, Series, paint
+from training.tables import Section
 
 _FLAT = 0.01
 """A curve is flat at its end if its last fifth gains less, in points of the score."""
@@ -35,15 +35,15 @@ def held_out_scores(grid: Grid, records: Sequence[Record]) -> dict[str, dict[str
     }
 
 
-def write_curves(grid: Grid, records: Sequence[Record], folder: Path) -> str:
+def write_curves(grid: Grid, records: Sequence[Record], folder: Path) -> Section | None:
     """Writes learning.csv, of every record, and learning.png, of the grid's `curves`.
 
     Returns:
-        A section of the report; empty where no record has a curve.
+        A section of the report; None where no record has a curve.
     """
     records = [record for record in records if record.curve]
     if not records:
-        return ""
+        return None
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("method", "codec", "seed", "step", "score"))
@@ -51,14 +51,11 @@ def write_curves(grid: Grid, records: Sequence[Record], folder: Path) -> str:
         run = [record.config[name] for name in ("method", "codec", "seed")]
         rows.writerows((*run, step, f"{score:.6f}") for step, score in record.curve)
     write_text(folder / "learning.csv", text.getvalue())
-    drawn = {
-        name: [r for r in records if (r.config["method"], r.config["codec"]) == (name, grid.middle)]
-        for name in grid.curves
-    }
-    drawn = {name: found for name, found in drawn.items() if found}
-    if not drawn:
-        return ""
-    _draw(drawn, grid.middle, folder / "learning.png")
+    drawn = _drawn(grid, records)
+    chart = learning_chart(grid, records)
+    if chart is None:
+        return None
+    plots.write_figures([chart], folder)
     target = np.mean([record.curve[-1][1] for record in drawn.get(grid.curves[0], ())] or [np.nan])
     header = (
         "method",
@@ -74,7 +71,14 @@ def write_curves(grid: Grid, records: Sequence[Record], folder: Path) -> str:
         f"{grid.curves[0]} has at its end, in the mean of its seeds. Gains of {_FLAT:.2f} or more "
         "say that training had not ended."
     )
-    return section("Learning curves", header, table, 1, "![](learning.png)", note)
+    return Section(
+        title="Learning curves",
+        header=header,
+        rows=table,
+        text_columns=1,
+        notes=(note,),
+        figure="learning.png",
+    )
 
 
 def _row(name: str, records: Sequence[Record], target: float) -> tuple[str, ...]:
@@ -91,15 +95,46 @@ def _row(name: str, records: Sequence[Record], target: float) -> tuple[str, ...]
     return (name, str(len(records)), spread, gain, ", ".join(reached))
 
 
-def _draw(curves: Mapping[str, Sequence[Record]], codec: str, path: Path) -> None:
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for number, (name, records) in enumerate(curves.items()):
-        for record in records:
-            label = name if record is records[0] else None
-            axes.plot(*zip(*record.curve, strict=True), f"C{number}", label=label, linewidth=1.2)
-    axes.set(xlabel="steps", ylabel=f"score on the held-out samples, {codec}")
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=140)
+def learning_chart(grid: Grid, records: Sequence[Record]) -> Chart | None:
+    """Returns steps against the held-out score of the grid's `curves`, one series a run."""
+    runs = [
+        (f"{name}, seed {record.config['seed']}" if len(found) > 1 else name, name, record)
+        for name, found in _drawn(grid, records).items()
+        for record in found
+    ]
+    kinds = [kind for _, kind, _ in runs]
+    colours = paint([(kind, list(dict.fromkeys(kinds)).index(kind)) for kind in kinds])
+    series = [
+        Series(
+            name=name,
+            kind=kind,
+            colour=colour,
+            form=kinds[:number].count(kind),
+            dashed=False,
+            marks=tuple(Mark(x=float(s), y=score, name=f"step {s}") for s, score in record.curve),
+        )
+        for number, ((name, kind, record), colour) in enumerate(zip(runs, colours, strict=True))
+    ]
+    if not series:
+        return None
+    return Chart(
+        name="learning",
+        title=f"Learning curves at {grid.middle}",
+        x_title="steps",
+        y_title="score on the held-out samples",
+        series=tuple(series),
+        log=False,
+    )
+
+
+def _drawn(grid: Grid, records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Returns the records with a curve at the middle codec, by the grid's `curves`."""
+    found = {
+        name: [
+            r
+            for r in records
+            if r.curve and (r.config["method"], r.config["codec"]) == (name, grid.middle)
+        ]
+        for name in grid.curves
+    }
+    return {name: kept for name, kept in found.items() if kept}

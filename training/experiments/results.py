@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,18 @@ import msgspec
 
 from latent_store import Ranking
 from latent_store.storage.local_files import write_text
-from training.evaluation import plots, report
-from training.evaluation.comparison_tables import brackets, percent
 from training.evaluation.comparisons import Analysis, analyse, find_differences
-from training.evaluation.methods import Method, make_sweeps
+from training.evaluation.methods import Method
 from training.evaluation.points import Point
 from training.experiments.grid import Claim, Grid
-from training.experiments.learning import held_out_scores, write_curves
+from training.experiments.learning import held_out_scores, learning_chart, write_curves
 from training.experiments.records import Record, Timings
 from training.experiments.verdicts import LEAST_SEEDS, Verdict, judge
-from training.tables import section
+from training.reports import markdown, page, plots
+from training.reports.charts import Chart, channels_chart, rate_chart
+from training.reports.comparison_tables import brackets, percent
+from training.reports.page_data import page_data
+from training.tables import Section
 from training.transmission.latency import PAPER, PIXEL
 
 PAPER_TABLE_1 = {
@@ -106,8 +109,8 @@ def find(grid: Grid, records: Sequence[Record], timings: Timings | None = None) 
 
 def write_report(
     found: Findings, rankings: Sequence[Ranking], command: str, output: Path
-) -> tuple[Path, Path]:
-    """Writes report.md, results.json, learning.csv and the figures.
+) -> tuple[Path, ...]:
+    """Writes report.html, report.md, results.json, learning.csv and the figures.
 
     Args:
         found: What the grid's records give.
@@ -116,38 +119,29 @@ def write_report(
         output: Folder.
 
     Returns:
-        The paths of report.md and results.json.
+        The paths of report.md, results.json and report.html.
     """
-    points, images = found.analysis.points, found.analysis.images
-    middle = found.grid.codecs[found.grid.middle]
-    # Methods of the middle quality alone have figure 6. A grid of one codec, or one that has hardly
-    # begun, has no curves: its points are shown.
-    curves = [m for m in found.methods.values() if len(m.by_codec) > 1]
-    on_curves = {id(point) for method in curves for point in method.points}
-    over_rates = [p for p in points if p.codec_id != middle or id(p) in on_curves] or points
-    at_middle = [p for p in points if p.codec_id == middle]
-    plots.plot_rate_score(over_rates, images, output / "figure5.png")
-    swept = bool(at_middle) and bool(make_sweeps(at_middle))
-    if swept:
-        plots.plot_channels(at_middle, images, output / "figure6.png")
-    setting = report.ReportSetting(
+    setting = markdown.ReportSetting(
         store=f"grid {found.grid.name}",
         dataset=found.grid.dataset,
         split=found.grid.val_split,
         decode="sample",
     )
-    metric = found.analysis.metric
-    sections = [
-        _head(found, command),
-        _claims(found),
-        write_curves(found.grid, found.records, output),
-        _table_1(found),
-        _table_2(found),
-        table_3(found.timings) if found.timings else "",
+    charts, claims, facts = _charts(found), _claims(found), _facts(found, command)
+    plots.write_figures(charts, output)
+    learned = write_curves(found.grid, found.records, output)
+    tables = [
+        *(section for section in (learned, _table_1(found), _table_2(found)) if section),
+        *([table_3(found.timings)] if found.timings else []),
         _any_n(found),
-        f"## Figure 5: rate against {metric} over the qualities\n\n![](figure5.png)",
-        f"## Figure 6: N channels at {found.grid.middle}\n\n![](figure6.png)" if swept else "",
-        report.markdown(found.analysis, setting, rankings).replace("\n# ", "\n## "),
+    ]
+    parts = [
+        f"# {_title(found)}",
+        *_verdict(found),
+        *facts,
+        *(section.markdown() for section in (claims, *tables)),
+        *(f"## {chart.title}\n\n![]({chart.name}.png)" for chart in charts),
+        markdown.markdown(found.analysis, setting, rankings, heading="##"),
     ]
     content = {
         "grid": found.grid.name,
@@ -155,14 +149,77 @@ def write_report(
         "missing": list(found.missing),
         "claims": [_claim_json(*judged) for judged in found.claims],
         "latency": found.timings and dataclasses.asdict(found.timings),
-        **report.results(found.analysis, setting, rankings),
+        **markdown.results(found.analysis, setting, rankings),
     }
     write_text(output / "results.json", json.dumps(content, indent=1) + "\n")
-    write_text(output / "report.md", "\n\n".join(s for s in sections if s) + "\n")
-    return output / "report.md", output / "results.json"
+    write_text(output / "report.md", "\n\n".join(s for s in parts if s) + "\n")
+    savings, *others = markdown.comparisons(found.analysis, rankings)
+    whole = page.Page(
+        title=_title(found),
+        verdict=_verdict(found),
+        facts=facts,
+        first=[claims],
+        tables=[
+            *tables,
+            savings,
+            markdown.networks_section(found.analysis),
+            markdown.per_class_section(found.analysis),
+            *others,
+        ],
+        methods=markdown.notes(found.analysis.points, setting),
+        notes={},
+    )
+    drawn = [*charts, *filter(None, [learning_chart(found.grid, found.records)])]
+    data = page_data(found.analysis, drawn, rankings, codecs=_codec_names(found))
+    write_text(output / "report.html", page.render(whole, data))
+    return output / "report.md", output / "results.json", output / "report.html"
 
 
-def _head(found: Findings, command: str) -> str:
+def _charts(found: Findings) -> list[Chart]:
+    """Returns figure 5, and figure 6 where the middle codec has networks of several N."""
+    points, images, codecs = found.analysis.points, found.analysis.images, _codec_names(found)
+    middle = found.grid.codecs[found.grid.middle]
+    # Methods of the middle quality alone have figure 6. A grid of one codec, or one that has hardly
+    # begun, has no curves: its points are shown.
+    curves = [m for m in found.methods.values() if len(m.by_codec) > 1]
+    on_curves = {id(point) for method in curves for point in method.points}
+    over_rates = [p for p in points if p.codec_id != middle or id(p) in on_curves] or points
+    at_middle = [p for p in points if p.codec_id == middle]
+    first = rate_chart(over_rates, images, "figure5", codecs)
+    title = f"Figure 5: rate against {found.analysis.metric} over the qualities"
+    second = channels_chart(at_middle, images, "figure6", codecs)
+    if second is None:
+        return [dataclasses.replace(first, title=title)]
+    swept = f"Figure 6: N channels at {found.grid.middle} (numbers: N)"
+    return [dataclasses.replace(first, title=title), dataclasses.replace(second, title=swept)]
+
+
+def _codec_names(found: Findings) -> dict[str, str]:
+    """Returns the grid's short names by codec ids."""
+    return {codec_id: name for name, codec_id in found.grid.codecs.items()}
+
+
+def _title(found: Findings) -> str:
+    grid = found.grid
+    return f"{grid.name}: rate and {found.analysis.metric} on {grid.dataset}, beside the paper's"
+
+
+def _verdict(found: Findings) -> list[str]:
+    """Returns how the claims stand, in a sentence or two."""
+    words = ["not run" if verdict is None else verdict.word for _, verdict in found.claims]
+    parts = Counter(word.partition(":")[0] for word in words)
+    stand = ", ".join(f"{count} {word}" for word, count in parts.most_common())
+    lines = [f"Of {len(words)} claims: {stand}."] if words else []
+    if few := [word for word in words if word.startswith("not shown:")]:
+        lines.append(
+            f"{len(few)} of them rest on fewer than {LEAST_SEEDS} seeds, by which nothing is shown."
+        )
+    if found.missing:
+        lines.append(f"**Not run yet: {', '.join(found.missing)}.**")
+    return [*lines, *filter(None, [markdown.constant_line(found.analysis.points)])]
+
+
+def _facts(found: Findings, command: str) -> list[str]:
     grid = found.grid
     machines = sorted(
         {
@@ -174,8 +231,7 @@ def _head(found: Findings, command: str) -> str:
     seconds = sum(r.facts["seconds"] for r in found.records)
     seeds = sorted({int(r.config["seed"]) for r in found.records})
     images = len(found.analysis.points[0].samples)
-    lines = [
-        f"# {grid.name}: rate and {found.analysis.metric} on {grid.dataset}, beside the paper's",
+    return [
         (
             f"{len(found.records)} networks, {images} validation images, codecs "
             f"{', '.join(grid.codecs)}, seeds {', '.join(map(str, seeds))}; made on "
@@ -187,18 +243,16 @@ def _head(found: Findings, command: str) -> str:
             "weights; only savings and the order of methods can be compared with them."
         ),
     ]
-    if found.missing:
-        lines.append(f"**Not run yet: {', '.join(found.missing)}.**")
-    return "\n\n".join(lines)
 
 
-def _claims(found: Findings) -> str:
+def _claims(found: Findings) -> Section:
     rows = [_claim_row(claim, verdict) for claim, verdict in found.claims]
     header = ("what", "paper", "aim", "here", "verdict", "by", "chosen on")
     teachers = _TEACHERS if found.grid.teacher_per_seed else _ONE_TEACHER
     metric = found.analysis.metric
     note = _CLAIMS_NOTE.format(metric=metric, seeds=LEAST_SEEDS, teachers=teachers)
-    return section("Claims", header, rows, 1, note)
+    title = "Claims"
+    return Section(title=title, header=header, rows=rows, text_columns=1, notes=(note,))
 
 
 def _claim_row(claim: Claim, verdict: Verdict | None) -> tuple[str, ...]:
@@ -228,12 +282,12 @@ def _claim_json(claim: Claim, verdict: Verdict | None) -> dict[str, Any]:
     return content | finite | words | {"verdict": verdict.word}
 
 
-def _table_1(found: Findings) -> str:
+def _table_1(found: Findings) -> Section | None:
     """Compressed domain without selection against the pixel domain, codec by codec."""
     latent = found.methods.get(_NO_GATE)
     pixels = [found.methods[n] for n in ("pixel-raw", "pixel-decoded") if n in found.methods]
     if latent is None or not pixels:
-        return ""
+        return None
     codecs = list(latent.by_codec)
     rows = [
         ("paper: bpp", *(f"{v:.3f}" for v in PAPER_TABLE_1["bpp"])),
@@ -255,7 +309,8 @@ def _table_1(found: Findings) -> str:
     names = {codec_id: name for name, codec_id in found.grid.codecs.items()}
     header = ("mIoU", *(names[codec_id] for codec_id in codecs))
     padded = [row[: len(header)] + ("",) * (len(header) - len(row)) for row in rows]
-    return section("Table 1: no selection against the pixel domain", header, padded, 1)
+    title = "Table 1: no selection against the pixel domain"
+    return Section(title=title, header=header, rows=padded, text_columns=1)
 
 
 def _scores(method: Method) -> dict[str, float]:
@@ -267,11 +322,11 @@ def _with_gain(scores: Sequence[float], base: Sequence[float]) -> list[str]:
     return [f"{s:.4f} ({100 * (s / b - 1):+.1f} %)" if b else f"{s:.4f}" for s, b in pairs]
 
 
-def _table_2(found: Findings) -> str:
+def _table_2(found: Findings) -> Section | None:
     """The transforms, at the codecs that all of their methods were run at."""
     methods = [found.methods[n] for n in found.grid.transforms if n in found.methods]
     if not methods:
-        return ""
+        return None
     shared = [c for c in methods[0].by_codec if all(c in m.by_codec for m in methods)]
     rows = [
         (f"paper: {name}", f"{g} (thop)", "-", f"{low:.4f} at 0.067, {high:.4f} at 0.104")
@@ -284,11 +339,11 @@ def _table_2(found: Findings) -> str:
         scores = ", ".join(f"{p.score:.4f} at {p.bpp:.3f}" for p in points)
         rows.append((method.name, f"{macs:.2f}", whole, scores))
     header = ("transform", "its GMAC", "network's GMAC", "mIoU at bpp")
-    return section("Table 2: the transform modules", header, rows, 1)
+    return Section(title="Table 2: the transform modules", header=header, rows=rows, text_columns=1)
 
 
-def table_3(timings: Timings) -> str:
-    """Returns the latencies in Markdown: each side's time, and its share of the pixel domain's."""
+def table_3(timings: Timings) -> Section:
+    """Returns the latencies: each side's time, and its share of the pixel domain's."""
     pixel = next((x for x in timings.latencies if x["kind"] == PIXEL), None)
     rows = [_latency_row(latency, pixel) for latency in timings.latencies]
     header = (
@@ -302,7 +357,8 @@ def table_3(timings: Timings) -> str:
         "networks take turns, in brackets the 10 % and 90 % quantiles. The paper's shares are of "
         "1024×2048 pictures on a GeForce RTX 3090."
     )
-    return section("Table 3: latency", header, rows, 1, note)
+    title = "Table 3: latency"
+    return Section(title=title, header=header, rows=rows, text_columns=1, notes=(note,))
 
 
 def _latency_row(latency: Mapping[str, Any], pixel: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -316,7 +372,7 @@ def _latency_row(latency: Mapping[str, Any], pixel: Mapping[str, Any] | None) ->
     return tuple(cells)
 
 
-def _any_n(found: Findings) -> str:
+def _any_n(found: Findings) -> Section:
     """One network for every N, whose record has a point for each, against a network for each N."""
     several = [p for r in found.records if len(r.points) > 1 for p in r.points]
     keeps = {p.label: p.keep for p in several}
@@ -331,4 +387,5 @@ def _any_n(found: Findings) -> str:
     ]
     note = "Points of mIoU, one network for all N less the static network of that N, same codec."
     header = ("N channels", "against", "mIoU", "difference in points")
-    return section("One network for every N", header, rows, 2, note)
+    title = "One network for every N"
+    return Section(title=title, header=header, rows=rows, text_columns=2, notes=(note,))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.evaluation.comparisons import why_not_stated
 from training.evaluation.curves import Curve, bound, saving
 from training.evaluation.methods import Method
 from training.evaluation.points import Point
@@ -43,6 +44,7 @@ class Verdict:
         typical_low: As `low`, of the median saving, which decides; equal to `low` for scores.
         seeds: Fewest of any point that it rests on; a teacher that all start from counts not.
         chosen: The samples on which the test was chosen.
+        nothing: Why there can be no saving: one side is no better than what nothing learned gives.
     """
 
     claim: Claim
@@ -53,6 +55,7 @@ class Verdict:
     typical_low: float
     seeds: int
     chosen: str
+    nothing: str | None = None
 
     @property
     def word(self) -> str:
@@ -60,6 +63,8 @@ class Verdict:
 
         An aim below 0 is reached without that, where both meet it.
         """
+        if self.nothing is not None:
+            return f"no saving can be stated: {self.nothing}"
         if self.seeds < LEAST_SEEDS:
             return f"not shown: {self.seeds} of {LEAST_SEEDS} seeds"
         shown, aim = self.typical_low > 0, self.claim.aim
@@ -97,6 +102,12 @@ def judge(
     if anchor is None or not tests:
         return None
     rival = methods.get(stand_in or "", anchor) if claim.anchor in teachers else anchor
+    if claim.measure == SAVING:
+        learned, theirs = [test.learned for test in tests], anchor.learned
+        if theirs is None or not any(learned):
+            return _nothing(claim, tests[0].name, anchor if theirs is None else tests[0])
+        tests = [test for test in learned if test is not None]
+        anchor, rival = theirs, rival.learned or theirs
     known = all(held_out.get(m.name, {}).keys() >= m.by_codec.keys() for m in (rival, *tests))
     rival = rival if known else anchor
 
@@ -128,6 +139,13 @@ def judge(
         seeds=min((len(group) for group in groups), default=LEAST_SEEDS),
         chosen="held-out samples" if known else "these images",
     )
+
+
+def _nothing(claim: Claim, test: str, blind: Method) -> Verdict:
+    """Returns the verdict of a claim of a saving one side of which learned nothing."""
+    ends = dict.fromkeys(("low", "high", "typical_low"), -np.inf)
+    why = why_not_stated(blind)
+    return Verdict(claim=claim, test=test, value=None, seeds=0, chosen="-", nothing=why, **ends)
 
 
 def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ diagonal and the margins of one confusion matrix over all images.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ class MapResult(ImageResult):
     Attributes:
         hits, labelled, predicted: [K] pixels of each class that were right, that the label has,
             that the network says (where the label is not ignored).
+        confusion_KK: Int64, pixels of each true class (rows) that are said to be each class.
     """
 
     hits: tuple[int, ...]
     labelled: tuple[int, ...]
     predicted: tuple[int, ...]
+    confusion_KK: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def counted(self) -> int:
@@ -69,10 +71,11 @@ class MeanIou(Metric):
                 f"labels must lie in [0, {num_classes}) or be {IGNORE_LABEL}, got "
                 f"{int(true.min())} to {int(true.max())}"
             )
-        parts = (true[true == predicted], true, predicted)
-        counts = torch.stack([torch.bincount(part, minlength=num_classes) for part in parts])
-        hits, labelled, said = (tuple(part) for part in counts.tolist())
-        return MapResult(hits=hits, labelled=labelled, predicted=said)
+        pairs = torch.bincount(num_classes * true + predicted, minlength=num_classes**2)
+        confusion_KK = pairs.reshape(num_classes, num_classes).cpu().numpy()
+        parts = (confusion_KK.diagonal(), confusion_KK.sum(axis=1), confusion_KK.sum(axis=0))
+        hits, labelled, said = (tuple(part.tolist()) for part in parts)
+        return MapResult(hits=hits, labelled=labelled, predicted=said, confusion_KK=confusion_KK)
 
     def summary(self, results: Sequence[MapResult], class_names: Sequence[str]) -> dict[str, float]:
         """Returns "miou", "accuracy", "constant_miou" and the IoU of each class.
@@ -97,6 +100,11 @@ class MeanIou(Metric):
         present_DK = labelled_DK > 0
         union_DK = np.where(present_DK, labelled_DK + predicted_DK - hits_DK, 1)
         return mean_over(hits_DK / union_DK, present_DK)
+
+    def confusion(self, results: Sequence[MapResult]) -> np.ndarray:
+        """Returns the confusion matrix of all images."""
+        known = [r.confusion_KK for r in results if r.confusion_KK is not None]
+        return np.sum(known, axis=0)
 
     def constant_class(self, results: Sequence[MapResult]) -> int:
         """Returns the most frequent class."""

@@ -78,6 +78,13 @@ class Metric(ABC):
         `times_DS` tells how often each draw has each of S images.
         """
 
+    def confusion(self, results: Sequence[Any]) -> np.ndarray | None:
+        """Returns what is taken for what, int64 [K, K], truth by rows; None where nothing is.
+
+        `results` are those of `compare`, as they came: files do not keep what it is made of.
+        """
+        return None
+
     def constant_class(self, results: Sequence[Any]) -> int | None:
         """Returns the class that is predicted where nothing was learned, if there is one."""
         return None

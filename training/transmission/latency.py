@@ -20,7 +20,7 @@ import numpy as np
 from latent_store.console import progress
 from training.networks.network_config import NetworkConfig
 from training.selection.gated import Gated
-from training.tables import align, markdown_table, section
+from training.tables import Section, align, markdown_table
 from training.transmission.camera_server import Stopwatch, Transmission, open_transmission
 
 PIXEL = "pixel"
@@ -127,7 +127,9 @@ def latency_markdown(found: Sequence[Latency], setting: dict[str, Any]) -> str:
     )
     header = ("network", "file", *(f"{name} (ms)" for name in names))
     parts = ["# Latency", what, table(found, markdown=True), note]
-    parts.append(section("Stages", header, stages, _TEXT_COLUMNS))
+    parts.append(
+        Section(title="Stages", header=header, rows=stages, text_columns=_TEXT_COLUMNS).markdown()
+    )
     return "\n\n".join(parts) + "\n"
 
 

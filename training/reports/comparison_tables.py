@@ -10,21 +10,23 @@ from typing import Any
 from latent_store.catalogue.rankings import Agreement, Ranking, compare_rankings
 from training.evaluation.comparisons import Analysis, Saved
 from training.evaluation.resampling import FEW_IMAGES, Interval
-from training.tables import section
+from training.tables import Section
 
 _SAVINGS_NOTE = (
     "Log-rate is interpolated on each method's Pareto front; maximum and median are over the "
     "{metric} that both methods reach. Where they share none, “at least” is a bound: the other "
     "method's best {metric}, at its rate R, is reached or passed at rate r, which saves at least "
-    "1 − r/R. Negative savings are losses."
+    "1 − r/R. Negative savings are losses. Points at or below what a prediction that never looks "
+    "gives take no part: their rates mean nothing."
 )
 _HALVES = "halves of its samples"
+NOT_STATED = "no saving can be stated"
 _RARELY = 0.95
 """An interval of a quantity that exists in a smaller share of the draws tells the share."""
 
 
-def savings_section(analysis: Analysis) -> str:
-    """Returns what each method saves; empty if no method is meant to beat another one here."""
+def savings_section(analysis: Analysis) -> Section:
+    """Returns what each method saves; no rows if none is meant to beat another one here."""
     spread = any(s.over_seeds for s in analysis.saved)
     overlap = f"{analysis.metric} overlap"
     header = ["method", "against", "rate saved (max)", "(median)", overlap, "BD-rate"]
@@ -35,11 +37,11 @@ def savings_section(analysis: Analysis) -> str:
     if reasons:
         notes.append("No BD-rate: " + "; ".join(reasons) + ".")
     title = f"Rate saved at equal {analysis.metric}"
-    return section(title, header, rows, 2, *notes, intervals_note(analysis))
+    return Section(title=title, header=header, rows=rows, text_columns=2, notes=tuple(notes))
 
 
-def differences_section(analysis: Analysis) -> str:
-    """Returns the differences in score at equal codecs, one codec a column; empty without any."""
+def differences_section(analysis: Analysis) -> Section:
+    """Returns the differences in score at equal codecs, one codec a column."""
     codecs = list(dict.fromkeys(d.point.codec_name for d in analysis.differences))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for found in analysis.differences:
@@ -54,11 +56,12 @@ def differences_section(analysis: Analysis) -> str:
         "about the chance in training."
     )
     title = f"Differences in {analysis.metric} at one codec"
-    return section(title, ("method", "against", *codecs), rows, 2, note)
+    header = ("method", "against", *codecs)
+    return Section(title=title, header=header, rows=rows, text_columns=2, notes=(note,))
 
 
-def seeds_section(analysis: Analysis) -> str:
-    """Returns the spread over seeds; empty if every method has one."""
+def seeds_section(analysis: Analysis) -> Section:
+    """Returns the spread over seeds; no rows if every method has one."""
     header = ("method", "codec", "seeds", f"{analysis.metric} (mean)", "min-max", "bpp (mean)")
     rows = [
         (
@@ -68,11 +71,11 @@ def seeds_section(analysis: Analysis) -> str:
         for s in analysis.spreads
     ]
     note = "Curves, savings and differences are those of the means over seeds."
-    return section("Seeds", header, rows, 2, note)
+    return Section(title="Seeds", header=header, rows=rows, text_columns=2, notes=(note,))
 
 
-def rankings_section(rankings: Sequence[Ranking]) -> str:
-    """Returns how stable rankings are, and how far those of one codec agree; empty without any."""
+def rankings_section(rankings: Sequence[Ranking]) -> Section:
+    """Returns how stable rankings are, and how far those of one codec agree."""
     rows = [_agreement_row(*found) for found in compare_all(rankings)]
     header = ("ranking", "against", "codec", "Spearman", "Kendall", "shared of the first N")
     note = (
@@ -80,7 +83,8 @@ def rankings_section(rankings: Sequence[Ranking]) -> str:
         "of the first N two random orders would share. Undetermined: in one of both rankings the "
         "cut runs through a tie."
     )
-    return section("Agreement of rankings", header, rows, 3, note)
+    title = "Agreement of rankings"
+    return Section(title=title, header=header, rows=rows, text_columns=3, notes=(note,))
 
 
 def compare_all(rankings: Sequence[Ranking]) -> list[tuple[Ranking, Ranking | None, Agreement]]:
@@ -97,7 +101,7 @@ def intervals_note(analysis: Analysis) -> str:
         return f"No intervals: {analysis.why_no_intervals}."
     draws, images = analysis.images.times_DS.shape
     note = (
-        f"In brackets, 95 % intervals: {draws} times as many of the {images} images were drawn "
+        f"Intervals hold 95 % of draws: {draws} times as many of the {images} images were drawn "
         "with replacement, the same ones for every network (paired bootstrap)."
     )
     if images < FEW_IMAGES:
@@ -128,6 +132,19 @@ def brackets(found: Interval | None) -> str:
     return "" if found is None else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
+def saving_words(saved: Saved) -> str:
+    """Returns a saving or a bound as a part of a sentence."""
+    found = saved.found
+    if found.saving is not None:
+        return (
+            f"{found.test} saves up to {percent(found.saving.maximum)} of the rate at equal score"
+            f"{_percents(saved.maximum)}, {percent(found.saving.median)} in the median"
+            f"{_percents(saved.median)}"
+        )
+    least = 0.0 if found.bound is None else found.bound.at_least
+    return f"{found.test} saves at least {percent(least)} of the rate{_percents(saved.at_least)}"
+
+
 def _saving_row(saved: Saved) -> tuple[str, ...]:
     found, bound = saved.found, saved.found.bound
     median, overlap = "-", "none"
@@ -143,7 +160,7 @@ def _saving_row(saved: Saved) -> tuple[str, ...]:
             f"{bound.anchor_score:.4f} at {bound.anchor_rate:.4f})"
         )
     else:
-        best = f"not shown: {found.note}"
+        best = f"{NOT_STATED}: {found.note}"
     bd_rate = "-" if found.bd_rate is None else f"{found.bd_rate:+.1f} %"
     return (found.test, found.anchor, best, median, overlap, bd_rate, _over_seeds(saved))
 

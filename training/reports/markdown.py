@@ -1,20 +1,21 @@
-"""The report of an evaluation: one table, comparisons, scores by class, notes on what counts."""
+"""`report.md` and `results.json`: what was found, one table, comparisons, notes on what counts."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from latent_store.catalogue.rankings import Ranking
-from training.evaluation import comparison_tables
-from training.evaluation.comparisons import Analysis, Difference, SeedSpread
+from training.evaluation.comparisons import Analysis, Difference, Saved, SeedSpread
 from training.evaluation.points import Point, summary
 from training.evaluation.resampling import Interval
-from training.tables import align, markdown_table
+from training.reports import comparison_tables
+from training.tables import Section, align
 from training.tasks.registry import find_task
 
 _TEXT_COLUMNS = 2
@@ -61,6 +62,11 @@ class ReportSetting:
     decode: str
     pictures: tuple[str, ...] = ()
     figures: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def split_name(self) -> str:
+        """Dataset and split."""
+        return f"{self.dataset}/{self.split}"
 
 
 def results(
@@ -113,9 +119,7 @@ def constant_line(points: Sequence[Point]) -> str:
         f"Always predicting {name!r}, the most frequent class, gives {metric} {score:.4f}."
         for name, metric, score in sorted(always)
     ]
-    beaten = [p.permuted_score if p.constant_score is None else p.constant_score for p in points]
-    pairs = zip(points, beaten, strict=True)
-    weak = dict.fromkeys(p.label for p, level in pairs if p.score <= (level or 0))
+    weak = dict.fromkeys(p.label for p in points if p.score <= p.floor)
     if weak:
         level = "that" if always else "chance"
         lines.append(f"No better than {level}, so that its rates mean nothing: {', '.join(weak)}.")
@@ -134,26 +138,122 @@ def per_class_csv(analysis: Analysis) -> str:
     return file.getvalue()
 
 
-def markdown(analysis: Analysis, setting: ReportSetting, rankings: Sequence[Ranking] = ()) -> str:
-    """Returns `report.md`; arguments as of `results`."""
+def markdown(
+    analysis: Analysis,
+    setting: ReportSetting,
+    rankings: Sequence[Ranking] = (),
+    heading: str = "#",
+) -> str:
+    """Returns `report.md`; arguments as of `results`, and how the first heading begins."""
     points = analysis.points
+    lines = "\n".join(f"- {line}" for line in notes(points, setting))
     sections = [
-        _head(points, setting),
-        markdown_table(columns(points), _rows(analysis), _TEXT_COLUMNS),
-        constant_line(points),
-        _thop_line(points),
+        f"{heading} {title(points, setting)}",
+        *verdict(analysis),
+        what_was_measured(points, setting),
+        networks_section(analysis).markdown(),
         *(f"![{title}]({name})" for name, title in setting.figures),
-        comparison_tables.savings_section(analysis) or comparison_tables.intervals_note(analysis),
-        comparison_tables.differences_section(analysis),
-        comparison_tables.seeds_section(analysis),
-        comparison_tables.rankings_section(rankings),
-        _per_class(analysis),
-        _notes(points, setting),
+        *(section.markdown() for section in comparisons(analysis, rankings)),
+        per_class_section(analysis).markdown(),
+        f"## What is counted\n\n{lines}",
     ]
     if setting.pictures:
         note = find_task(points[0].task).pictures_note
         sections += [f"## Pictures\n\n{note}", *(f"![{name}]({name})" for name in setting.pictures)]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def title(points: Sequence[Point], setting: ReportSetting) -> str:
+    """Returns the report's heading."""
+    return f"Rate and {points[0].metric} on {setting.split_name}"
+
+
+def verdict(analysis: Analysis) -> list[str]:
+    """Returns what was found, in a few sentences, each a paragraph."""
+    points, metric = analysis.points, analysis.metric
+    best = max(range(len(points)), key=lambda i: points[i].score)
+    rate = f"{points[best].bpp:.4f} bpp"
+    lines = [f"Best {metric}: {points[best].score:.4f} at {rate}, by {analysis.names[best]}."]
+    stated = [s for s in analysis.saved if s.found.largest is not None]
+    for anchor in dict.fromkeys(s.found.anchor for s in stated):
+        saved = max((s for s in stated if s.found.anchor == anchor), key=_largest)
+        if _largest(saved) > 0:
+            lines.append(f"Against {anchor}, {comparison_tables.saving_words(saved)}.")
+        else:
+            lines.append(f"Against {anchor} nothing saves rate at equal {metric}.")
+    for anchor in dict.fromkeys(s.found.anchor for s in analysis.saved):
+        notes_ = [s.found.note for s in analysis.saved if s.found.anchor == anchor]
+        if all(notes_):
+            lines.append(f"Against {anchor} {comparison_tables.NOT_STATED}: {notes_[0]}.")
+    return [*lines, *filter(None, [constant_line(points)])]
+
+
+def what_was_measured(points: Sequence[Point], setting: ReportSetting) -> str:
+    """Returns images, store and codecs."""
+    counts = sorted({len(p.samples) for p in points})
+    images = " to ".join(str(c) for c in dict.fromkeys((counts[0], counts[-1])))
+    codecs = ", ".join(dict.fromkeys(f"{p.codec_name} is `{p.codec_id}`" for p in points))
+    return f"{images} images of `{setting.store}`. Codecs: {codecs}."
+
+
+def networks_section(analysis: Analysis) -> Section:
+    """Returns the table of all points."""
+    points = analysis.points
+    return Section(
+        title="Networks",
+        header=columns(points),
+        rows=_rows(analysis),
+        text_columns=_TEXT_COLUMNS,
+        notes=tuple(filter(None, [comparison_tables.intervals_note(analysis), _thop_line(points)])),
+    )
+
+
+def comparisons(analysis: Analysis, rankings: Sequence[Ranking]) -> list[Section]:
+    """Returns savings, differences, seeds and the agreement of rankings; some without rows."""
+    return [
+        comparison_tables.savings_section(analysis),
+        comparison_tables.differences_section(analysis),
+        comparison_tables.seeds_section(analysis),
+        comparison_tables.rankings_section(rankings),
+    ]
+
+
+def per_class_section(analysis: Analysis) -> Section:
+    """Returns the scores of the classes that the split has."""
+    points = analysis.points
+    names = points[0].class_names
+    present = [i for i in range(len(names)) if any(p.class_scores[i] is not None for p in points)]
+    scores = [[point.class_scores[i] for i in present] for point in points]
+    rows = [
+        (name, point.codec_name, *("-" if v is None else f"{v:.3f}" for v in values))
+        for point, name, values in zip(points, analysis.names, scores, strict=True)
+    ]
+    header = ("network", "codec", *(names[i] for i in present))
+    heading = f"{find_task(points[0].task).metric.class_title} by class"
+    return Section(title=heading, header=header, rows=rows, text_columns=_TEXT_COLUMNS)
+
+
+def notes(points: Sequence[Point], setting: ReportSetting) -> list[str]:
+    """Returns what is counted, and how."""
+    decoded = [sample.rate.decoded for point in points for sample in point.samples]
+    streams = (
+        f"Streams were decoded, and the network saw what came out, for {sum(decoded)} of "
+        f"{len(decoded)} images (decode = {setting.decode})."
+    )
+    task = find_task(points[0].task)
+    lines = [task.score_note, *_NOTES, streams]
+    if any(p.tied for p in points):
+        lines.append(_TIES_NOTE)
+    if any(p.permuted_score is not None for p in points):
+        lines.append(
+            f"permuted is {task.metric.title} with each image's ŷ given to another image's "
+            f"{task.annotations.component}."
+        )
+    return lines
+
+
+def _largest(saved: Saved) -> float:
+    return -math.inf if saved.found.largest is None else saved.found.largest
 
 
 def _ends(found: Interval | None) -> list[float] | None:
@@ -199,49 +299,7 @@ def _channels(numbers: Mapping[str, Any]) -> str:
     return "{channels_mean:.1f} ({channels_min}-{channels_max})".format_map(numbers)
 
 
-def _head(points: Sequence[Point], setting: ReportSetting) -> str:
-    counts = sorted({len(p.samples) for p in points})
-    images = " to ".join(str(c) for c in dict.fromkeys((counts[0], counts[-1])))
-    codecs = ", ".join(dict.fromkeys(f"`{p.codec_id}`" for p in points))
-    return (
-        f"# Rate and {points[0].metric} on {setting.dataset}/{setting.split}\n\n"
-        f"{images} images of `{setting.store}`, codecs by the last digits of their ids: {codecs}."
-    )
-
-
 def _thop_line(points: Sequence[Point]) -> str:
     thop = [f"{p.label}: {p.macs_thop / 1e9:.2f}" for p in points if p.macs_thop != p.macs]
     start = "Counted as the tool thop counts transposed convolutions, at output positions, GMAC"
     return f"{start} would be {'; '.join(dict.fromkeys(thop))}." if thop else ""
-
-
-def _per_class(analysis: Analysis) -> str:
-    points = analysis.points
-    names = points[0].class_names
-    present = [i for i in range(len(names)) if any(p.class_scores[i] is not None for p in points)]
-    scores = [[point.class_scores[i] for i in present] for point in points]
-    rows = [
-        (name, point.codec_name, *("-" if v is None else f"{v:.3f}" for v in values))
-        for point, name, values in zip(points, analysis.names, scores, strict=True)
-    ]
-    header = ("network", "codec", *(names[i] for i in present))
-    title = f"## {find_task(points[0].task).metric.class_title} by class\n\n"
-    return title + markdown_table(header, rows, _TEXT_COLUMNS)
-
-
-def _notes(points: Sequence[Point], setting: ReportSetting) -> str:
-    decoded = [sample.rate.decoded for point in points for sample in point.samples]
-    streams = (
-        f"Streams were decoded, and the network saw what came out, for {sum(decoded)} of "
-        f"{len(decoded)} images (decode = {setting.decode})."
-    )
-    task = find_task(points[0].task)
-    lines = [task.score_note, *_NOTES, streams]
-    if any(p.tied for p in points):
-        lines.append(_TIES_NOTE)
-    if any(p.permuted_score is not None for p in points):
-        lines.append(
-            f"permuted is {task.metric.title} with each image's ŷ given to another image's "
-            f"{task.annotations.component}."
-        )
-    return "## What is counted\n\n" + "\n".join(f"- {line}" for line in lines)
