@@ -99,7 +99,7 @@ print("loaded 0", *sorted(sys.modules))
 
 
 def test_plots_and_reports_load_no_coder() -> None:
-    code = "import sys, training.evaluation.report, training.evaluation.plots as plots\n"
+    code = "import sys, training.reports.markdown, training.reports.plots as plots\n"
     code += "from training.tasks.registry import TASKS\nlist(TASKS.values())\n"
     _, modules = loaded_by(code + "print('loaded 0', *sorted(sys.modules))")
     assert "matplotlib" in modules

@@ -61,7 +61,7 @@ def legend(entries: Sequence[tuple[str, Colour]], height: int, width: int) -> np
     """
     size = max(10, min(width // _TITLE_SHARE, _TITLE_SIZE))
     font, step = ImageFont.load_default(size=size), size + _GAP
-    columns = max(1, min(3, width // 90))
+    columns = max(1, min(3, width // 80))
     rows = -(-len(entries) // columns)
     canvas = Image.new("RGB", (width, max(height, rows * step)), "white")
     draw = ImageDraw.Draw(canvas)

@@ -21,12 +21,12 @@ from pipelines import encode
 from tests.conftest import HEIGHT, RANKING, VAL, WIDTH, TinyStore, encode_args
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training import evaluate as command
-from training.evaluation import command as evaluation_command
-from training.evaluation import evaluation_pictures
 from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.measure import Pipeline, measure, permuted_rows, point_key
 from training.evaluation.networks_to_evaluate import distinct_labels, find_networks
 from training.evaluation.points import PIXEL_RAW
+from training.reports import command as evaluation_command
+from training.reports import pictures
 from training.tasks.annotations import PixelLabels
 from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.mean_iou import MeanIou
@@ -200,10 +200,10 @@ def test_files_are_complete(evaluated, points):
     for point in points.values():
         low, high = point["score_interval"]
         assert 0 <= low <= high <= 1
-    pictures = sorted(evaluated.glob("pictures/*.png"))
-    assert len(pictures) == 2
-    assert all(f"pictures/{p.name}" in report for p in pictures)
-    with Image.open(pictures[0]) as strip:
+    strips = sorted(evaluated.glob("pictures/*.png"))
+    assert len(strips) == 2
+    assert all(f"pictures/{p.name}" in report for p in strips)
+    with Image.open(strips[0]) as strip:
         assert strip.width > 4 * 150
     with Image.open(evaluated / "rate_miou.png") as plot:
         plot.load()
@@ -217,7 +217,7 @@ def test_a_second_call_measures_nothing_and_says_the_same(
 ):
     before = (evaluated / "results.json").read_text()
     monkeypatch.setattr(evaluation_command, "measure", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr(evaluation_pictures, "Pipeline", lambda *_: pytest.fail("segmented again"))
+    monkeypatch.setattr(pictures, "Pipeline", lambda *_: pytest.fail("segmented again"))
     more = ("--permute_latents", "--pictures", "2")
     assert command.main(_args(tiny_store, evaluated, *checkpoints.values(), more=more)) == 0
     assert (evaluated / "results.json").read_text() == before

@@ -29,12 +29,12 @@ from tests.training.made_detectors import (
 from tests.training.real_networks import make_checkpoint
 from training import evaluate as command
 from training import train as train_command
-from training.evaluation import command as evaluation_command
-from training.evaluation import evaluation_pictures
 from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.measure import Pipeline, measure
 from training.evaluation.networks_to_evaluate import find_networks
 from training.evaluation.points import PIXEL_RAW, read_point
+from training.reports import command as evaluation_command
+from training.reports import pictures
 from training.selection.rates import ImageRate
 from training.tasks.annotations import ObjectBoxes
 from training.tasks.average_precision import coco_ap, mean_ap, voc_ap
@@ -205,8 +205,8 @@ def test_files_are_complete_and_points_survive_theirs(evaluated, points):
         assert part in report
     assert "mIoU" not in report
     assert "Always predicting" not in report
-    pictures = sorted(evaluated.glob("pictures/*.png"))
-    assert len(pictures) == 2
+    strips = sorted(evaluated.glob("pictures/*.png"))
+    assert len(strips) == 2
     assert (evaluated / "rate_ap50.png").exists()
     lines = (evaluated / "per_class.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == list(VOC_CLASSES)
@@ -221,7 +221,7 @@ def test_a_second_call_measures_and_detects_nothing_and_says_the_same(
 ):
     before = (evaluated / "results.json").read_text()
     monkeypatch.setattr(evaluation_command, "measure", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr(evaluation_pictures, "Pipeline", lambda *_: pytest.fail("detected again"))
+    monkeypatch.setattr(pictures, "Pipeline", lambda *_: pytest.fail("detected again"))
     more = ("--permute_latents", "--pictures", "2")
     assert command.main(_args(box_store, evaluated, *detectors.values(), more=more)) == 0
     assert (evaluated / "results.json").read_text() == before

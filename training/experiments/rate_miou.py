@@ -20,10 +20,11 @@ from pathlib import Path
 from latent_store.console import MOST_THREADS, Number, make_parser, run_command
 from latent_store.errors import JobFailedError
 from training.experiments.configs import grid_config
+from training.experiments.findings import find
 from training.experiments.grid import Grid, GridRun
 from training.experiments.grid_file import load_grid
 from training.experiments.records import RUNS, Record, read_rankings, read_record, read_timings
-from training.experiments.results import find, write_report
+from training.experiments.results import write_report
 from training.experiments.runner import Runner
 from training.experiments.workspace import Workspace
 

@@ -168,11 +168,12 @@ def _free_place(
 ) -> tuple[Bbox, bool]:
     """Returns the cheapest place of a text beside a mark, and whether it needs a line to it."""
     width, height = 0.58 * _FONT * len(text), 1.15 * _FONT
+    half = np.array([width / 2, height / 2])
     places = []
     for distance in _DISTANCES:
         for across, up in _DIRECTIONS:
-            middle = at + np.array([across * (distance + width / 2), up * (distance + height / 2)])
-            box = Bbox([middle - [width / 2, height / 2], middle + [width / 2, height / 2]])
+            middle = at + np.array([across, up]) * (distance + half)
+            box = Bbox([middle - half, middle + half])
             hidden = sum(cost for other, cost in taken if box.overlaps(other))
             out = not (inside.contains(*box.min) and inside.contains(*box.max))
             places.append((distance + hidden + _OUT_COST * out, distance, box))

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from tests.training.made_points import make_images, make_point, measured
-from training.evaluation.comparison_tables import savings_section
 from training.evaluation.comparisons import analyse, pair_methods
 from training.evaluation.methods import make_methods
+from training.reports.comparison_tables import savings_section
 
 QUALITIES = ((1, 100, 0.60), (2, 140, 0.66), (3, 200, 0.71), (4, 280, 0.75))
 
@@ -83,7 +83,7 @@ def test_seeds_of_which_nothing_can_be_said_are_counted():
     seeds = [measured("ours", make_images(a, rate=50), seed=s) for s, a in ((1, 0.75), (2, 0.6))]
     (saved,) = analyse([none, *seeds]).saved
     assert saved.over_seeds == (pytest.approx(0.5, abs=0.01), None)
-    assert "50.0 % to 50.0 % (1 of 2 seeds)" in savings_section(analyse([none, *seeds]))
+    assert "50.0 % to 50.0 % (1 of 2 seeds)" in savings_section(analyse([none, *seeds])).markdown()
 
 
 def test_too_few_points_are_said_not_guessed():

@@ -28,7 +28,7 @@ RECORDS = [
 
 
 def test_the_table_tells_when_and_whether_training_ended(tmp_path: Path) -> None:
-    section = write_curves(GRID, RECORDS, tmp_path)
+    section = write_curves(GRID, RECORDS, tmp_path).markdown()
     assert "| variance-16 | 1 | 0.3000 (0.3000-0.3000) | +0.1000 | 100 |" in section
     assert "| frequency-16 | 2 | 0.3250 (0.2950-0.3550) | +0.0250 | 50, never |" in section
     rows = list(csv.reader((tmp_path / "learning.csv").read_text().splitlines()))
@@ -45,5 +45,5 @@ def test_last_scores_are_means_over_seeds() -> None:
 
 
 def test_records_without_curves_have_no_section(tmp_path: Path) -> None:
-    assert write_curves(GRID, RECORDS[-1:], tmp_path) == ""
+    assert write_curves(GRID, RECORDS[-1:], tmp_path) is None
     assert not (tmp_path / "learning.csv").exists()

@@ -8,10 +8,11 @@ import pytest
 
 from tests.training.experiments.test_grid import made
 from tests.training.made_points import make_point, make_sample
-from training.experiments import results
+from training.experiments.findings import find
 from training.experiments.grid_file import parse_grid
+from training.experiments.paper_tables import table_1, table_3
 from training.experiments.records import Record, Timings
-from training.experiments.results import find, table_3, write_report
+from training.experiments.results import write_report
 
 FACTS = {"device": "CPU, 1 threads", "cores": 2, "torch": "2", "seconds": 60.0}
 
@@ -74,7 +75,7 @@ def test_table_3_gives_each_sides_share_of_the_pixel_domain() -> None:
             setting=setting,
             latencies=[latency("pixel", 100, 400), latency("static, 16 channels", 50, 100)],
         )
-    )
+    ).markdown()
     assert (
         "| static, 16 channels | 16 | 50 (50-50) | 0.50 | 0.42 | 100 (100-100) | 0.25 | 0.61 |"
         in (table)
@@ -83,7 +84,7 @@ def test_table_3_gives_each_sides_share_of_the_pixel_domain() -> None:
 
 def test_the_report_names_what_is_missing_and_shows_claims_beside_the_papers(tmp_path) -> None:
     found = find(parse_grid(made(transforms=["frequency-16", "variance-16"])), RECORDS)
-    report, results = write_report(found, [], "the command", tmp_path)
+    report, results, _ = write_report(found, [], "the command", tmp_path)
     text = report.read_text()
     assert "**Not run yet: dynamic_q1_s0, dynamic_q2_s0, dynamic_q2_s1.**" in text
     assert "| gate against variance | 15.8 % | ≥ 16.0 % | 50.0 % [" in text
@@ -103,6 +104,6 @@ def test_table_1_pairs_codecs_and_shows_no_gain_on_nothing(tmp_path) -> None:
         record("no-gate", "q1", 0.4, 370, ranking_method=None, **PIXEL),
         record("no-gate", "q2", 0.5, 770, ranking_method=None, **PIXEL),
     ]
-    table = results._table_1(find(parse_grid(made()), records)).splitlines()
+    table = table_1(find(parse_grid(made()), records)).markdown().splitlines()
     (row,) = (line for line in table if line.startswith("| no-gate, against pixel-raw"))
     assert [cell.strip() for cell in row.split("|")[2:4]] == ["-", "0.5000"]

@@ -96,7 +96,7 @@ function chartView(chart) {
       drawing.append(svg("line", { class: "grid", x1: X(v), x2: X(v), y1: frame.top, y2: frame.bottom }));
       drawing.append(svg("text", { class: "axis", x: X(v), y: frame.bottom + 15, "text-anchor": "middle" }, String(v)));
     }
-    const xTitle = narrow ? chart.x_title.replace(/ \(.*/, "") : chart.x_title;
+    const xTitle = narrow ? chart.x_title.replace(/,[^)]*/, "") : chart.x_title;
     drawing.append(svg("text", { class: "axis", x: (frame.left + frame.right) / 2, y: height - 6, "text-anchor": "middle" }, xTitle));
     drawing.append(svg("text", { class: "axis", x: 12, y: (frame.top + frame.bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(frame.top + frame.bottom) / 2})` }, chart.y_title));
     if (chart.level !== null && chart.level >= y0 && chart.level <= y1) {

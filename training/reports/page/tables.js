@@ -19,7 +19,7 @@
     if (value === null) return el("td", {}, "–");
     if (own || against === null) return el("td", {}, number(value, 3));
     const gap = value - against, hue = gap >= 0 ? "--good" : "--bad";
-    return el("td", { style: { background: `rgba(var(${hue}), ${(0.55 * Math.abs(gap)) / most})` } }, number(value, 3), el("small", {}, signed(gap, 3)));
+    return el("td", { style: { background: `rgba(var(${hue}), ${(0.55 * Math.abs(gap)) / most})` } }, number(value, 3), el("small", {}, Math.abs(gap) < 0.0005 ? "=" : signed(gap, 3)));
   }
 
   show("classes", el("div", { class: "controls" },

@@ -1,10 +1,11 @@
-"""The report, its tables and files, from points with chosen numbers."""
+"""`report.md`, its tables and figures, from points with chosen numbers."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from xml.etree import ElementTree as ET
 
 import pytest
 from PIL import Image
@@ -21,10 +22,12 @@ from tests.training.made_points import (
     measured,
     measured_ap,
 )
-from training.evaluation import plots, points, report
+from training.evaluation import points
 from training.evaluation.comparisons import analyse
+from training.reports import markdown, plots
+from training.reports.charts import charts_of
 
-SETTING = report.ReportSetting(store="city.zarr", dataset="cityscapes", split="val", decode="all")
+SETTING = markdown.ReportSetting(store="city.zarr", dataset="cityscapes", split="val", decode="all")
 
 
 def test_parts_of_the_rate_add_up_to_bytes_over_original_pixels():
@@ -97,9 +100,9 @@ def test_console_table_shows_every_network_and_part():
         "dynamic", selection="dynamic", keep=None, ranking_id=None, permuted_score=0.07,
         samples=(make_sample(channels=80, mask_bytes=24), make_sample(channels=95, mask_bytes=24)),
     )  # fmt: skip
-    text = report.console_table(analyse([dynamic, make_point(quality=2, psnr=None)]))
+    text = markdown.console_table(analyse([dynamic, make_point(quality=2, psnr=None)]))
     lines = text.splitlines()
-    assert lines[0].split() == list(report.columns([dynamic]))
+    assert lines[0].split() == list(markdown.columns([dynamic]))
     assert "87.5 (80-95)" in lines[2]
     assert "0.0700" in lines[2]
     assert "(q2)" in lines[3]
@@ -135,7 +138,7 @@ def test_one_method_at_several_codecs_is_one_curve():
     (saved,) = analyse([*pixel, *ours]).saved
     assert saved.found.saving.maximum > 0.7
     assert saved.found.bd_rate < -70
-    text = report.markdown(analyse([*pixel, *ours]), SETTING)
+    text = markdown.markdown(analyse([*pixel, *ours]), SETTING)
     assert f"{100 * saved.found.saving.maximum:.1f} % at" in text
     assert f"{saved.found.bd_rate:+.1f} %" in text
     assert "No BD-rate" not in text
@@ -165,13 +168,14 @@ def test_detectors_have_rate_ap_curves_with_bd_rate_and_intervals(tmp_path):
     against = saved[pixel[0].label, "static-16"]
     assert against.found.bd_rate == pytest.approx(-50, abs=15)
     assert against.found.saving.median == pytest.approx(0.5, abs=0.15)
-    text = report.markdown(analyse([*pixel, *none, *ours]), SETTING)
+    text = markdown.markdown(analyse([*pixel, *none, *ours]), SETTING)
     assert f"{against.found.bd_rate:+.1f} %" in text
     for part in ("# Rate and AP50 on", "## Rate saved at equal AP50", "AP50 overlap", "AP50-07"):
         assert part in text
     assert "1000 times as many of the 40 images were drawn with replacement" in text
     assert "mIoU" not in text
-    assert plots.write_figures(analyse(ours), tmp_path) == (("rate_ap50.png", "Rate against AP50"),)
+    charts = charts_of(ours, analyse(ours).images)
+    assert plots.write_figures(charts, tmp_path) == (("rate_ap50.png", "Rate against AP50"),)
     with Image.open(tmp_path / "rate_ap50.png") as picture:
         picture.load()
 
@@ -182,7 +186,7 @@ def test_markdown_shows_intervals_seeds_and_differences():
         measured("static-16 (gate)", make_images(a, rate=90, noise=s), seed=s)
         for s, a in ((1, 0.74), (2, 0.78))
     ]
-    text = report.markdown(analyse([none, *seeds]), SETTING)
+    text = markdown.markdown(analyse([none, *seeds]), SETTING)
     assert "| static-16 (gate), seed 1 | 01234567 |" in text
     (saved,) = analyse([none, *seeds]).saved
     assert f"[{100 * saved.at_least.low:.1f}, {100 * saved.at_least.high:.1f}]" in text
@@ -193,7 +197,7 @@ def test_markdown_shows_intervals_seeds_and_differences():
     assert f"{difference.score:+.4f} [{low:+.4f}, {high:+.4f}] at 45 %" in text
     assert "images such intervals are too narrow" not in text
     few = [measured(p.label, p.samples[:20], selection=p.selection) for p in (none, seeds[0])]
-    text = report.markdown(analyse(few), SETTING)
+    text = markdown.markdown(analyse(few), SETTING)
     assert "From only 20 images such intervals are too narrow." in text
 
 
@@ -202,17 +206,19 @@ def test_markdown_compares_rankings():
     gate = make_ranking([5, 4, 3, 2, 1], ranking_id="gate", halves=halves)
     variance = make_ranking([5, 3, 4, 4, 1], ranking_id="variance")
     foreign = make_ranking([1, 2, 3], ranking_id="foreign", codec_id="other")
-    text = report.markdown(analyse([make_point()]), SETTING, [gate, variance, foreign, gate])
+    text = markdown.markdown(analyse([make_point()]), SETTING, [gate, variance, foreign, gate])
     assert "| gate | halves of its samples | codec | 0.900 | 0.800 | 2: 1 (0.8) |" in text
     assert "| gate | variance | codec | 0.667 | 0.527 | 2: 1 (0.8, undetermined) |" in text
     assert "foreign" not in text
-    (first, second) = report.results(analyse([make_point()]), SETTING, [gate, variance])["rankings"]
+    (first, second) = markdown.results(analyse([make_point()]), SETTING, [gate, variance])[
+        "rankings"
+    ]
     assert (first["against"], second["shared"]) == ("halves of its samples", {2: 1})
 
 
 def test_markdown_gives_bounds_and_says_what_is_missing():
     pixel = at_rate("pixel (trained on raw)", 770, 0.4, domain="pixel", selection="none")
-    text = report.markdown(analyse([pixel, make_point(permuted_score=0.05)]), SETTING)
+    text = markdown.markdown(analyse([pixel, make_point(permuted_score=0.05)]), SETTING)
     assert "| static-16 | pixel (trained on raw) | at least 81.2 % (0.5000 at 0.7500 bpp" in text
     assert "No BD-rate: pixel (trained on raw) has 1 Pareto points of 1, BD-rate needs 4" in text
     assert "Always predicting 'road', the most frequent class, gives mIoU 0.3100." in text
@@ -222,38 +228,78 @@ def test_markdown_gives_bounds_and_says_what_is_missing():
     assert "## Pictures" not in text
 
 
+def test_no_saving_is_stated_where_one_side_learned_nothing():
+    blind = at_rate("pixel (trained on raw)", 770, 0.3, domain="pixel", selection="none", keep=None)
+    none = at_rate("no gate", 370, 0.4, selection="none", keep=None)
+    analysis = analyse([blind, none, make_point()])
+    saved = {(s.found.anchor, s.found.test): s for s in analysis.saved}
+    against = saved[blind.label, "static-16"]
+    assert (against.found.largest, against.maximum, against.at_least) == (None, None, None)
+    assert saved["no gate", "static-16"].found.bound.at_least == pytest.approx(0.625)
+    text = markdown.markdown(analysis, SETTING)
+    why = "pixel (trained on raw) reaches 0.3000, no more than the 0.3100 of a prediction that"
+    assert f"| static-16 | pixel (trained on raw) | no saving can be stated: {why}" in text
+    assert f"Against pixel (trained on raw) no saving can be stated: {why}" in text
+
+
+def test_points_that_learned_nothing_take_no_part_in_a_curve():
+    pixel = [
+        at_rate("pixel", rate, score, domain="pixel", quality=q, codec_id=f"hyperprior-{q}")
+        for q, rate, score in [(1, 170, 0.30), (2, 370, 0.5)]
+    ]
+    ours = [at_rate("ours", 20, 0.32, codec_id="hyperprior-1")]
+    (saved,) = analyse([*pixel, *ours]).saved
+    # 0.32 lies between both points of the pixel domain, one of which means nothing.
+    assert saved.found.saving is None
+    assert saved.found.note == "ours reaches 0.3200 at most, pixel starts at 0.5000"
+
+
+def test_the_verdict_comes_first_and_names_what_saves_most():
+    pixel = at_rate("pixel (trained on raw)", 770, 0.4, domain="pixel", selection="none")
+    weak, strong = at_rate("static-32", 370, 0.45, keep=32), at_rate("static-16", 70, 0.5)
+    analysis = analyse([pixel, weak, strong])
+    best, against, _ = markdown.verdict(analysis)
+    assert best == "Best mIoU: 0.5000 at 0.5000 bpp, by static-16."
+    assert against == (
+        "Against pixel (trained on raw), static-16 saves at least 87.5 % of the rate."
+    )
+    assert markdown.markdown(analysis, SETTING).split("\n\n")[1:3] == [best, against]
+
+
 def test_networks_that_learned_nothing_are_named():
-    assert "No better than that" not in report.constant_line([make_point()])
-    text = report.constant_line([make_point(), make_point("blind", score=0.3)])
+    assert "No better than that" not in markdown.constant_line([make_point()])
+    text = markdown.constant_line([make_point(), make_point("blind", score=0.3)])
     assert text.endswith("No better than that, so that its rates mean nothing: blind.")
 
 
 def test_detectors_must_beat_the_boxes_of_another_picture_or_finding_nothing():
     good = measured_ap("good", make_detections(0.6), permuted_score=0.1)
-    assert report.constant_line([good]) == ""
+    assert markdown.constant_line([good]) == ""
     blind = measured_ap("blind", make_detections(0.6), permuted_score=0.99)
     shut = measured_ap("shut", make_detections(0))
-    text = report.constant_line([good, blind, shut])
+    text = markdown.constant_line([good, blind, shut])
     assert text == "No better than chance, so that its rates mean nothing: blind, shut."
 
 
 def test_markdown_shows_pictures():
-    setting = report.ReportSetting(
+    setting = markdown.ReportSetting(
         store="s", dataset="cityscapes", split="val", decode="all", pictures=("pictures/a.png",)
     )
-    assert "![pictures/a.png](pictures/a.png)" in report.markdown(analyse([make_point()]), setting)
+    assert "![pictures/a.png](pictures/a.png)" in markdown.markdown(
+        analyse([make_point()]), setting
+    )
 
 
 def test_a_cut_through_a_tie_is_undetermined():
     points_ = [make_point(), make_point("tied", tied=7)]
-    assert "16, undetermined (7 tied)" in report.console_table(analyse(points_))
-    text = report.markdown(analyse(points_), SETTING)
+    assert "16, undetermined (7 tied)" in markdown.console_table(analyse(points_))
+    text = markdown.markdown(analyse(points_), SETTING)
     assert "decided by the tie-break alone" in text
-    assert "tie-break" not in report.markdown(analyse(points_[:1]), SETTING)
+    assert "tie-break" not in markdown.markdown(analyse(points_[:1]), SETTING)
 
 
 def test_results_are_json_without_images():
-    content = report.results(analyse([make_point(), make_point("b")]), SETTING)
+    content = markdown.results(analyse([make_point(), make_point("b")]), SETTING)
     text = json.dumps(content, allow_nan=False)
     read = json.loads(text)
     assert read["points"][0]["bpp"] == make_point().bpp
@@ -264,7 +310,7 @@ def test_results_are_json_without_images():
 
 def test_per_class_csv_leaves_absent_classes_empty():
     points_ = [make_point(), make_point("b", class_scores=(0.1, None, 0.2))]
-    text = report.per_class_csv(analyse(points_))
+    text = markdown.per_class_csv(analyse(points_))
     rows = list(csv.reader(io.StringIO(text)))
     assert rows[0] == [
         "class",
@@ -275,18 +321,20 @@ def test_per_class_csv_leaves_absent_classes_empty():
     assert rows[3] == ["car", "", "0.200000"]
 
 
-def test_plots_are_pictures(tmp_path):
+def test_figures_are_pictures_and_drawings(tmp_path):
     points_ = [
         *(make_point(f"static-{n}", keep=n, score=n / 100) for n in (16, 32)),
         make_point("static-32", keep=32, seed=1, score=0.33),
         at_rate("pixel", 500, 0.3, domain="pixel", keep=None),
     ]
     folder = tmp_path / "new"
-    figures = plots.write_figures(analyse(points_), folder)
-    names = ["rate_miou.png", "channels_01234567.png"]
-    assert [name for name, _ in figures] == names
+    figures = plots.write_figures(charts_of(points_, None), folder)
+    names = ["rate_miou", "channels_01234567"]
+    assert [name for name, _ in figures] == [f"{name}.png" for name in names]
     for name in names:
-        with Image.open(folder / name) as picture:
+        with Image.open(folder / f"{name}.png") as picture:
             assert picture.width > 800
-    assert sorted(p.name for p in folder.iterdir()) == sorted(names)
-    assert plots.write_figures(analyse(points_[:1]), folder) == (figures[0],)
+        assert ET.parse(folder / f"{name}.svg").getroot().tag.endswith("svg")
+    assert len(list(folder.iterdir())) == 4
+    (only,) = charts_of(points_[:1], None)
+    assert only.name == "rate_miou"
