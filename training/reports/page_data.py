@@ -134,6 +134,6 @@ def _families(points: Sequence[Point], codecs: Mapping[str, str]) -> list[dict[s
         found.append({"name": sweep.name, "codec": codecs[sweep.codec_id], "steps": steps})
     for number, point in enumerate(points):
         if number not in swept:
-            steps = [{"n": point.keep, "point": number}]
-            found.append({"name": point.label, "codec": codecs[point.codec_id], "steps": steps})
+            alone = [{"n": point.keep, "point": number}]
+            found.append({"name": point.label, "codec": codecs[point.codec_id], "steps": alone})
     return found

@@ -16,9 +16,7 @@ from training.reports.charts import charts_of
 from training.reports.page_data import page_data
 from training.reports.pictures import ShownNetwork, ShownPicture
 
-HARM = (
-    "</script><script>document.title='owned'</script><img src=//x.test/a onerror=\"a()\">`&amp;**"
-)
+HARM = '</script><script>document.title=1</script><img src=//x.test/a onerror="a()">`&amp;**'
 """A label as nobody should choose it: it must come out as these very letters."""
 KEEPS = (16, 32, 64)
 CONFUSION = ((700, 290, 10), (100, 500, 0), (0, 0, 0))

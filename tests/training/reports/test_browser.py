@@ -76,7 +76,10 @@ def test_the_legend_is_walked_and_switched_by_keys(page: Browser) -> None:
 
 
 def test_curves_are_filtered_and_fit_what_is_left(page: Browser) -> None:
-    ticks = "[...document.querySelector('#charts svg').querySelectorAll('text.axis')].map((t) => t.textContent).join()"
+    ticks = (
+        "[...document.querySelector('#charts svg').querySelectorAll('text.axis')]"
+        ".map((t) => t.textContent).join()"
+    )
     before = page.evaluate(ticks)
     page.evaluate(
         "(() => { const s = document.querySelector('#charts input[type=search]');"

@@ -107,9 +107,8 @@ def test_its_policy_lets_its_own_script_run_and_nothing_be_asked(made, read) -> 
 def test_names_come_out_as_letters(made, read) -> None:
     assert read.tags.count("script") == 2
     assert "img" not in read.tags
-    assert any(
-        point["name"] == HARM for point in json.loads(read.scripts["application/json"])["points"]
-    )
+    data = json.loads(read.scripts["application/json"])
+    assert data["points"][0]["name"] == HARM
     assert "<script>document.title" not in made[0]
 
 
@@ -123,14 +122,11 @@ def test_the_data_are_the_numbers_of_the_tables(read) -> None:
             assert shown[name] == point[name]
     marks = {s["name"]: s["marks"] for s in data["charts"][0]["series"]}
     assert marks["no gate"][0]["x"] == results["points"][1]["bpp"]
-    assert [marks["no gate"][0][end] for end in ("low", "high")] == results["points"][1][
-        "score_interval"
-    ]
-    means = np.mean([p["score"] for p in results["points"][-2:]])
-    assert marks["dynamic"][0]["y"] == pytest.approx(means)
-    assert [dot[1] for dot in marks["dynamic"][0]["dots"]] == [
-        p["score"] for p in results["points"][-2:]
-    ]
+    ends = [marks["no gate"][0][end] for end in ("low", "high")]
+    assert ends == results["points"][1]["score_interval"]
+    scores = [p["score"] for p in results["points"][-2:]]
+    assert marks["dynamic"][0]["y"] == pytest.approx(np.mean(scores))
+    assert [dot[1] for dot in marks["dynamic"][0]["dots"]] == scores
     text = " ".join(read.text)
     assert f"{results['points'][1]['score']:.4f}" in text
 
@@ -179,9 +175,8 @@ def test_the_hardest_pictures_are_those_with_the_lowest_scores() -> None:
     (point, *_) = make_analysis().points
     scores_S = image_scores(point)
     sample = point.samples[5].part
-    hits, labelled, predicted = (
-        np.array(v[:2]) for v in (sample.hits, sample.labelled, sample.predicted)
-    )
+    parts = (sample.hits, sample.labelled, sample.predicted)
+    hits, labelled, predicted = (np.array(part[:2]) for part in parts)
     assert scores_S[5] == pytest.approx((hits / (labelled + predicted - hits)).mean())
     assert worst(scores_S, 3) == np.argsort(scores_S)[:3].tolist()
     assert worst(np.array([np.nan, 0.2, 0.1]), 3) == [2, 1]
