@@ -26,7 +26,7 @@ def test_narrow_panels_leave_room_for_their_titles():
 def test_titles_grow_with_pictures_and_go_on_in_a_second_line():
     narrow, wide = (np.zeros((20, width, 3), dtype=np.uint8) for width in (400, 2000))
     one = strip([("a title", narrow)]).shape[0]
-    long = "a title that takes two lines of so narrow a panel as this"
+    long = "a title that is so long that it takes two lines of so narrow a panel"
     assert strip([(long, narrow)]).shape[0] > one
     assert strip([("a title", wide)]).shape[0] > one + 30
 

@@ -52,15 +52,30 @@ def test_a_claim_is_the_best_of_its_tests_against_its_anchor() -> None:
 
 
 def test_a_claim_that_nothing_meets_names_the_test_that_comes_nearest() -> None:
+    wang = {"ranking_method": "variance", "ranking_id": "v"}
     records = [
-        record("frequency-16", "q1", 0.1, 30),
-        record("variance-16", "q1", 0.2, 30, ranking_method="variance", ranking_id="v"),
-        record("pixel-raw", "q1", 0.3, 370, ranking_method=None, **PIXEL),
+        record("frequency-16", "q1", 0.1, 30, constant_score=0.05),
+        record("variance-16", "q1", 0.2, 30, constant_score=0.05, **wang),
+        record("pixel-raw", "q1", 0.3, 370, constant_score=0.05, ranking_method=None, **PIXEL),
     ]
     claim = {"what": "w", "test": ["frequency-16", "variance-16"], "anchor": "pixel-raw"}
     found = find(parse_grid(made(claim=[{**claim, "paper": "-", "aim": 0.1}])), records)
     ((_, verdict),) = found.claims
     assert (verdict.test, verdict.value) == ("variance-16", None)
+
+
+def test_no_saving_is_claimed_against_what_learned_nothing(tmp_path) -> None:
+    records = [
+        record("frequency-16", "q1", 0.5, 30),
+        record("pixel-raw", "q1", 0.3, 370, ranking_method=None, **PIXEL),
+    ]
+    claim = {"what": "w", "test": ["frequency-16"], "anchor": "pixel-raw", "paper": "-"}
+    found = find(parse_grid(made(claim=[{**claim, "aim": 0.1}])), records)
+    ((_, verdict),) = found.claims
+    assert verdict.value is None
+    assert verdict.word.startswith("no saving can be stated: pixel-raw reaches 0.3000")
+    page = write_report(found, [], "the command", tmp_path)[2].read_text()
+    assert "Of 1 claims: 1 no saving can be stated." in page
 
 
 def test_table_3_gives_each_sides_share_of_the_pixel_domain() -> None:

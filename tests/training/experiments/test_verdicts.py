@@ -22,6 +22,7 @@ def method(name: str, accuracies: dict[str, list[float]], rate: float = 100.0) -
         measured(
             name, make_images(accuracy, rate=rate * (1 + number), noise=seed),
             codec_id=codec, seed=seed, checkpoint_sha256=f"{name}-{codec}-{seed}",
+            constant_score=0.1,
         )
         for number, (codec, seeds) in enumerate(accuracies.items())
         for seed, accuracy in enumerate(seeds)
