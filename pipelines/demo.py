@@ -94,8 +94,8 @@ def run_demo(out: Path, seed: int) -> int:
     problems += _problems(boxes, "AP50")
     _say(
         f"\nThe whole chain took {time.monotonic() - start:.0f} s. Look at:\n"
-        f"  {out}/evaluation/report.md          the table\n"
-        f"  {out}/evaluation/rate_miou.png      rate against mIoU\n"
+        f"  {out}/evaluation/report.html        curves, pictures and tables, in a browser\n"
+        f"  {out}/evaluation/report.md          the tables\n"
         f"  {out}/evaluation/pictures/          label and maps, side by side\n"
         f"  {out}/segment/                      the new scene: stream file, map, overlay\n"
         f"  {out}/boxes/                        the same for a detector, and its boxes drawn\n"
@@ -138,6 +138,7 @@ class _Maps:
         run_shown(
             "evaluate-from-store --split val --permute_latents",
             **self.where,
+            data_root=self.data,
             output=evaluation,
             checkpoint=(teacher, dynamic, *static),
         )

@@ -62,7 +62,8 @@ ARROWS = {
     },
     "training": {
         "commands": ("experiments",),
-        "experiments": ("evaluation",),
+        "experiments": ("reports",),
+        "reports": ("evaluation",),
         "evaluation": ("transmission",),
         "transmission": ("trainer",),
         "trainer": ("tasks",),

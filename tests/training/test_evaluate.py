@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -210,6 +211,42 @@ def test_files_are_complete(evaluated, points):
     rows = list(csv.reader((evaluated / "per_class.csv").read_text().splitlines()))
     assert [row[0] for row in rows[1:]] == list(CITYSCAPES_CLASSES)
     assert len(rows[0]) == 6
+
+
+def test_the_page_has_the_results_and_each_pictures_own_rate(evaluated, points, split):
+    text = (evaluated / "report.html").read_text()
+    data = json.loads(re.search(r'type="application/json">(.*?)</script>', text, re.S)[1])
+    assert [p["score"] for p in data["points"]] == [p["score"] for p in points.values()]
+    for shown, point in zip(data["points"], points.values(), strict=True):
+        confusion = np.array(shown["confusion"])
+        iou = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
+        assert point["score"] == pytest.approx(iou[confusion.sum(1) > 0].mean())
+    assert [p["why"] for p in data["pictures"]] == ["sample"] * 2 + ["worst"] * (
+        len(data["pictures"]) - 2
+    )
+    latents, ranked = split.latents(), split.ranked(RANKING)
+    for picture in data["pictures"]:
+        row = split.row_of(picture["id"])
+        prefix = len(latents.z_string(row)) + len(ranked.scalable_string(row, KEEP))
+        static = picture["networks"][-1]
+        assert (static["bytes"], static["channels"]) == (prefix, KEEP)
+        assert static["bpp"] == 8 * prefix / (HEIGHT * WIDTH)
+        assert picture["original"] is None
+    (ranking,) = data["rankings"]
+    bits = latents.column("channel_bits", latents.rows).mean(axis=0)
+    assert ranking["bits"] == pytest.approx(bits.tolist())
+
+
+def test_originals_are_those_of_the_data_root(tiny_store, checkpoints, tmp_path, fails):
+    root = ("--max_samples", "1", "--pictures", "1", "--data_root")
+    args = _args(tiny_store, tmp_path, checkpoints["none"], more=(*root, str(tiny_store.data_root)))
+    assert command.main(args) == 0
+    text = (tmp_path / "report.html").read_text()
+    data = json.loads(re.search(r'type="application/json">(.*?)</script>', text, re.S)[1])
+    (picture,) = data["pictures"]
+    assert picture["images"][picture["original"]].startswith("data:image/")
+    elsewhere = _args(tiny_store, tmp_path, checkpoints["none"], more=(*root, str(tmp_path)))
+    assert "give the data root that was encoded" in fails(command.main, elsewhere)
 
 
 def test_a_second_call_measures_nothing_and_says_the_same(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from latent_store.catalogue.rankings import Agreement, Ranking, compare_rankings
-from training.evaluation.comparisons import Analysis, Saved
+from training.evaluation.comparisons import Analysis, Difference, Saved
 from training.evaluation.resampling import FEW_IMAGES, Interval
 from training.tables import Section
 
@@ -143,6 +143,15 @@ def saving_words(saved: Saved) -> str:
         )
     least = 0.0 if found.bound is None else found.bound.at_least
     return f"{found.test} saves at least {percent(least)} of the rate{_percents(saved.at_least)}"
+
+
+def difference_words(found: Difference) -> str:
+    """Returns a difference at one codec as a sentence without its end."""
+    ends = found.interval and f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
+    return (
+        f"At one codec {found.test} scores {found.score:+.4f}{ends or ''} at "
+        f"{100 * found.rate:.0f} % of its rate"
+    )
 
 
 def _saving_row(saved: Saved) -> tuple[str, ...]:

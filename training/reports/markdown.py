@@ -182,12 +182,14 @@ def verdict(analysis: Analysis) -> list[str]:
         else:
             lines.append(f"Against {anchor} nothing saves rate at equal {metric}.")
     for anchor in dict.fromkeys(s.found.anchor for s in analysis.saved):
-        found = [s.found for s in analysis.saved if s.found.anchor == anchor]
-        if all(f.note for f in found):
-            lines.append(
-                f"Against {anchor} {comparison_tables.NOT_STATED}: {found[0].note}."
-                + _nearest(analysis, anchor)
-            )
+        found = {s.found.test: s.found for s in analysis.saved if s.found.anchor == anchor}
+        if all(f.note for f in found.values()):
+            near = [d for d in analysis.differences if d.anchor == anchor and d.test in found]
+            nearest = max(near, key=lambda d: d.score, default=None)
+            note = found[nearest.test if nearest else next(iter(found))].note
+            lines.append(f"Against {anchor} {comparison_tables.NOT_STATED}: {note}.")
+            if nearest is not None:
+                lines[-1] += f" {comparison_tables.difference_words(nearest)}."
     return [*lines, *filter(None, [constant_line(points)])]
 
 
@@ -253,19 +255,6 @@ def notes(points: Sequence[Point], setting: ReportSetting) -> list[str]:
             f"{task.annotations.component}."
         )
     return lines
-
-
-def _nearest(analysis: Analysis, anchor: str) -> str:
-    """Returns a sentence on what comes nearest to an anchor at one codec; empty without any."""
-    found = [d for d in analysis.differences if d.anchor == anchor]
-    if not found:
-        return ""
-    best = max(found, key=lambda d: d.score)
-    ends = best.interval and f" [{best.interval.low:+.4f}, {best.interval.high:+.4f}]"
-    return (
-        f" At one codec {best.test} has {best.score:+.4f}{ends or ''} {analysis.metric} at "
-        f"{100 * best.rate:.0f} % of its rate."
-    )
 
 
 def _largest(saved: Saved) -> float:

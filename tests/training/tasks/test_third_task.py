@@ -200,7 +200,8 @@ def test_it_is_trained_measured_and_used_like_the_others(
     assert "# Rate and Presence on cityscapes/val" in report
     assert "## Right by class" in report
     assert presence.score_note in report
-    assert len(list(tmp_path.glob("table/points/*-classes/*.json"))) == 1
+    # Of the picture that is shown, and of that with the lowest score where it is another one.
+    assert len(list(tmp_path.glob("table/points/*-classes/*.json"))) in (1, 2)
     assert len(list(tmp_path.glob("table/pictures/*.png"))) == 1
     assert (tmp_path / "table/rate_presence.png").exists()
 
