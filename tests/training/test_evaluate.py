@@ -219,8 +219,9 @@ def test_the_page_has_the_results_and_each_pictures_own_rate(evaluated, points, 
     assert [p["score"] for p in data["points"]] == [p["score"] for p in points.values()]
     for shown, point in zip(data["points"], points.values(), strict=True):
         confusion = np.array(shown["confusion"])
-        iou = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
-        assert point["score"] == pytest.approx(iou[confusion.sum(1) > 0].mean())
+        union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+        present = confusion.sum(1) > 0
+        assert point["score"] == pytest.approx((np.diag(confusion) / union.clip(1))[present].mean())
     assert [p["why"] for p in data["pictures"]] == ["sample"] * 2 + ["worst"] * (
         len(data["pictures"]) - 2
     )
