@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from latent_store.errors import JobFailedError, LatentStoreError, public_text, public_url
+from latent_store.line_progress import LineProgress
 
 DISTRIBUTION = "latent-store"
 BAD_USAGE = 2
@@ -296,11 +297,12 @@ def spell_flags(message: str) -> str:
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
-    """Returns a tqdm bar on stderr that stays silent where stderr is not a terminal."""
+    """Returns a tqdm bar on stderr; where stderr is no terminal, a line a minute in its place."""
+    if not sys.stderr.isatty():
+        return LineProgress(iterable, **options)
     from tqdm import tqdm
 
-    defaults = {"disable": None, "file": sys.stderr, "dynamic_ncols": True}
-    return tqdm(iterable, **(defaults | options))
+    return tqdm(iterable, **({"file": sys.stderr, "dynamic_ncols": True} | options))
 
 
 def _fail(prog: str, message: str, status: int) -> int:

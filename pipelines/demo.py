@@ -119,7 +119,8 @@ class _Maps:
         evaluation = self.out / "evaluation"
         run_shown("generate-scenes", output=self.data, seed=self.seed, **SCENES, **SIZE)
         teacher = self._train(
-            "train-teacher --dataset cityscapes --backbone resnet18 --aspp_width 64",
+            "train-teacher --dataset cityscapes --backbone resnet18 --aspp_width 64 "
+            "--pretrained none",
             *("teacher", TEACHER_STEPS),
             data_root=self.data,
         )

@@ -4,6 +4,8 @@ Its first two layers give the features that students distil, its weights are whe
 start, and it is itself the pixel-domain reference ("trained on raw").
 
     train-teacher --dataset cityscapes --data_root /data/cityscapes --output runs/teacher
+    train-teacher --dataset cityscapes --data_root /data/cityscapes --output runs/small \\
+        --preset cpu --epochs 20
     train-teacher --dataset voc --voc_task detection --year 2007 --data_root /data/VOCdevkit \\
         --split trainval --val_split test --pretrained imagenet --output runs/detection-teacher
 
@@ -14,6 +16,7 @@ pipelines.train_teacher`; `--batch_size` counts all of them.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +25,14 @@ from latent_store.console import add_storage_flag, make_parser, run_command
 from pipelines.teacher_training.config import CONFIGS, TeacherConfig
 from training.data.loader_config import LoaderConfig
 from training.flags import add_flags, read_flags
+from training.presets import add_preset_flag, parse_with_preset
 from training.trainer.job import TrainerConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; see `--help`."""
-    args = make_flags().parse_args(argv)
+    args = parse_with_preset(make_flags(), argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     return run_command("train-teacher", lambda: _run(args))
 
 
@@ -39,6 +44,7 @@ def make_flags() -> argparse.ArgumentParser:
     parser.add_argument("--publish", type=Path, metavar="DIR", help=half)
     add_storage_flag(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    add_preset_flag(parser)
     for config, title in zip(CONFIGS, ("data and network", "batches", "training"), strict=True):
         add_flags(parser, config, title)
     return parser
@@ -52,6 +58,8 @@ def _run(args: argparse.Namespace) -> int:
     from training.trainer.ranks import joined
 
     with joined() as ranks:
+        if not ranks.first:
+            logging.disable(logging.INFO)
         result = train_teacher(
             read_flags(args, TeacherConfig),
             read_flags(args, LoaderConfig),

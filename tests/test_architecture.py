@@ -82,7 +82,7 @@ ARROWS = {
 """What each place of a room, a folder or a module at its root, may import: these, and whatever
 these may. Modules at the root of `training` and `pipelines` are one place, their commands."""
 GROUND_FLOOR = {
-    "latent_store": ("errors", "extras", "console", "display"),
+    "latent_store": ("errors", "extras", "console", "display", "line_progress"),
     "training": ("flags", "kinds", "own_code", "tables"),
     "pipelines": (),
 }

@@ -23,6 +23,7 @@ SMALL = (
     *("--backbone", "resnet18", "--aspp_width", "8", "--batch_size", "2", "--max_steps", "1"),
     *("--crop", "64", "--device", "cpu", "--no-tensorboard"),
 )
+FRESH = ("--pretrained", "none")
 
 
 @pytest.fixture
@@ -45,7 +46,10 @@ def test_paths_and_credentials_are_in_nothing_that_the_commands_write_or_print(
     encoding = (*scenes, "--store", STORE, "--demo_codec", "--threads", 1, "--max_failures", 1)
     training = ("--output", out / "all", "--split", "train", "--transform_init", "fresh")
     commands = [
-        (train_teacher, [*scenes, "--split", "val", "--output", teacher.parent, *SMALL[:4]]),
+        (
+            train_teacher,
+            [*scenes, "--split", "val", "--output", teacher.parent, *SMALL[:4], *FRESH],
+        ),
         (encode, [*encoding, "--split", "train", "--teacher_checkpoint", teacher]),
         (encode, [*encoding, "--split", "val"]),
         (train, [*stored, *training, *SMALL]),

@@ -5,6 +5,7 @@
         --selection static --mask frequency --keep 16
     train-from-store --store cv.zarr --dataset cityscapes --output runs/any \\
         --selection any --mask frequency
+    train-from-store --store cv.zarr --dataset cityscapes --output runs/small --preset cpu
     train-from-store --store voc.zarr --dataset voc2007 --split trainval --output runs/detector \\
         --task detection --selection dynamic
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from latent_store.console import add_storage_flag, make_parser, run_command
 from training.data.loader_config import LoaderConfig
 from training.flags import add_flags, read_flags
+from training.presets import add_preset_flag, parse_with_preset
 from training.trainer.job import CONFIGS, DataConfig, Job, ModelConfig, TrainerConfig
 
 COMMAND = "train-from-store"
@@ -29,7 +31,7 @@ COMMAND = "train-from-store"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    args = make_arguments().parse_args(argv)
+    args = parse_with_preset(make_arguments(), argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return run_command(COMMAND, lambda: _main(args))
 
@@ -40,6 +42,7 @@ def make_arguments() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     add_storage_flag(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    add_preset_flag(parser)
     titles = ("data", "network and loss", "batches", "training")
     for config, title in zip(CONFIGS, titles, strict=True):
         add_flags(parser, config, title)

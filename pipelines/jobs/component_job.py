@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -36,6 +37,8 @@ from pipelines.jobs.opened import open_split
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
+_QUIET_POLL_SECONDS = 10.0
+"""Where a line a minute is all that is said: a store may be far away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,10 @@ class ShardRows:
 
     def _record(self, row: int, sample: Sample, **more: Any) -> None:
         self.records.append(RowRecord(row=row, sample_id=sample.sample_id, **more))
+
+
+_UNDER_WAY: dict[tuple[str, int], Collection[ShardRows]] = {}
+"""Run and shard -> the rows of its components that this process has gathered so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +141,7 @@ class ComponentJob(ABC):
             self._forget(plan, spec)
         done = [self._finished(spec) for spec in self.components]
         shards = [n for n in range(plan.num_shards) if not all(n in part for part in done)]
-        with self._progress(plan.num_shards * len(done) - sum(map(len, done))):
+        with self._progress(plan, shards):
             if shards:
                 run_over_shards(self.verb.capitalize(), shards, self.write_shard, options)
         for key in [spec.key for spec in self.components]:
@@ -164,6 +171,7 @@ class ComponentJob(ABC):
         try:
             self._require_leases()
             gathered = {spec.key: ShardRows() for spec in lacking}
+            _UNDER_WAY[self.run_id, shard] = gathered.values()
             with torch_threads(self.threads):
                 self.fill(plan, shard, gathered)
             for spec in lacking:
@@ -175,6 +183,8 @@ class ComponentJob(ABC):
         except (OSError, LatentStoreError) as error:
             self._note_failure(shard, lacking, str(error) or type(error).__name__)
             return 0
+        finally:
+            _UNDER_WAY.pop((self.run_id, shard), None)
         return len(lacking)
 
     def _require_leases(self) -> None:
@@ -209,23 +219,30 @@ class ComponentJob(ABC):
         return receipts.finished_shards(self.store, self.split, spec.key)
 
     @contextlib.contextmanager
-    def _progress(self, total: int) -> Iterator[None]:
-        """Shows how many shards got receipts while a block runs, wherever the workers are."""
+    def _progress(self, plan: ShardPlan, shards: Sequence[int]) -> Iterator[None]:
+        """Shows how many pictures of shards are done while a block runs.
+
+        Those with receipts are, wherever the workers are; of a shard that this process makes those
+        that are gathered, too.
+        """
+        pictures = {shard: len(plan.in_shard(shard)) for shard in shards}
 
         def finished() -> int:
-            return sum(len(self._finished(spec)) for spec in self.components)
+            done = set.intersection(*(self._finished(spec) for spec in self.components))
+            count = sum(pictures[shard] for shard in shards if shard in done)
+            for (run, shard), rows in list(_UNDER_WAY.items()):
+                if run == self.run_id and shard in pictures and shard not in done:
+                    count += min(len(part.records) for part in rows)
+            return count
 
-        start = finished()
         stop = threading.Event()
         label = f"{self.verb} {self.split}"
-        with progress(total=total, desc=label, unit="shard") as bar:
-            if bar.disable:
-                yield
-                return
+        pause = _POLL_SECONDS if sys.stderr.isatty() else _QUIET_POLL_SECONDS
+        with progress(total=sum(pictures.values()), desc=label, unit="picture") as bar:
 
             def watch() -> None:
-                while not stop.wait(_POLL_SECONDS):
-                    bar.update(finished() - start - bar.n)
+                while not stop.wait(pause):
+                    bar.update(finished() - bar.n)
 
             thread = threading.Thread(target=watch, name="progress", daemon=True)
             thread.start()
@@ -234,7 +251,7 @@ class ComponentJob(ABC):
             finally:
                 stop.set()
                 thread.join()
-                bar.update(finished() - start - bar.n)
+                bar.update(finished() - bar.n)
 
     def _note_failure(self, shard: int, specs: Sequence[ComponentSpec], text: str) -> None:
         _LOG.error("shard %d of %s failed: %s", shard, self.split, text)

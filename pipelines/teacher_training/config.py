@@ -9,7 +9,10 @@ from training.data.loader_config import LoaderConfig
 from training.flags import flag
 from training.networks.backbones import BACKBONES
 from training.own_code import OrOwn
-from training.trainer.job import NONE, ShapeFlags, TrainerConfig
+from training.trainer.job import ShapeFlags, TrainerConfig
+
+AUTO = "auto"
+IMAGENET = "imagenet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,10 @@ class TeacherConfig(ShapeFlags, _SplitFlags):
         choices=OrOwn(BACKBONES, "build"),
     )
     pretrained: str = flag(
-        "backbone to start from: imagenet (torchvision's), a file (for boxes torchvision's Faster "
-        "R-CNN too; or another teacher's), or none",
-        default=NONE,
+        "backbone to start from: imagenet (torchvision's, downloaded once and held to its hash), a "
+        "file (for boxes torchvision's Faster R-CNN too; or another teacher's), none, or auto: "
+        "imagenet where it can be had, else none, which is told",
+        default=AUTO,
     )
 
 

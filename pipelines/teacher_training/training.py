@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from latent_store.errors import LatentStoreError
 from latent_store.format.samples import Sample
 from pipelines.datasets.base import DatasetReader, list_annotated
 from pipelines.datasets.raw_images import RawImages
 from pipelines.datasets.registry import open_dataset
-from pipelines.teacher_training.config import CONFIGS, TeacherConfig
+from pipelines.teacher_training.config import AUTO, CONFIGS, IMAGENET, TeacherConfig
 from training.data.loader import CropLoader, WholeImages
 from training.data.loader_config import LoaderConfig
 from training.data.source import held_out
 from training.flags import free_fields
 from training.networks.network_config import NetworkConfig
+from training.networks.networks import Network
 from training.tasks.objective import Objective
 from training.tasks.registry import build_network, find_task, require_own_fields
 from training.trainer.assembly import require_batch_norm
@@ -31,6 +35,7 @@ from training.trainer.trainer import Trainer
 from training.trainer.validation import Validator
 
 FLIPPED = "hflip"
+_LOG = logging.getLogger(__name__)
 
 
 def train_teacher(
@@ -58,9 +63,12 @@ def train_teacher(
     images = RawImages(reader, samples, cache_mb=loader_config.cache_mb)
     torch.manual_seed(trainer_config.seed)
     network = build_network(config)
-    if teacher.pretrained != NONE:
-        start_from_pretrained(network, teacher.pretrained)
-        unfold_pretrained(network, images, loader_config, seed=trainer_config.seed)
+    found = _begun_with(output) if resume and teacher.pretrained == AUTO else None
+    if found is None:
+        found = _start(network, teacher.pretrained)
+        if found != NONE:
+            unfold_pretrained(network, images, loader_config, seed=trainer_config.seed)
+    teacher = dataclasses.replace(teacher, pretrained=found)
     loader = CropLoader(images, loader_config, seed=trainer_config.seed, share=ranks)
     loss = task.loss(lambda_kd=0, rate_weight=0)
     objective = Objective(task, network, loss, seed=trainer_config.seed)
@@ -75,6 +83,35 @@ def train_teacher(
     with contextlib.closing(loader):
         trainer = Trainer(objective, loader, trainer_config, folder, validate=validate, ranks=ranks)
         return trainer.fit(resume=resume)
+
+
+def _start(network: Network, pretrained: str) -> str:
+    """Gives a network its first weights; returns what they are, which `auto` leaves open."""
+    if pretrained == NONE:
+        return NONE
+    try:
+        start_from_pretrained(network, IMAGENET if pretrained == AUTO else pretrained)
+    except LatentStoreError as error:
+        if pretrained != AUTO:
+            raise
+        _LOG.warning("the backbone starts from random weights: %s", error)
+        return NONE
+    if pretrained == AUTO:
+        _LOG.info("the backbone starts from torchvision's ImageNet weights")
+        return IMAGENET
+    return pretrained
+
+
+def _begun_with(output: Path) -> str | None:
+    """Returns what weights an interrupted run began with; None where there is none.
+
+    Whatever can be had by now, the run goes on from its own.
+    """
+    try:
+        found = json.loads((output / "config.json").read_text())["pretrained"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _network_config(teacher: TeacherConfig, reader: DatasetReader) -> NetworkConfig:

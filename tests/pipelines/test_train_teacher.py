@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torchvision import models
 
 import latent_store
 from pipelines import encode, train_teacher
@@ -40,6 +43,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(data_root: Path, output: Path, task: str, *more: object) -> list[str]:
     words = ["--dataset", "voc", "--voc_task", task, "--data_root", data_root, "--output", output]
     words += ["--split", "trainval", "--val_split", "trainval", "--device", "cpu", *SMALL]
+    words += ["--pretrained", "none"]
     return [str(word) for word in [*words, *more]]
 
 
@@ -193,3 +197,33 @@ def test_refusals(data_root: Path, tmp_path: Path, fails: Callable[..., str], ca
     task, more, message = REFUSALS[case]
     line = fails(train_teacher.main, arguments(data_root, tmp_path / "run", task, *more))
     assert re.search(re.escape(message), line), line
+
+
+def test_a_backbone_starts_from_imagenet_where_that_can_be_had(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # There is no network.
+    task = "segmentation"
+    words = arguments(data_root, tmp_path / "random", task, *SHAPES[task], "--max_steps", 1)
+    at = words.index("--pretrained")
+    words = [*words[:at], *words[at + 2 :], "--backbone", "resnet18"]
+
+    def began(folder: str) -> str:
+        return json.loads((tmp_path / folder / "config.json").read_text())["pretrained"]
+
+    with caplog.at_level(logging.INFO):
+        assert train_teacher.main(words) == 0
+    assert began("random") == "none"
+    assert "the backbone starts from random weights: torchvision's weights for" in caplog.text
+    weights = models.ResNet18_Weights.DEFAULT
+    cached = tmp_path / "torch/hub/checkpoints" / weights.url.rsplit("/", 1)[1]
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(models.resnet18(weights=None).state_dict(), cached)
+    with caplog.at_level(logging.INFO):
+        assert train_teacher.main([*words, "--output", str(tmp_path / "imagenet")]) == 0
+    assert began("imagenet") == "imagenet"
+    assert "the backbone starts from torchvision's ImageNet weights" in caplog.text
+    # What can be had by now changes nothing about a run that began without.
+    assert train_teacher.main([*words, "--resume"]) == 0
+    assert began("random") == "none"

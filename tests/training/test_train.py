@@ -32,7 +32,7 @@ FLAGS = """
     dataset deterministic device distil_steps domain drop_at drop_factor dropout entry epochs
     fit_images fpn_width freeze_batch_norm gate_bias gate_pool help hold_out init init_from keep
     label lambda_kd learning_rate log_steps mask max_samples max_steps output preload_rows
-    pretrained rate_weight resume safetensors seed selection split storage_options store task
+    preset pretrained rate_weight resume safetensors seed selection split storage_options store task
     teacher temperature temperature_end tensorboard transform transform_activation transform_init
     transform_rate val_max_samples val_split validate_epochs version views warmup_steps worker_kind
     workers

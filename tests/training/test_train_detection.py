@@ -45,6 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> BoxStore:
     output = made.url.parent / "teacher"
     words = ["--dataset", "voc", "--voc_task", "detection", "--data_root", made.data_root]
     words += ["--split", "trainval", "--val_split", "none", "--output", output, *SHAPE, *SMALL]
+    words += ["--pretrained", "none"]
     assert train_teacher.main([str(word) for word in words]) == 0
     more = ["--teacher_checkpoint", str(output / "last.pt"), "--views", "hflip"]
     assert encode.main([*box_encode_args(made, "trainval"), *more]) == 0

@@ -1,6 +1,7 @@
 """The log of a run: JSON lines, TensorBoard, a progress bar, and where its time went."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,16 @@ from typing import IO, Any, Self, TypeVar
 import torch
 
 from latent_store.errors import LatentStoreError
+from latent_store.line_progress import in_words
 from latent_store.storage.changes import tell
 from latent_store.storage.local_files import write_text
 
 Item = TypeVar("Item")
+_LOG = logging.getLogger(__name__)
+LONG_SECONDS = 24 * 3600
+"""Of the rest of a run, beyond which a warning says what would shorten it."""
+SHORT_SECONDS = 60
+"""Likewise, below which nothing needs to be said."""
 
 
 class RunLog:
@@ -191,6 +198,39 @@ class Clock:
             finally:
                 self.waited += time.perf_counter() - before
             yield item
+
+
+class Forecast:
+    """Says once, after the first steps, how long the rest takes; beyond a day it is a warning."""
+
+    least_seconds, least_steps = 20.0, 20
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._first, self._began = device, 0, 0.0
+        self._told = False
+
+    def tell(self, done: int, total: int) -> None:
+        """Counts a step of a run; the first one of a sitting begins the clock."""
+        now = time.perf_counter()
+        steps = done - self._first
+        if self._told or not self._began:
+            self._first, self._began = (self._first, self._began) if self._told else (done, now)
+            return
+        if now - self._began < self.least_seconds and steps < self.least_steps:
+            return
+        self._told = True
+        each = (now - self._began) / steps
+        rest = (total - done) * each
+        text = f"at {each:.3g} s a step the {total - done} steps that are left take about "
+        text += f"{in_words(rest)} on {self._device.type}"
+        if rest > LONG_SECONDS:
+            _LOG.warning(
+                "warning: %s: Ctrl-C saves; a smaller --preset or --backbone, fewer --epochs or "
+                "--max_steps take less",
+                text,
+            )
+        elif rest > SHORT_SECONDS:
+            _LOG.info("%s", text)
 
 
 def _drop_later(path: Path, done: Mapping[str, int]) -> None:

@@ -35,7 +35,7 @@ from training.trainer.run_folder import (
     random_state,
     set_random_state,
 )
-from training.trainer.run_log import Clock, Meters, RunLog, merged_parts
+from training.trainer.run_log import Clock, Forecast, Meters, RunLog, merged_parts
 
 SETTLING_BATCHES = 32
 """Batches that a finished network's batch norm statistics are of, where they are taken anew."""
@@ -96,7 +96,7 @@ class Trainer:
         self.network = task.network
         self.total_steps = config.total_steps(len(loader))
         self.state, self.meters, self.clock = RunState(), Meters(), Clock()
-        self.watch = LossWatch(ranks, self.remedy)
+        self.watch, self.forecast = LossWatch(ranks, self.remedy), Forecast(self.device)
         self._measure, self._bf16 = validate, uses_bf16(config.amp, self.device)
         self._saved_at, self._saved_epoch = time.monotonic(), 0
         self.network.to(self.device).to(memory_format=torch.channels_last)
@@ -136,6 +136,7 @@ class Trainer:
                     if self.state.step % self.config.log_steps == 0:
                         self._log_step(log, bar, parts)
                     bar.update()
+                    self.forecast.tell(self.state.step, self.total_steps)
                     self._save_or_stop(asked)
                     if self.over:
                         break

@@ -111,7 +111,7 @@ def test_it_is_encoded_and_boxes_are_learned_and_measured(
     small += ["--anchor_size", "16"]
     data = ["--dataset", "coco", "--data_root", str(root), "--split", "train2017"]
     teacher = [*data, "--val_split", "none", "--output", str(tmp_path / "t"), *small]
-    assert train_teacher.main(teacher) == 0
+    assert train_teacher.main([*teacher, "--pretrained", "none"]) == 0
     url = str(tmp_path / "s.zarr")
     codec = ["--codec_checkpoint", str(inputs / "codec.pth.tar"), "--threads", "1"]
     more = ["--teacher_checkpoint", str(tmp_path / "t/last.pt"), "--psnr", "none"]
