@@ -9,8 +9,8 @@ start, and it is itself the pixel-domain reference ("trained on raw").
     train-teacher --dataset voc --voc_task detection --year 2007 --data_root /data/VOCdevkit \\
         --split trainval --val_split test --pretrained imagenet --output runs/detection-teacher
 
-Several GPUs share every batch under `torchrun --standalone --nproc_per_node 4 -m
-pipelines.train_teacher`; `--batch_size` counts all of them.
+Several GPUs share every batch under `torchrun --standalone --nproc_per_node 4 --no-python
+train-teacher`; `--batch_size` counts all of them.
 """
 
 from __future__ import annotations

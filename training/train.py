@@ -11,7 +11,7 @@
 
 Several GPUs, each with its part of every batch (--batch_size counts all of them):
 
-    torchrun --standalone --nproc_per_node 4 -m training.train --store cv.zarr --output runs/one ...
+    torchrun --standalone --nproc_per_node 4 --no-python train-from-store --store cv.zarr ...
 """
 
 import argparse

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -161,7 +162,8 @@ def test_two_ranks_have_the_losses_of_one_process(store: BoxStore, tmp_path: Pat
     more += ["--val_split", "test"]
     alone, together = tmp_path / "one", tmp_path / "two"
     assert train.main(arguments(store, alone, *more)) == 0
-    done = torchrun("-m", "training.train", *arguments(store, together, *more))
+    command = Path(sys.executable).with_name("train-from-store")
+    done = torchrun("--no-python", command, *arguments(store, together, *more))
     assert done.returncode == 0, done.stderr
     (one,), (two,) = records(alone, "step"), records(together, "step")
     for part in ("objectness", "proposal_box", "distillation"):

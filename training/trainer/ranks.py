@@ -1,6 +1,6 @@
 """Processes that train one network together, as `torchrun` starts them: everything about groups.
 
-    torchrun --standalone --nproc_per_node 4 -m training.train --store cv.zarr --output runs/one ...
+    torchrun --standalone --nproc_per_node 4 --no-python train-from-store --store cv.zarr ...
 
 Every rank holds the whole network and its own equal part of each batch. Sums of the loss are
 divided by counts of the whole step, so the gradient is the SUM over ranks, which a hook takes where
