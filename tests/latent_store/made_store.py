@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +61,19 @@ Rows = Callable[[int, Sample], Encoded | None]
 """Row and sample -> what is written; None: it failed."""
 
 
-def make_store(root: Path, past: Path | None = None) -> Path:
+def make_store(
+    root: Path,
+    past: Path | None = None,
+    sizes: Sequence[tuple[int, int]] = CODECS,
+    architecture: str = "bmshj2018-hyperprior",
+) -> Path:
     """Makes the store `root/made.zarr` and stream files in `root/streams`.
 
     Args:
         root: An existing folder.
         past: Where a copy of the store is put as it was before it was mended and appended to.
+        sizes: N and M of the codecs.
+        architecture: Of the codecs.
 
     Returns:
         The store's path.
@@ -74,7 +81,7 @@ def make_store(root: Path, past: Path | None = None) -> Path:
     url = root / "made.zarr"
     location = Location(url)
     component.create_store(location)
-    made = [_make_codec(*size) for size in CODECS]
+    made = [_make_codec(*size, architecture) for size in sizes]
     _write_split(location, make_plan(DATASET, "val", _samples(2), SAMPLES_PER_SHARD), made[:1], 50)
     plan = make_plan(DATASET, "train", _samples(3, mended=False), SAMPLES_PER_SHARD)
     _write_split(location, plan, made, 0, bad={BAD})
@@ -98,9 +105,9 @@ def made_picture(seed: int, height: int, width: int) -> np.ndarray:
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def _make_codec(hyper_channels: int, channels: int) -> Codec:
+def _make_codec(hyper_channels: int, channels: int, architecture: str) -> Codec:
     """Returns a made codec with louder analysis: fresh weights alone round everything to 0."""
-    model = make_model(hyper_channels, channels)
+    model = make_model(hyper_channels, channels, architecture)
     with torch.no_grad():
         model.g_a[-1].weight.mul_(LOUDER)
         model.h_a[-1].weight.mul_(LOUDER)
@@ -237,11 +244,12 @@ def _export(url: Path, codec: Codec, folder: Path) -> None:
     hyper = (CANVAS[0] // schema.HYPER_STRIDE, CANVAS[1] // schema.HYPER_STRIDE)
     for row, selection in ((0, "scalable"), (4, "all")):
         options = {"channels": ranking.order, "cuts": ranking.cuts[:-1]}
+        gaussians = decode_gaussians(codec, latents, row)
         stream = pack_stream(
             codec,
-            latents.read([row])[0],
+            gaussians.symbols(latents.read([row])[0]),
             decode_z(codec.tables, latents.z_string(row), *hyper),
-            decode_gaussians(codec, latents, row).indexes_CHW,
+            gaussians.indexes_CHW,
             size=(HEIGHT, WIDTH),
             selection=selection,
             **(options if selection == "scalable" else {}),

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from latent_store.tools import verify as integrity
 from latent_store.tools.verify_streams import check_streams
+from tests.latent_store.archives import make_v1, make_v2
 from tests.latent_store.archives.make_v1 import ARCHIVE, EXPECTED, digests
 from tests.latent_store.readings import contents
 
@@ -46,13 +48,12 @@ def archived(tmp_path: Path) -> Path:
     return url
 
 
-def test_the_archive_of_version_1_reads_as_it_was_written(archived: Path) -> None:
-    assert digests(archived) == json.loads(EXPECTED.read_text())
-    assert ARCHIVE.stat().st_size <= MAX_ARCHIVE_BYTES
-
-
-def test_the_archive_has_no_defects(archived: Path) -> None:
-    assert list(integrity.verify(Location(archived), deep=check_streams)) == []
+@pytest.mark.parametrize("made", [make_v1, make_v2], ids=["v1", "v2"])
+def test_archives_read_as_they_were_written(made: ModuleType, tmp_path: Path) -> None:
+    assert made.ARCHIVE.stat().st_size <= MAX_ARCHIVE_BYTES
+    zipfile.ZipFile(made.ARCHIVE).extractall(tmp_path)
+    assert digests(tmp_path) == json.loads(made.EXPECTED.read_text())
+    assert list(integrity.verify(Location(tmp_path), deep=check_streams)) == []
 
 
 def test_a_newer_minor_version_with_unknown_things_is_read(archived: Path) -> None:

@@ -13,6 +13,7 @@ import json
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,18 +26,18 @@ EXPECTED = Path(__file__).with_name("v1.expected.json")
 _LONG_AGO = (2000, 1, 1, 0, 0, 0)
 
 
-def main() -> None:
-    """Writes the archive and what is expected of it; refuses to do so twice."""
-    if ARCHIVE.exists():
-        raise SystemExit(f"{ARCHIVE.name} is there; an archived store is not made again")
+def write_archive(archived: Path, expected: Path, **made: Any) -> None:
+    """Writes an archive of `make_store(..., **made)` and what is expected of it, but not twice."""
+    if archived.exists():
+        raise SystemExit(f"{archived.name} is there; an archived store is not made again")
     with tempfile.TemporaryDirectory() as folder:
-        url = make_store(Path(folder))
-        with zipfile.ZipFile(ARCHIVE, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        url = make_store(Path(folder), **made)
+        with zipfile.ZipFile(archived, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for path in sorted(p for p in url.rglob("*") if p.is_file()):
                 if "leases" not in path.parts:
                     info = zipfile.ZipInfo(str(path.relative_to(url)), _LONG_AGO)
                     archive.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED)
-        EXPECTED.write_text(json.dumps(digests(url), indent=1) + "\n")
+        expected.write_text(json.dumps(digests(url), indent=1) + "\n")
 
 
 def digests(url: Path) -> dict[str, str]:
@@ -63,4 +64,4 @@ def digests(url: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    write_archive(ARCHIVE, EXPECTED)
