@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from latent_store.codec import Codec, codec_from_store, decode_z
+from latent_store.codec import Codec, codec_from_store
 from latent_store.components.latents import LatentsReader
 from latent_store.console import progress
-from latent_store.format.schema import HYPER_STRIDE
 from latent_store.store import LatentStore
 
 HEADER = ("what", "promised", "measured", "holds")
@@ -76,13 +73,6 @@ class Bench:
         ]
         for codec_id, reader, row in progress(items, desc=what, unit="image"):
             yield self.codec(codec_id), reader, row
-
-
-def hyper_symbols(codec: Codec, latents: LatentsReader, row: int) -> torch.Tensor:
-    """Returns the symbols of one image's ẑ, int32 `[N, h, w]`."""
-    height, width = latents.plan.by_row[row].coded_size
-    size = height // HYPER_STRIDE, width // HYPER_STRIDE
-    return torch.from_numpy(decode_z(codec.tables, latents.z_string(row), *size))
 
 
 @functools.lru_cache(maxsize=8)

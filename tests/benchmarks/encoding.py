@@ -134,30 +134,29 @@ def _picture_lines(size: str, seconds: dict[str, float]) -> list[tuple[str, ...]
 def _coder_ways(codec: Codec, file: Path) -> tuple[dict[str, Callable[[int], object]], int]:
     """Returns the ways to code a picture's ŷ, and its number of symbols."""
     latents = codec.encode(image_to_tensor(pad_image(read_image(file))))
-    indexes_BCHW = codec.indexes(latents.z_symbols_BNHW)
-    y_hat, indexes = latents.y_hat_BCHW[0].numpy(), indexes_BCHW[0].numpy()
-    tables, order = codec.tables, np.random.default_rng(0).permutation(len(y_hat)).tolist()
+    symbols, indexes = latents.symbols_BCHW[0].numpy(), latents.indexes_BCHW[0].numpy()
+    tables, order = codec.tables, np.random.default_rng(0).permutation(len(symbols)).tolist()
     cuts = (*(cut for cut in CUTS if cut < len(order)), len(order))
-    data, stock = encode_y(tables, y_hat, indexes), _stock_model(codec).gaussian_conditional
-    y_BCHW, wide = latents.y_hat_BCHW.float(), indexes_BCHW.int()
+    data, stock = encode_y(tables, symbols, indexes), _stock_model(codec).gaussian_conditional
+    y_BCHW, wide = latents.symbols_BCHW.float(), latents.indexes_BCHW.int()
     return {
         "stock, coding": lambda _: stock.compress(y_BCHW, wide),
-        "coding": lambda _: encode_y(tables, y_hat, indexes),
+        "coding": lambda _: encode_y(tables, symbols, indexes),
         "stock, decoding": lambda _: stock.decompress([data], wide),
         "decoding": lambda _: decode_y(tables, data, indexes),
-        "coding, verified": lambda _: encode_y(tables, y_hat, indexes, verify=True),
+        "coding, verified": lambda _: encode_y(tables, symbols, indexes, verify=True),
         f"scalable, {len(cuts)} cuts": lambda _: encode_scalable(
-            tables, y_hat, indexes, order, cuts
+            tables, symbols, indexes, order, cuts
         ),
         f"scalable, {len(cuts)} cuts, verified": lambda _: encode_scalable(
-            tables, y_hat, indexes, order, cuts, verify=True
+            tables, symbols, indexes, order, cuts, verify=True
         ),
-    }, y_hat.size
+    }, symbols.size
 
 
 def _stock_model(codec: Codec) -> ScaleHyperprior:
     state = torch.load(io.BytesIO(codec.checkpoint_bytes), weights_only=True)
-    return ScaleHyperprior.from_state_dict(state).eval()
+    return type(codec.model).from_state_dict(state).eval()
 
 
 if __name__ == "__main__":

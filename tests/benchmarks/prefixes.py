@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from latent_store.codec import decode_scalable, encode_scalable, encode_y
-from tests.benchmarks.bench import Bench, Line, hyper_symbols
+from latent_store.tools.decode import decode_gaussians
+from tests.benchmarks.bench import Bench, Line
 
 MAX_EXTRA = 4
 """Bytes."""
@@ -19,12 +20,15 @@ def measure(bench: Bench) -> list[Line]:
         ranked = bench.store[latents.plan.name].ranked(bench.ranking_id, codec.spec.codec_id)
         order = list(ranked.ranking.order)
         keep = int(rng.integers(1, len(order)))
-        y_hat_CHW = latents.read([row])[0].astype(np.int32)
-        indexes_CHW = codec.indexes(hyper_symbols(codec, latents, row)[None])[0].numpy()
-        stream = encode_scalable(codec.tables, y_hat_CHW, indexes_CHW, order, [keep, len(order)])
-        alone = encode_y(codec.tables, y_hat_CHW, indexes_CHW, order[:keep])
+        gaussians = decode_gaussians(codec, latents, row)
+        indexes_CHW = gaussians.indexes_CHW
+        y_hat_CHW = latents.read([row])[0, :, : indexes_CHW.shape[1], : indexes_CHW.shape[2]]
+        symbols_CHW = gaussians.symbols(y_hat_CHW)
+        stream = encode_scalable(codec.tables, symbols_CHW, indexes_CHW, order, [keep, len(order)])
+        alone = encode_y(codec.tables, symbols_CHW, indexes_CHW, order[:keep])
         extra.append(len(stream.prefix(keep)) - len(alone))
         decoded = decode_scalable(codec.tables, stream.prefix(keep), indexes_CHW, order, keep)
+        decoded = gaussians.y_hat(decoded, order[:keep])
         lost += not np.array_equal(decoded, y_hat_CHW[order[:keep]])
         changed += stream.data != ranked.scalable_string(row, len(order))
     count = len(extra)

@@ -145,6 +145,7 @@ def test_views_show_y_hat_as_it_is(split: Split) -> None:
     with xr.open_zarr(split.store.url, group=latents.group.path) as foreign:
         np.testing.assert_array_equal(foreign["y_hat"].values, values)
     assert f"int16 × 0.03125 (sample: {VAL}, channel: {CHANNELS}," in repr(latents)
+    assert "<div>Teachers: none</div>" in split.store._repr_html_()
     found = channel_statistics(lazy)
     flat_CP = values.swapaxes(0, 1).reshape(CHANNELS, -1).astype(np.float64)
     np.testing.assert_allclose(found["mean"], flat_CP.mean(1), atol=1e-12)
