@@ -30,7 +30,7 @@ from training.trainer.assembly import require_batch_norm
 from training.trainer.initialise import start_from_pretrained, unfold_pretrained
 from training.trainer.job import NONE, TrainerConfig
 from training.trainer.ranks import ALONE, Ranks
-from training.trainer.run_folder import FitResult, RunFolder
+from training.trainer.run_folder import FitResult, RunFolder, holds_run
 from training.trainer.trainer import Trainer
 from training.trainer.validation import Validator
 
@@ -63,7 +63,8 @@ def train_teacher(
     images = RawImages(reader, samples, cache_mb=loader_config.cache_mb)
     torch.manual_seed(trainer_config.seed)
     network = build_network(config)
-    found = _begun_with(output) if resume and teacher.pretrained == AUTO else None
+    begun = resume and teacher.pretrained == AUTO and holds_run(output)
+    found = _begun_with(output) if begun else None
     if found is None:
         found = _start(network, teacher.pretrained)
         if found != NONE:

@@ -54,11 +54,18 @@ def make_flags() -> argparse.ArgumentParser:
 def _run(flags: argparse.Namespace) -> int:
     sections = _sections(flags.table)
     chosen = flags.only or list(BENCHMARKS)
+    failures = []
     for title in progress(chosen, desc="benchmarks", unit="benchmark"):
-        sections[title] = _section(BENCHMARKS[title])
+        try:
+            sections[title] = _section(BENCHMARKS[title])
+        except JobFailedError as error:
+            failures.append(str(error))
+            continue
         parts = [f"## {name}\n\n{sections[name]}" for name in BENCHMARKS if name in sections]
         flags.table.write_text("\n\n".join([_head(), *parts]) + "\n")
     print(flags.table)
+    if failures:
+        raise JobFailedError("; ".join(failures))
     return 0
 
 

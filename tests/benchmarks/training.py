@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latent_store.console import Number, make_parser, run_command
+from latent_store.errors import LatentStoreError
 from tests.benchmarks.commands import run, run_python
 from tests.benchmarks.table import markdown
 
@@ -29,6 +30,7 @@ WAYS = {
 _ON_THE_FLY = """
 import sys, time
 from pathlib import Path
+from statistics import median
 from latent_store.codec import load_codec, pad_image
 from latent_store.codec.pictures import image_to_tensor, read_image
 codec = load_codec(demo=True)
@@ -59,6 +61,9 @@ def make_flags() -> argparse.ArgumentParser:
 
 
 def _run(flags: argparse.Namespace) -> int:
+    least = 2 * (flags.samples // flags.batch_size)
+    if flags.steps < least:
+        raise LatentStoreError(f"--steps must be {least} or more, two epochs, got {flags.steps}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data, url = root / "scenes", root / "store.zarr"
@@ -91,8 +96,10 @@ def _step(output: Path, url: Path, way: str, flags: argparse.Namespace) -> tuple
     )
     lines = map(json.loads, (output / "log.jsonl").read_text().splitlines())
     first, *_, last = [line for line in lines if line["kind"] == "epoch"]
-    seconds = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
-    return seconds, last["wait_share"]
+    seconds = last["seconds"] - first["seconds"]
+    # Shares are of all that was until then; the first epoch fills the cache.
+    waited = last["wait_share"] * last["seconds"] - first["wait_share"] * first["seconds"]
+    return seconds / (last["step"] - first["step"]), waited / seconds
 
 
 def _table(steps: dict[str, tuple[float, float]], encode: float) -> str:

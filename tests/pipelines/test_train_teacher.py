@@ -227,3 +227,11 @@ def test_a_backbone_starts_from_imagenet_where_that_can_be_had(
     # What can be had by now changes nothing about a run that began without.
     assert train_teacher.main([*words, "--resume"]) == 0
     assert began("random") == "none"
+    # One that was killed before it saved anything is begun anew, with what can be had by now.
+    killed = tmp_path / "imagenet"
+    for path in killed.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    cached.unlink()
+    assert train_teacher.main([*words, "--output", str(killed), "--resume"]) == 0
+    assert began("imagenet") == "none"

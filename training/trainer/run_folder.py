@@ -181,7 +181,7 @@ class RunFolder(RunFiles):
 
     def holds_run(self) -> bool:
         """Says whether there is a run to go on with, or one that is finished."""
-        return self.record.exists() or super().holds_run()
+        return holds_run(self.path)
 
     def begin(self) -> None:
         """Makes the folder and writes the configuration."""
@@ -203,7 +203,7 @@ class RunFolder(RunFiles):
             return super().load()
         try:
             record = json.loads(self.record.read_text())
-            parts = {"state": dict(record["state"])}
+            parts = {"state": dataclasses.asdict(RunState.from_dict(record["state"]))}
             before = dict(record["config"])
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
@@ -248,6 +248,11 @@ class RunFolder(RunFiles):
 
     def _meta_at(self, state: RunState) -> dict[str, Any]:
         return self.meta | {"train": self.config, "epoch": state.epoch, "step": state.step}
+
+
+def holds_run(folder: Path) -> bool:
+    """Says whether a folder has a run to go on with, or one that is finished."""
+    return any((folder / name).exists() for name in (FINISHED_FILE, RESUME_FILE))
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

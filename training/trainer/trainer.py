@@ -27,6 +27,7 @@ from training.trainer.arithmetic import algorithms, uses_bf16
 from training.trainer.checkpoints import state_on_cpu
 from training.trainer.interruptions import LossWatch, until_stopped
 from training.trainer.job import TrainerConfig
+from training.trainer.optimizer import make_optimizer, resumed, set_rate
 from training.trainer.ranks import ALONE, Ranks
 from training.trainer.run_folder import (
     FitResult,
@@ -102,9 +103,7 @@ class Trainer:
         self.network.to(self.device).to(memory_format=torch.channels_last)
         ranks.prepare(self.network, self.device, frozen=config.freeze_batch_norm)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
-        # One fused pass over all parameters: the plain form takes as long as a small network.
-        groups = _groups(self.network, task.rate_shares)
-        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
+        self.optimizer = make_optimizer(self.network, task.rate_shares, config.learning_rate)
 
     def fit(self, *, resume: bool = False) -> FitResult:
         """Trains to the end of the schedule; resumed, from where the files' run stands.
@@ -245,8 +244,7 @@ class Trainer:
         own = reduce(add, [self.task.count(batch) for batch in batches])
         counts = Counts(**self.ranks.sum_numbers(dataclasses.asdict(own)))
         on_device = [to_device(batch, self.device) for batch in batches]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * group["share"]
+        set_rate(self.optimizer, self.learning_rate)
         self.task.anneal(self.progress)
         self.optimizer.zero_grad()
         last = on_device[-1]
@@ -377,21 +375,12 @@ class Trainer:
                 f"{self.files.path} holds another network than this run's configuration makes: "
                 "start a new --output"
             ) from error
-        self.optimizer.load_state_dict(parts["optimizer"])
+        self.optimizer = resumed(self.optimizer, parts["optimizer"], self.network)
         self.loader.load_state_dict(parts["loader"])
         self.meters.load_state_dict(parts["meters"], self.device)
         if len(parts["rng"]) == self.ranks.world:
             set_random_state(parts["rng"][self.ranks.rank], self.device)
         self._saved_epoch = self.state.epoch
-
-
-def _groups(network: nn.Module, shares: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Returns the optimiser's groups, one for each share of the learning rate; the whole first."""
-    groups: dict[float, list[nn.Parameter]] = {1.0: []}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault(shares.get(name.partition(".")[0], 1.0), []).append(parameter)
-    return [{"params": parameters, "share": share} for share, parameters in groups.items()]
 
 
 def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -25,6 +25,7 @@ from training.selection.base import cut_batch
 from training.tasks.objective import Objective, network_inputs
 from training.tasks.registry import build_network
 from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
+from training.trainer import checkpoints
 from training.trainer.checkpoints import load_network
 from training.trainer.job import TrainerConfig
 from training.trainer.run_folder import RESUME_FILE, FitResult, RunFiles, RunFolder, RunState
@@ -336,6 +337,22 @@ def test_a_folder_of_an_earlier_version_still_opens(tmp_path: Path) -> None:
         assert (again.sha256, again.step, loader.given) == (first.sha256, first.step, 0)
         assert not (tmp_path / RESUME_FILE).exists()
         assert (tmp_path / "best.pt").samefile(tmp_path / "last.pt")
+
+
+def test_a_run_of_an_earlier_version_goes_on_at_one_rate(tmp_path: Path) -> None:
+    def task(rate: float) -> Objective:
+        made = make_task()
+        made.rate_shares = {"transform": rate}
+        return made
+
+    whole = fit(make_task(), MadeLoader(), make_config(), tmp_path / "whole")
+    _begin(tmp_path / "half", finished=False)
+    file = tmp_path / "half" / RESUME_FILE
+    saved = torch.load(file, weights_only=True)
+    del saved["optimizer"]["param_groups"][0]["share"]
+    checkpoints.write_payload(file, {k: v for k, v in saved.items() if k != checkpoints.DIGEST})
+    gone_on = fit(task(0.1), MadeLoader(), make_config(), tmp_path / "half", resume=True)
+    assert gone_on.sha256 == whole.sha256
 
 
 def test_a_damaged_record_of_a_finished_run(tmp_path: Path) -> None:
