@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipelines.jobs.encoding import Encoder
 
 DESCRIPTION = """
-Encodes a split of a dataset into a latent store, once: real bitstreams, integer latents, the
+Encodes a split of a dataset into a latent store, once: real bitstreams, exact latents, the
 ledger of bits per channel, labels or boxes and, with --teacher_checkpoint, teacher features.
 
 Run it again after an interruption and it goes on; with another codec, a teacher or more samples

@@ -21,7 +21,7 @@ CONTRACT = {
     "encode-to-store": [
         "--dataset", "--data_root", "--split", "--store", "--codec_checkpoint", "--quality",
         "--demo_codec", "--teacher_checkpoint", "--samples_per_shard", "--max_samples",
-        "--max_failures", "--dry_run", "--canvas", "--views",
+        "--max_failures", "--dry_run", "--canvas", "--views", "--architecture",
     ],
     "train-teacher": ["--dataset", "--data_root", "--output"],
     "train-codec": ["--output"],

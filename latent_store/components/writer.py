@@ -184,8 +184,10 @@ def _fitting(value: np.ndarray, spec: ArraySpec, row: int) -> np.ndarray:
         low, high = int(value.min()), int(value.max())
         limits = np.iinfo(target)
         if low < limits.min or high > limits.max:
+            remedy = "encode into a new store with `y_hat_dtype=int16`"
+            if target == np.int16:
+                remedy = "the codec's weights or the picture are damaged"
             raise CapacityError(
-                f"{spec.name} of row {row} spans {low}..{high}, beyond {target}; encode into a new "
-                "store with `y_hat_dtype=int16`"
+                f"{spec.name} of row {row} spans {low}..{high}, beyond {target}; {remedy}"
             )
     return value.astype(target, copy=False)

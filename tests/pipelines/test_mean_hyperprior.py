@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,16 @@ def test_a_reader_without_steps_refuses_it_by_name(
             CheckpointError, match=f"{codec_id} is of architecture mbt2018-mean, th"
         ):
             codec_from_store(latent_store.open(url))
+
+
+def test_steps_that_do_not_fit_are_told(
+    url: Path, scene_root: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    one = ["--dataset", "cityscapes", "--data_root", str(scene_root), "--split", "train"]
+    one += ["--store", str(tmp_path / "narrow.zarr"), "--max_samples", "1"]
+    one += ["--codec_checkpoint", str(url.parent / "codec.pth.tar"), "--y_hat_dtype", "int8"]
+    line = fails(encode.main, one, status=1)
+    assert "beyond int8; encode into a new store with --y_hat_dtype int16" in line
 
 
 def test_both_kinds_stand_in_one_store(url: Path, scene_root: Path, tmp_path: Path) -> None:
