@@ -1,8 +1,8 @@
 """The frozen codec and its streams.
 
-Owns what the stored numbers mean: a codec (`hyperprior`) of one of the kinds in `families` and where
-its checkpoints come from, entropy tables, streams of any channels in any order and what each channel
-costs, stream files, and pictures in and out. It never opens a store, it is handed bytes and
+Owns what the stored numbers mean: a codec (`hyperprior`) of one of the kinds in `families` and
+where its checkpoints come from, entropy tables, streams of any channels in any order and what each
+channel costs, stream files, and pictures in and out. It never opens a store, it is handed bytes and
 arrays; and it loads torch, so `import latent_store` never loads it. CompressAI is loaded by what
 codes, when it first does (`stock`).
 """
