@@ -123,7 +123,9 @@ def learning_chart(grid: Grid, records: Sequence[Record]) -> Chart | None:
         x_title="steps",
         y_title="score on the held-out samples",
         series=tuple(series),
+        unit="steps",
         log=False,
+        words=("line: one run", "hue: method"),
     )
 
 

@@ -73,6 +73,7 @@ def write_report(
         f"# {_title(found)}",
         *_verdict(found),
         *facts,
+        *([f"**{_missing(found)}**"] if found.missing else []),
         *(section.markdown() for section in (claims, *tables)),
         *(f"## {chart.title}\n\n![]({chart.name}.png)" for chart in charts),
         markdown.markdown(found.analysis, setting, rankings, heading="##"),
@@ -100,7 +101,10 @@ def write_report(
             markdown.per_class_section(found.analysis),
             *others,
         ],
-        methods=markdown.notes(found.analysis.points, setting),
+        methods=[
+            *markdown.notes(found.analysis.points, setting),
+            *([_missing(found)] if found.missing else []),
+        ],
         notes={},
     )
     drawn = [*charts, *filter(None, [learning_chart(found.grid, found.records)])]
@@ -145,12 +149,19 @@ def _verdict(found: Findings) -> list[str]:
     stand = ", ".join(f"{count} {word}" for word, count in parts.most_common())
     lines = [f"Of {len(words)} claims: {stand}."] if words else []
     if few := [word for word in words if word.startswith("not shown:")]:
+        rest = "rests" if len(few) == 1 else "rest"
         lines.append(
-            f"{len(few)} of them rest on fewer than {LEAST_SEEDS} seeds, by which nothing is shown."
+            f"{len(few)} of them {rest} on fewer than {LEAST_SEEDS} seeds, by which nothing is "
+            "shown."
         )
     if found.missing:
-        lines.append(f"**Not run yet: {', '.join(found.missing)}.**")
+        runs = len(found.missing) + len(found.records)
+        lines.append(f"{len(found.missing)} of {runs} runs are still to run.")
     return [*lines, *filter(None, [markdown.constant_line(found.analysis.points)])]
+
+
+def _missing(found: Findings) -> str:
+    return f"Not run yet: {', '.join(found.missing)}."
 
 
 def _facts(found: Findings, command: str) -> list[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ _SPREAD = 12
 """Degrees to both sides that the hues of one kind take."""
 _LIGHTNESS = (0.24, 0.42)
 _SATURATION = 0.72
+_HUE_WORDS = "hue: how channels are chosen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,10 @@ class Chart:
 
     Attributes:
         name: Of its files.
+        unit: Of x.
         level: A score that nothing learned reaches too, and `level_name` what it is.
         log: Whether x is drawn in logarithms.
+        words: What lines and hues mean.
     """
 
     name: str
@@ -83,9 +87,11 @@ class Chart:
     x_title: str
     y_title: str
     series: tuple[Series, ...]
+    unit: str = "bpp"
     level: float | None = None
     level_name: str = ""
     log: bool = True
+    words: tuple[str, ...] = ("line: Pareto front", _HUE_WORDS)
 
 
 def rate_chart(
@@ -117,7 +123,8 @@ def channels_chart(
     rows = [(s.name, s.methods[0].points[0], _over_n(s, images, codecs)) for s in sweeps]
     rows += [(m.name, m.points[0], _front(m, images, codecs)) for m in others]
     title = f"N channels at codec {codecs[points[0].codec_id]} (numbers: N)"
-    return _chart(points, _series(rows), name, title)
+    words = ("line: over N", _HUE_WORDS)
+    return dataclasses.replace(_chart(points, _series(rows), name, title), words=words)
 
 
 def charts_of(points: Sequence[Point], images: Images | None) -> list[Chart]:

@@ -35,7 +35,8 @@ function ticks(low, high, log, most) {
         const value = Number((m * 10 ** k).toPrecision(6));
         if (value >= low && value <= high) found.push(value);
       }
-    if (found.length <= most) return found;
+    if (found.length > most) continue;
+    return found.length < 4 ? ticks(low, high, false, most) : found;
   }
   return [];
 }
@@ -65,7 +66,7 @@ function chartView(chart) {
   function draw() {
     const width = Math.max(280, host.clientWidth || 900), height = clamp(0.56 * width, 320, 540), narrow = width < 560;
     const visible = chart.series.filter((series) => !hidden.has(series.name));
-    const frame = { left: 50, right: width - 12, top: 10, bottom: height - 42 };
+    const frame = { left: 58, right: width - 12, top: 10, bottom: height - 42 };
     drawing = svg("svg", {
       viewBox: `0 0 ${width} ${height}`, height, tabindex: 0, role: "img",
       "aria-label": `${chart.title}. Arrow keys go from point to point.`, onkeydown: key, onpointermove: near, onpointerleave: leave,
@@ -98,7 +99,7 @@ function chartView(chart) {
     }
     const xTitle = narrow ? chart.x_title.replace(/,[^)]*/, "") : chart.x_title;
     drawing.append(svg("text", { class: "axis", x: (frame.left + frame.right) / 2, y: height - 6, "text-anchor": "middle" }, xTitle));
-    drawing.append(svg("text", { class: "axis", x: 12, y: (frame.top + frame.bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(frame.top + frame.bottom) / 2})` }, chart.y_title));
+    drawing.append(svg("text", { class: "axis", x: 10, y: (frame.top + frame.bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(frame.top + frame.bottom) / 2})` }, chart.y_title));
     if (chart.level !== null && chart.level >= y0 && chart.level <= y1) {
       drawing.append(svg("line", { class: "level", x1: frame.left, x2: frame.right, y1: Y(chart.level), y2: Y(chart.level) }));
       drawing.append(svg("text", { class: "axis", x: frame.left + 6, y: Y(chart.level) - 4 }, chart.level_name));
@@ -157,7 +158,7 @@ function chartView(chart) {
     const { series, mark, px, py } = found;
     const interval = mark.low === null ? "" : ` [${number(mark.low, 4)}, ${number(mark.high, 4)}]`;
     tip.replaceChildren(el("b", {}, series.name + (mark.text ? `, N = ${mark.text}` : "")),
-      `${mark.name}: ${number(mark.x, 4)} bpp, ${chart.y_title} ${number(mark.y, 4)}${interval}`,
+      `${mark.name}: ${number(mark.x, chart.log ? 4 : 0)} ${chart.unit}, ${chart.y_title} ${number(mark.y, 4)}${interval}`,
       mark.dots.length ? el("div", {}, `mean of ${mark.dots.map((d) => d[2]).join(", ")}: ${mark.dots.map((d) => number(d[1], 4)).join(", ")}`) : null,
       mark.beaten ? el("div", {}, "this method has as much for less rate") : null);
     tip.hidden = false;
@@ -229,7 +230,7 @@ function chartView(chart) {
 
 function explain(chart) {
   const marks = chart.series.flatMap((series) => series.marks);
-  const words = ["line: Pareto front", "hue: how channels are chosen"];
+  const words = [...chart.words];
   if (marks.some((m) => m.low !== null)) words.push("bar: 95 % over images");
   if (marks.some((m) => m.beaten)) words.push("hollow: the method itself has as much for less rate");
   if (marks.some((m) => m.dots.length)) words.push("small dot: one seed");
