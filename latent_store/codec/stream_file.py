@@ -2,19 +2,17 @@
 
 Its layout stands in FORMAT.md, section 10.
 
-The header has tens of bytes: a digest of the codec's identity, the picture's original size, the
-cuts, and the channels in the stream's order, or a digest of them where whoever receives the file
-has that order. Names belong to the store. Under dynamic selection the channels stand in `mask`, one
-bit each, since they are a part of what such a picture costs.
+The header has 49 bytes (digest of the codec's identity, the picture's original size, checksums), 16
+a cut, and one for each channel in the stream's order: any network that takes the first of these
+channels can read the file, whichever encoded it. Names belong to the store. Under dynamic selection
+the channels stand in `mask`, one bit each, since they are a part of what such a picture costs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import struct
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ from latent_store.errors import (
     FormatVersionError,
     IntegrityError,
     LatentStoreError,
-    RankingError,
 )
 from latent_store.format.layout import coded_size
 from latent_store.format.schema import DIGEST_BYTES, HYPER_STRIDE, MOST_CHANNELS, CodecSpec
@@ -41,8 +38,6 @@ PREAMBLE = struct.Struct("<8sHII")
 FIXED = struct.Struct("<B8sIIIHII")
 """How a header begins: selection, digest of the codec, height, width, channels of the codec, number
 of cuts, bytes of z, and crc32c of what is behind the header."""
-ORDER_KNOWN = 0x80
-"""Of the selection: the order stands there as a digest."""
 PARTS = ("mask", "z", "y")
 PER_CUT = tuple(field.name for field in dataclasses.fields(Cuts))
 SELECTIONS = ("all", "static", "dynamic", "scalable")
@@ -71,8 +66,6 @@ class StreamFile(Cuts):
         channels: The channels in `y`, in its order.
         z: The hyper stream.
         y: The stream of ŷ; empty without channels.
-        order_known: A reader has the channels' order, as a network for ranked channels does: the
-            file has its digest alone.
 
     Raises:
         LatentStoreError: Values contradict each other.
@@ -86,7 +79,6 @@ class StreamFile(Cuts):
     channels: tuple[int, ...]
     z: bytes
     y: bytes
-    order_known: bool = False
 
     def __post_init__(self) -> None:
         _require_types(self)
@@ -148,13 +140,11 @@ class StreamFile(Cuts):
         return b"".join(getattr(self, name) for name in PARTS)
 
     def _header(self) -> bytes:
-        kind, order = SELECTIONS.index(self.selection), b""
+        order = b""
         if self.selection in ORDERED:
-            kind |= ORDER_KNOWN * self.order_known
-            listed = np.array(self.channels, dtype=_order_dtype(self.num_channels)).tobytes()
-            order = order_digest(self.channels) if self.order_known else listed
+            order = np.array(self.channels, dtype=_order_dtype(self.num_channels)).tobytes()
         fixed = FIXED.pack(
-            kind,
+            SELECTIONS.index(self.selection),
             self.codec_digest,
             self.height,
             self.width,
@@ -168,38 +158,28 @@ class StreamFile(Cuts):
 
     @classmethod
     def from_bytes(
-        cls,
-        data: bytes,
-        name: str = "the stream file",
-        *,
-        orders: Iterable[Sequence[int]] = (),
-        max_pixels: int = MAX_PIXELS,
+        cls, data: bytes, name: str = "the stream file", *, max_pixels: int = MAX_PIXELS
     ) -> StreamFile:
         """Reads `to_bytes`, and checks everything in it.
 
         Args:
             data: The file's bytes.
             name: How messages call the file.
-            orders: The orders of channels that are at hand, for a file that has but a digest.
             max_pixels: The largest picture that is decoded, in pixels as it is coded.
 
         Raises:
             IntegrityError: Foreign, truncated or altered bytes, or some behind the end.
             FormatVersionError: A whole file of a newer version.
-            RankingError: The file's order is none of those at hand.
             CapacityError: The picture is larger than `max_pixels`.
         """
         version, header, body = _read_header(data, name)
         try:
-            if version == 1:
-                fields = _read_json(header, body, name)
-            else:
-                fields = _read_packed(header, body, name, orders)
+            fields = (_read_json if version == 1 else _read_packed)(header, body, name)
             mask = fields.pop("mask")
             stream = cls(**fields)
             if stream.mask != mask:
                 raise LatentStoreError(f"a mask of {len(mask)} bytes is not that of its channels")
-        except (IntegrityError, RankingError):
+        except IntegrityError:
             raise
         except _MALFORMED as error:
             raise IntegrityError(
@@ -227,12 +207,7 @@ def write_stream_file(path: str | Path, stream: StreamFile) -> int:
     return len(data)
 
 
-def read_stream_file(
-    path: str | Path,
-    *,
-    orders: Iterable[Sequence[int]] = (),
-    max_pixels: int = MAX_PIXELS,
-) -> StreamFile:
+def read_stream_file(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> StreamFile:
     """Reads and checks a stream file, as `StreamFile.from_bytes` does.
 
     Raises:
@@ -241,12 +216,7 @@ def read_stream_file(
     if not Path(path).is_file():  # a device or a pipe may have no end
         raise LatentStoreError(f"there is no stream file {path}; check the path")
     data = Path(path).read_bytes()
-    return StreamFile.from_bytes(data, str(path), orders=orders, max_pixels=max_pixels)
-
-
-def order_digest(channels: Sequence[int]) -> bytes:
-    """Returns the digest of channel numbers in an order."""
-    return hashlib.sha256(np.array(channels, dtype="<u4").tobytes()).digest()[:DIGEST_BYTES]
+    return StreamFile.from_bytes(data, str(path), max_pixels=max_pixels)
 
 
 def _order_dtype(num_channels: int) -> str:
@@ -296,14 +266,12 @@ def _read_json(text: bytes, body: bytes, name: str) -> dict[str, Any]:
     }
 
 
-def _read_packed(
-    header: bytes, body: bytes, name: str, orders: Iterable[Sequence[int]]
-) -> dict[str, Any]:
+def _read_packed(header: bytes, body: bytes, name: str) -> dict[str, Any]:
     """Returns the fields of a file of version 2."""
     kind, codec, height, width, num_channels, num_cuts, z_bytes, checksum = FIXED.unpack_from(
         header
     )
-    selection = SELECTIONS[kind & ~ORDER_KNOWN]
+    selection = SELECTIONS[kind]
     if not 1 <= num_channels <= MOST_CHANNELS:
         raise LatentStoreError(f"a codec has 1 to {MOST_CHANNELS} channels, got {num_channels}")
     end = FIXED.size + 4 * len(PER_CUT) * num_cuts
@@ -313,13 +281,11 @@ def _read_packed(
     y_start = mask_bytes + z_bytes
     _require_length(body, y_start + (*counts["cut_bytes"], 0)[num_cuts - 1], name)
     require_crc32c(body, checksum, f"what is behind the header of {name}")
-    mask, known, order = body[:mask_bytes], bool(kind & ORDER_KNOWN), header[end:]
+    mask, order = body[:mask_bytes], header[end:]
     if selection not in ORDERED:
         channels = _unpack_mask(mask) if mask else tuple(range(num_channels))
-        if order or known:
+        if order:
             raise LatentStoreError(f"a selection {selection!r} has no order of its own")
-    elif known:
-        channels = _find_order(orders, (*counts["cuts"], 0)[num_cuts - 1], order, name)
     else:
         channels = tuple(np.frombuffer(order, dtype=_order_dtype(num_channels)).tolist())
     return counts | {
@@ -329,25 +295,10 @@ def _read_packed(
         "width": width,
         "selection": selection,
         "channels": channels,
-        "order_known": known,
         "mask": mask,
         "z": body[mask_bytes:y_start],
         "y": body[y_start:],
     }
-
-
-def _find_order(
-    orders: Iterable[Sequence[int]], keep: int, digest: bytes, name: str
-) -> tuple[int, ...]:
-    """Returns the first `keep` channels of the order that has a digest."""
-    for order in orders:
-        channels = tuple(order[:keep])
-        if len(channels) == keep and order_digest(channels) == digest:
-            return channels
-    raise RankingError(
-        f"{name} has {keep} channels in an order ({digest.hex()}) that is not at hand; encode the "
-        "picture with this checkpoint or decode it with the one that encoded it (or its `store=`)"
-    )
 
 
 def _require_types(stream: StreamFile) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -115,16 +115,9 @@ def _open_source(flags: argparse.Namespace) -> _Source:
         sample = _open_sample(flags)
         return _Source(sample.name, sample.codec, sample.stream, sample.full_psnr)
     store = None if flags.store is None else LatentStore(open_location(flags.store))
-    stream = read_stream_file(path, orders=() if store is None else _orders(store))
+    stream = read_stream_file(path)
     codec = _find_codec(flags.codec_checkpoint, store, stream.codec_digest)
     return _Source(path.name, codec, partial(cut_stream, stream))
-
-
-def _orders(store: LatentStore) -> Iterator[Sequence[int]]:
-    """Yields the orders of channels that a store keeps."""
-    for codec_id in store.codecs():
-        for ranking_id in store.rankings(codec_id):
-            yield store.ranking(codec_id, ranking_id).order
 
 
 def _find_codec(checkpoint: Path | None, store: LatentStore | None, digest: bytes) -> Codec:

@@ -114,4 +114,4 @@ def _add_decode_flags(decode: argparse.ArgumentParser) -> None:
     add("--strip", action="store_true", help="several --channels side by side in one PNG")
     add("--image", type=Path, help="the original picture, to measure PSNR against")
     add("--codec_checkpoint", type=input_file, help="codec of a stream file")
-    add("--store", help="store that keeps the codec of a stream file, and its order of channels")
+    add("--store", help="store that keeps the codec of a stream file")

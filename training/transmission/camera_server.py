@@ -8,7 +8,6 @@ The server has the stream file and the checkpoint, nothing else.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,16 +103,8 @@ class Transmission:
         )
         if cuts := chosen.get("cuts"):
             stream = cut_stream(stream, cuts[-1])
-        known = self.network.config.channels or ()
-        if known and stream.channels == known[: len(stream.channels)]:
-            stream = dataclasses.replace(stream, order_known=True)
         watch.lap("entropy coding")
         return stream
-
-    @property
-    def orders(self) -> tuple[tuple[int, ...], ...]:
-        """The orders of channels that both sides know: the network's."""
-        return () if self.network.config.channels is None else (self.network.config.channels,)
 
     def receive(self, stream: StreamFile, watch: Stopwatch) -> tuple[Any, np.ndarray]:
         """Turns a picture's streams into the task's prediction, at the server.

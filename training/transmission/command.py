@@ -155,7 +155,7 @@ def _transmit_one(
     if image:
         stream_file = args.output / f"{path.stem}{STREAM_SUFFIX}"
         camera = _encode(ends, image, stream_file).milliseconds
-    stream = read_stream_file(stream_file, orders=ends.orders)
+    stream = read_stream_file(stream_file)
     header = stream_file.stat().st_size - sum(stream.part_bytes.values())
     if not args.encode_only:
         if args.stop_confidence is not None:

@@ -33,7 +33,6 @@ from latent_store.errors import (
     IdentityError,
     IntegrityError,
     LatentStoreError,
-    RankingError,
 )
 from tests.latent_store.codec.made_codec import random_latents
 
@@ -110,22 +109,6 @@ def test_a_header_is_tens_of_bytes(pack: Pack) -> None:
         stream = pack(selection, **options)
         header = len(stream.to_bytes()) - sum(stream.part_bytes.values())
         assert header == preamble_and_fixed + expected
-        if selection in ("static", "scalable"):
-            known = dataclasses.replace(stream, order_known=True)
-            digest = 8 - len(stream.channels) * listed
-            assert len(known.to_bytes()) == len(stream.to_bytes()) + digest
-
-
-def test_an_order_that_both_sides_know_is_a_digest(pack: Pack) -> None:
-    whole = dataclasses.replace(pack("scalable", channels=ORDER, cuts=(16, 64)), order_known=True)
-    for stream in (whole, cut_stream(whole, 64)):
-        data = stream.to_bytes()
-        assert StreamFile.from_bytes(data, orders=[range(192), ORDER]) == stream
-        for orders in ([], [ORDER[::-1]], [ORDER[:63]]):
-            with pytest.raises(
-                RankingError, match=r"channels in an order \([0-9a-f]{16}\) that is"
-            ):
-                StreamFile.from_bytes(data, orders=orders)
 
 
 @pytest.mark.parametrize("selection", ["all", "static", "dynamic", "scalable"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from latent_store import cli
-from latent_store.codec import Codec, StreamFile, cut_stream, read_stream_file
+from latent_store.codec import Codec, cut_stream, read_stream_file
 from latent_store.errors import LatentStoreError
 from latent_store.store import Split
 from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
@@ -351,12 +351,6 @@ def picture(tiny_store: TinyStore) -> Path:
     return sorted((tiny_store.data_root / "leftImg8bit" / "val").glob("*/*.png"))[0]
 
 
-def received(run: Path, path: Path) -> StreamFile:
-    """Reads what a camera sent, whose order of channels is the network's."""
-    channels = load_network(run / "last.pt").config.channels
-    return read_stream_file(path, orders=[channels or ()])
-
-
 def segmented(run: Path, output: Path, *more: object) -> np.ndarray:
     flags = ["--checkpoint", run / "last.pt", "--output", output, "--device", "cpu", *more]
     assert segment.main([str(word) for word in flags]) == 0
@@ -368,7 +362,7 @@ def test_a_camera_cuts_the_stream_and_the_server_takes_what_came(
 ) -> None:
     whole_HW = segmented(run, tmp_path / "whole", "--image", picture)
     path = tmp_path / "whole" / f"{picture.stem}.stream"
-    stream = received(run, path)
+    stream = read_stream_file(path)
     assert stream.cuts == STORE_CUTS
     ranked = split.ranked(RANKING)
     for keep in STORE_CUTS:
@@ -379,7 +373,7 @@ def test_a_camera_cuts_the_stream_and_the_server_takes_what_came(
         used_HW = segmented(run, tmp_path / f"used-{keep}", "--stream", path, "--keep", keep)
         np.testing.assert_array_equal(sent_HW, cut_HW)
         np.testing.assert_array_equal(sent_HW, used_HW)
-        own = received(run, tmp_path / f"own-{keep}" / f"{picture.stem}.stream")
+        own = read_stream_file(tmp_path / f"own-{keep}" / f"{picture.stem}.stream")
         assert own.channels == stream.channels[:keep]
         assert 0 <= stream.cut_bytes[stream.cuts.index(keep)] - len(own.y) <= 4
         # The camera's prefix is the store's: the order behind the cut may move its end by a word.
@@ -439,7 +433,7 @@ def test_a_server_that_is_sure_uses_the_beginning_of_a_stream(
 ) -> None:
     whole_HW = segmented(run, tmp_path / "whole", "--image", picture)
     path = tmp_path / "whole" / f"{picture.stem}.stream"
-    stream = received(run, path)
+    stream = read_stream_file(path)
     told = {}
     for confidence in (0, 1):
         words = ("--stream", path, "--stop_confidence", confidence, "--json", tmp_path / "told")
