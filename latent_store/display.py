@@ -10,7 +10,8 @@ from latent_store.errors import LatentStoreError, public_text
 
 Sections = dict[str, dict[str, str]]
 """By title, what is in a section: a name and a few words each."""
-_MOST = 12
+_CELL = "style='text-align:left;padding:0 1.5em 0 1em'"
+_MOST = 20
 """Lines of a section of which the text shows all; of more it shows the first and the last."""
 
 
@@ -42,8 +43,7 @@ class Shown(ABC):
         parts = [f"<div><strong>{escape(self._title)}</strong> {escape(headline)}"]
         for title, rows in sections.items():
             cells = "".join(
-                f"<tr><td style='text-align:left'>{escape(name)}</td>"
-                f"<td style='text-align:left'>{escape(words)}</td></tr>"
+                f"<tr><td {_CELL}>{escape(name)}</td><td {_CELL}>{escape(words)}</td></tr>"
                 for name, words in rows.items()
             )
             if not rows:

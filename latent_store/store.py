@@ -137,7 +137,7 @@ class LatentStore(Shown):
             for name, spec in known.items()
         }
         return {
-            "Splits": dict.fromkeys(self.splits(), ""),
+            "Splits": {name: f"{len(self[name])} samples" for name in self.splits()},
             "Codecs": words,
             "Teachers": dict.fromkeys(self.teachers(), ""),
         }

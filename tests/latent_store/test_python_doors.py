@@ -55,7 +55,11 @@ def test_what_objects_show(tiny_store: TinyStore, split: Split) -> None:
     codec = split.latents().spec.codec_id
     shown = repr(latent_store.open(tiny_store.url)).splitlines()
     assert shown[0] == f"<latent_store.LatentStore> {tiny_store.url}"
-    assert shown[1:4] == ["Splits:", "    cityscapes/train", "    cityscapes/val"]
+    assert shown[1:4] == [
+        "Splits:",
+        "    cityscapes/train  6 samples",
+        "    cityscapes/val    4 samples",
+    ]
     assert f"    {codec}  192 channels; rankings: {RANKING}" in shown
     shown = repr(split).splitlines()
     assert shown[0] == (
