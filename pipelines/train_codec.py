@@ -52,6 +52,7 @@ def _run(args: argparse.Namespace) -> int:
             f"there is a training checkpoint {path}; give --resume to go on from it, "
             "--finalize_only to write its codec, or --overwrite to start anew"
         )
+    checkpoint.require_room(resume=args.resume or args.finalize_only)
     if args.resume or args.finalize_only:
         saved = checkpoint.read()
     if args.finalize_only:

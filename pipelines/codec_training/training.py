@@ -146,6 +146,8 @@ class TrainingCheckpoint(RunFiles):
     The log lies beside the file; with `overwrite` no notice is taken of a run that it holds.
     """
 
+    anew = "--overwrite"
+
     def __init__(self, path: Path, training: CodecTraining, *, overwrite: bool = False) -> None:
         free = free_fields(CodecTraining)
         super().__init__(path, path.with_suffix(".jsonl"), config=asdict(training), free=free)
@@ -154,6 +156,9 @@ class TrainingCheckpoint(RunFiles):
     def holds_run(self) -> bool:
         """Says whether there is a run to go on with."""
         return super().holds_run() and not self.overwrite
+
+    def _left_behind(self) -> list[str]:
+        return [] if self.overwrite else super()._left_behind()
 
     def save(self, network: Any, state: RunState, parts: Mapping[str, Any]) -> None:
         """Replaces the file."""

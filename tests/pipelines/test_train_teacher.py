@@ -235,3 +235,13 @@ def test_a_backbone_starts_from_imagenet_where_that_can_be_had(
     cached.unlink()
     assert train_teacher.main([*words, "--output", str(killed), "--resume"]) == 0
     assert began("imagenet") == "none"
+
+
+def test_a_teacher_never_begins_over_an_older_log(
+    data_root: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    words = arguments(data_root, tmp_path, "segmentation", *SHAPES["segmentation"])
+    assert "has log.jsonl of a run, and nothing to go on from" in fails(train_teacher.main, words)
+    assert (tmp_path / "log.jsonl").read_text() == "{}\n"
+    assert not (tmp_path / "config.json").exists()

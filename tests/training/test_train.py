@@ -338,6 +338,32 @@ def test_an_existing_output_and_a_changed_configuration(
     assert train.main([*args, "--resume", "--workers", "0", "--log_steps", "3"]) == 0
 
 
+def test_a_run_never_begins_over_an_older_log(
+    tiny_store: TinyStore, tmp_path: Path, fails, caplog
+) -> None:
+    args = arguments(tiny_store, tmp_path, "--log_steps", 1)
+    log, older = tmp_path / "log.jsonl", '{"kind": "step", "step": 700, "epoch": 3}\n'
+    log.write_text(older)
+    told = f"{tmp_path} has log.jsonl of a run, and nothing to go on from: give another --output"
+    assert told in fails(train.main, args)
+    assert log.read_text() == older
+    log.unlink()
+    (tmp_path / "last.pt").write_bytes(b"a network")
+    assert f"{tmp_path} has last.pt of a run, and nothing" in fails(train.main, args)
+    assert (tmp_path / "last.pt").read_bytes() == b"a network"
+    log.write_text(older)
+    assert train.main([*args, "--resume"]) == 0
+    assert f"begins at step 0, older log: {tmp_path / 'log.1.jsonl'}" in caplog.text
+    assert (tmp_path / "log.1.jsonl").read_text() == older
+    assert [record["step"] for record in records(tmp_path, "step")] == [1, 2]
+
+
+def test_a_configuration_alone_is_no_run(tiny_store: TinyStore, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert train.main(arguments(tiny_store, tmp_path)) == 0
+    assert json.loads((tmp_path / "config.json").read_text())["max_steps"] == 2
+
+
 def test_features_that_are_not_there_yet(copied_store: TinyStore, tmp_path: Path, fails) -> None:
     shutil.rmtree(copied_store.url / ".latent_store/teachers")
     line = fails(train.main, arguments(copied_store, tmp_path / "run"))

@@ -78,6 +78,7 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         codec_bytes=inputs.store.codec_checkpoint(inputs.spec.codec_id),
         safetensors=config.safetensors,
     )
+    folder.require_room(resume=job.resume)  # before minutes go into a computed start
     start = find_start(network, job, source)
     objective = make_objective(network, job, start)
     if start != FRESH and not folder.holds_run():

@@ -2,6 +2,7 @@
 
     config.json   the resolved configuration
     log.jsonl     records of steps, epochs and validations; tb/ the same for TensorBoard
+    log.1.jsonl   of an earlier start, of which nothing was saved
     resume.pt     until the end: everything that `--resume` needs
     last.pt       the network as it is (the reported one); best.pt at its best validation
     finished.json, README.md, last.safetensors    at the end: counters, model card, exported weights
@@ -14,13 +15,15 @@ use. One file, renamed into place, cannot be half old and half new. A finished r
 import contextlib
 import dataclasses
 import filecmp
+import itertools
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -30,6 +33,7 @@ from training.trainer import checkpoints
 from training.trainer.model_card import model_card
 from training.trainer.run_log import RunLog
 
+_LOG = logging.getLogger(__name__)
 RESUME_FILE = "resume.pt"
 FINISHED_FILE = "finished.json"
 LAST_FILE = "last.pt"
@@ -106,6 +110,9 @@ class RunFiles:
         checkpoint: The reported network's file.
     """
 
+    anew: ClassVar[str] = "--resume"
+    """The flag that begins anew where nothing is saved."""
+
     def __init__(
         self, resume: Path, log: Path, *, config: Mapping[str, Any], free: frozenset[str]
     ) -> None:
@@ -116,9 +123,38 @@ class RunFiles:
         """Says whether there is a run to go on with."""
         return self.resume.exists()
 
+    def require_room(self, *, resume: bool) -> None:
+        """Refuses to begin where a run is, or where one left a log or a network behind.
+
+        Raises:
+            LatentStoreError: Says what is there, and what to do.
+        """
+        if resume:
+            return
+        if self.holds_run():
+            raise LatentStoreError(
+                f"{self.path} holds a run already: go on with it with --resume, or give another "
+                "--output"
+            )
+        if left := self._left_behind():
+            raise LatentStoreError(
+                f"{self.path} has {' and '.join(left)} of a run, and nothing to go on from: give "
+                f"another --output, or {self.anew} to begin anew with the older log kept beside"
+            )
+
+    def _left_behind(self) -> list[str]:
+        """Returns the names of what a run left that was never saved."""
+        return [self.log.name] if _is_filled(self.log) else []
+
     def begin(self) -> None:
-        """Makes the folder."""
+        """Makes the folder; a log of what was never saved is kept beside."""
         self.resume.parent.mkdir(parents=True, exist_ok=True)
+        if self.holds_run() or not _is_filled(self.log):
+            return
+        numbered = (self.log.with_suffix(f".{n}{self.log.suffix}") for n in itertools.count(1))
+        aside = next(path for path in numbered if not path.exists())
+        self.log.rename(aside)
+        _LOG.warning("nothing is saved in %s: begins at step 0, older log: %s", self.path, aside)
 
     def open_log(self, state: RunState, *, tensorboard: bool) -> RunLog:
         """Opens the log; what an interrupted run did after `state` is dropped from it."""
@@ -182,6 +218,9 @@ class RunFolder(RunFiles):
     def holds_run(self) -> bool:
         """Says whether there is a run to go on with, or one that is finished."""
         return holds_run(self.path)
+
+    def _left_behind(self) -> list[str]:
+        return super()._left_behind() + [LAST_FILE] * self.checkpoint.exists()
 
     def begin(self) -> None:
         """Makes the folder and writes the configuration."""
@@ -253,6 +292,10 @@ class RunFolder(RunFiles):
 def holds_run(folder: Path) -> bool:
     """Says whether a folder has a run to go on with, or one that is finished."""
     return any((folder / name).exists() for name in (FINISHED_FILE, RESUME_FILE))
+
+
+def _is_filled(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

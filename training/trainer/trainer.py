@@ -175,12 +175,9 @@ class Trainer:
         # Dropout differs between ranks, and begins as it does in one process.
         if not self.ranks.first:
             torch.manual_seed(self.config.seed + self.ranks.rank)
-        if self._holds_run():
-            if not resume:
-                raise LatentStoreError(
-                    f"{self.files.path} holds a run already: go on with it with --resume, or give "
-                    "another --output"
-                )
+        found = self._holds_run()
+        self.files.require_room(resume=resume)
+        if found:
             self._load_state_dict(self.files.load())
         if self.ranks.first:
             self.files.begin()

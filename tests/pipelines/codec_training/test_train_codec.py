@@ -148,6 +148,19 @@ def test_a_checkpoint_is_not_overwritten_unasked(trained, tmp_path, capsys):
     assert "give --resume to go on from it, --finalize_only" in capsys.readouterr().err
 
 
+def test_training_never_begins_over_an_older_log(tmp_path, fails):
+    log = tmp_path / "c.pth.tar.jsonl"
+    log.write_text("{}\n")
+    words = ["--output", str(tmp_path / "c.pth.tar"), "--steps", "1", *FLAGS]
+    line = fails(main, words)
+    assert f"has {log.name} of a run, and nothing to go on from: give another --output" in line
+    assert "or --overwrite to begin anew with the older log kept beside" in line
+    assert log.read_text() == "{}\n"
+    assert main([*words, "--overwrite"]) == 0
+    assert (tmp_path / "c.pth.tar.1.jsonl").read_text() == "{}\n"
+    assert log.read_text() != "{}\n"
+
+
 def test_a_loss_that_is_not_finite_fails_the_job(tmp_path, capsys, monkeypatch):
     lost = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr(codec_training, "rate_distortion", lambda *_: (lost, lost, lost))

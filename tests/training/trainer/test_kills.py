@@ -23,8 +23,9 @@ TIMES = ("seconds", "wait_share")
 
 
 def finished(folder: Path) -> dict[str, Any]:
-    """Returns what a run leaves, without its times."""
-    found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Returns what a run leaves, without its times, and without logs of what was never saved."""
+    files = [path for path in folder.iterdir() if not path.match("log.*.jsonl")]
+    found: dict[str, Any] = {path.name: path.read_bytes() for path in files}
     records = map(json.loads, found[LOG_FILE].splitlines())
     found[LOG_FILE] = [
         {name: value for name, value in record.items() if name not in TIMES} for record in records
