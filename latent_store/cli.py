@@ -4,6 +4,7 @@ at what is installed."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -12,6 +13,7 @@ from functools import partial
 
 from latent_store.catalogue.rankings import lease_name, write_ranking
 from latent_store.components import finalize
+from latent_store.components.registry import component_keys
 from latent_store.console import progress, run_command, spell_flags
 from latent_store.errors import JobFailedError, LatentStoreError
 from latent_store.storage.lease import Lease
@@ -49,7 +51,7 @@ def _run(flags: argparse.Namespace) -> int:
         return _finalize(location, steal=flags.steal_lease)
     if flags.action == "share":
         return _share(store, flags)
-    return _verify(location, flags)
+    return _verify(store, flags)
 
 
 def _inspect(store: LatentStore, *, as_json: bool) -> int:
@@ -115,14 +117,25 @@ def _one_split(store: LatentStore, name: str | None) -> Split:
     return store[name or known[0]]
 
 
-def _verify(location: Location, flags: argparse.Namespace) -> int:
+def _count_shards(store: LatentStore) -> int:
+    """Returns how many shards there are to look at; those of what cannot be read are left out."""
+    count = 0
+    for name in store.splits():
+        with contextlib.suppress(*integrity.BROKEN):
+            plan = store[name].plan
+            count += plan.num_shards * len(component_keys(store.location, name))
+    return count
+
+
+def _verify(store: LatentStore, flags: argparse.Namespace) -> int:
+    location = store.location
     check: integrity.DeepCheck | None = None
     if flags.deep:
         # Loads torch, which nothing else here needs.
         from latent_store.tools.verify_streams import check_streams
 
         check = check_streams
-    with progress(desc="verify", unit="shard") as bar:
+    with progress(desc="verify", unit="shard", total=_count_shards(store)) as bar:
         found = list(integrity.verify(location, deep=check, on_shard=lambda _: bar.update()))
     repair = partial(integrity.repair, location, found, deep=check, steal=flags.steal_lease)
     if flags.json:

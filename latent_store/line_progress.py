@@ -18,6 +18,7 @@ class LineProgress:
         desc: What is done.
         unit: What is counted.
         disable: Says nothing.
+        leave: Of bars alone: whether one stays once it is done.
         seconds: Between lines.
 
     Attributes:
@@ -33,6 +34,7 @@ class LineProgress:
         desc: str = "",
         unit: str = "it",
         disable: bool | None = False,
+        leave: bool = True,
         seconds: float = 60,
     ) -> None:
         if total is None and isinstance(iterable, Sized):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from latent_store.console import progress
 from latent_store.errors import DatasetError
 from training.data.loader import WholeImages
 from training.networks.networks import Network
@@ -48,7 +49,9 @@ class Validator:
         task, selection = self.task, network.config.channel_selection
         measured: dict[int | None, list[Result]] = {keep: [] for keep in selection.keeps}
         gates: list[torch.Tensor] = []
-        for batch in self.batches:
+        hidden = not self.ranks.first
+        shown = progress(self.batches, desc="validate", unit="image", leave=False, disable=hidden)
+        for batch in shown:
             on_device = to_device(batch, device)
             truths, sizes = self.annotations.truths(on_device), batch["valid_B2"].tolist()
             for keep, results in measured.items():
