@@ -21,6 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from latent_store.components import base as component
 from latent_store.format.plan import ShardPlan, make_plan, plan_key
 from latent_store.format.samples import Sample
+from latent_store.line_progress import in_words
 from latent_store.shards import receipts
 from latent_store.shards.receipts import OK
 from latent_store.storage.location import Location
@@ -66,7 +67,7 @@ def describe_request(request: EncodeRequest, options: PipelineOptions) -> str:
             line += "to write"
         else:
             bytes_after = trial.bytes_of[spec.key] * _pictures_of_it(trial.sample, samples)
-            line += f"to write, about {bytes_after / 2**20:.1f} MiB after it"
+            line += f"to write, about {bytes_after / 2**20:.2f} MiB after it"
         lines.append(line)
     if trial is not None:
         lines += _describe_trial(request, trial, max(lacking.values(), key=len))
@@ -91,14 +92,13 @@ def _describe_plan(plan: ShardPlan) -> list[str]:
 def _describe_trial(request: EncodeRequest, trial: Trial, samples: Sequence[Sample]) -> list[str]:
     sample, one = trial.sample, sum(trial.bytes_of.values())
     seconds = trial.seconds * _pictures_of_it(sample, samples)
-    hours = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
     threads = f"{trial.threads} thread" + "s" * (trial.threads > 1)
     picture = f"{sample.sample_id}, {sample.height}x{sample.width}"
     measured = f"{picture}, {trial.seconds:.2f} s, {one / 2**10:.1f} KiB"
     where = f"in one process of {threads} on {request.device}"
     return [
         f"  measured on one picture, encoded for real: {measured}",
-        f"  at this rate {len(samples)} of them, by their pixels, take about {hours} {where}",
+        f"  at this rate {len(samples)} of them, by their pixels, take about {in_words(seconds)} {where}",
     ]
 
 

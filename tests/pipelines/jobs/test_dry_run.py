@@ -29,11 +29,9 @@ def test_a_dry_run_measures_one_picture_for_real(
         for path in (tiny_store.url / key).rglob("*")
         if path.is_file() and path.name != "zarr.json"
     )
-    assert float(found[1]) == pytest.approx(stored / 2**20, rel=0.3, abs=0.1)
+    assert float(found[1]) == pytest.approx(stored / 2**20, rel=0.3, abs=0.01)
     assert "measured on one picture, encoded for real: " in out
-    assert re.search(
-        rf"at this rate {TRAIN} of them, .* take about [0-9.]+ minutes in one pro", out
-    )
+    assert re.search(rf"at this rate {TRAIN} of them, .* take about [0-9]+ (s|min) in one", out)
     there = [str(tiny_store.url) if word == str(tmp_path / "s.zarr") else word for word in args]
     assert encode.main(there) == 0
     assert "at this rate" not in capsys.readouterr().out
