@@ -95,10 +95,10 @@ def _describe_trial(request: EncodeRequest, trial: Trial, samples: Sequence[Samp
     threads = f"{trial.threads} thread" + "s" * (trial.threads > 1)
     picture = f"{sample.sample_id}, {sample.height}x{sample.width}"
     measured = f"{picture}, {trial.seconds:.2f} s, {one / 2**10:.1f} KiB"
-    where = f"in one process of {threads} on {request.device}"
+    where = f"take about {in_words(seconds)} in one process of {threads} on {request.device}"
     return [
         f"  measured on one picture, encoded for real: {measured}",
-        f"  at this rate {len(samples)} of them, by their pixels, take about {in_words(seconds)} {where}",
+        f"  at this rate {len(samples)} of them, by their pixels, {where}",
     ]
 
 
