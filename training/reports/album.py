@@ -24,9 +24,18 @@ def album(shown: Iterable[tuple[str, ShownPicture]], count: int) -> list[dict[st
 
     Args:
         shown: Why each is shown, "sample" or "worst", and the picture.
-        count: How many there are; each gets its share of the budget.
+        count: How many there are; each gets its share of the budget. The last ones are left out
+            where that is too little.
     """
-    return [_entry(why, picture, BUDGET // count) for why, picture in shown]
+    found, taken = [], 0
+    for why, picture in shown:
+        entry = _entry(why, picture, BUDGET // count)
+        length = sum(map(len, entry["images"]))
+        # Of very many pictures not even small copies of all fit.
+        if taken + length <= BUDGET:
+            found.append(entry)
+            taken += length
+    return found
 
 
 def _entry(why: str, picture: ShownPicture, room: int) -> dict[str, Any]:

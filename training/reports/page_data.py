@@ -18,6 +18,8 @@ from training.tasks.registry import find_task
 
 _WORST = 12
 """Pictures in the table of a network's lowest scores."""
+_MOST_PAIRS = 200_000
+"""Numbers of all confusion matrices together, about a megabyte."""
 _NUMBERS = ("bpp", "hyper_bpp", "y_bpp", "mask_bpp", "score", "channels_mean", "class_scores")
 Bits = Mapping[str, Sequence[float]]
 """Codec id -> mean bits of each channel in a picture."""
@@ -45,6 +47,9 @@ def page_data(
     names = codecs or {p.codec_id: p.codec_name for p in points}
     classes = range(len(points[0].class_names))
     present = [k for k in classes if any(p.class_scores[k] is not None for p in points)]
+    # Of many classes the matrices are large: the best networks' are shown.
+    best = sorted(points, key=lambda p: -p.score)
+    confused = {p.key for p in best[: max(1, _MOST_PAIRS // len(points[0].class_names) ** 2)]}
     return {
         "metric": analysis.metric,
         "classTitle": find_task(points[0].task).metric.class_title,
@@ -52,7 +57,10 @@ def page_data(
         "classes": list(points[0].class_names),
         "colours": ["#{:02x}{:02x}{:02x}".format(*c) for c in class_colours(points[0].class_names)],
         "present": present,
-        "points": [_point(p, name, names) for p, name in zip(points, analysis.names, strict=True)],
+        "points": [
+            _point(p, name, names, confused=p.key in confused)
+            for p, name in zip(points, analysis.names, strict=True)
+        ],
         "baseline": _baseline(analysis),
         "worst": [_worst(p) for p in points],
         "rankings": _rankings(rankings, bits or {}, names),
@@ -68,13 +76,13 @@ def _chart(chart: Chart) -> dict[str, Any]:
     return content
 
 
-def _point(point: Point, name: str, codecs: Mapping[str, str]) -> dict[str, Any]:
+def _point(point: Point, name: str, codecs: Mapping[str, str], *, confused: bool) -> dict[str, Any]:
     numbers = summary(point)
     return {
         "name": name,
         "codec": codecs[point.codec_id],
         **{key: numbers[key] for key in _NUMBERS},
-        "confusion": point.confusion,
+        "confusion": point.confusion if confused else None,
     }
 
 

@@ -54,9 +54,10 @@ def draw(chart: Chart, folder: Path) -> None:
         _draw_series(axes, series)
     axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
     bottom, top = axes.get_ylim()
-    if chart.level is not None and bottom <= chart.level <= top:
+    seen = chart.level is not None and bottom <= chart.level <= top
+    if seen and chart.level is not None:
         axes.axhline(chart.level, color="0.5", linewidth=0.9, linestyle=":")
-    key = _key(chart)
+    key = _key(chart, seen=seen)
     figure.legend(handles=key, loc="outside lower center", ncols=3, fontsize=_FONT, frameon=False)
     figure.draw_without_rendering()
     _name_all(axes, chart)
@@ -98,8 +99,11 @@ def _decorate(axes: Axes, chart: Chart) -> None:
     axes.grid(visible=True, alpha=0.3)
 
 
-def _key(chart: Chart) -> list[Line2D]:
-    """Returns what explains the forms that the chart has, and the hues of its kinds."""
+def _key(chart: Chart, *, seen: bool) -> list[Line2D]:
+    """Returns what explains the forms that the chart has, and the hues of its kinds.
+
+    `seen` tells whether the level lies in the axes.
+    """
     marks = [mark for series in chart.series for mark in series.marks]
     grey: dict[str, Any] = {"color": "0.35", "linestyle": ""}
     key = [
@@ -115,7 +119,8 @@ def _key(chart: Chart) -> list[Line2D]:
         label = "small dot: one seed (mark: their mean)"
         key.append(Line2D([], [], marker=".", markersize=4, label=label, **grey))
     if chart.level is not None:
-        key.append(Line2D([], [], color="0.5", linestyle=":", label=chart.level_name))
+        label = chart.level_name if seen else f"{chart.level_name} (out of sight)"
+        key.append(Line2D([], [], color="0.5", linestyle=":" if seen else "", label=label))
     return key
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.made_points import make_detections, make_sample, measured_ap
+from tests.training.made_points import make_detections, make_point, make_sample, measured_ap
 from tests.training.reports.made_page import (
     CONFUSION,
     HARM,
@@ -23,6 +23,7 @@ from tests.training.reports.made_page import (
     make_pictures,
 )
 from training.evaluation.comparisons import analyse
+from training.reports import album as album_module
 from training.reports import markdown
 from training.reports.album import BUDGET, album
 from training.reports.charts import charts_of
@@ -158,10 +159,27 @@ def test_flat_pictures_keep_every_colour_and_photographs_become_jpeg(made) -> No
 
 def test_large_pictures_are_made_to_fit() -> None:
     points = make_analysis().points
-    shown = [("sample", picture) for picture in make_pictures(points, (700, 1400))] * 6
+    shown = [("sample", picture) for picture in make_pictures(points, (350, 700))] * 3
     found = album(shown, len(shown))
     assert 0.3 * BUDGET < sum(len(image) for p in found for image in p["images"]) <= BUDGET
     assert reduced(np.zeros((700, 1400, 3), np.uint8), 140).shape == (70, 140, 3)
+
+
+def test_of_more_pictures_than_fit_the_first_are_kept(monkeypatch) -> None:
+    monkeypatch.setattr(album_module, "BUDGET", 25_000)
+    shown = [("sample", picture) for picture in make_pictures(make_analysis().points)] * 3
+    found = album(shown, len(shown))
+    assert 0 < len(found) < len(shown)
+    assert sum(len(image) for p in found for image in p["images"]) <= 25_000
+
+
+def test_of_many_classes_only_the_best_networks_matrices_are_shown() -> None:
+    names = tuple(map(str, range(200)))
+    matrix = tuple((1,) * 200 for _ in names)
+    many = {"class_names": names, "class_scores": (0.5,) * 200, "confusion": matrix}
+    points = [make_point(f"n{i}", score=i / 10, **many) for i in range(1, 9)]
+    shown = page_data(analyse(points), [])["points"]
+    assert [p["confusion"] is not None for p in shown] == [False] * 3 + [True] * 5
 
 
 def test_detectors_have_a_page_without_a_confusion_matrix() -> None:
