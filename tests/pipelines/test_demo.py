@@ -19,7 +19,7 @@ from training.trainer.checkpoints import load_network
 
 TEACHER = {"label": "pixel (trained on raw)", "metric": "mIoU", "score": 0.65, "keep": None}
 LAST = {"label": "static 16", "metric": "mIoU", "score": 0.605, "keep": 16}
-COMMON = {"channels_total": 192, "permuted_score": 0.2}
+COMMON = {"channels_total": 192, "permuted_score": 0.15}
 
 
 def points(**changed: Any) -> list[dict[str, Any]]:
