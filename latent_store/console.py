@@ -34,6 +34,10 @@ _TRAINING_LIBRARIES = {
 }  # fmt: skip
 _STORAGE_EXAMPLE = """'{"endpoint_url": "http://HOST:9000"}'"""
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)=([^`]*)`")
+_UNKNOWN, _MISSING = "unrecognized arguments", "the following arguments are required"
+"""How argparse begins to say so."""
+_ALIKE = 0.75
+"""How like a flag a word must be, 0 to 1, to be taken for a slip; `--deep` is .67 like `--help`."""
 _REFUSED_VALUE = re.compile(r"^argument (--\w+): (?=must )")
 
 MOST_INTEGER = 2**31 - 1
@@ -96,17 +100,35 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(_REFUSED_VALUE.sub(r"\1 ", public_text(message)).split())
-        self.exit(BAD_USAGE, f"{self.prog}: error: {line}{self._meant()}; see --help\n")
+        self.exit(BAD_USAGE, f"{self.prog}: error: {line}{self._meant(message)}; see --help\n")
 
-    def _meant(self) -> str:
-        """Returns which flags the words that are none may have meant; "" where there are none."""
-        known, text = self._option_string_actions, ""
-        for word in self._words:
-            flag = word.partition("=")[0]
-            if flag.startswith("--") and flag not in known:
-                close = difflib.get_close_matches(flag, known, n=1)
+    def _meant(self, message: str) -> str:
+        """Returns which flags the words that are none may have meant; "" where there are none.
+
+        Where a flag is missing, a word that is none of this parser's may be one of Beam's: only one
+        that is like what is missing is told.
+        """
+        rule, _, named = message.partition(": ")
+        if rule == _UNKNOWN:
+            words, flags = named.split(), self._flags_of_action()
+        elif rule == _MISSING:
+            words, flags = self._words, named.split(", ")
+        else:
+            return ""
+        text = ""
+        for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
+            if flag not in self._option_string_actions:
+                close = difflib.get_close_matches(flag, flags, n=1, cutoff=_ALIKE)
                 text += f"; {flag} is no flag, {close[0]} is" if close else ""
         return text
+
+    def _flags_of_action(self) -> Iterable[str]:
+        """Returns the flags of the subcommand that was named; its own without subcommands."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                chosen = (action.choices[word] for word in self._words if word in action.choices)
+                return next(chosen, self)._option_string_actions
+        return self._option_string_actions
 
 
 class _Version(argparse.Action):

@@ -40,8 +40,36 @@ def test_a_complaint_is_one_line_and_begins_with_the_reason(
 def test_a_flag_that_is_none_may_have_meant_another(capsys: pytest.CaptureFixture[str]) -> None:
     _, _, err = said("train-from-store", "--store", "a", "--outptu", "b", capsys=capsys)
     assert "--outptu is no flag, --output is; see --help" in err
-    _, _, err = said("latent-store", "decode", "a", "--chanels=16", capsys=capsys)
-    assert "--chanels is no flag, --channels is" in err
+    _, _, err = said("latent-store", "inspect", "a", "--jsn=16", capsys=capsys)
+    assert "--jsn is no flag, --json is" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("latent-store verify x --deep --jsno", "--jsno; --jsno is no flag, --json is; see"),
+        (
+            "latent-store decode x --sample y --output z.png --chanels 3",
+            "--chanels 3; --chanels is no flag, --channels is; see",
+        ),
+        ("latent-store inspect x --qqqq", "arguments: --qqqq; see"),
+        ("latent-store inspect x --deep --sample=3", "arguments: --deep --sample=3; see"),
+        # What a job's own parser does not know may be Beam's.
+        (
+            "encode-to-store --store x --split train --region europe --setup_file f",
+            "required: --dataset, --data_root; see",
+        ),
+        ("encode-to-store --store x --split train --datsaet d", "--datsaet is no flag, --dataset"),
+        ("train-from-store --store a --output b --cuts 1x --outptu c", "--cuts must be a whole"),
+    ],
+)
+def test_only_words_that_are_no_flags_are_told_what_they_meant(
+    line: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *words = line.split()
+    _, _, err = said(command, *words, capsys=capsys)
+    assert expected in err
+    assert err.count("is no flag") == expected.count("is no flag")
 
 
 @pytest.mark.parametrize("action", sorted(EXAMPLES))

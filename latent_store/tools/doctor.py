@@ -18,6 +18,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from latent_store.codec.families.registry import FAMILIES
 from latent_store.console import DISTRIBUTION, version
 from latent_store.errors import LatentStoreError
 from latent_store.storage.location import Location
@@ -27,7 +28,7 @@ EXTRAS = ("xarray", "codec", "train", "beam", "s3", "gcs", "completion")
 """Those that somebody who uses the commands may lack."""
 LITTLE_DISK = 5 * 2**30
 """Bytes; a checkpoint of ResNet-50 with what resuming needs has half a GiB."""
-_ZOO_FILE = re.compile(r"bmshj2018-hyperprior-.+\.pth\.tar")
+_ZOO_FILE = re.compile(rf"({'|'.join(map(re.escape, FAMILIES))})-.+\.pth\.tar")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from latent_store.catalogue import codecs
 from latent_store.components import base as component
 from latent_store.components.reader import OpenComponent
 from latent_store.format.plan import ShardPlan
@@ -103,7 +104,7 @@ def take_inventory(store: LatentStore) -> dict[str, Any]:
         "bytes_of": {**bytes_of, "other": total - sum(bytes_of.values())},
         "codecs": [_describe_codec(store, codec_id, sizes) for codec_id in store.codecs()],
         "teachers": [
-            {"teacher_id": name, "bytes": _total(sizes, f"{CONTROL}/teachers/{name}.")}
+            {"teacher_id": name, "bytes": sizes.get(codecs.teacher_key(name), 0)}
             for name in store.teachers()
         ],
         "splits": splits,
@@ -118,7 +119,8 @@ def _describe_codec(store: LatentStore, codec_id: str, sizes: Mapping[str, int])
     rankings = [store.ranking(codec_id, name) for name in store.rankings(codec_id)]
     return {
         **store.codec(codec_id).to_attrs(),
-        "bytes": _total(sizes, f"codecs/{codec_id}/", f"{CONTROL}/codecs/{codec_id}."),
+        "bytes": _total(sizes, f"codecs/{codec_id}/")
+        + sizes.get(codecs.checkpoint_key(codec_id), 0),
         "rankings": [
             {
                 "ranking_id": ranking.ranking_id,

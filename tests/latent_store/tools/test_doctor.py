@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from latent_store import cli
+from latent_store.codec.families.registry import FAMILIES
 from latent_store.storage.location import Location
 from latent_store.tools import doctor
 from latent_store.tools.doctor import ABSENT, OK, PROBLEM, Finding, examine
@@ -27,7 +28,10 @@ def found(name: str, location: Location | None = None) -> Finding:
     return one
 
 
-def test_what_runs_the_tests_is_fit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_runs_the_tests_is_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**40, 0, 2**40))
     assert cli.main(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert list(told) == ["fit", "findings"]
@@ -50,6 +54,22 @@ def test_a_problem_has_a_remedy_and_status_1(
     assert found("disk", Location(tmp_path)).found == f"1.0 GiB free at {tmp_path}"
     assert cli.main(["doctor", str(tmp_path / "not-yet.zarr")]) == 1
     assert "PROBLEM  disk           1.0 GiB free at " in capsys.readouterr().out
+
+
+def test_the_zoos_files_of_every_family_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    (tmp_path / "resnet50-0676ba61.pth").touch()
+    assert "empty, --quality downloads into it; cannot be" in doctor._codec_cache(tmp_path).found
+    assert doctor._codec_cache(tmp_path).state == PROBLEM
+    for family in FAMILIES:
+        folder = tmp_path / family
+        folder.mkdir()
+        (folder / f"{family}-4-0123abcd.pth.tar").touch()
+        cache = doctor._codec_cache(folder)
+        assert cache.found == f"{folder}: {family}-4-0123abcd.pth.tar; cannot be written"
+        assert (cache.state, cache.remedy) == (OK, "")
 
 
 def test_versions_are_held_against_the_distributions_own_list(

@@ -52,6 +52,22 @@ def test_inspect_counts_every_byte(
     assert last.startswith(f"in all {found['bytes'] / 2**20:.2f} MiB: components ")
 
 
+def test_names_that_go_on_after_a_dot_are_counted_once(
+    copied_store: TinyStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = told(capsys, "inspect", copied_store.url)
+    control = copied_store.url / ".latent_store"
+    (teacher,), (codec,) = before["teachers"], before["codecs"]
+    (control / f"teachers/{teacher['teacher_id']}.b.pt").write_bytes(bytes(100))
+    (control / f"codecs/{codec['codec_id']}.b.pth.tar").write_bytes(bytes(1000))
+    found = told(capsys, "inspect", copied_store.url)
+    other = {"teacher_id": f"{teacher['teacher_id']}.b", "bytes": 100}
+    assert found["teachers"] == [teacher, other]
+    assert found["codecs"] == before["codecs"]
+    grown = {name: found["bytes_of"][name] - size for name, size in before["bytes_of"].items()}
+    assert grown == {"components": 0, "codecs": 1000, "teachers": 100, "records": 0, "other": 0}
+
+
 def test_verify_names_defects_and_strays(
     copied_store: TinyStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
