@@ -6,7 +6,7 @@ BIN := .venv/bin
 # for their children.
 QUIET := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow lint docs clean
 
 setup: .venv/installed
 
@@ -29,5 +29,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Pages to read without a network, in site/.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv demo-output site

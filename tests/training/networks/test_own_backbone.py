@@ -22,13 +22,13 @@ from training.networks.network_config import NetworkConfig
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import load_network
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs/codecs_and_networks.md"
 
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Writes the README's file, changed, under a name of its own; returns its place."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    """Writes the guide's file, changed, under a name of its own; returns its place."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (text,) = (block for block in blocks if "def build(" in block)
     assert len(text.splitlines()) <= 30
     monkeypatch.syspath_prepend(tmp_path)
