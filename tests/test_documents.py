@@ -1,4 +1,4 @@
-"""The commands of README and guide: each is run as it stands on small data, or says why it is not."""
+"""The commands of README and guide: each is run on small data, or it says why it is not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from pipelines.scenes.scene import render_scene
 from pipelines.scenes.voc_scenes import VocScenes
 from tests.test_docker import PROJECT
+from training.tasks.classes import CITYSCAPES_CLASSES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,7 +24,7 @@ BLOCK = re.compile(r"(?:^<!-- (.*?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE 
 
 SMALL = "--batch_size 2 --max_steps 2 --workers 0 --no-tensorboard --device cpu --dropout 0"
 MORE = {
-    "train-teacher": f"{SMALL} --backbone mobilenet_v2 --pretrained none",
+    "train-teacher": f"{SMALL} --pretrained none",
     "train-from-store": f"{SMALL} --transform_init fresh",
     "encode-to-store": "--samples_per_shard 4 --threads 1",
     "evaluate-from-store": "--device cpu --pictures 1",
@@ -59,8 +60,8 @@ def run_command(command: str, task: str) -> None:
         command = command.replace(text, instead)
     name, *words = shlex.split(command)
     more = MORE.get(name, "")
-    if name == "train-teacher":
-        more += f" {OF_TASK[task]}"
+    if name == "train-teacher" or "--init scratch" in command:
+        more += f" --backbone mobilenet_v2 {OF_TASK[task]}"
     module, _, function = PROJECT["scripts"][name].partition(":")
     main = getattr(importlib.import_module(module), function)
     assert main([*words, *more.split()]) == 0, command
@@ -99,6 +100,15 @@ def test_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         image_HWC = render_scene(0, number, 64, 96).image_HWC
         Image.fromarray(image_HWC).save(tmp_path / f"photos/IMG_{number:04}.jpg")
     monkeypatch.chdir(tmp_path)
-    for command in of_page("docs/own_data.md", "photos"):
+    commands = of_page("docs/own_data.md", "photos")
+    for command in commands:
         run_command(command, "maps")
     assert read_image(tmp_path / "16.png").shape == (64, 96, 3)
+    # Masks beside them, and the same command again.
+    (tmp_path / "photos/classes.txt").write_text("\n".join(CITYSCAPES_CLASSES))
+    for number in range(1, 4):
+        labels_HW = render_scene(0, number, 64, 96).label_ids_HW % len(CITYSCAPES_CLASSES)
+        Image.fromarray(labels_HW).save(tmp_path / f"photos/IMG_{number:04}.mask.png")
+    for command in [commands[0], *of_page("docs/own_data.md", "masks")]:
+        run_command(command, "maps")
+    assert (tmp_path / "evaluation/report.md").exists()

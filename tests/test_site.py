@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ASKED = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=["'](?:https?:)?//[^"']+""")
+ASKED = re.compile(
+    r"""<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=["'](?:https?:)?//[^"']+"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,5 +42,5 @@ def test_pages_from_elsewhere_lead_to_pages_of_the_site(site: Path) -> None:
 def test_no_page_asks_a_server(site: Path) -> None:
     asked = {f: ASKED.findall(f.read_text()) for f in site.rglob("*.html")}
     assert len(asked) > 10
-    own = "<link rel=\"canonical\""
+    own = '<link rel="canonical"'
     assert {f: a for f, a in asked.items() if [x for x in a if not x.startswith(own)]} == {}
