@@ -21,7 +21,7 @@ from latent_store.codec import stock
 from latent_store.codec.families.base import CodecFamily
 from latent_store.codec.families.registry import DEFAULT_ARCHITECTURE, find_family
 from latent_store.codec.hyperprior import ID_DIGITS, Codec
-from latent_store.errors import CheckpointError
+from latent_store.errors import CheckpointError, IdentityError
 from latent_store.format.schema import CodecSpec
 
 HASHED_NAME = re.compile(r"-([0-9a-f]{8})\.pth\.tar$")
@@ -95,7 +95,7 @@ def codec_from_bytes(
         source: What `spec.source` says without `expected`: `"file"`, `"zoo"`, `"demo"`.
 
     Raises:
-        IdentityError: It is not the codec expected.
+        IdentityError: It is not the codec expected, or has other steps.
         CheckpointError: As `load_codec`.
     """
     if expected is None:
@@ -107,6 +107,12 @@ def codec_from_bytes(
     origin = {name: getattr(expected, name) for name in ("source", "quality", "metric")}
     codec = _build(data, expected.codec_id, **origin)
     expected.require_identity(codec.spec.identity, "the checkpoint")
+    if codec.spec.y_hat_steps != expected.y_hat_steps:
+        raise IdentityError(
+            f"{expected.codec_id} is noted with {expected.y_hat_steps} y_hat_steps, and its kind, "
+            f"{codec.family.name}, has {codec.spec.y_hat_steps}: every ŷ would be wrong by a "
+            "factor; restore the codec's attributes, or encode again"
+        )
     return codec
 
 

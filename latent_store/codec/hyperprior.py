@@ -193,7 +193,7 @@ class Codec:
             else:
                 # Around the mean as it is, so that the symbols are CompressAI's.
                 symbols = torch.round(y - means).to(torch.int32).contiguous()
-                y_hat = symbols + self._in_steps(means)
+                y_hat = symbols + in_steps(means, self.spec.y_hat_steps)
         return Latents(
             y_hat_BCHW=y_hat,
             symbols_BCHW=symbols,
@@ -223,9 +223,11 @@ class Codec:
         """
         z_symbols = torch.from_numpy(np.ascontiguousarray(z_symbols_NHW))
         indexes, means = self._gaussians(z_symbols[None])
+        if means is not None:
+            means = in_steps(means, self.spec.y_hat_steps)
         return Gaussians(
             indexes_CHW=indexes[0].cpu().numpy(),
-            means_CHW=None if means is None else self._in_steps(means)[0].cpu().numpy(),
+            means_CHW=None if means is None else means[0].cpu().numpy(),
         )
 
     def reconstruct(self, y_hat_BCHW: Tensor) -> Tensor:
@@ -260,11 +262,6 @@ class Codec:
             indexes = scale_indexes(scales.contiguous(), self._scale_table, self._scale_bound)
         return indexes, means
 
-    def _in_steps(self, means: Tensor) -> Tensor:
-        """Returns means rounded to whole steps of ŷ, float32."""
-        steps = self.spec.y_hat_steps
-        return (torch.round(means * steps) / steps).float().contiguous()
-
     def _move_tables(self) -> None:
         def widened(name: str) -> Tensor:
             array = self.tables.to_arrays()[name]
@@ -273,6 +270,11 @@ class Codec:
         self._median = widened("z_median")[None, :, None, None]
         self._scale_table = widened("scale_table")
         self._scale_bound = widened("scale_bound")
+
+
+def in_steps(means: Tensor, steps: int) -> Tensor:
+    """Returns means rounded to whole steps of ŷ, so many in one; float32."""
+    return (torch.round(means * steps) / steps).float().contiguous()
 
 
 def scale_indexes(scales: Tensor, scale_table: Tensor, scale_bound: Tensor) -> Tensor:

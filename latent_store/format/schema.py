@@ -17,13 +17,15 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from latent_store.errors import FormatVersionError, IdentityError
+from latent_store.errors import FormatVersionError, IdentityError, IntegrityError
 from latent_store.storage.records import Count, Name
 
 FORMAT_NAME = "latent-store"
 FORMAT_VERSION = "1.3"
 STEPS_VERSION = "2.0"
 """Of components whose ŷ is stored in steps: who knows 1.x alone would take steps for ŷ."""
+NEWEST_VERSIONS = {"latents": STEPS_VERSION, "ranked": STEPS_VERSION}
+"""By the kinds that hold ŷ; of every other kind, and of the root, it is `FORMAT_VERSION`."""
 
 _QUOTED = 80
 """Characters of what is no format's name or version, in a message."""
@@ -75,11 +77,18 @@ class CodecSpec:
     quality: Count | None = None
     metric: Name | None = None
     y_hat_steps: Annotated[int, Meta(ge=1, le=MOST_STEPS)] = 1
-    """Steps in one: where ŷ is not integer, what is stored is the integer ŷ times this."""
+    """Steps in one, a power of two: where ŷ is not integer, the integer ŷ times this is stored."""
 
     IDENTITY_FIELDS = (
         "weights_sha256", "cdf_sha256", "pad_rule", "encoder_dtype", "pixel_decoder",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.y_hat_steps.bit_count() != 1:
+            raise IntegrityError(
+                f"the codec {self.codec_id} has {self.y_hat_steps} y_hat_steps, which must be a "
+                "power of two; restore its attributes, or encode again"
+            )
 
     @property
     def identity(self) -> dict[str, str]:
@@ -250,7 +259,7 @@ def check_format(attrs: Mapping[str, Any], where: str, kind: str | None = None) 
             f"{where} is a Zarr group but no {what} (encoding-type {found!r}, expected "
             f"{expected!r}; encoding-version {version!r}); give the URL that encode-to-store wrote"
         )
-    newest = FORMAT_VERSION if kind is None else STEPS_VERSION
+    newest = NEWEST_VERSIONS.get(kind or "", FORMAT_VERSION)
     if not 1 <= int(version.split(".")[0]) <= int(newest.split(".")[0]):
         raise FormatVersionError(
             f"{where} has format version {version}, this library reads {newest}; install a "

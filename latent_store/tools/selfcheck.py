@@ -1,9 +1,9 @@
-"""Compares the scale indexes that decoders derive under different executions of h_s.
+"""Compares the scale indexes, and means, that decoders derive under different executions of h_s.
 
 A decoder reads ŷ with the tables that the scale indexes choose, and one index that moves destroys
 the rest of the stream. Here they are derived from stored z strings under several numbers of
 threads, memory formats and batch sizes, as this package does it (float64) and as a stock float32
-model would, and compared.
+model would, and compared. A mean that moves by a step moves its element of ŷ, and destroys nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_store.codec.checkpoints import codec_from_store
-from latent_store.codec.hyperprior import Codec, scale_indexes
+from latent_store.codec.hyperprior import Codec, Gaussians, in_steps, scale_indexes
 from latent_store.codec.numerics import exact_float32, torch_threads
 from latent_store.codec.streams import decode_z
 from latent_store.codec.symbols import indexes_crc32c
@@ -60,21 +60,25 @@ class Tally:
     """Indexes under one execution against the float64 ones of one thread, image by image.
 
     Attributes:
-        symbols: Compared.
+        symbols: Compared; of a codec with means, as many means are.
         mismatches: Indexes that differ.
         images_hit: Images with at least one: an rANS decoder goes astray from there on.
+        moved_means: Means that are other steps of ŷ.
     """
 
     symbols: int = 0
     mismatches: int = 0
     images_hit: int = 0
+    moved_means: int = 0
 
-    def add(self, found: np.ndarray, expected: np.ndarray) -> None:
-        """Compares one image's indexes."""
-        differing = int((found != expected).sum())
-        self.symbols += expected.size
+    def add(self, found: Gaussians, expected: Gaussians) -> None:
+        """Compares one image's indexes, and its means."""
+        differing = int((found.indexes_CHW != expected.indexes_CHW).sum())
+        self.symbols += expected.indexes_CHW.size
         self.mismatches += differing
         self.images_hit += differing > 0
+        if expected.means_CHW is not None:
+            self.moved_means += np.count_nonzero(found.means_CHW != expected.means_CHW)
 
 
 @dataclass(kw_only=True)
@@ -86,12 +90,14 @@ class SelfCheck:
         tallies: Execution -> the indexes that it gave.
         checksums: Cuts of ranked copies whose stored crc32c of indexes were compared.
         wrong_checksums: Of these, those that differ.
+        steps: Of the codec, see `CodecSpec.y_hat_steps`.
     """
 
     images: int = 0
     tallies: dict[Execution, Tally] = field(default_factory=dict)
     checksums: int = 0
     wrong_checksums: int = 0
+    steps: int = 1
 
     def total(self, dtype: torch.dtype) -> Tally:
         """Returns the sum over the executions of one dtype."""
@@ -100,12 +106,14 @@ class SelfCheck:
             symbols=sum(t.symbols for t in chosen),
             mismatches=sum(t.mismatches for t in chosen),
             images_hit=max((t.images_hit for t in chosen), default=0),
+            moved_means=sum(t.moved_means for t in chosen),
         )
 
     @property
     def holds(self) -> bool:
-        """True if float64 gave the same indexes everywhere, and those that were stored."""
-        return self.total(torch.float64).mismatches == self.wrong_checksums == 0
+        """True if float64 gave the same everywhere, and the indexes that were stored."""
+        double = self.total(torch.float64)
+        return double.mismatches == double.moved_means == self.wrong_checksums == 0
 
     def describe(self) -> str:
         """Returns a table, a line an execution, and what follows from it."""
@@ -123,6 +131,12 @@ class SelfCheck:
                 f"a decoder would go astray in up to {single.images_hit} of {self.images} images"
             ),
         ]
+        if self.steps > 1:
+            lines.append(
+                f"means in steps of 1/{self.steps}: in float64 {double.moved_means} of "
+                f"{double.symbols:,} differ, in float32 {single.moved_means} of "
+                f"{single.symbols:,}; each is a step in ŷ"
+            )
         if self.checksums:
             lines.append(
                 f"stored checksums of indexes: {self.wrong_checksums} of {self.checksums} differ"
@@ -160,7 +174,8 @@ def check_store(
         raise MissingComponentError(
             f"{store.url} has no complete {key} in any split; encode some first"
         )
-    found = SelfCheck(tallies={execution: Tally() for execution in _executions(device)})
+    tallies = {execution: Tally() for execution in _executions(device)}
+    found = SelfCheck(tallies=tallies, steps=codec.spec.y_hat_steps)
     networks = {
         (device, name, dtype): copy.deepcopy(codec.model.h_s).to(
             device=device, dtype=dtype, memory_format=FORMATS[name]
@@ -170,10 +185,10 @@ def check_store(
     for split in splits:
         for rows, z_BNHW in _batches(codec, split, counts[split.plan.name] if counts else None):
             with torch_threads(1):
-                expected = [codec.indexes(z_NHW[None])[0].cpu().numpy() for z_NHW in z_BNHW]
+                expected = [codec.gaussians(z_NHW.numpy()) for z_NHW in z_BNHW]
             for execution, tally in found.tallies.items():
-                indexes = _indexes(codec, networks[execution.network], z_BNHW, execution)
-                for mine, theirs in zip(indexes, expected, strict=True):
+                derived = _gaussians(codec, networks[execution.network], z_BNHW, execution)
+                for mine, theirs in zip(derived, expected, strict=True):
                     tally.add(mine, theirs)
             _compare_stored(found, codec, split, rows, expected)
             found.images += len(rows)
@@ -205,33 +220,38 @@ def _batches(codec: Codec, split: Split, count: int | None) -> Iterator[tuple[li
             yield batch, torch.from_numpy(np.stack(z_NHW))
 
 
-def _indexes(codec: Codec, h_s: nn.Module, z_BNHW: Tensor, execution: Execution) -> np.ndarray:
-    """Derives indexes as a decoder would; in float32 the table is the model's own buffer."""
+def _gaussians(
+    codec: Codec, h_s: nn.Module, z_BNHW: Tensor, execution: Execution
+) -> Iterator[Gaussians]:
+    """Derives indexes and means as a decoder would; in float32 the table is the model's buffer."""
     median, table, bound = (
         torch.from_numpy(array.astype(np.float64))
         for array in (codec.tables.z_median, codec.tables.scale_table, codec.tables.scale_bound)
     )
     device, dtype = torch.device(execution.device), execution.dtype
-    found = []
     for part_BNHW in torch.split(z_BNHW, execution.batch):
         z_hat = (part_BNHW.double() + median[:, None, None]).to(device, dtype)
         z_hat = z_hat.contiguous(memory_format=FORMATS[execution.memory_format])
         with torch.no_grad(), exact_float32(device), torch_threads(execution.threads):
-            scales, _ = codec.family.split(h_s(z_hat).cpu())
-        found.append(scale_indexes(scales.contiguous(), table.to(dtype), bound.to(dtype)).numpy())
-    return np.concatenate(found)
+            scales, means = codec.family.split(h_s(z_hat).cpu())
+        indexes = scale_indexes(scales.contiguous(), table.to(dtype), bound.to(dtype)).numpy()
+        steps = None if means is None else in_steps(means, codec.spec.y_hat_steps).numpy()
+        for image, indexes_CHW in enumerate(indexes):
+            yield Gaussians(
+                indexes_CHW=indexes_CHW, means_CHW=None if steps is None else steps[image]
+            )
 
 
 def _compare_stored(
-    found: SelfCheck, codec: Codec, split: Split, rows: Sequence[int], indexes: list[np.ndarray]
+    found: SelfCheck, codec: Codec, split: Split, rows: Sequence[int], expected: list[Gaussians]
 ) -> None:
     for key, complete in split.components().items():
         ours = complete and ids_of(key).get("codec") == codec.spec.codec_id
         if not ours or not isinstance(ranked := split.component(key), RankedReader):
             continue
         order = list(ranked.ranking.order)
-        for row, indexes_CHW in zip(rows, indexes, strict=True):
+        for row, gaussians in zip(rows, expected, strict=True):
             stored = ranked.cut_checksums(row)["indexes"]
             for cut, crc in zip(ranked.cuts, stored.tolist(), strict=True):
                 found.checksums += 1
-                found.wrong_checksums += indexes_crc32c(indexes_CHW[order[:cut]]) != crc
+                found.wrong_checksums += indexes_crc32c(gaussians.indexes_CHW[order[:cut]]) != crc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from PIL import Image
 
 import latent_store
 from latent_store import cli
-from latent_store.codec import load_codec, read_stream_file, unpack_stream
-from latent_store.tools.selfcheck import Execution, SelfCheck, Tally
+from latent_store.codec import codec_from_bytes, load_codec, read_stream_file, unpack_stream
+from latent_store.codec.hyperprior import Gaussians
+from latent_store.tools.selfcheck import Execution, SelfCheck, Tally, _gaussians
 from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
 from tests.latent_store.codec.made_codec import make_model, save
 
@@ -228,8 +230,9 @@ def test_selfcheck_finds_no_index_that_moves(
 def test_selfcheck_counts_indexes_that_differ_and_images_that_they_cost() -> None:
     tally = Tally()
     indexes = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    tally.add(indexes, indexes)
-    tally.add(indexes + (indexes == 5) + (indexes == 7), indexes)
+    same = Gaussians(indexes_CHW=indexes)
+    tally.add(same, same)
+    tally.add(Gaussians(indexes_CHW=indexes + (indexes == 5) + (indexes == 7)), same)
     assert (tally.symbols, tally.mismatches, tally.images_hit) == (48, 2, 1)
     way = Execution(
         device="cpu", threads=1, memory_format="contiguous", batch=1, dtype=torch.float64
@@ -238,6 +241,27 @@ def test_selfcheck_counts_indexes_that_differ_and_images_that_they_cost() -> Non
     single = dataclasses.replace(way, dtype=torch.float32)
     assert SelfCheck(images=2, tallies={single: tally}, checksums=4).holds
     assert not SelfCheck(images=2, checksums=4, wrong_checksums=1).holds
+
+
+def test_selfcheck_counts_means_that_move_by_a_step() -> None:
+    codec = codec_from_bytes(save(make_model(8, 12, "mbt2018-mean").state_dict()))
+    z_BNHW = torch.arange(16).reshape(2, 8, 1, 1)
+    expected = [codec.gaussians(z_NHW.numpy()) for z_NHW in z_BNHW]
+    way = Execution(
+        device="cpu", threads=1, memory_format="channels_last", batch=2, dtype=torch.float64
+    )
+    h_s = copy.deepcopy(codec.model.h_s).to(torch.float64, memory_format=torch.channels_last)
+    for moved in (0, 5):
+        tally = Tally()
+        for mine, theirs in zip(_gaussians(codec, h_s, z_BNHW, way), expected, strict=True):
+            tally.add(mine, theirs)
+        assert (tally.symbols, tally.mismatches) == (2 * 12 * 4 * 4, 0)
+        assert tally.moved_means == moved * 2 * 4 * 4
+        found = SelfCheck(images=2, tallies={way: tally}, steps=32)
+        assert found.holds is (moved == 0)
+        told = f"means in steps of 1/32: in float64 {tally.moved_means} of 384 differ, in float32"
+        assert told in found.describe()
+        h_s[-1].bias.data[12:17] += 1 / 32  # the first five means
 
 
 def test_selfcheck_needs_latents_and_a_device(tiny_store: TinyStore, fails: Fails) -> None:

@@ -1,8 +1,9 @@
 """The mean and scale hyperprior: ẑ also says where each element of ŷ is centred.
 
 Symbols are y rounded around the mean, and ŷ is symbol + mean. Means are rounded to steps of 1/32
-first, so that ŷ is exact in an integer array and equal on every machine; CompressAI's own ŷ is
-within half a step of it, and the symbols, so the streams, are CompressAI's.
+first, so that ŷ is exact in an integer array and equal on every machine but for ties (FORMAT.md,
+section 4, has how rare they are); CompressAI's own ŷ is within half a step of it, and the symbols,
+so the streams, are CompressAI's.
 
 D. Minnen, J. Ballé, G. Toderici: Joint autoregressive and hierarchical priors for learned image
 compression, NeurIPS 2018; the model without its autoregressive part.

@@ -21,7 +21,9 @@ from torch import Tensor
 from latent_store.codec import checkpoints, codec_from_bytes, codec_from_store, load_codec, stock
 from latent_store.codec.families.base import CodecFamily
 from latent_store.codec.families.registry import FAMILIES
-from latent_store.errors import CheckpointError, IdentityError
+from latent_store.errors import CheckpointError, IdentityError, IntegrityError
+from latent_store.format.schema import CodecSpec
+from latent_store.storage import records
 from tests.latent_store.codec.made_codec import CODECS, STOCK, make_model, save
 
 State = dict[str, Tensor]
@@ -355,6 +357,21 @@ def test_the_expected_identity_is_required(small_checkpoint: bytes, state: State
         codec_from_bytes(save(half(state)), expected=expected)
     other = dataclasses.replace(expected, cdf_sha256="0")
     with pytest.raises(IdentityError, match="the checkpoint has cdf_sha256"):
+        codec_from_bytes(small_checkpoint, expected=other)
+
+
+def test_steps_are_a_power_of_two_and_the_kinds_own(small_checkpoint: bytes) -> None:
+    spec = codec_from_bytes(small_checkpoint).spec
+    for steps in (3, 48):
+        with pytest.raises(IntegrityError, match=f"has {steps} y_hat_steps, which must be a power"):
+            dataclasses.replace(spec, y_hat_steps=steps)
+        attrs = {**spec.to_attrs(), "y_hat_steps": steps}
+        with pytest.raises(IntegrityError, match=r"codec\.json .* must be a power of two"):
+            records.typed(CodecSpec, attrs, "codec.json", "encode again")
+    other = dataclasses.replace(spec, y_hat_steps=64)
+    with pytest.raises(
+        IdentityError, match=r"is noted with 64 y_hat_steps, and its kind, .* has (1|32):"
+    ):
         codec_from_bytes(small_checkpoint, expected=other)
 
 
