@@ -55,6 +55,27 @@ def _parser() -> argparse.ArgumentParser:
         help="files of train-from-store or train-teacher; all networks see the same images",
     )
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the report")
+    _add_measures(parser)
+    shown = Number(int)
+    add(
+        "--pictures",
+        type=shown,
+        default=4,
+        metavar="K",
+        help="images shown, or 0; report.html also has the K with the lowest scores",
+    )
+    add(
+        "--data_root",
+        metavar="D",
+        help="the data root that was encoded: pictures are then shown as they were, too",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser
+
+
+def _add_measures(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of what is measured, and how."""
+    add = parser.add_argument
     add(
         "--codec",
         nargs="+",
@@ -87,21 +108,6 @@ def _parser() -> argparse.ArgumentParser:
     count = Number(int, 1)
     add("--max_samples", type=count, metavar="N", help="measure on the first N images only")
     add("--batch_size", type=count, default=1, help="images in one forward pass")
-    shown = Number(int)
-    add(
-        "--pictures",
-        type=shown,
-        default=4,
-        metavar="K",
-        help="images shown, or 0; report.html also has the K with the lowest scores",
-    )
-    add(
-        "--data_root",
-        metavar="D",
-        help="the data root that was encoded: pictures are then shown as they were, too",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    return parser  # fmt: skip
 
 
 if __name__ == "__main__":

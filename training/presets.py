@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from training.tasks.registry import TASKS, find_task
+from training.tasks.registry import TASKS
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {
@@ -54,6 +54,7 @@ def _fitting(preset: Mapping[str, Any], args: argparse.Namespace) -> dict[str, A
     if getattr(args, "init", "scratch") != "scratch" or getattr(args, "init_from", None):
         left_out.add("backbone")
     task = getattr(args, "task", None) or getattr(args, "voc_task", None)
-    if task is not None and task in TASKS and not find_task(task).annotations.crop:
+    known = TASKS.get(task or "")
+    if known is not None and not known.annotations.crop:
         left_out.add("crop")
     return {name: value for name, value in preset.items() if name not in left_out}

@@ -40,10 +40,10 @@ def demo_teacher(task: str) -> Path:
     Raises:
         CheckpointError: If there is not one.
     """
-    found = [p for p in sorted(DEMO_FOLDER.glob("*.pt")) if load_network(p).config.task == task]
-    if len(found) != 1:
+    found = {load_network(path).config.task: path for path in sorted(DEMO_FOLDER.glob("*.pt"))}
+    if task not in found:
         raise CheckpointError(
-            f"{DEMO_FOLDER} holds {len(found)} teachers for {task}, expected 1; install the "
-            "package again"
+            f"{DEMO_FOLDER} holds teachers for {', '.join(found) or 'nothing'}, none for {task}; "
+            "install the package again"
         )
-    return found[0]
+    return found[task]

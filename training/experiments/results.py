@@ -89,22 +89,16 @@ def write_report(
     write_text(output / "results.json", json.dumps(content, indent=1) + "\n")
     write_text(output / "report.md", "\n\n".join(s for s in parts if s) + "\n")
     savings, *others = markdown.comparisons(found.analysis, rankings)
+    networks = markdown.networks_section(found.analysis)
+    tables += [savings, networks, markdown.per_class_section(found.analysis), *others]
+    methods = markdown.notes(found.analysis.points, setting)
     whole = page.Page(
         title=_title(found),
         verdict=_verdict(found),
         facts=facts,
         first=[claims],
-        tables=[
-            *tables,
-            savings,
-            markdown.networks_section(found.analysis),
-            markdown.per_class_section(found.analysis),
-            *others,
-        ],
-        methods=[
-            *markdown.notes(found.analysis.points, setting),
-            *([_missing(found)] if found.missing else []),
-        ],
+        tables=tables,
+        methods=[*methods, *([_missing(found)] if found.missing else [])],
         notes={},
     )
     drawn = [*charts, *filter(None, [learning_chart(found.grid, found.records)])]

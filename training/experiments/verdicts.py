@@ -109,15 +109,8 @@ def judge(
         tests = [test for test in learned if test is not None]
         anchor, rival = theirs, rival.learned or theirs
     known = all(held_out.get(m.name, {}).keys() >= m.by_codec.keys() for m in (rival, *tests))
-    rival = rival if known else anchor
-
-    def merit(test: Method) -> tuple[float, float]:
-        pair = _comparable(claim, rival, test)
-        curves = [_held_curve(method, held_out) if known else _curve(method) for method in pair]
-        found = _measure(claim, *curves) or (-np.inf,)
-        return found[0], max(curves[1].scores)
-
-    anchor, test = _comparable(claim, anchor, max(tests, key=merit))
+    best = _best(claim, rival if known else anchor, tests, held_out if known else None)
+    anchor, test = _comparable(claim, anchor, best)
     drawn: list[tuple[float, float] | None] = [None]
     if images is not None:
         drawn = _drawn(claim, anchor, test, images, paired=paired, seed=seed)
@@ -139,6 +132,18 @@ def judge(
         seeds=min((len(group) for group in groups), default=LEAST_SEEDS),
         chosen="held-out samples" if known else "these images",
     )
+
+
+def _best(claim: Claim, rival: Method, tests: Sequence[Method], held_out: Scores | None) -> Method:
+    """Returns the best of several tests: by held-out scores, or by those that are reported."""
+
+    def merit(test: Method) -> tuple[float, float]:
+        pair = _comparable(claim, rival, test)
+        curves = [_curve(m) if held_out is None else _held_curve(m, held_out) for m in pair]
+        found = _measure(claim, *curves) or (-np.inf,)
+        return found[0], max(curves[1].scores)
+
+    return max(tests, key=merit)
 
 
 def _nothing(claim: Claim, test: str, blind: Method) -> Verdict:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,19 +90,7 @@ def show(
     Raises:
         DatasetError: An original is missing, or another picture.
     """
-    pipelines: dict[int, Pipeline] = {}
-
-    def predict(number: int, row: int) -> Any:
-        path = kept_path(split, folder, points[number].key, row)
-        if path.exists():
-            return split.task.read_kept(path)
-        if number not in pipelines:
-            pipelines[number] = Pipeline(split, networks[number])
-        (size,) = split.stored.coded_sizes([row]).tolist()
-        ((prediction,), _) = pipelines[number].outputs([row], size)
-        split.task.keep(path, prediction)
-        return prediction
-
+    predict = _kept_or_made(split, networks, points, folder)
     scores = [image_scores(point) for point in points]
     for row in rows:
         (sample_id,) = split.stored.sample_ids([row])
@@ -137,6 +125,29 @@ def show(
             truth=split.task.truth_panels(split.read_truth(row), picture_HWC, split.class_names),
             networks=shown,
         )
+
+
+def _kept_or_made(
+    split: EvaluationSplit,
+    networks: Sequence[EvaluatedNetwork],
+    points: Sequence[Point],
+    folder: Path,
+) -> Callable[[int, int], Any]:
+    """Returns what gives a network's prediction of a row, by its number, and keeps it."""
+    pipelines: dict[int, Pipeline] = {}
+
+    def predict(number: int, row: int) -> Any:
+        path = kept_path(split, folder, points[number].key, row)
+        if path.exists():
+            return split.task.read_kept(path)
+        if number not in pipelines:
+            pipelines[number] = Pipeline(split, networks[number])
+        (size,) = split.stored.coded_sizes([row]).tolist()
+        ((prediction,), _) = pipelines[number].outputs([row], size)
+        split.task.keep(path, prediction)
+        return prediction
+
+    return predict
 
 
 def write_strip(picture: ShownPicture, points: Sequence[Point], output: Path) -> str:
