@@ -3,7 +3,7 @@
     python -m tests.benchmarks.all
 
 Runs one after the other, each in a process of its own, and rewrites the table after each. Leave
-the machine alone meanwhile: it takes some 25 minutes of two cores.
+the machine alone meanwhile: it takes some 15 minutes of two cores.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _run(flags: argparse.Namespace) -> int:
 def _head() -> str:
     return (
         "# Benchmarks\n\n`python -m tests.benchmarks.all` writes this page. Rows are ratios of one "
-        "run on one machine; what missed its aim, and why, is told in\n"
+        "run on one machine;\nwhat missed its aim, and why, is told in "
         "[MEASUREMENTS.md](../../latent_store/MEASUREMENTS.md)."
     )
 
@@ -100,8 +100,10 @@ def _section(words: str) -> str:
     if done.returncode:
         raise JobFailedError(f"python {shlex.join(call)} ended with status {done.returncode}")
     took = time.perf_counter() - start
-    told = f"`python {shlex.join(call)}`, {took:.0f} s. {before}."
-    return f"{told}\n\n{done.stdout.strip()}"
+    told, found = f"`python {shlex.join(call)}`, {took:.0f} s. {before}.", done.stdout.strip()
+    if "|" not in found:
+        found = f"```text\n{found}\n```"
+    return f"{told}\n\n{found}"
 
 
 if __name__ == "__main__":
