@@ -54,7 +54,7 @@ def test_a_method_saves_nothing_against_its_like():
 
 
 def test_without_an_overlap_the_bound_has_an_interval():
-    pixel = _curve("pixel", better=-0.3, domain="pixel", selection="none", keep=None)
+    pixel = _curve("pixel", better=-0.2, domain="pixel", selection="none", keep=None)
     (saved,) = analyse([*pixel, *_curve("ours", factor=0.5)]).saved
     assert saved.maximum is saved.median is None
     assert saved.found.bound.at_least == pytest.approx(1 - 50 / 280, abs=0.01)

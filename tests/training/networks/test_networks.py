@@ -127,7 +127,7 @@ def test_wrong_inputs_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"backbone": "vgg16"}, "backbone must be one of resnet18, .*got 'vgg16'"),
+        ({"backbone": "vgg16"}, "backbone must be one of resnet18.*, mobilenet_v2, .*got 'vgg16'"),
         (
             {"selection": "static"},
             "selection static names its channels; got selection 'static' with channels None",
