@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 
 from pipelines import encode, frequency, reorder
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
+from tests.latent_store.codec.made_codec import make_model, save
+from tests.latent_store.made_store import LOUDER
 from training.networks.network_config import NetworkConfig
 from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.registry import build_network
@@ -29,6 +32,10 @@ HEIGHT, WIDTH = 96, 150
 RANKING = "variance"
 
 
+CODEC, OF_FILE = ["--demo_codec"], list[str]()
+"""What the small store is encoded with, see `--codec`; and what decodes a stream file of it."""
+
+
 @dataclass(frozen=True)
 class TinyStore:
     """Where a small store lies, and what it was made from."""
@@ -38,10 +45,37 @@ class TinyStore:
     teacher: Path
 
 
-def pytest_configure() -> None:
-    """Lets Ctrl-C be tested where a shell started the tests in the background, without it."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the kind of codec that the small store is made with."""
+    parser.addoption(
+        "--codec",
+        choices=("demo", "mbt2018-mean"),
+        default="demo",
+        help="of the small store: the demo's, or a made one of the mean and scale hyperprior",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses the small store's codec.
+
+    And lets Ctrl-C be tested where a shell started the tests in the background, without it.
+    """
+    if (kind := config.getoption("--codec")) != "demo":
+        OF_FILE[:] = ["--codec_checkpoint", str(_made_codec(kind))]
+        CODEC[:] = OF_FILE
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _made_codec(architecture: str) -> Path:
+    """Writes a checkpoint of fresh weights, louder than they are: those alone round to 0."""
+    model = make_model(16, 192, architecture)
+    with torch.no_grad():
+        model.g_a[-1].weight.mul_(LOUDER)
+        model.h_a[-1].weight.mul_(LOUDER)
+    path = Path(tempfile.mkdtemp()) / "codec.pth.tar"
+    path.write_bytes(save(model.state_dict()))
+    return path
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +123,7 @@ def encode_args(store: TinyStore, split: str, *more: str) -> list[str]:
     """Returns the arguments that encode a split of the scenes with everything."""
     return [
         *("--dataset", "cityscapes", "--data_root", str(store.data_root), "--split", split),
-        *("--store", str(store.url), "--demo_codec", "--teacher_checkpoint", str(store.teacher)),
+        *("--store", str(store.url), *CODEC, "--teacher_checkpoint", str(store.teacher)),
         *("--samples_per_shard", "2", "--threads", "1", "--psnr", "all", *more),
     ]
 

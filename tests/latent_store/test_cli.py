@@ -15,10 +15,15 @@ from PIL import Image
 
 import latent_store
 from latent_store import cli
-from latent_store.codec import codec_from_bytes, load_codec, read_stream_file, unpack_stream
+from latent_store.codec import (
+    codec_from_bytes,
+    codec_from_store,
+    read_stream_file,
+    unpack_stream,
+)
 from latent_store.codec.hyperprior import Gaussians
 from latent_store.tools.selfcheck import Execution, SelfCheck, Tally, _gaussians
-from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
+from tests.conftest import HEIGHT, OF_FILE, RANKING, WIDTH, TinyStore
 from tests.latent_store.codec.made_codec import make_model, save
 
 Fails = Callable[..., str]
@@ -54,7 +59,7 @@ def test_a_stream_file_holds_the_stored_strings_and_decodes_to_the_stored_y_hat(
     assert stream.z == split.latents().z_string(1)
     assert stream.y == split.ranked(RANKING).scalable_string(1, 192)
     y_hat_CHW = split.latents().read([1])[0]
-    codec = load_codec(demo=True)
+    codec = codec_from_store(split.store)
     np.testing.assert_array_equal(unpack_stream(codec, stream).full(), y_hat_CHW)
     kept = unpack_stream(codec, stream, 16)
     np.testing.assert_array_equal(kept.y_hat_KHW, y_hat_CHW[list(kept.channels)])
@@ -71,7 +76,7 @@ def test_without_a_ranking_the_natural_order_string_is_exported(
     stream = read_stream_file(path)
     assert (stream.selection, stream.y) == ("all", store["cityscapes/val"].latents().y_string(1))
     y_hat_CHW = store["cityscapes/val"].latents().read([1])[0]
-    decoded = unpack_stream(load_codec(demo=True), stream).full()
+    decoded = unpack_stream(codec_from_store(store), stream).full()
     np.testing.assert_array_equal(decoded, y_hat_CHW)
     error = fails(cli.main, [*arguments, "--channels", "16"])
     assert "name a ranking with --ranking" in error
@@ -82,7 +87,7 @@ def test_store_and_file_decode_to_the_same_picture(
     tiny_store: TinyStore, sample: str, exported: Path, tmp_path: Path, channels: str
 ) -> None:
     made = []
-    for number, source in enumerate((named(tiny_store, sample), [str(exported)])):
+    for number, source in enumerate((named(tiny_store, sample), [str(exported), *OF_FILE])):
         path = tmp_path / f"{number}.png"
         assert cli.main(["decode", *source, "--channels", channels, "--output", str(path)]) == 0
         made.append(pixels(path))
@@ -150,7 +155,7 @@ def test_numbers_of_channels_that_no_stream_has(
     more = ["--channels", channels, "--output", str(tmp_path / "x.png")]
     stored = named(tiny_store, sample)
     assert message in fails(cli.main, ["decode", *stored, *more])
-    assert message in fails(cli.main, ["decode", str(exported), *more])
+    assert message in fails(cli.main, ["decode", str(exported), *OF_FILE, *more])
     assert message in fails(cli.main, ["export", *stored, *more])
     assert not (tmp_path / "x.png").exists()
 
@@ -162,10 +167,12 @@ def test_a_file_cut_down_to_some_channels_has_no_more(
     export = ["export", *named(tiny_store, sample), "--output", str(path)]
     assert cli.main([*export, "--channels", "16"]) == 0
     capsys.readouterr()
-    assert cli.main(["decode", str(path), "--output", picture]) == 0
+    assert cli.main(["decode", str(path), *OF_FILE, "--output", picture]) == 0
     assert "16 of 192 channels" in (line := capsys.readouterr().out)
     assert line.strip().endswith("; no PSNR without --image")
-    error = fails(cli.main, ["decode", str(path), "--channels", "32", "--output", picture])
+    error = fails(
+        cli.main, ["decode", str(path), *OF_FILE, "--channels", "32", "--output", picture]
+    )
     assert "has cuts at [16], not at 32" in error
 
 

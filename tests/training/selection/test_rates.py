@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,10 +74,10 @@ def test_scalable_streams_weigh_the_prefix_that_decodes(codec, latents, ranked, 
         prefix = ranked.scalable_string(row, keep)
         assert rate.y_bytes == len(prefix)
         z_NHW = _z_symbols(codec, latents, row)
-        indexes_CHW = codec.indexes(torch.from_numpy(z_NHW)[None])[0].numpy()
-        np.testing.assert_array_equal(
-            decode_y(codec.tables, prefix, indexes_CHW, channels), latents.read([row], channels)[0]
-        )
+        gaussians = codec.gaussians(z_NHW)
+        symbols_KHW = decode_y(codec.tables, prefix, gaussians.indexes_CHW, channels)
+        y_hat_KHW = gaussians.y_hat(symbols_KHW, channels)
+        np.testing.assert_array_equal(y_hat_KHW, latents.read([row], channels)[0])
         assert rate.channels == keep
         assert 64 <= rate.flush_bits <= 160
 
@@ -170,11 +169,12 @@ def test_masks_survive_packing(bits):
 def test_a_stream_file_has_the_same_parts(codec, latents):
     mask_C = np.random.default_rng(1).random(CHANNELS) < 0.5
     z_NHW = _z_symbols(codec, latents, 0)
+    gaussians = codec.gaussians(z_NHW)
     stream = pack_stream(
         codec,
-        latents.read([0])[0],
+        gaussians.symbols(latents.read([0])[0]),
         z_NHW,
-        codec.indexes(torch.from_numpy(z_NHW)[None])[0].numpy(),
+        gaussians.indexes_CHW,
         size=(HEIGHT, WIDTH),
         selection="dynamic",
         channels=np.flatnonzero(mask_C).tolist(),
