@@ -80,7 +80,9 @@ def train_teacher(
         free=free_fields(*CONFIGS),
         safetensors=trainer_config.safetensors,
     )
-    validate = _validator(reader, teacher, held, loader_config, ranks)
+    validate = _validator(
+        reader, teacher, held, loader_config, ranks, drawn=trainer_config.tensorboard
+    )
     with contextlib.closing(loader):
         trainer = Trainer(objective, loader, trainer_config, folder, validate=validate, ranks=ranks)
         return trainer.fit(resume=resume)
@@ -143,6 +145,8 @@ def _validator(
     held: list[Sample],
     loader: LoaderConfig,
     ranks: Ranks,
+    *,
+    drawn: bool,
 ) -> Validator | None:
     if teacher.val_split == NONE:
         return None
@@ -151,7 +155,7 @@ def _validator(
     samples = held[: teacher.val_max_samples or None]
     images = RawImages(reader, samples, cache_mb=loader.cache_mb)
     whole = WholeImages(images, share=ranks)
-    return Validator(find_task(reader.task), whole, reader.class_names, ranks=ranks)
+    return Validator(find_task(reader.task), whole, reader.class_names, ranks=ranks, drawn=drawn)
 
 
 def _parts(

@@ -105,7 +105,7 @@ class Segmentation(Task):
     ) -> list[Panel]:
         """Returns the picture and its label in colour."""
         height, width = picture_HWC.shape[:2]
-        label_HWC = colourise(truth[:height, :width], class_colours(class_names))
+        label_HWC = colourise(np.asarray(truth)[:height, :width], class_colours(class_names))
         return [("decoded picture", picture_HWC), ("label", label_HWC)]
 
     def draw(

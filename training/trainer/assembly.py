@@ -286,7 +286,8 @@ def make_validator(job: Job, inputs: Inputs, ranks: Ranks) -> Validator | None:
         )
     source = StoreSource(source_spec(job, inputs, split, held=held))
     whole = WholeImages(source, share=ranks)
-    return Validator(find_task(job.model.task), whole, inputs.classes, ranks=ranks)
+    task, drawn = find_task(job.model.task), job.trainer.tensorboard
+    return Validator(task, whole, inputs.classes, ranks=ranks, drawn=drawn)
 
 
 def make_meta(job: Job, inputs: Inputs, config: NetworkConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Self, TypeVar
 
+import numpy as np
 import torch
 
 from latent_store.errors import LatentStoreError
@@ -89,6 +90,12 @@ class RunLog:
             for name, value in finite.items():
                 if value is not None:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def show(self, kind: str, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Shows pictures, uint8 RGB [H, W, 3] by name, in TensorBoard."""
+        if self._board is not None:
+            for name, picture_HWC in pictures.items():
+                self._board.add_image(f"{kind}/{name}", picture_HWC, step, dataformats="HWC")
 
 
 class Meters:

@@ -37,12 +37,13 @@ from training.trainer.run_folder import (
     set_random_state,
 )
 from training.trainer.run_log import Clock, Forecast, Meters, RunLog, merged_parts
+from training.trainer.validation import Validation
 
 SETTLING_BATCHES = 32
 """Batches that a finished network's batch norm statistics are of, where they are taken anew."""
 
 Batch = Mapping[str, Any]
-Validate = Callable[[Any, torch.device], dict[str, float]]
+Validate = Callable[[Any, torch.device], Validation]
 
 
 class Trainable(Protocol):
@@ -307,16 +308,17 @@ class Trainer:
         if self.over:
             self.save()  # whatever comes of the last validation, nothing is lost
         assert self._measure is not None  # or no validation is due
-        scores = self._measure(self.network, self.device)
+        found = self._measure(self.network, self.device)
         self._set_training_mode()
-        log.write("validation", self.state.step, self.state.epoch - 1, scores)
+        log.write("validation", self.state.step, self.state.epoch - 1, found.scores)
+        log.show("validation", self.state.step, found.pictures)
         self.state.validated = self.state.epoch
-        score = scores.get(self.task.score, math.nan)
+        score = found.scores.get(self.task.score, math.nan)
         if score > self.state.best_score or math.isnan(self.state.best_score):
             self.state.best_score = score
             if self.ranks.first:
                 self.files.save_best(self.network, self.state)
-        return scores
+        return found.scores
 
     # -- what is saved ----------------------------------------------------------------------
 

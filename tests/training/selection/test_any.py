@@ -217,7 +217,7 @@ def test_a_batch_is_trained_on_the_n_that_it_draws() -> None:
 def test_validation_measures_every_cut() -> None:
     batch = make_batch(0)
     names = [str(n) for n in range(19)]
-    scores = Validator(SEGMENTATION, [batch], names)(trained(), torch.device("cpu"))
+    scores = Validator(SEGMENTATION, [batch], names)(trained(), torch.device("cpu")).scores
     at_cuts = [scores[f"miou_at/{keep}"] for keep in CUTS]
     assert scores["miou"] == pytest.approx(np.mean(at_cuts))
     assert "iou/3" in scores

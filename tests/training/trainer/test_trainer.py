@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from latent_store.codec.numerics import choose_device
 from latent_store.console import run_command
@@ -31,7 +32,7 @@ from training.trainer.job import TrainerConfig
 from training.trainer.run_folder import RESUME_FILE, FitResult, RunFiles, RunFolder, RunState
 from training.trainer.run_log import Clock, Meters
 from training.trainer.trainer import Trainer
-from training.trainer.validation import Validator
+from training.trainer.validation import Validation, Validator
 
 CHANNELS, CLASSES, BATCHES = 12, 3, 3
 CUTS = (4, 8, CHANNELS)
@@ -101,13 +102,17 @@ def make_config(**changed: Any) -> TrainerConfig:
     return TrainerConfig(**(values | changed))
 
 
+def scored(miou: float) -> Validation:
+    return Validation(scores={"miou": miou})
+
+
 def fit(
     task: Any,
     loader: EpochLoader,
     config: TrainerConfig,
     output: Path,
     *,
-    validate: Callable[..., dict[str, float]] | None = None,
+    validate: Callable[..., Validation] | None = None,
     resume: bool = False,
     codec_bytes: bytes | None = None,
 ) -> FitResult:
@@ -137,7 +142,7 @@ def test_it_overfits_a_tiny_problem(tmp_path: Path) -> None:
     validator = Validator(SEGMENTATION, [loader.batch(i) for i in range(BATCHES)], ["a", "b", "c"])
     config = make_config(epochs=30, validate_epochs=0)
     task = make_task(backbone="resnet18", lambda_kd=0.0)  # learns in fewer steps than others
-    before = validator(task.network, torch.device("cpu"))["miou"]
+    before = validator(task.network, torch.device("cpu")).scores["miou"]
     result = fit(task, loader, config, tmp_path, validate=validator)
     assert result.scores["miou"] > max(0.5, before + 0.3)
     losses = [record["loss"] for record in records(tmp_path, "epoch")]
@@ -147,7 +152,7 @@ def test_it_overfits_a_tiny_problem(tmp_path: Path) -> None:
 def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     output = tmp_path / "runs" / "one"
     loader = MadeLoader()
-    validator = Validator(SEGMENTATION, [loader.batch(0)], ["a", "b", "c"])
+    validator = Validator(SEGMENTATION, [loader.batch(0)], ["a", "b", "c"], drawn=True)
     result = fit(
         make_task("dynamic", rate_weight=0.1),
         loader,
@@ -182,15 +187,19 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
         assert 0 <= record["always_on"] + record["never_on"] <= CHANNELS
     assert len(records(output, "validation")) == 2
     assert json.loads((output / "config.json").read_text())["epochs"] == 2
-    assert list((output / "tb").iterdir())
+    board = EventAccumulator(str(output / "tb")).Reload()
+    shown = {f"validation/{name}" for name in ("made/0", "made/1", "confusion")}
+    assert set(board.Tags()["images"]) == shown
+    assert {len(board.Images(tag)) for tag in shown} == {2}
+    assert "validation/miou" in board.Tags()["scalars"]
 
 
 def test_reported_weights_are_the_last_ones(tmp_path: Path) -> None:
     scores = iter([0.9, 0.1])
     config = make_config(validate_epochs=1)
     result = fit(
-        make_task(), MadeLoader(), config, tmp_path, validate=lambda *_: {"miou": next(scores)},
-    )  # fmt: skip
+        make_task(), MadeLoader(), config, tmp_path, validate=lambda *_: scored(next(scores))
+    )
     assert result.scores == {"miou": 0.1}
     assert load_network(tmp_path / "best.pt").meta["step"] == BATCHES
     assert load_network(result.checkpoint).meta["step"] == 2 * BATCHES
@@ -303,7 +312,11 @@ def test_a_finished_run_keeps_no_weights_twice(tmp_path: Path, scores: list[floa
     config = make_config(validate_epochs=1, safetensors=False)
     validations = iter(scores)
     fit(
-        make_task(), MadeLoader(), config, tmp_path, validate=lambda *_: {"miou": next(validations)}
+        make_task(),
+        MadeLoader(),
+        config,
+        tmp_path,
+        validate=lambda *_: Validation(scores={"miou": next(validations)}),
     )
     last_is_best = scores[1] > scores[0]
     assert (tmp_path / "best.pt").samefile(tmp_path / "last.pt") == last_is_best
@@ -325,7 +338,7 @@ def test_a_folder_of_an_earlier_version_still_opens(tmp_path: Path) -> None:
             super().save(network, state, parts)
             RunFiles.save(self, network, state, parts)
 
-    config, validate = make_config(validate_epochs=0), (lambda *_: {"miou": 0.5})
+    config, validate = make_config(validate_epochs=0), (lambda *_: scored(0.5))
     free, values = free_fields(TrainerConfig), dataclasses.asdict(config)
     earlier = Earlier(tmp_path, meta=META, config=values, free=free)
     first = Trainer(make_task(), MadeLoader(), config, earlier, validate=validate).fit()
