@@ -1,10 +1,12 @@
 """A Zarr store of learned-codec latents: encode a dataset once, learn from it for ever after.
 
     >>> import latent_store
-    >>> store = latent_store.open("cv.zarr")  # doctest: +SKIP
-    >>> latents = store["cityscapes/train"].latents()  # doctest: +SKIP
-    >>> latents.read([0, 1], channels=[3, 5]).shape  # doctest: +SKIP
-    (2, 2, 24, 32)
+    >>> store = latent_store.open("city.zarr")
+    >>> list(store)
+    ['cityscapes/train', 'cityscapes/val']
+    >>> y_hat_BCHW = store["cityscapes/train"].latents().read([0, 1], channels=[3, 5])
+    >>> y_hat_BCHW.dtype, y_hat_BCHW.shape  # a stride of 16 over 128 x 192
+    (dtype('int8'), (2, 2, 8, 12))
 
 Importing this package loads neither torch nor Beam. The codec itself is in
 `latent_store.codec`; what the stored numbers promise is in `FORMAT.md` beside this file.

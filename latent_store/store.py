@@ -152,6 +152,15 @@ class Split(Shown):
 
     As a sequence it is its samples, in the order of their rows, stored views and failed ones
     included; `split["ID"]` is the one of that id.
+
+        >>> import latent_store
+        >>> split = latent_store.open("city.zarr")["cityscapes/train"]
+        >>> split.dataset, split.name, len(split)
+        ('cityscapes', 'train', 6)
+        >>> split.labels().read([0]).shape
+        (1, 128, 192)
+        >>> split[0].decode(channels=range(16)).shape  # the picture, of 16 channels
+        (96, 150, 3)
     """
 
     def __init__(self, store: LatentStore, plan: ShardPlan):
