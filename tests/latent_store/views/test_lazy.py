@@ -204,7 +204,7 @@ def test_a_worker_of_a_cluster_refuses_them_too(tmp_path: Path) -> None:
     split = latent_store.open(url)[SPLIT]
     y_hat = split.to_xarray()["y_hat"]
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as one,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as one,
         distributed.Client(one),
     ):
         np.testing.assert_array_equal(y_hat[3].compute(), numbered(3))

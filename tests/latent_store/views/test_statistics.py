@@ -127,7 +127,7 @@ def test_a_worker_smaller_than_the_store_is_enough(tmp_path: Path) -> None:
     assert dataset["y_hat"].nbytes > limit
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=1, memory_limit=limit, dashboard_address=None
+            n_workers=1, threads_per_worker=1, memory_limit=limit, dashboard_address=":0"
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -16,7 +16,7 @@ import pytest
 
 from latent_store.errors import JobFailedError
 from pipelines import encode
-from pipelines.jobs import dask_jobs
+from pipelines.jobs import dask_jobs, runner_checks
 from pipelines.jobs.beam_jobs import Gathering, beam_options, run_over_shards
 from pipelines.jobs.beam_options import read_options
 from tests.pipelines.kills import contents
@@ -26,13 +26,14 @@ from tests.pipelines.tiny_jobs import encode_args, encoding, ranking, reordering
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[distributed.LocalCluster]:
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def flags(cluster: distributed.LocalCluster) -> tuple[str, ...]:
+def flags(cluster: distributed.LocalCluster, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 60)
     return ("--runner", "DaskRunner", "--dask_client_address", cluster.scheduler_address)
 
 
@@ -45,10 +46,10 @@ def in_step(shard: int, folder: Path) -> list[tuple[int, str]]:
     mine = folder / str(os.getpid())
     begun = mine.stat().st_size + 1 if mine.exists() else 1
     mine.write_bytes(bytes(begun))
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while begun <= 3 and sum(at.stat().st_size >= begun for at in folder.iterdir()) < 2:
         if time.monotonic() > until:
-            raise TimeoutError(f"No other worker began its task {begun} in a minute.")
+            raise TimeoutError(f"No other worker began its task {begun} in 200 seconds.")
         time.sleep(0.01)
     return [(os.getpid(), str(distributed.get_worker().get_current_task()))]
 
