@@ -228,9 +228,11 @@ class ComponentJob(ABC):
         pictures = {shard: len(plan.in_shard(shard)) for shard in shards}
 
         def finished() -> int:
+            # These first: a shard that ends meanwhile has its receipt, and counts once.
+            under_way = list(_UNDER_WAY.items())
             done = set.intersection(*(self._finished(spec) for spec in self.components))
             count = sum(pictures[shard] for shard in shards if shard in done)
-            for (run, shard), rows in list(_UNDER_WAY.items()):
+            for (run, shard), rows in under_way:
                 if run == self.run_id and shard in pictures and shard not in done:
                     count += min(len(part.records) for part in rows)
             return count
