@@ -11,6 +11,8 @@ from urllib import request
 
 import pytest
 
+from latent_store.storage import object_stores
+
 BUCKET = "bucket"
 SECRET = "s3cr3t-that-nobody-prints"
 
@@ -65,7 +67,8 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes away what a developer's machine says of object stores."""
+    """Takes away what a developer's machine says of object stores, and gives a busy one time."""
+    monkeypatch.setattr(object_stores, "ANSWER_SECONDS", 60)
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE", "ENDPOINT_URL"):
         monkeypatch.delenv(f"AWS_{name}", raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

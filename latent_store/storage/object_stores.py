@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fsspec import get_filesystem_class
 from fsspec.asyn import AsyncFileSystem, sync
 
 from latent_store.console import STORAGE_LIBRARIES, STORAGE_OPTIONS
@@ -44,6 +46,9 @@ def open_location(
         except BaseException as error:  # noqa: BLE001  (raised again by who waits)
             outcome.append(error)
 
+    # A client takes seconds to load on a busy machine, in which the store was not asked yet.
+    with contextlib.suppress(Exception):  # what is wrong with an address is told below
+        get_filesystem_class(os.fspath(url).partition("://")[0])
     # Clients look for credentials, and try again, for minutes: nobody waits for that.
     thread = threading.Thread(target=ask, name="open", daemon=True)
     thread.start()
