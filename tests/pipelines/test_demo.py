@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,8 +66,10 @@ def test_every_stage_is_a_command_with_flags_that_it_knows(
 
 
 def test_a_stage_is_shown_with_the_time_that_is_left_and_a_failed_one_ends_the_demo(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = iter((0.0, 20.0, 50.0))
+    monkeypatch.setattr(demo, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     few = "--train 1 --val 0 --height 64 --width 64"
     drawn = [
         demo.Stage("Drawing", 60, f"generate-scenes --plain --output {{out}}/{name} {few}")
@@ -77,8 +80,9 @@ def test_a_stage_is_shown_with_the_time_that_is_left_and_a_failed_one_ends_the_d
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "[1/3] Drawing; about 3:00 left"
     assert lines[2] == f"$ generate-scenes --plain --output {tmp_path}/a {few}"
-    # The second takes no minute on this machine.
-    assert [line for line in lines if line.startswith("[2/3] Drawing; about 0:")]
+    # A third of the time that they take on two cores, then less than half of it.
+    assert "[2/3] Drawing; about 0:40 left" in lines
+    assert "[3/3] Drawing; about 0:25 left" in lines
     assert (tmp_path / "b").exists()
 
 
