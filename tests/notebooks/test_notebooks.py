@@ -50,5 +50,5 @@ def test_a_notebook_runs(
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": tmp_path}}).execute()
     assert any(cell.outputs for cell in code)

@@ -140,7 +140,7 @@ def test_the_renewing_thread_outlives_failed_requests(
     with Lease(location, SPLIT, "labels") as lease:
         location.failures = 3
         grow_old(memory, lease.key)
-        waited = time.monotonic() + 10
+        waited = time.monotonic() + 60
         while location.failures or memory.age_seconds(lease.key) > STALE_SECONDS:
             assert time.monotonic() < waited
             time.sleep(0.01)
@@ -221,6 +221,6 @@ def test_who_asks_while_the_next_holder_begins_asks_again(
     location = Cleared(memory.url if url.startswith("memory") else tmp_path)
     location.write("lease.json", b"{}")
     grow_old(location, "lease.json")
-    assert location.age_seconds("lease.json") == pytest.approx(STALE_SECONDS + 5, abs=3)
+    assert STALE_SECONDS < location.age_seconds("lease.json") < STALE_SECONDS + 100
     assert location.probes == 3
     assert list(location.sizes("")) == ["lease.json"]
