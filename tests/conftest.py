@@ -22,8 +22,12 @@ from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.registry import build_network
 from training.trainer.checkpoints import save_checkpoint
 
-# How long an example takes says more about a shared machine than about what is tested.
-hypothesis.settings.register_profile("shared", deadline=None)
+# How long an example takes says more about a shared machine than about what is tested; and what
+# fails on one machine fails on every other.
+_SLOW = hypothesis.HealthCheck.too_slow
+hypothesis.settings.register_profile(
+    "shared", deadline=None, derandomize=True, suppress_health_check=[_SLOW]
+)
 hypothesis.settings.load_profile("shared")
 
 TRAIN, VAL = 6, 4
@@ -79,9 +83,11 @@ def _made_codec(architecture: str) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    # The machines of a test run are small and shared; results must not depend on threads anyway.
+def _one_thread_and_seed() -> None:
+    # The machines of a test run are small and shared; results must not depend on threads anyway,
+    # nor on which tests ran before.
     torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

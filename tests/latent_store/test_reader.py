@@ -60,7 +60,9 @@ def test_importing_the_package_loads_what_reading_needs(
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=20,
+    deadline=None,
 )
 @given(
     rows=st.lists(st.integers(0, TRAIN - 1), min_size=1, max_size=8),
