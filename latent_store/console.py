@@ -36,6 +36,8 @@ _STORAGE_EXAMPLE = """'{"endpoint_url": "http://HOST:9000"}'"""
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)=([^`]*)`")
 _UNKNOWN, _MISSING = "unrecognized arguments", "the following arguments are required"
 """How argparse begins to say so."""
+_OBJECT = re.compile(r"\{.*\}", re.DOTALL)
+"""What `--storage_options` is given, which may hold a secret, behind a slip of that name."""
 _ALIKE = 0.75
 """How like a flag a word must be, 0 to 1, to be taken for a slip; `--deep` is .67 like `--help`."""
 _REFUSED_VALUE = re.compile(r"^argument (--\w+): (?=must )")
@@ -99,6 +101,8 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(_UNKNOWN):
+            message = _OBJECT.sub("{...}", message)
         line = " ".join(_REFUSED_VALUE.sub(r"\1 ", public_text(message)).split())
         self.exit(BAD_USAGE, f"{self.prog}: error: {line}{self._meant(message)}; see --help\n")
 
@@ -117,9 +121,12 @@ class _Parser(argparse.ArgumentParser):
             return ""
         text = ""
         for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
-            if flag not in self._option_string_actions:
-                close = difflib.get_close_matches(flag, flags, n=1, cutoff=_ALIKE)
-                text += f"; {flag} is no flag, {close[0]} is" if close else ""
+            if flag in self._option_string_actions:
+                continue
+            if flag in flags:
+                text += f"; {flag} belongs behind the action"
+            elif close := difflib.get_close_matches(flag, flags, n=1, cutoff=_ALIKE):
+                text += f"; {flag} is no flag, {close[0]} is"
         return text
 
     def _flags_of_action(self) -> Iterable[str]:
