@@ -3,8 +3,9 @@
 Where a number decides how bits are read (h_s and the scale indexes) everything is float64, at
 both ends: in float32 indexes move with memory format, thread count and device, and one moved
 index destroys the rest of a stream. Means come from the same h_s and are rounded to steps of ŷ, so
-that they are equal everywhere too. Where it does not matter (g_a, h_a, g_s) float32 is enough:
-symbols of ŷ and ẑ are integers that the stream carries, and g_s is within about 1e-6 of float64.
+that they are equal everywhere too, but for ties (FORMAT.md, section 4). Where it does not matter
+(g_a, h_a, g_s) float32 is enough: symbols of ŷ and ẑ are integers that the stream carries, and g_s
+is within about 1e-6 of float64.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 Its layout stands in FORMAT.md, section 10.
 
 The header has 49 bytes (digest of the codec's identity, the picture's original size, checksums), 16
-a cut, and one for each channel in the stream's order: any network that takes the first of these
-channels can read the file, whichever encoded it. Names belong to the store. Under dynamic selection
-the channels stand in `mask`, one bit each, since they are a part of what such a picture costs.
+a cut, and one (two where the codec has more than 256) for each channel in the stream's order: any
+network that takes the first of these channels can read the file, whichever encoded it. Names belong
+to the store. Under dynamic selection the channels stand in `mask`, one bit each, since they are a
+part of what such a picture costs.
 """
 
 from __future__ import annotations

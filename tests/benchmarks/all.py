@@ -100,7 +100,7 @@ def _section(words: str) -> str:
     if done.returncode:
         raise JobFailedError(f"python {shlex.join(call)} ended with status {done.returncode}")
     took = time.perf_counter() - start
-    told, found = f"`python {shlex.join(call)}`, {took:.0f} s. {before}.", done.stdout.strip()
+    told, found = f"`python {shlex.join(call)}`, {took:.0f} s. {before}.", done.stdout.strip("\n")
     if "|" not in found:
         found = f"```text\n{found}\n```"
     return f"{told}\n\n{found}"

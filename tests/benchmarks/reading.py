@@ -78,8 +78,8 @@ Costs = dict[str, dict[str, Cost]]
 
 @dataclass(frozen=True)
 class Afar:
-    """A first epoch from a distance: ms and requests a sample, and seconds to its first batch, with
-    what opening takes."""
+    """A first epoch from a distance: ms and requests a sample, without what opening takes; and
+    seconds to its first batch, with it."""
 
     wall: float
     requests: float

@@ -154,7 +154,7 @@ class RunFiles:
         numbered = (self.log.with_suffix(f".{n}{self.log.suffix}") for n in itertools.count(1))
         aside = next(path for path in numbered if not path.exists())
         self.log.rename(aside)
-        _LOG.warning("nothing is saved in %s: begins at step 0, older log: %s", self.path, aside)
+        _LOG.warning("%s begins at step 0, older log: %s", self.path, aside)
 
     def open_log(self, state: RunState, *, tensorboard: bool) -> RunLog:
         """Opens the log; what an interrupted run did after `state` is dropped from it."""
