@@ -29,9 +29,12 @@ def found(name: str, location: Location | None = None) -> Finding:
 
 
 def test_what_runs_the_tests_is_fit(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # What lies beside the packages is the machine's matter: room, a home, a driver.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**40, 0, 2**40))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert cli.main(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert list(told) == ["fit", "findings"]

@@ -24,7 +24,7 @@ FLAGS = ("--batch_size", "1", "--crop", "64", "--num_scenes", "2", "--seed", "3"
 
 
 @pytest.fixture(autouse=True)
-def two_threads_and_small_scenes(monkeypatch):
+def small_scenes(monkeypatch):
     monkeypatch.setattr(codec_images, "_SCENE_SIZES", ((64, 128), (96, 160)))
     monkeypatch.setattr(
         codec_images,
