@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_what_a_sample_costs_is_measured_at_several_sizes(tmp_path: Path, capsys
     assert growth.main([*sizes, "--reorder_up_to", "2", "--work", str(tmp_path)]) == 0
     rows = table_rows(capsys.readouterr().out)
     assert [row[:2] for row in rows] == [["2", "2"], ["3", "3"]]
-    assert float(rows[0][4]) > 0
+    assert math.isfinite(float(rows[0][4]))  # Of such small stores a difference may be below 0.
     assert rows[1][4] == "-"
 
 
