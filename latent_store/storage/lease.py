@@ -191,7 +191,8 @@ class Lease:
             raise self._refusal(self._remedy())
 
     def _take_object(self) -> None:
-        if self.location.create(self.key, self._record()):
+        # A request whose answer was lost is made again by clients, and finds what it wrote.
+        if self.location.create(self.key, self._record()) or self._is_mine():
             return
         if not self._may_take():
             raise self._refusal(self._remedy())

@@ -160,6 +160,21 @@ def test_what_fails_while_a_lease_is_taken_keeps_nobody_out(
         lease.claim.require()
 
 
+class Unanswered(Location):
+    """An address whose answers are lost, so that clients ask again."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        super().create(key, data)
+        return super().create(key, data)
+
+
+def test_a_lease_that_was_created_without_an_answer_is_the_creators(memory: Location) -> None:
+    with Lease(Unanswered(memory.url), SPLIT, "labels") as lease:
+        lease.claim.require()
+        with pytest.raises(LeaseHeldError):
+            Lease(Unanswered(memory.url), SPLIT, "labels").__enter__()
+
+
 class Released(Location):
     """An address at which a lease is released as soon as its holder was read."""
 
