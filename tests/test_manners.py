@@ -55,7 +55,10 @@ def test_a_flag_that_is_none_may_have_meant_another(capsys: pytest.CaptureFixtur
         ("latent-store inspect x --qqqq", "arguments: --qqqq; see"),
         ("latent-store --deep verify x", "--deep; --deep belongs behind the action; see"),
         # What it was meant for may hold a secret.
-        ('latent-store inspect x --storage_option {"key":"S"}', "s: --storage_option {...}; --st"),
+        (
+            'latent-store inspect x --storage_option {"key":"S"}',
+            "--storage_option {...}; --storage_option is no flag, --storage_options is; see",
+        ),
         ("latent-store inspect x --deep --sample=3", "arguments: --deep --sample=3; see"),
         # What a job's own parser does not know may be Beam's.
         (
