@@ -24,7 +24,7 @@ from pipelines.jobs import component_job
 from tests.pipelines.tiny_jobs import NAME, SPLIT, encode_args, in_turn
 
 pytestmark = pytest.mark.slow
-SECONDS = 60
+SECONDS = 240
 """That a command may take at most, on a busy machine."""
 
 
