@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 import torch
 
+from latent_store.codec.families.registry import DEFAULT_ARCHITECTURE
 from pipelines import encode, frequency, reorder
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
 from tests.latent_store.codec.made_codec import make_model, save
@@ -50,12 +51,12 @@ class TinyStore:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the kind of codec that the small store is made with."""
+    """Adds the kind of codec that the small stores are made with."""
     parser.addoption(
         "--codec",
         choices=("demo", "mbt2018-mean"),
         default="demo",
-        help="of the small store: the demo's, or a made one of the mean and scale hyperprior",
+        help="of the small stores: the demo's and made ones of its kind, or made ones of another",
     )
 
 
@@ -88,6 +89,13 @@ def _one_thread_and_seed() -> None:
     # nor on which tests ran before.
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def made_architecture(pytestconfig: pytest.Config) -> str:
+    """The kind of codec of the stores that are made without the demo's."""
+    kind: str = pytestconfig.getoption("--codec")
+    return DEFAULT_ARCHITECTURE if kind == "demo" else kind
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +140,11 @@ def encode_args(store: TinyStore, split: str, *more: str) -> list[str]:
         *("--store", str(store.url), *CODEC, "--teacher_checkpoint", str(store.teacher)),
         *("--samples_per_shard", "2", "--threads", "1", "--psnr", "all", *more),
     ]
+
+
+def without_codec(args: list[str]) -> list[str]:
+    """Returns the arguments that encode the same, but no latents."""
+    return [word for word in args if word not in CODEC]
 
 
 @pytest.fixture(scope="session")

@@ -44,12 +44,17 @@ def import_own(place: str) -> Any:
     """
     module, _, name = place.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError as error:
-        reason = f"{error}; check the name after the colon"
-    except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything
-        reason = (
-            f"{type(error).__name__}: {error}; install it, or set PYTHONPATH to the folder that "
-            "holds it"
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # somebody else's module may raise anything
+        remedy = "mend the module"
+        if isinstance(error, ModuleNotFoundError):
+            remedy = "install it, or set PYTHONPATH to the folder that holds it"
+        raise LatentStoreError(
+            f"{place} cannot be imported ({type(error).__name__}: {error}; {remedy})"
+        ) from error
+    if not hasattr(found, name):
+        raise LatentStoreError(
+            f"{place} cannot be imported (module {module!r} has no attribute {name!r}; check the "
+            "name after the colon)"
         )
-    raise LatentStoreError(f"{place} cannot be imported ({reason})")
+    return getattr(found, name)

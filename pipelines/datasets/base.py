@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 
 from latent_store.components.registry import task_kinds
-from latent_store.errors import DatasetError
+from latent_store.errors import DatasetError, LatentStoreError
 from latent_store.format.boxes import Boxes
 from latent_store.format.samples import Sample
 from latent_store.format.schema import IGNORE_LABEL
@@ -114,7 +116,7 @@ def read_labels(reader: DatasetReader, sample: Sample, canvas: tuple[int, int]) 
             reader's labels are none.
     """
     padded_HW = np.full(canvas, IGNORE_LABEL, dtype=np.uint8)
-    original_HW = reader.read_labels(sample)
+    original_HW = ask(reader, "read_labels", sample)
     _require_labels(reader, sample, original_HW)
     labels_HW = _seen(original_HW, sample.view)
     padded_HW[: sample.height, : sample.width] = labels_HW
@@ -128,7 +130,7 @@ def read_boxes(reader: DatasetReader, sample: Sample) -> Boxes:
         DatasetError: The file is missing or unreadable, an object cannot be one, or there are not
             as many as the plan says.
     """
-    boxes = reader.read_boxes(sample)
+    boxes = ask(reader, "read_boxes", sample)
     _require_boxes(reader, sample, boxes)
     if len(boxes) != sample.num_boxes:
         raise DatasetError(
@@ -143,14 +145,60 @@ def list_samples(reader: DatasetReader, split: str) -> list[Sample]:
     Raises:
         DatasetError: The reader cannot list them, there are none, or they are none.
     """
-    listed: Any = reader.manifest(split)
+    listed: Any = ask(reader, "manifest", split)
     samples = list(listed) if isinstance(listed, Iterable) else []
     if not samples or not all(isinstance(sample, Sample) for sample in samples):
         raise DatasetError(
             f"{type(reader).__name__}.manifest({split!r}) must return samples, one or more, got "
             f"{type(listed).__name__}{' of none' if not samples else ''}; see `DatasetReader`"
         )
+    for sample in samples:
+        try:
+            msgspec.convert(vars(sample), Sample)
+        except msgspec.ValidationError as error:
+            raise DatasetError(
+                f"{type(reader).__name__}.manifest({split!r}) must return samples as `Sample` "
+                f"describes them, {sample.sample_id!r} is none ({error}); mend the reader"
+            ) from error
     return require_names(samples)
+
+
+def ask(reader: DatasetReader, method: str, *args: Any) -> Any:
+    """Returns what a method of a reader does, a list of what an iterator gives.
+
+    Raises:
+        DatasetError: As the method; or whatever it raises, which may be somebody else's code, in
+            one line, so that it fails a row and no job.
+    """
+    try:
+        found = getattr(reader, method)(*args)
+        return list(found) if isinstance(found, Iterator) else found
+    except (LatentStoreError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise DatasetError(
+            f"{type(reader).__name__}.{method} raised {type(error).__name__}: {error}; mend the "
+            "reader"
+        ) from error
+
+
+def choose_canvas(reader: DatasetReader, samples: Sequence[Sample]) -> tuple[int, int] | None:
+    """Returns the canvas that a reader wants for a new store that holds these samples.
+
+    Raises:
+        DatasetError: It is none.
+    """
+    canvas = ask(reader, "canvas_of", samples)
+    if canvas is None:
+        return None
+    try:
+        height, width = map(operator.index, canvas)
+    except (TypeError, ValueError):
+        raise DatasetError(
+            f"{type(reader).__name__}.canvas_of must return a height and a width in pixels, or "
+            f"None, got {canvas!r}; mend the reader"
+        ) from None
+    return height, width
 
 
 def list_annotated(reader: DatasetReader, split: str) -> list[Sample]:
@@ -178,7 +226,7 @@ def count_boxes(reader: DatasetReader, samples: Sequence[Sample]) -> list[Sample
         if not sample.boxes_uri:
             return sample
         try:
-            return dataclasses.replace(sample, num_boxes=len(reader.read_boxes(sample)))
+            return dataclasses.replace(sample, num_boxes=len(ask(reader, "read_boxes", sample)))
         except DatasetError:
             return sample  # The job itself reports it, with its row.
 

@@ -33,6 +33,8 @@ KINDS = {
     NONE: (INSTANCES, PANOPTIC, STUFF, INFO),
 }
 """What the names of the JSON files begin with that each annotation is read from."""
+MOST_SHOWN = 20
+"""Ids of categories in a message."""
 
 
 class Category(msgspec.Struct, frozen=True):
@@ -130,10 +132,17 @@ class Coco(DatasetReader):
         first = next(stem for stem in self.stems if stem.startswith(f"{self.kind}_"))
         if self.task:
             contents = _decoded(data_root, f"{ANNOTATIONS}/{first}.json", Classes)
-            self.category_ids, names = _numbered(contents.categories, first)
+            self.category_ids, names = _numbered(contents.categories, f"{ANNOTATIONS}/{first}.json")
             self.class_names = names
             if self.annotated.has_boxes:
                 self.class_names = (BACKGROUND, *names)
+            twice = next((n for n in names if self.class_names.count(n) > 1), None)
+            if twice is not None:
+                raise DatasetError(
+                    f"{ANNOTATIONS}/{first}.json has {self.class_names.count(twice)} classes "
+                    f"called {twice!r}, with the background of boxes: reports tell them apart by "
+                    "their names; rename all but one, or take them out"
+                )
             most = 1 + max(self.category_ids) if self.kind == STUFF else 0
             if max(len(self.class_names), most) > IGNORE_LABEL:
                 raise DatasetError(
@@ -152,6 +161,8 @@ class Coco(DatasetReader):
                 f"{uri} has other categories than the first {self.kind} file: classes are those of "
                 "the whole dataset; keep splits of other classes in data roots of their own"
             )
+        if not table.images:
+            raise DatasetError(f"{uri} lists no images; restore it, or check --split")
         folder = self._folder(split)
         lengths = list_files(self.data_root, folder, *PICTURES)
         uris = {f"{folder}/{image.file_name}": name for name, image in table.images.items()}
@@ -336,11 +347,13 @@ def _numbered(
     categories: Iterable[Category], where: str
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Returns ids and names in the order of the ids."""
-    known = {item.id: item.name for item in sorted(categories, key=lambda item: item.id)}
-    if not known or len(known) < len(list(categories)) or min(known) < 0:
+    listed = sorted(categories, key=lambda item: item.id)
+    known = {item.id: item.name for item in listed}
+    if not known or len(known) < len(listed) or min(known) < 0:
+        ids = ", ".join(str(item.id) for item in listed[:MOST_SHOWN])
         raise DatasetError(
-            f"{where} must list one category or more, each with an id of its own, 0 or more; "
-            "correct it"
+            f"{where} must list one category or more, each with an id of its own, 0 or more, got "
+            f"{len(listed)} ({ids or 'none'}); correct it"
         )
     return tuple(known), tuple(known.values())
 

@@ -186,7 +186,7 @@ class Folder(DatasetReader):
         if not 1 <= len(names) <= IGNORE_LABEL or len(set(names)) < len(names):
             raise DatasetError(
                 f"{where} has {len(names)} class names, {len(names) - len(set(names))} of them "
-                f"twice: there must be 1 to {IGNORE_LABEL}, each once; correct it"
+                f"twice: there must be 1 to {IGNORE_LABEL}, each once, one a line; correct it"
             )
         return tuple(names)
 
@@ -236,7 +236,7 @@ class Folder(DatasetReader):
             inside = split in list_folders(self.data_root, self.annotation_root)
             folder = f"{self.annotation_root}/{split}" if inside else self.annotation_root
         suffix = BOXES if self.annotated.has_boxes else self.mask_suffix
-        return find_files(self.data_root, folder, suffix).uris
+        return find_files(self.data_root, folder, suffix, any_case=True).uris
 
     def _say_lonely(self, split: str, names: list[str], found: dict[str, str]) -> None:
         lacking = [name for name in names if name not in found] if self.task else []

@@ -57,20 +57,25 @@ class FoundFiles:
     aside: str
 
 
-def find_files(location: Location, folder: str, suffix: str) -> FoundFiles:
+def find_files(
+    location: Location, folder: str, suffix: str, *, any_case: bool = False
+) -> FoundFiles:
     """Finds the files below a folder that end in `suffix`, by the names that others know them by.
+
+    Without `any_case` the suffix counts as it is written.
 
     Raises:
         DatasetError: Two names differ in their Unicode form alone.
     """
     uris: dict[str, str] = {}
     listed = list_files(location, folder, suffix)
-    lengths = {uri: length for uri, length in listed.items() if uri.endswith(suffix)}
+    lengths = {uri: size for uri, size in listed.items() if any_case or uri.endswith(suffix)}
     for uri in lengths:
-        name = normal_id(uri.removeprefix(f"{folder}/").removesuffix(suffix))
+        name = normal_id(uri.removeprefix(f"{folder}/")[: -len(suffix)])
         if name in uris:
             raise DatasetError(
-                f"{uris[name]!a} and {uri!a} are one name in two Unicode forms; remove one"
+                f"{uris[name]!a} and {uri!a} are one name, in two Unicode forms or cases of the "
+                "suffix; remove one"
             )
         uris[name] = uri
     odd = next((uri for uri in listed if uri not in lengths), None)

@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from latent_store.components.registry import task_kinds
 from latent_store.errors import DatasetError, LatentStoreError
 from latent_store.format.ids import require_name
 from latent_store.format.samples import Sample
+from latent_store.format.schema import IGNORE_LABEL
 from latent_store.storage.location import Location
 from latent_store.storage.object_stores import open_location
-from pipelines.datasets.base import DatasetReader, read_boxes, read_labels
+from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.coco import Coco
 from pipelines.datasets.folder import Folder, FolderFlags
@@ -34,7 +37,7 @@ _ANNOTATIONS: dict[str, Callable[[DatasetReader, Sample], Any]] = {
 }
 """By kind, what reads a sample's."""
 _TRIED = 3
-"""Samples of one's own reader whose annotations are read before anything is written."""
+"""Samples that are read before anything is written, the first and the last among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,30 +78,38 @@ def open_dataset(flags: DatasetFlags) -> DatasetReader:
     choices = {name: getattr(flags, name) for name in reader.choices}
     if not own:
         return reader(location, **choices)
-    opened: DatasetReader = _called(flags.dataset, reader, location, **choices)
+    try:
+        opened = reader(location, **choices)
+    except (LatentStoreError, OSError):
+        raise
+    except Exception as error:
+        raise DatasetError(
+            f"{flags.dataset} raised {type(error).__name__}: {error}; mend the reader"
+        ) from error
     _require_whole(flags.dataset, opened)
     return opened
 
 
-def try_reader(reader: DatasetReader, samples: Sequence[Sample]) -> None:
-    """Reads a few annotations by one's own reader, before anything is written.
+def try_reader(reader: DatasetReader, samples: Sequence[Sample], *, tolerated: int = 0) -> None:
+    """Reads a few pictures and their annotations, before anything is written.
 
     Raises:
-        DatasetError: It can read none of them; says why not the first.
+        DatasetError: None of them can be read, and so many failures are not tolerated; says why
+            not the first.
     """
     kind = task_kinds().get(reader.task)
-    if kind is None or type(reader) in READERS.values():
-        return
-    listed = [sample for sample in samples if kind.lists(sample) and sample.has_size]
+    listed = [s for s in samples if s.has_size and (kind is None or kind.lists(s))]
+    picks = np.linspace(0, len(listed) - 1, _TRIED).astype(int) if listed else ()
     refusals = []
-    for sample in listed[:: max(1, len(listed) // _TRIED)][:_TRIED]:
-        place = f"{type(reader).__name__}.read_{kind.kind}"
+    for sample in {listed[i].sample_id: listed[i] for i in picks}.values():
         try:
-            _called(place, _ANNOTATIONS[kind.kind], reader, sample)
+            read_picture(reader, sample)
+            if kind is not None:
+                _ANNOTATIONS[kind.kind](reader, sample)
             return
         except DatasetError as error:
             refusals.append(error)
-    if refusals:
+    if len(refusals) > tolerated:
         raise refusals[0]
 
 
@@ -142,17 +153,10 @@ def _require_whole(place: str, reader: Any) -> None:
             f"--dataset {place} has the task {reader.task}, but lacks the method {method}; write "
             "it, or have no task"
         )
-    if reader.task and not reader.class_names:
-        raise DatasetError(f"--dataset {place} has the task {reader.task}, but no `class_names`")
-
-
-def _called(place: str, function: Any, *args: Any, **more: Any) -> Any:
-    """Returns what somebody else's code does, whose mistakes become one line."""
-    try:
-        return function(*args, **more)
-    except (LatentStoreError, OSError):
-        raise
-    except Exception as error:
+    names = reader.class_names
+    listed = isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)
+    if reader.task and not (listed and 1 <= len(set(names)) == len(names) <= IGNORE_LABEL):
         raise DatasetError(
-            f"{place} raised {type(error).__name__}: {error}; mend the reader"
-        ) from error
+            f"--dataset {place} has the task {reader.task}: its `class_names` must be a tuple of 1 "
+            f"to {IGNORE_LABEL} names, each once, got {str(names)[:200] or repr(names)}; mend it"
+        )

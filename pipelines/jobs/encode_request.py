@@ -44,7 +44,7 @@ from latent_store.storage.groups import array_of
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 from latent_store.storage.object_stores import open_location
-from pipelines.datasets.base import list_samples, read_picture
+from pipelines.datasets.base import choose_canvas, list_samples, read_picture
 from pipelines.datasets.registry import DatasetFlags, open_dataset, try_reader
 from pipelines.jobs.beam_jobs import local_threads
 from pipelines.jobs.component_job import finished_rows
@@ -96,7 +96,7 @@ class EncodeRequest:
         self.device = str(choose_device(flags.device))
         self.reader = open_dataset(read_flags(flags, DatasetFlags))
         self.manifest = list_samples(self.reader, flags.split)
-        try_reader(self.reader, self.manifest)
+        try_reader(self.reader, self.manifest, tolerated=flags.max_failures or 0)
         self.codec = self.teacher = None
         if wants_codec:
             self.codec = load_codec(
@@ -246,7 +246,7 @@ class EncodeRequest:
             require_not_lost(self.location, dataset, flags.split, plan=False)
             wanted = self.manifest[: flags.max_samples]
             size = DEFAULT_SAMPLES_PER_SHARD if size is None else size
-            canvas = canvas or self.reader.canvas_of(self.manifest)
+            canvas = canvas or choose_canvas(self.reader, self.manifest)
             plan = make_plan(dataset, flags.split, wanted, size, canvas)
         return plan.with_views(flags.views)
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from latent_store.codec.families.registry import DEFAULT_ARCHITECTURE
 from latent_store.console import progress
 from tests.benchmarks.bench import Bench, Line
 from tests.latent_store.damage import ALLOWED, CRASH, DETECTED, HARMLESS, SILENT, Ground, Outcome
@@ -79,10 +80,10 @@ def measure(bench: Bench) -> list[Line]:
     ]
 
 
-def prepare(root: Path) -> None:
+def prepare(root: Path, architecture: str = DEFAULT_ARCHITECTURE) -> None:
     """Makes the store and its past below `root`."""
     (root / "whole").mkdir()
-    make_store(root / "whole", root / "past.zarr")
+    make_store(root / "whole", root / "past.zarr", architecture=architecture)
 
 
 def run_trials(root: Path, seeds: range, processes: int = 1) -> Iterator[Outcome]:

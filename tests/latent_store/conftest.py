@@ -14,10 +14,10 @@ from tests.latent_store.damage import Ground
 
 
 @pytest.fixture(scope="session")
-def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_root(tmp_path_factory: pytest.TempPathFactory, made_architecture: str) -> Path:
     """A made store, its past, and stream files; do not write to it."""
     root = tmp_path_factory.mktemp("made")
-    prepare(root)
+    prepare(root, made_architecture)
     return root
 
 

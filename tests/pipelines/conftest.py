@@ -11,10 +11,10 @@ from tests.pipelines.tiny_jobs import encoding, in_turn, make_inputs, ranking, r
 
 
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory, made_architecture: str) -> Path:
     """A data root of three pictures, and a codec's checkpoint; read only."""
     root = tmp_path_factory.mktemp("inputs")
-    make_inputs(root)
+    make_inputs(root, made_architecture)
     return root
 
 

@@ -29,7 +29,16 @@ from latent_store.tools.verify_streams import check_streams
 from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import TRAIN_ID_TABLE
 from pipelines.jobs.encoding import load_stem
-from tests.conftest import HEIGHT, TRAIN, VAL, WIDTH, TinyStore, encode_args
+from tests.conftest import (
+    CODEC,
+    HEIGHT,
+    TRAIN,
+    VAL,
+    WIDTH,
+    TinyStore,
+    encode_args,
+    without_codec,
+)
 from tests.latent_store.mutations import unnumbered
 
 Fails = Callable[..., str]
@@ -44,7 +53,7 @@ def own_root(scene_root: Path, tmp_path: Path) -> Path:
 def codec_args(root: Path, url: Path, split: str = "val", *more: str) -> list[str]:
     return [
         *("--dataset", "cityscapes", "--data_root", str(root), "--split", split),
-        *("--store", str(url), "--demo_codec", "--samples_per_shard", "2", "--threads", "1"),
+        *("--store", str(url), *CODEC, "--samples_per_shard", "2", "--threads", "1"),
         *("--psnr", "none", *more),
     ]
 
@@ -144,7 +153,7 @@ def test_features_can_be_added_later_and_touch_nothing_else(
     url = tmp_path / "s.zarr"
     assert encode.main(codec_args(scene_root, url)) == 0
     before = contents(url)
-    args = [a for a in codec_args(scene_root, url) if a != "--demo_codec"]
+    args = without_codec(codec_args(scene_root, url))
     assert encode.main([*args, "--teacher_checkpoint", str(teacher_checkpoint)]) == 0
     after = contents(url)
     latents = {key: data for key, data in before.items() if "/latents/" in key}
@@ -238,7 +247,7 @@ def test_missing_inputs_are_named(own_root: Path, tmp_path: Path, fails: Fails) 
     next((own_root / "gtFine/val/procedural").glob("*_labelIds.png")).unlink()
     line = fails(encode.main, codec_args(own_root, url))
     assert "1 of 4 images have no label file" in line
-    line = fails(encode.main, [a for a in codec_args(own_root, url) if a != "--demo_codec"])
+    line = fails(encode.main, without_codec(codec_args(own_root, url)))
     assert "nothing to encode with: give --codec_checkpoint" in line
     line = fails(encode.main, codec_args(own_root, url, "val", "--sampels_per_shard", "3"))
     assert "unknown flag --sampels_per_shard" in line
@@ -270,7 +279,8 @@ def test_bad_names_and_numbers_are_refused_first(
     scene_root: Path, tmp_path: Path, fails: Fails, more: tuple[str, ...], message: str
 ) -> None:
     url = tmp_path / "deep/er/s.zarr"
-    args = [a for a in codec_args(scene_root, url) if a != "--demo_codec" or more[0] != "--quality"]
+    args = codec_args(scene_root, url)
+    args = without_codec(args) if more[0] == "--quality" else args
     assert message in fails(encode.main, [*args, *more])
     assert list(tmp_path.iterdir()) == []
 
@@ -327,7 +337,7 @@ def test_another_shard_size_is_refused(tiny_store: TinyStore, fails: Fails) -> N
 def test_a_foreign_checkpoint_is_refused(
     scene_root: Path, teacher_checkpoint: Path, tmp_path: Path, fails: Fails
 ) -> None:
-    args = [a for a in codec_args(scene_root, tmp_path / "s.zarr") if a != "--demo_codec"]
+    args = without_codec(codec_args(scene_root, tmp_path / "s.zarr"))
     line = fails(encode.main, [*args, "--codec_checkpoint", str(teacher_checkpoint)])
     assert "teacher.pt holds a dict with the keys format, format_version" in line
     bad = tmp_path / "bmshj2018-hyperprior-x-00000000.pth.tar"

@@ -29,6 +29,7 @@ from pipelines import encode, frequency, reorder
 from pipelines.datasets.cityscapes import Cityscapes
 from pipelines.datasets.registry import READERS
 from pipelines.scenes.cityscapes_scenes import CityscapesScenes
+from tests.conftest import CODEC
 from training.data.loader import CropLoader, WholeImages
 from training.data.loader_config import LoaderConfig
 from training.data.store_source import SourceSpec, StoredChannels, StoreSource
@@ -60,7 +61,7 @@ def size_roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def args(root: Path, url: Path, *more: object) -> list[str]:
     return [
         *("--dataset", "cityscapes", "--data_root", str(root), "--split", "train"),
-        *("--store", str(url), "--demo_codec", "--samples_per_shard", "2", "--threads", "1"),
+        *("--store", str(url), *CODEC, "--samples_per_shard", "2", "--threads", "1"),
         *map(str, more),
     ]
 

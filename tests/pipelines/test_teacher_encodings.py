@@ -18,7 +18,7 @@ from latent_store.format.feature_encoding import BITROUND, KEEPBITS
 from latent_store.storage.location import Location
 from latent_store.tools import verify as integrity
 from pipelines import encode
-from tests.conftest import TinyStore, encode_args
+from tests.conftest import TinyStore, encode_args, without_codec
 from tests.latent_store.format.test_feature_encoding import CORE_CODECS, array_codecs
 from training.networks.network_config import NetworkConfig
 from training.tasks.classes import CITYSCAPES_CLASSES
@@ -43,7 +43,7 @@ def relu(scene_root: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyStor
 def teacher_args(store: TinyStore, url: Path, *more: str) -> list[str]:
     """Encodes the first validation scenes' features, and no latents."""
     args = encode_args(TinyStore(url=url, data_root=store.data_root, teacher=store.teacher), "val")
-    return [*(a for a in args if a != "--demo_codec"), *more]
+    return [*without_codec(args), *more]
 
 
 @pytest.fixture

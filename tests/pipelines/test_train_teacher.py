@@ -18,6 +18,7 @@ import latent_store
 from pipelines import encode, train_teacher
 from pipelines.datasets.raw_images import RawImages
 from pipelines.datasets.registry import DatasetFlags, open_dataset
+from tests.conftest import CODEC
 from tests.pipelines.made_voc import write_voc
 from training.data.loader import CropLoader, WholeImages
 from training.data.loader_config import LoaderConfig
@@ -104,7 +105,7 @@ def test_pictures_and_latents_are_cropped_alike(data_root: Path, tmp_path: Path)
     """What is compared (pixels on raw, latents) sees the same crops, sizes and objects."""
     url = tmp_path / "s.zarr"
     flags = ["--dataset", "voc", "--voc_task", "detection", "--data_root", str(data_root)]
-    flags += ["--split", "trainval", "--store", str(url), "--demo_codec", "--threads", "1"]
+    flags += ["--split", "trainval", "--store", str(url), *CODEC, "--threads", "1"]
     assert encode.main(flags) == 0
     config = LoaderConfig(batch_size=1, crop=64, workers=0)
     spec = SourceSpec(

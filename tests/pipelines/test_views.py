@@ -23,7 +23,16 @@ from latent_store.store import Split
 from latent_store.tools import verify as integrity
 from latent_store.tools.verify_streams import check_streams
 from pipelines import encode, frequency, reorder
-from tests.conftest import HEIGHT, RANKING, TRAIN, WIDTH, TinyStore, encode_args
+from tests.conftest import (
+    CODEC,
+    HEIGHT,
+    RANKING,
+    TRAIN,
+    WIDTH,
+    TinyStore,
+    encode_args,
+    without_codec,
+)
 from tests.latent_store.mutations import unnumbered
 from training import train
 from training.data.loader import CropLoader
@@ -70,7 +79,7 @@ def ranked_args(store: TinyStore, *more: str) -> list[str]:
 def codec_args(root: Path, url: Path, *more: str) -> list[str]:
     return [
         *("--dataset", "cityscapes", "--data_root", str(root), "--split", "train"),
-        *("--store", str(url), "--demo_codec", "--samples_per_shard", "2", "--threads", "1"),
+        *("--store", str(url), *CODEC, "--samples_per_shard", "2", "--threads", "1"),
         *("--psnr", "none", *more),
     ]
 
@@ -255,7 +264,7 @@ def test_the_ranked_copy_has_the_views(viewed_store: TinyStore, capsys: Any) -> 
 def test_components_that_are_behind_lack_the_views_and_catch_up(copied_store: TinyStore) -> None:
     """Latents are not asked for, so they and their ranked copy stay as they are: no defect."""
     with_views = encode_args(copied_store, "train", "--views", "hflip")
-    assert encode.main([word for word in with_views if word != "--demo_codec"]) == 0
+    assert encode.main(without_codec(with_views)) == 0
     assert reorder.main(ranked_args(copied_store)) == 0
     split = open_train(copied_store)
     assert split.teacher().rows.tolist() == list(range(2 * TRAIN))

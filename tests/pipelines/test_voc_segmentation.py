@@ -10,6 +10,7 @@ import pytest
 
 import latent_store
 from pipelines import encode, train_teacher
+from tests.conftest import CODEC
 from tests.pipelines.made_voc import SIZES, made_mask, write_voc
 from training import evaluate, train
 from training.tasks.classes import VOC_CLASSES
@@ -32,7 +33,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert train_teacher.main([*data, *shape, *SMALL.split(), "--pretrained", "none"]) == 0
     url, teacher = str(out / "voc.zarr"), str(out / "teacher/last.pt")
     for split in ("train", "val"):
-        store = ("--split", split, "--store", url, "--demo_codec", "--teacher_checkpoint", teacher)
+        store = ("--split", split, "--store", url, *CODEC, "--teacher_checkpoint", teacher)
         assert encode.main([*data, *store, "--threads", "1", "--psnr", "none"]) == 0
     where = ("--store", url, "--dataset", "voc2007")
     student = ("--selection", "none", "--output", str(out / "student"))

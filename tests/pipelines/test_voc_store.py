@@ -16,6 +16,7 @@ from latent_store import cli
 from latent_store.format.plan import read_plan
 from latent_store.storage.location import Location
 from pipelines import encode
+from tests.conftest import CODEC
 from tests.pipelines.made_voc import OBJECTS, SIZES, made_mask, write_objects, write_voc
 from training.tasks.classes import VOC_CLASSES
 
@@ -26,7 +27,7 @@ SPLIT = "voc2007/trainval"
 def args(root: Path, url: Path, task: str, *more: Any) -> list[str]:
     return [
         *("--dataset", "voc", "--voc_task", task, "--year", "2007", "--data_root", str(root)),
-        *("--split", "trainval", "--store", str(url), "--demo_codec", "--psnr", "none"),
+        *("--split", "trainval", "--store", str(url), *CODEC, "--psnr", "none"),
         *("--samples_per_shard", "2", "--threads", "1", *map(str, more)),
     ]
 

@@ -23,8 +23,8 @@ NAME = "cityscapes/train"
 SPLIT = ("--dataset", "cityscapes", "--split", "train")
 
 
-def make_inputs(root: Path) -> None:
-    """Writes a data root and a codec's checkpoint into a folder."""
+def make_inputs(root: Path, architecture: str) -> None:
+    """Writes a data root and the checkpoint of a codec of that kind into a folder."""
     rng = np.random.default_rng(5)
     for kind in ("leftImg8bit", "gtFine"):
         (root / f"data/{kind}/train/aa").mkdir(parents=True)
@@ -33,7 +33,7 @@ def make_inputs(root: Path) -> None:
         Image.fromarray(pixels).resize((64, 64)).save(picture_of(root, number))
         labels = Image.fromarray(rng.integers(0, 34, (64, 64)).astype(np.uint8))
         labels.save(root / f"data/gtFine/train/aa/aa_{number:06d}_000019_gtFine_labelIds.png")
-    model = make_model(8, 24)
+    model = make_model(8, 24, architecture)
     with torch.no_grad():  # Fresh weights alone round everything to 0.
         model.g_a[-1].weight.mul_(LOUDER)
         model.h_a[-1].weight.mul_(LOUDER)

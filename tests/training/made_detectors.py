@@ -13,7 +13,7 @@ from torch import nn
 
 from latent_store.codec import Codec
 from pipelines import encode, frequency, reorder
-from tests.conftest import RANKING
+from tests.conftest import CODEC, RANKING
 from tests.pipelines.made_voc import Object, write_list, write_objects
 from tests.training.real_networks import KEEP, make_every_kind, write_network
 from training.networks.network_config import NetworkConfig
@@ -65,7 +65,7 @@ def box_encode_args(store: BoxStore, split: str, canvas: tuple[int, int] = (128,
     flags = (
         *("--dataset", "voc", "--voc_task", "detection", "--year", "2007"),
         *("--data_root", store.data_root, "--split", split, "--store", store.url),
-        *("--demo_codec", "--canvas", *canvas, "--samples_per_shard", 2, "--threads", 1),
+        *(*CODEC, "--canvas", *canvas, "--samples_per_shard", 2, "--threads", 1),
     )
     return [*map(str, flags)]
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from latent_store import cli
 from latent_store.codec import (
-    Codec,
     decode_z,
     load_codec,
     pack_stream,
@@ -20,7 +19,7 @@ from latent_store.codec import (
     read_stream_file,
     write_stream_file,
 )
-from tests.conftest import RANKING, VAL, TinyStore
+from tests.conftest import OF_FILE, RANKING, VAL, TinyStore
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.measure import Pipeline
@@ -91,7 +90,7 @@ def test_the_header_is_a_small_part_of_a_small_picture(checkpoints, images, tmp_
         assert told["bytes"]["header"] < 100
     # What a camera writes needs no store, and no other network's order.
     stream = str(tmp_path / f"static/{images[0].stem}.stream")
-    assert cli.main(["decode", stream, "--output", str(tmp_path / "x.png")]) == 0
+    assert cli.main(["decode", stream, *OF_FILE, "--output", str(tmp_path / "x.png")]) == 0
 
 
 def test_the_server_needs_the_stream_file_alone(checkpoints, images, tmp_path, capsys):
@@ -130,12 +129,13 @@ def test_a_scalable_stream_serves_static_networks_and_those_of_all_channels(
     whole = open_transmission(checkpoints["none"])
     sent = whole.send(image_HWC, Stopwatch(torch.device("cpu")))
     y_hat_CHW = split.latents().read([1])[0]
-    z_NHW, indexes_CHW = _decoded(codec, sent)
+    z_NHW = decode_z(codec.tables, sent.z, *sent.hyper_size)
+    gaussians = codec.gaussians(z_NHW)
     scalable = pack_stream(
         codec,
-        y_hat_CHW,
+        gaussians.symbols(y_hat_CHW),
         z_NHW,
-        indexes_CHW,
+        gaussians.indexes_CHW,
         size=image_HWC.shape[:2],
         selection="scalable",
         channels=split.store.ranking(codec.spec.codec_id, RANKING).order,
@@ -177,11 +177,6 @@ def test_one_stream_file_serves_every_n(split, codec, images, tmp_path, cuts, se
         tmp_path / n / f"{images[0].stem}_labelTrainIds.png" for n in ("own", "received")
     )
     np.testing.assert_array_equal(read_labels(received), read_labels(own))
-
-
-def _decoded(codec: Codec, stream) -> tuple[np.ndarray, np.ndarray]:
-    z_NHW = decode_z(codec.tables, stream.z, *stream.hyper_size)
-    return z_NHW, codec.indexes(torch.from_numpy(z_NHW)[None])[0].numpy()
 
 
 @pytest.mark.parametrize(

@@ -263,9 +263,10 @@ class OwnBackbone(Backbone):
         try:
             stem, stages = self._build(dilated=dilated)
             stages = list(stages)
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             raise LatentStoreError(
-                f"--backbone {self.name} must return a stem and four stages ({error}); mend it"
+                f"--backbone {self.name} must return a stem and four stages "
+                f"({type(error).__name__}: {error}); mend it"
             ) from error
         found = [type(part).__name__ for part in (stem, *stages)]
         if len(stages) != len(self.stage_names) or not all(
@@ -298,18 +299,21 @@ class OwnBackbone(Backbone):
             ):
                 try:
                     x_BCHW = part.eval()(x_BCHW)
-                except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+                except Exception as error:
                     raise LatentStoreError(
                         f"--backbone {self.name}: the {name} cannot be called with "
-                        f"{list(x_BCHW.shape)} ({error}); mend it"
+                        f"{list(x_BCHW.shape)} ({type(error).__name__}: {error}); mend it"
                     ) from error
-                shape = list(getattr(x_BCHW, "shape", ()))
+                is_tensor = isinstance(x_BCHW, torch.Tensor)
+                kind = x_BCHW.dtype if is_tensor else type(x_BCHW).__name__
+                shape = list(x_BCHW.shape) if kind == torch.float32 else []
                 sizes = [[side // stride for side in _PROBE] for stride in allowed]
                 if len(shape) != 4 or shape[0] != 1 or shape[2:] not in sizes:
                     raise LatentStoreError(
                         f"--backbone {self.name}: of a picture of {_PROBE[0]}x{_PROBE[1]} the "
-                        f"{name} must give [1, C, H, W] at 1/{' or 1/'.join(map(str, allowed))} of "
-                        f"its size, got {shape or type(x_BCHW).__name__}; mend it"
+                        f"{name} must give [1, C, H, W], float32, at 1/"
+                        f"{' or 1/'.join(map(str, allowed))} of its size, "
+                        f"got {shape or kind}; mend it"
                     )
                 found.append((shape[1], shape[2], shape[3]))
         return found

@@ -151,30 +151,35 @@ def size_hidden_channels(transform: ModuleDeconv, scaled: Sequence[torch.Tensor]
 
 @torch.no_grad()
 def start_from_synthesis(network: LatentNetwork, synthesis: Any) -> None:
-    """Copies g_s' first layer and IGDN into half of a Module-Deconv's hidden channels.
+    """Copies g_s' first layer and IGDN into a Module-Deconv's hidden channels, half of them at
+    most codecs.
 
-    The layer without the IGDN goes into the rest.
+    The layer without the IGDN goes into as many of the rest; what is left then, of a codec of few
+    channels, keeps its fresh weights.
     """
     layer, theirs = synthesis[0], synthesis[1]
-    transform, half = network.transform, layer.out_channels
+    transform = network.transform
+    hidden = transform.up1.out_channels
+    half = min(layer.out_channels, hidden)
+    both = min(half, hidden - half)
     scale_C111 = network.latent_scale_C[:, None, None, None]
-    weight = layer.weight[list(network.selection.numbers)] / scale_C111
-    both = transform.up1.out_channels - half
+    weight = layer.weight[list(network.selection.numbers), :half] / scale_C111
+    linear = slice(half, half + both)
     transform.up1.weight[:, :half] = weight
-    transform.up1.bias[:half] = layer.bias
-    transform.up1.weight[:, half:] = weight[:, :both]
-    transform.up1.bias[half:] = layer.bias[:both]
+    transform.up1.bias[:half] = layer.bias[:half]
+    transform.up1.weight[:, linear] = weight[:, :both]
+    transform.up1.bias[linear] = layer.bias[:both]
     if not isinstance(transform.activation, stock.GDN):
         # A ReLU passes what is above 0: the second half gets the rest.
-        transform.up1.weight[:, half:].neg_()
-        transform.up1.bias[half:].neg_()
+        transform.up1.weight[:, linear].neg_()
+        transform.up1.bias[linear].neg_()
         return
     ours = transform.activation
     # GDN keeps square roots, and a pedestal that stands for 0.
     pedestal = float(ours.gamma_reparam.pedestal) ** 0.5
     ours.gamma.fill_(pedestal)
-    ours.gamma[:half, :half] = theirs.gamma
-    ours.beta[:half] = theirs.beta
+    ours.gamma[:half, :half] = theirs.gamma[:half, :half]
+    ours.beta[:half] = theirs.beta[:half]
     ours.beta[half:] = (1.0 + pedestal**2) ** 0.5
 
 

@@ -191,27 +191,75 @@ def test_what_cannot_be_a_box_is_one_failed_row(
         assert rule in reason
 
 
+def outside(contents: dict[str, Any]) -> None:
+    contents["annotations"][0]["bbox"] = [90, 6, 30, 40]
+    del contents["annotations"][1:], contents["images"][0], contents["images"][1:]
+
+
+FILE = "annotations/instances_train2017.json"
 REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (lambda root: (root / "train2017/000000000004.jpg").unlink(), "have no file, the f"),
+    "missing": (
+        lambda root: (root / "train2017/000000000004.jpg").unlink(),
+        (
+            f"1 of the 20 images in {FILE} have no file, the first is "
+            "ROOT/train2017/000000000004.jpg; restore it, or take the image out of the file"
+        ),
+    ),
     "no file": (
-        lambda root: (root / "annotations/instances_train2017.json").unlink(),
-        "has no inst",
+        lambda root: (root / FILE).unlink(),
+        (
+            "ROOT/annotations has no instances_SPLIT.json or panoptic_SPLIT.json or "
+            "stuff_SPLIT.json or image_info_SPLIT.json; check --data_root, which holds that "
+            "folder, and --annotations (there are: no files)"
+        ),
     ),
     "no JSON": (
-        lambda root: (root / "annotations/instances_train2017.json").write_text("{"),
-        "is no such file of COCO's",
+        lambda root: (root / FILE).write_text("{"),
+        f"{FILE} is no such file of COCO's (Input data was truncated); restore it",
+    ),
+    "no images": (
+        lambda root: changed(root, lambda c: c.update(images=[], annotations=[])),
+        f"{FILE} lists no images; restore it, or check --split",
+    ),
+    "outside": (
+        lambda root: changed(root, outside),
+        (
+            f"{FILE}: the box of object 0 (90, 6, 30, 40) leaves the picture of 80x64 (width x "
+            "height) by more than 1 pixel, or is not in it at all (picture 000000000001.jpg); "
+            "correct that object"
+        ),
     ),
     "stranger": (
         lambda root: changed(root, lambda c: c["annotations"][0].update(image_id=9)),
-        "has an annotation of image 9, which it does not list",
+        (
+            f"{FILE} has an annotation of image 9, which it does not list; take it out, or list "
+            "the image"
+        ),
     ),
     "twice": (
         lambda root: changed(root, lambda c: c["images"].append(c["images"][0])),
-        "names the picture '000000000000' twice",
+        f"{FILE} names the picture '000000000000' twice; take one out",
     ),
     "categories": (
         lambda root: changed(root, lambda c: c.update(categories=[])),
-        "must list one category or more",
+        (
+            f"{FILE} must list one category or more, each with an id of its own, 0 or more, got 0 "
+            "(none); correct it"
+        ),
+    ),
+    "one id": (
+        lambda root: changed(root, lambda c: c["categories"].append(c["categories"][0])),
+        (
+            f"{FILE} must list one category or more, each with an id of its own, 0 or more, got 4 "
+            "(1, 18, 18, 92); correct it"
+        ),
+    ),
+    "one name": (
+        lambda root: changed(root, lambda c: c["categories"].append({"id": 0, "name": "dog"})),
+        (
+            f"{FILE} has 2 classes called 'dog', with the background of boxes: reports tell them "
+            "apart by their names; rename all but one, or take them out"
+        ),
     ),
 }
 
@@ -223,5 +271,6 @@ def test_refusals_before_anything_is_written(
     spoil, message = REFUSALS[case]
     spoil(root)
     args = ["--dataset", "coco", "--data_root", str(root), "--split", "train2017", "--demo_codec"]
-    assert message in fails(encode.main, [*args, "--store", str(tmp_path / "s.zarr")])
+    line = fails(encode.main, [*args, "--store", str(tmp_path / "s.zarr")])
+    assert line == f"encode-to-store: error: {message.replace('ROOT', str(root))}"
     assert not (tmp_path / "s.zarr").exists()

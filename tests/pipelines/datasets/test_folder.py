@@ -148,7 +148,23 @@ def test_boxes_lie_beside_and_have_ones_own_classes(tmp_path: Path) -> None:
 
 REFUSALS = {
     "nothing": ({"notes.txt": b""}, [], "has neither a folder train nor pictures in itself"),
-    "no picture": ({"a.jpg": b"x", "b.jpg": b""}, [], "none of the 2 files in"),
+    "no picture": (
+        {"a.jpg": b"x", "b.jpg": b""},
+        [],
+        (
+            "/root that are called pictures is one; of the first: cannot read picture a.jpg: "
+            "cannot identify image file: it is damaged, or none of PNG, JPEG, WEBP, TIFF, BMP, "
+            "GIF, PPM, JPEG2000; replace or remove that file; check --data_root and --split"
+        ),
+    ),
+    "no names": (
+        {"a.mask.png": b"", "classes.txt": b"\n \n"},
+        [],
+        (
+            "/classes.txt has 0 class names, 0 of them twice: there must be 1 to 255, each once, "
+            "one a line; correct it"
+        ),
+    ),
     "split": ({"val/a.jpg": b""}, [], "(there are: val)"),
     "empty split": ({"train/notes.txt": b"x"}, [], "no picture in"),
     "no classes": ({"a.mask.png": b""}, [], "masks or boxes, but no class names at"),
@@ -175,6 +191,38 @@ def test_refusals_before_anything_is_written(
     url = tmp_path / "s.zarr"
     assert message in fails(encode.main, arguments(inputs, tmp_path / "root", url, *more))
     assert not url.exists()
+
+
+def test_labels_none_of_which_fits_are_refused_and_one_that_does_not_fails_its_row(
+    inputs: Path, tmp_path: Path, serial: None, fails: Callable[..., str]
+) -> None:
+    root, url = tmp_path / "root", tmp_path / "s.zarr"
+    write_pictures(root)
+    write_masks(root, ".MASK.png")
+    args = arguments(inputs, root, url)
+    (root / "classes.txt").write_text("left\nright\n")
+    assert fails(encode.main, args) == (
+        "encode-to-store: error: a/c.MASK.png holds the value 2: class ids are 0 to 1, by "
+        "classes.txt, and 255 is ignored; restore it"
+    )
+    (root / "classes.txt").write_text("left\nmiddle\nright\n")
+    for name in SIZES:
+        Image.fromarray(made_mask((60, 64))).save(root / f"{name}.MASK.png")
+    assert fails(encode.main, args) == (
+        "encode-to-store: error: a/c.MASK.png is 60x64, its image is 60x130 (height x width): "
+        "masks have one label a pixel; restore it"
+    )
+    assert not url.exists()
+    write_masks(root, ".MASK.png")
+    (root / "a/d.MASK.png").write_bytes((root / "b.MASK.png").read_bytes())
+    line = fails(encode.main, args, status=1)
+    assert (
+        "1 samples of folder/train/labels failed, more than --max_failures 0 (first: a_d: " in line
+    )
+    assert "a/d.MASK.png is 64x64, its image is 128x50 (height x width)" in line
+    assert encode.main([*args, "--max_failures", "1"]) == 0
+    labels = latent_store.open(url)["folder/train"].labels()
+    assert labels.rows.tolist() == [0, 2, 3]
 
 
 def test_two_pictures_of_one_name_and_masks_that_do_not_fit(tmp_path: Path) -> None:

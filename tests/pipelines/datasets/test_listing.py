@@ -84,6 +84,8 @@ def test_what_is_no_file_is_listed_if_its_name_is_one(tmp_path: Path) -> None:
 
 def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
     write(tmp_path / f"city/{E_DECOMPOSED}.png")
+    found = find_files(Location(tmp_path), "city", ".PNG", any_case=True)
+    assert found.uris == {E_COMPOSED: f"city/{E_DECOMPOSED}.png"}
     found = find_files(Location(tmp_path), "city", ".png")
     assert found.uris == {E_COMPOSED: f"city/{E_DECOMPOSED}.png"}
     write(tmp_path / f"city/{E_COMPOSED}.png")
@@ -91,6 +93,12 @@ def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
         DatasetError, match=r"'city/e\\u0301.png' and 'city/\\xe9.png' are one name"
     ):
         find_files(Location(tmp_path), "city", ".png")
+    write(tmp_path / "town/a.png")
+    write(tmp_path / "town/a.PNG")
+    with pytest.raises(
+        DatasetError, match=r"'town/a\.PNG' and 'town/a\.png' are one name, in two Un"
+    ):
+        find_files(Location(tmp_path), "town", ".png", any_case=True)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,19 @@ class Raising(Halves):
         raise KeyError(sample.sample_id)
 
 
+class RaisingOnce(Halves):
+    def read_labels(self, sample: Sample) -> np.ndarray:
+        return super().read_labels(sample) if sample.sample_id != "1" else {}[sample.sample_id]
+
+
+class ClassesOfLetters(Halves):
+    class_names = "ab"  # type: ignore[assignment]
+
+
+class ClassesTwice(Halves):
+    class_names = ("left", "left")
+
+
 class Unlisted(DatasetReader):
     dataset_id = "photos"
 
@@ -82,6 +96,32 @@ class Nameless(Photos):
 class Empty(Photos):
     def manifest(self, split: str) -> list[Sample]:
         return []
+
+
+class Broken(Photos):
+    def manifest(self, split: str) -> Iterator[Sample]:  # type: ignore[override]
+        yield from super().manifest(split)
+        raise KeyError("files")
+
+
+class Twins(Photos):
+    def manifest(self, split: str) -> list[Sample]:
+        return [dataclasses.replace(s, sample_id="twin") for s in super().manifest(split)]
+
+
+class Fractions(Photos):
+    def manifest(self, split: str) -> list[Sample]:
+        return [dataclasses.replace(s, height=64.0) for s in super().manifest(split)]  # type: ignore[arg-type]
+
+
+class Elsewhere(Photos):
+    def manifest(self, split: str) -> list[Sample]:
+        return [dataclasses.replace(s, image_uri="none.jpg") for s in super().manifest(split)]
+
+
+class Flat(Photos):
+    def canvas_of(self, samples: Sequence[Sample]) -> tuple[int, int] | None:
+        return 64  # type: ignore[return-value]
 
 
 class Deaf(Photos):
@@ -115,17 +155,60 @@ def test_pictures_alone_and_with_labels(inputs: Path, root: Path, serial: None) 
 
 
 REFUSALS = {
-    "no.such.module:Reader": "no.such.module:Reader cannot be imported (ModuleNotFoundError: ",
-    f"{__name__}:Nothing": "has no attribute 'Nothing'; check the name after the colon",
-    f"{__name__}:SIZE": "must be a class derived from pipelines.datasets.base.DatasetReader",
-    "Unlisted": "lacks the method manifest",
-    "WithoutLabels": "has the task segmentation, but lacks the method read_labels",
-    "Nameless": "lacks `dataset_id`, its name in a store",
-    "Transposed": "must be uint8 of 64x96 (height x width), Transposed gives uint8 of (96, 64)",
-    "Beyond": "hold 1: there are 1 classes, from 0, and 255 is ignored",
+    "no.such.module:Reader": (
+        "no.such.module:Reader cannot be imported (ModuleNotFoundError: No module named 'no'; "
+        "install it, or set PYTHONPATH to the folder that holds it)"
+    ),
+    f"{__name__}:Nothing": (
+        f"{__name__}:Nothing cannot be imported (module {__name__!r} has no attribute 'Nothing'; "
+        "check the name after the colon)"
+    ),
+    f"{__name__}:SIZE": (
+        f"--dataset {__name__}:SIZE must be a class derived from "
+        "pipelines.datasets.base.DatasetReader, got tuple; derive it"
+    ),
+    "Unlisted": "--dataset PLACE lacks the method manifest; see `DatasetReader`",
+    "WithoutLabels": (
+        "--dataset PLACE has the task segmentation, but lacks the method read_labels; write it, or "
+        "have no task"
+    ),
+    "Nameless": "--dataset PLACE lacks `dataset_id`, its name in a store; give it",
+    "Transposed": (
+        "the labels of 0 must be uint8 of 64x96 (height x width), Transposed gives uint8 of "
+        "(96, 64); mend the reader"
+    ),
+    "Beyond": (
+        "the labels of 0 hold 1: there are 1 classes, from 0, and 255 is ignored; mend the reader "
+        "or its class names"
+    ),
     "Raising": "Raising.read_labels raised KeyError: '0'; mend the reader",
-    "Empty": "Empty.manifest('train') must return samples, one or more, got list of none",
-    "Deaf": "raised TypeError: ",
+    "ClassesOfLetters": (
+        "--dataset PLACE has the task segmentation: its `class_names` must be a tuple of 1 to 255 "
+        "names, each once, got ab; mend it"
+    ),
+    "ClassesTwice": (
+        "--dataset PLACE has the task segmentation: its `class_names` must be a tuple of 1 to 255 "
+        "names, each once, got ('left', 'left'); mend it"
+    ),
+    "Empty": (
+        "Empty.manifest('train') must return samples, one or more, got list of none; see "
+        "`DatasetReader`"
+    ),
+    "Broken": "Broken.manifest raised KeyError: 'files'; mend the reader",
+    "Twins": (
+        "train/0.jpg and train/1.jpg have the id 'twin': ids must be unique in a split; rename "
+        "one, with its labels"
+    ),
+    "Fractions": (
+        "Fractions.manifest('train') must return samples as `Sample` describes them, '0' is none "
+        "(Expected `int`, got `float` - at `$.height`); mend the reader"
+    ),
+    "Elsewhere": "none.jpg is missing; restore it",
+    "Flat": (
+        "Flat.canvas_of must return a height and a width in pixels, or None, got 64; mend the "
+        "reader"
+    ),
+    "Deaf": "PLACE raised TypeError: Deaf.__init__() takes 1 positional argument but 2 were given;",
     "photos": "argument --dataset: invalid choice: 'photos' (choose from ",
 }
 
@@ -137,5 +220,18 @@ def test_refusals_before_anything_is_written(
     args = arguments(inputs, root, place)
     if place == "photos":
         args[1] = place
-    assert REFUSALS[place] in fails(encode.main, args)
+    line = fails(encode.main, args)
+    message = REFUSALS[place].replace("PLACE", f"{__name__}:{place}")
+    assert line.startswith(f"encode-to-store: error: {message}")
     assert not (root.parent / "s.zarr").exists()
+
+
+def test_what_a_reader_raises_for_one_sample_fails_its_row(
+    inputs: Path, root: Path, serial: None, fails: Callable[..., str]
+) -> None:
+    line = fails(encode.main, arguments(inputs, root, "RaisingOnce"), status=1)
+    assert "1 samples of photos/train/labels failed, more than --max_failures 0 (first: 1: " in line
+    assert "(first: 1: RaisingOnce.read_labels raised KeyError: '1'; mend the reader)" in line
+    assert encode.main([*arguments(inputs, root, "RaisingOnce"), "--max_failures", "1"]) == 0
+    split = latent_store.open(root.parent / "s.zarr")["photos/train"]
+    assert split.common_rows(split.latents(), split.labels()).tolist() == [0, 2]

@@ -62,36 +62,100 @@ def test_channels_and_strides_are_those_of_a_call(mine: Callable[..., str]) -> N
         assert size is None or outputs["logits"].shape == size
 
 
+WRONG = "--backbone PLACE must return a stem and four stages"
 REFUSALS = {
-    "shape": (("conv(3, 16, stride=2)", "conv(3, 16)"), "the stem must give [1, C, H, W] at 1/4"),
-    "stride": (("conv(64, 128, dilation=2) if", "conv(64, 128, 4) if"), "at 1/8 or 1/16 of its"),
-    "channels": (("conv(16, 32, stride=2)", "conv(8, 32, 2)"), "the layer2 cannot be called with"),
-    "stages": (("conv(32, 64, stride=2), last]", "last]"), "a stem and four stages, torch.nn.Mod"),
+    "shape": (
+        ("conv(3, 16, stride=2)", "conv(3, 16)"),
+        (
+            "--backbone PLACE: of a picture of 128x64 the stem must give [1, C, H, W], float32, at "
+            "1/4 of its size, got [1, 16, 64, 32]; mend it"
+        ),
+    ),
+    "stride": (
+        ("conv(64, 128, dilation=2) if", "conv(64, 128, 4) if"),
+        (
+            "--backbone PLACE: of a picture of 128x64 the layer4 must give [1, C, H, W], float32, "
+            "at 1/8 or 1/16 of its size, got [1, 128, 2, 1]; mend it"
+        ),
+    ),
+    "tuple": (
+        ("last]", "nn.Sequential(last, nn.AdaptiveMaxPool2d((4, 2), return_indices=True))]"),
+        (
+            "--backbone PLACE: of a picture of 128x64 the layer4 must give [1, C, H, W], float32, "
+            "at 1/32 of its size, got tuple; mend it"
+        ),
+    ),
+    "embedded": (
+        ("last]", "nn.Embedding(1, 1)]"),
+        "--backbone PLACE: the layer4 cannot be called with [1, 64, 8, 4] (RuntimeError: Expected ",
+    ),
+    "channels": (
+        ("conv(16, 32, stride=2)", "conv(8, 32, 2)"),
+        "--backbone PLACE: the layer2 cannot be called with [1, 16, 32, 16] (RuntimeError: Given ",
+    ),
+    "stages": (
+        ("conv(32, 64, stride=2), last]", "last]"),
+        f"{WRONG}, torch.nn.Modules, got Sequential, Sequential, Sequential, Sequential; mend it",
+    ),
     "modules": (
         ("return stem, [conv(16, 16)", "return stem, [abs"),
-        "four stages, torch.nn",
+        f"{WRONG}, torch.nn.Modules, got Sequential, builtin_function_or_method, Sequential, ",
     ),
-    "nothing": (("return stem, [", "stem, ["), "return a stem and four stages (cannot"),
+    "nothing": (
+        ("return stem, [", "stem, ["),
+        f"{WRONG} (TypeError: cannot unpack non-iterable NoneType object); mend it",
+    ),
+    "raising": (
+        ("return stem, [", "{}['stem'], ["),
+        f"{WRONG} (KeyError: 'stem'); mend it",
+    ),
     "argument": (
         ("def build(*, dilated)", "def build(d=0)"),
-        "called as build(dilated=",
+        "--backbone PLACE must be called as build(dilated=True or False); give it that argument",
     ),
-    "weights": (("conv(64, 128, dilation=2) if", "conv(64, 96, dilation=2) if"), "the same names"),
-    "name": (("def build(", "def make("), "has no attribute 'build'; check the name after"),
+    "weights": (
+        ("conv(64, 128, dilation=2) if", "conv(64, 96, dilation=2) if"),
+        (
+            "--backbone PLACE must build weights of the same names and shapes with and without "
+            "dilated; mend it"
+        ),
+    ),
+    "name": (
+        ("def build(", "def make("),
+        (
+            "PLACE cannot be imported (module 'mine_name' has no attribute 'build'; check the name "
+            "after the colon)"
+        ),
+    ),
     "imported": (
         ("def build(*, dilated):", "from shutil import rmtree as build\ndef b(dilated):"),
-        "",
+        "--backbone PLACE must be a function that mine_imported defines, got function; define it ",
     ),
-    "syntax": (("def build(", "def build(("), "cannot be imported (SyntaxError"),
+    "syntax": (
+        ("def build(", "def build(("),
+        "PLACE cannot be imported (SyntaxError: invalid syntax (mine_syntax.py, line 9); mend the ",
+    ),
+    "exit": (
+        ("from torch import nn", "raise SystemExit(0)"),
+        "PLACE cannot be imported (SystemExit: 0; mend the module)",
+    ),
+    "lacking": (
+        ("from torch import nn", "import mine.none"),
+        (
+            "PLACE cannot be imported (ModuleNotFoundError: No module named 'mine'; install it, or "
+            "set PYTHONPATH to the folder that holds it)"
+        ),
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusals_at_the_first_call(mine: Callable[..., str], case: str) -> None:
     change, message = REFUSALS[case]
-    message = message or "must be a function that mine_imported defines, got function"
-    with pytest.raises(LatentStoreError, match=re.escape(message)):
-        find_backbone(mine(f"mine_{case}", change))
+    place = mine(f"mine_{case}", change)
+    with pytest.raises(LatentStoreError) as caught:
+        find_backbone(place)
+    assert str(caught.value).startswith(message.replace("PLACE", place))
 
 
 def test_other_names_and_weights(mine: Callable[..., str]) -> None:

@@ -10,6 +10,7 @@ import torch
 import latent_store
 from latent_store.batches.source import CropRule
 from latent_store.codec import Codec, codec_from_store
+from latent_store.codec.stock import ScaleHyperprior
 from pipelines import encode
 from tests.conftest import TinyStore, encode_args
 from tests.training.test_train import SMALL
@@ -19,6 +20,7 @@ from training.data.loader_config import LoaderConfig
 from training.data.store_source import StoreSource
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
+from training.networks.transforms import HIDDEN_CHANNELS
 from training.tasks.losses import cell_mask, distillation
 from training.tasks.registry import build_network
 from training.trainer import assembly, computed_start, initialise
@@ -113,6 +115,37 @@ def test_the_first_layer_is_that_of_the_synthesis(
         hidden_BCHW = network.transform.hidden(network.scaled(y_hat_BCHW))
     half = wanted_BCHW.shape[1]
     torch.testing.assert_close(hidden_BCHW[:, :half], wanted_BCHW, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("synthesis_channels", [16, 320])
+@pytest.mark.parametrize("activation", ["igdn", "relu"])
+@torch.no_grad()
+def test_a_synthesis_may_have_few_channels_or_more_than_the_transform(
+    tiny_store: TinyStore, tmp_path: Path, synthesis_channels: int, activation: str
+) -> None:
+    job = make_job(tiny_store, tmp_path, transform_activation=activation)
+    network, _ = make_network(job)
+    synthesis = ScaleHyperprior(synthesis_channels, network.config.latent_channels).g_s
+    synthesis[1].gamma.normal_().abs_()
+    up1, fresh = network.transform.up1, network.transform.up1.weight.clone()
+    computed_start.start_from_synthesis(network, synthesis)
+    y_hat_BCHW = torch.randint(-3, 4, (1, network.config.latent_channels, 4, 4)).float()
+    layer_BCHW = synthesis[0](y_hat_BCHW)
+    found_BCHW = up1(network.scaled(y_hat_BCHW))
+    copied = min(synthesis_channels, HIDDEN_CHANNELS)
+    torch.testing.assert_close(found_BCHW[:, :copied], layer_BCHW[:, :copied], atol=1e-3, rtol=1e-3)
+    again = min(copied, HIDDEN_CHANNELS - copied)
+    sign = 1 if activation == "igdn" else -1
+    torch.testing.assert_close(
+        found_BCHW[:, copied : copied + again],
+        sign * layer_BCHW[:, :again],
+        atol=1e-3,
+        rtol=1e-3,
+    )
+    assert torch.equal(up1.weight[:, copied + again :], fresh[:, copied + again :])
+    if activation == "igdn":
+        gamma = network.transform.activation.gamma
+        assert torch.equal(gamma[:copied, :copied], synthesis[1].gamma[:copied, :copied])
 
 
 @pytest.mark.parametrize("activation", ["igdn", "relu"])
