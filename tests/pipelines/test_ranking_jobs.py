@@ -74,7 +74,9 @@ def test_frequency_counts_the_gates_decisions(
     sounding = torch.from_numpy((latents.read(latents.rows) != 0).any(axis=(2, 3)))
     on = (torch.cat([o.gate_BC for o in outputs]) * sounding).sum(0)
     probability = (torch.cat([o.probability_BC for o in outputs]) * sounding).double().mean(0)
-    assert 0 < int(sounding.sum()) < sounding.numel()  # the demo codec leaves channels silent
+    # The demo codec leaves channels silent; where there are means, none is 0 everywhere.
+    assert int(sounding.sum()) > 0
+    assert bool(sounding.all()) == (latents.spec.y_hat_steps > 1)
     assert ranking.num_samples == TRAIN
     assert ranking.counts == tuple(int(n) for n in on)
     assert 0 < sum(ranking.counts) < TRAIN * 192
@@ -130,6 +132,8 @@ def test_entropy_and_random_rank_all_channels(copied_store: TinyStore) -> None:
 def test_a_cut_through_a_tie_warns_and_strict_refuses(
     copied_store: TinyStore, fails: Fails, capsys: Any
 ) -> None:
+    if latent_store.open(copied_store.url).codec().y_hat_steps > 1:
+        pytest.skip("no channel of a codec with means is silent, and no variances are equal")
     args = ranking_args(copied_store, "--method", "variance", "--keep", "191")
     assert frequency.main([*args, "--ranking", "loose"]) == 0
     assert "undetermined (" in capsys.readouterr().out
@@ -161,11 +165,13 @@ def test_every_cut_of_every_row_decodes_from_its_prefix(tiny_store: TinyStore) -
     codec = codec_from_store(store)
     assert ranked.cuts == (16, 32, 64, 192)
     for row, cut in itertools.product(ranked.rows.tolist(), ranked.cuts):
-        indexes_CHW = decode_gaussians(codec, latents, row).indexes_CHW
+        gaussians = decode_gaussians(codec, latents, row)
+        indexes_CHW = gaussians.indexes_CHW
         prefix = ranked.scalable_string(row, cut)
         order = ranked.ranking.order
         decoded = decode_scalable(codec.tables, prefix, indexes_CHW, order, cut)
-        np.testing.assert_array_equal(decoded, ranked.read([row], cut)[0])
+        y_hat_KHW = gaussians.y_hat(decoded, order[:cut])
+        np.testing.assert_array_equal(y_hat_KHW, ranked.read([row], cut)[0])
         ranked.check_symbols(row, decoded, indexes_CHW[list(order[:cut])])
         decoded[0, 0, 0] += 1
         with pytest.raises(latent_store.LatentStoreError, match="symbols of the first"):

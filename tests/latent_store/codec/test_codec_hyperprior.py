@@ -313,16 +313,16 @@ def assert_stock_decodes(codec: Codec, image: np.ndarray) -> None:
     """Encodes a picture, and decodes its strings with the unmodified model in float64."""
     stock = unmodified(codec)
     latents = codec.encode(image_to_tensor(pad_image(image)))
-    y_hat, z_symbols = latents.y_hat_BCHW[0].numpy(), latents.z_symbols_BNHW[0].numpy()
+    symbols, z_symbols = latents.symbols_BCHW[0].numpy(), latents.z_symbols_BNHW[0].numpy()
     indexes = latents.indexes_BCHW[0].numpy()
-    y, z = encode_y(codec.tables, y_hat, indexes), encode_z(codec.tables, z_symbols)
+    y, z = encode_y(codec.tables, symbols, indexes), encode_z(codec.tables, z_symbols)
     shape = z_symbols.shape[1:]
-    assert_same_y_hat(codec, stock_y_hat(stock, y, z, shape)[0], y_hat)
+    assert_same_y_hat(codec, stock_y_hat(stock, y, z, shape)[0], latents.y_hat_BCHW[0].numpy())
     x_hat = codec.reconstruct(latents.y_hat_BCHW)
     expected = stock.decompress([[y], [z]], shape)["x_hat"]
     assert (x_hat.clamp(0, 1) - expected).abs().max() < 1e-5
     for data, bits in (
-        (y, channel_bits(codec.tables, y_hat, indexes).sum()),
+        (y, channel_bits(codec.tables, symbols, indexes).sum()),
         (z, hyper_bits(codec.tables, z_symbols)),
     ):
         assert 32 <= 8 * len(data) - bits <= 64

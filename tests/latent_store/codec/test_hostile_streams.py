@@ -38,7 +38,13 @@ from latent_store.codec.stream_file import MAGIC, PREAMBLE
 from latent_store.codec.streams import _most_bytes, _padding
 from latent_store.codec.tables import CoderTables
 from latent_store.errors import CapacityError, IdentityError, IntegrityError, LatentStoreError
-from tests.latent_store.codec.made_codec import made_tables, random_latents
+from tests.latent_store.codec.made_codec import (
+    STOCK,
+    made_tables,
+    make_model,
+    random_latents,
+    save,
+)
 
 OLD_STREAMS = Path(__file__).parents[1] / "archives/streams_v1"
 VALUES = (
@@ -63,9 +69,9 @@ def counted(found: Counter[str]) -> Iterator[None]:
     assert "\n" not in said
 
 
-@pytest.fixture(scope="module")
-def small(small_checkpoint: bytes) -> Codec:
-    return codec_from_bytes(small_checkpoint)
+@pytest.fixture(scope="module", params=list(STOCK))
+def small(request: pytest.FixtureRequest) -> Codec:
+    return codec_from_bytes(save(make_model(8, 12, request.param).state_dict()))
 
 
 @pytest.fixture(scope="module")
