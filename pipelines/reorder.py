@@ -50,6 +50,7 @@ def _run(argv: Sequence[str] | None) -> int:
     # They load torch, which parsing needs not.
     from pipelines.jobs.beam_jobs import local_threads
     from pipelines.jobs.component_job import leased
+    from pipelines.jobs.encoding import load_store_codec
     from pipelines.jobs.reordering import ReorderJob
 
     location = open_location(flags.store)
@@ -58,6 +59,7 @@ def _run(argv: Sequence[str] | None) -> int:
     split = store[f"{flags.dataset}/{flags.split}"]
     ranking = store.ranking(codec.codec_id, flags.ranking)
     latents = split.latents(codec.codec_id)
+    load_store_codec(location, codec.codec_id)  # one that cannot be used is told before the shards
     # Where the latents are behind the plan, so is the copy: it follows when they have caught up.
     plan = split.plan.up_to(latents.record.num_rows or 0)
     canvas, dtype = split.plan.canvas, str(latents.array("y_hat").dtype)

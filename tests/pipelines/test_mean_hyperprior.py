@@ -25,9 +25,11 @@ from latent_store.store import Split
 from latent_store.tools.decode import decode_gaussians
 from latent_store.views.statistics import channel_statistics
 from pipelines import encode, frequency, reorder
+from pipelines.jobs import encoding
 from tests.benchmarks.stock_codec import compare_with_stock
 from tests.conftest import HEIGHT, RANKING, TRAIN, VAL, WIDTH
 from tests.latent_store.codec.made_codec import make_model, save
+from tests.pipelines.kills import contents
 from training import evaluate, segment, train
 
 CHANNELS, KEEP = 40, 16
@@ -207,22 +209,36 @@ def test_every_selection_trains_and_is_evaluated(
 
 
 def test_a_reader_without_steps_refuses_it_by_name(
-    split: Split, monkeypatch: pytest.MonkeyPatch
+    split: Split, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
 ) -> None:
     codec_id, url = split.latents().spec.codec_id, split.store.url
+    jobs = ["--store", url, "--dataset", "cityscapes", "--split", "val", "--ranking", RANKING]
+    before = contents(Path(url))
     attrs = split.latents().group.attrs
     assert attrs["encoding-version"] == split.ranked(RANKING).group.attrs["encoding-version"]
     with monkeypatch.context() as older:
         older.setattr(schema, "NEWEST_VERSIONS", {})
-        with pytest.raises(FormatVersionError, match=rf"latents/{codec_id} in .* version 2\.0, th"):
+        newer = (
+            f"cityscapes/val/latents/{codec_id} in {url} has format version 2.0, this library "
+            f"reads {schema.FORMAT_VERSION}; install a release of latent-store that reads it"
+        )
+        with pytest.raises(FormatVersionError) as caught:
             latent_store.open(url)["cityscapes/val"].latents()
+        assert str(caught.value) == newer
+        assert fails(reorder.main, jobs) == f"reorder-latents: error: {newer}"
         assert len(latent_store.open(url)["cityscapes/val"].labels().rows) == VAL
     with monkeypatch.context() as other:
         other.delitem(FAMILIES, "mbt2018-mean")
-        with pytest.raises(
-            CheckpointError, match=f"{codec_id} is of architecture mbt2018-mean, th"
-        ):
+        encoding.load_store_codec.cache_clear()
+        unknown = (
+            f"{codec_id} is of architecture mbt2018-mean, this release has bmshj2018-hyperprior; "
+            "install one that has it"
+        )
+        with pytest.raises(CheckpointError) as caught:
             codec_from_store(latent_store.open(url))
+        assert str(caught.value) == unknown
+        assert fails(reorder.main, [*jobs, "--overwrite"]) == f"reorder-latents: error: {unknown}"
+    assert contents(Path(url)) == before
 
 
 def test_steps_that_do_not_fit_are_told(
