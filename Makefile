@@ -1,6 +1,8 @@
 # Everything rests on .venv; each target does its own set-up, and a second call reuses it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3.11)
 BIN := .venv/bin
+# Of the small stores of all tests: the demo's, or mbt2018-mean.
+CODEC ?= demo
 # Two cores are assumed, and tests must not fight over them; waiting threads sleep instead of
 # spinning, which on shared cores is several times faster. A third worker works while others wait
 # for their children.
@@ -19,10 +21,11 @@ demo: setup
 	$(QUIET) $(BIN)/python -m pipelines.demo --output demo-output
 
 test: setup lint
-	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow and not gpu"
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow and not gpu" \
+		--codec $(CODEC)
 
 test-slow: setup
-	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow"
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow" --codec $(CODEC)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import itertools
+import os
 import pickle
 import re
 import shutil
@@ -104,7 +105,12 @@ def test_workers_are_spawned_and_forks_are_refused(split: Split) -> None:
     loader = DataLoader(dataset, batch_size=3, num_workers=1, multiprocessing_context="spawn")
     assert [row for batch in loader for row in batch["row"].tolist()] == expected
     forked = DataLoader(dataset, batch_size=3, num_workers=1, multiprocessing_context="fork")
-    with pytest.raises(LatentStoreError, match="fork of it, which would wait for ever: give DataL"):
+    told = (
+        rf"cityscapes/train was opened by process {os.getpid()} and is read in \d+, a fork of it, "
+        'which would wait for ever: give DataLoader multiprocessing_context="spawn", or '
+        "num_workers=0"
+    )
+    with pytest.raises(LatentStoreError, match=told):
         list(forked)
 
 
