@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,7 @@ def test_a_second_codec_and_a_second_teacher_join_at_once_while_the_first_are_re
         open_now = latent_store.open(copied_store.url)["cityscapes/train"]
         now = open_now.latents(latents.spec.codec_id).read(latents.rows)
         np.testing.assert_array_equal(now, y_hat_BCHW)
+        time.sleep(0.2)  # the jobs need the cores
     outputs = [job.communicate()[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], outputs
     store = latent_store.open(copied_store.url)

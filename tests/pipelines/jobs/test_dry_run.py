@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_a_dry_run_measures_one_picture_for_real(
 
 
 def test_a_picture_that_cannot_be_used_is_passed_over(
-    scene_root: Path, tmp_path: Path, capsys: Any
+    scene_root: Path, tmp_path: Path, capsys: Any, fails: Callable[..., str]
 ) -> None:
     own_root = tmp_path / "root"
     shutil.copytree(scene_root, own_root)
@@ -50,6 +51,9 @@ def test_a_picture_that_cannot_be_used_is_passed_over(
     out = capsys.readouterr().out
     assert f"encoded for real: {images[3].stem.removesuffix('_leftImg8bit')}, " in out
     images[3].write_bytes(images[3].read_bytes()[:2000])
-    assert encode.main(args) == 0
+    assert f"cannot read picture leftImg8bit/val/procedural/{images[0].name}" in fails(
+        encode.main, args
+    )
+    assert encode.main([*args, "--max_failures", "4"]) == 0
     assert "no picture could be used to measure time and compression" in capsys.readouterr().out
     assert not (tmp_path / "s.zarr").exists()
