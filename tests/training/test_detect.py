@@ -13,6 +13,7 @@ from PIL import Image
 import latent_store
 from latent_store.codec import codec_from_store
 from latent_store.format.layout import coded_size
+from tests.conftest import CODEC
 from tests.training.made_detectors import BoxStore
 from tests.training.real_networks import make_checkpoint
 from training import detect, segment
@@ -101,10 +102,14 @@ def test_only_what_reaches_the_score_is_drawn(detectors, images, tmp_path):
         assert _run(detectors["none"], output, "--image", images[0], "--least_score", least) == 0
         with Image.open(output / f"{images[0].stem}_boxes.png") as picture:
             drawn[least] = np.asarray(picture)
-        assert json.loads((output / f"{images[0].stem}_boxes.json").read_text())["objects"]
+        found = json.loads((output / f"{images[0].stem}_boxes.json").read_text())["objects"]
+        assert found
     with Image.open(images[0]) as picture:
         plain_HWC = np.asarray(picture.convert("RGB"))
-    np.testing.assert_array_equal(drawn[1], plain_HWC)
+    # Latents of fresh weights are so loud that some scores are rounded to 1.
+    reached = any(item["score"] >= 1 for item in found)
+    assert (drawn[1] != plain_HWC).any() == reached
+    assert not (reached and CODEC == ["--demo_codec"])
     assert (drawn[0] != plain_HWC).any()
 
 
