@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import signal
 import tempfile
@@ -66,19 +68,21 @@ def pytest_configure(config: pytest.Config) -> None:
     And lets Ctrl-C be tested where a shell started the tests in the background, without it.
     """
     if (kind := config.getoption("--codec")) != "demo":
-        OF_FILE[:] = ["--codec_checkpoint", str(_made_codec(kind))]
+        folder = Path(tempfile.mkdtemp())
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        OF_FILE[:] = ["--codec_checkpoint", str(_made_codec(kind, folder))]
         CODEC[:] = OF_FILE
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _made_codec(architecture: str) -> Path:
+def _made_codec(architecture: str, folder: Path) -> Path:
     """Writes a checkpoint of fresh weights, louder than they are: those alone round to 0."""
     model = make_model(16, 192, architecture)
     with torch.no_grad():
         model.g_a[-1].weight.mul_(LOUDER)
         model.h_a[-1].weight.mul_(LOUDER)
-    path = Path(tempfile.mkdtemp()) / "codec.pth.tar"
+    path = folder / "codec.pth.tar"
     path.write_bytes(save(model.state_dict()))
     return path
 
@@ -124,13 +128,29 @@ def _made_store(
 ) -> TinyStore:
     url = tmp_path_factory.mktemp("store") / "tiny.zarr"
     store = TinyStore(url=url, data_root=scene_root, teacher=teacher_checkpoint)
+    made = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        made = made.parent  # of all processes: one makes the store, others wait and copy it
+    made /= "tiny.zarr"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            _make_store(store)
+            shutil.copytree(url, made.with_suffix(".unfinished"))
+            made.with_suffix(".unfinished").rename(made)
+    if not url.exists():
+        shutil.copytree(made, url)
+    return store
+
+
+def _make_store(store: TinyStore) -> None:
+    url = store.url
     for split in ("train", "val"):
         assert encode.main(encode_args(store, split)) == 0
     shared = ["--store", str(url), "--dataset", "cityscapes", "--ranking", RANKING]
     assert frequency.main([*shared, "--method", "variance", "--keep", "16", "32", "64"]) == 0
     for split in ("train", "val"):
         assert reorder.main([*shared, "--split", split]) == 0
-    return store
 
 
 def encode_args(store: TinyStore, split: str, *more: str) -> list[str]:
