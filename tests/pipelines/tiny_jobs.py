@@ -23,12 +23,12 @@ NAME = "cityscapes/train"
 SPLIT = ("--dataset", "cityscapes", "--split", "train")
 
 
-def make_inputs(root: Path, architecture: str) -> None:
+def make_inputs(root: Path, architecture: str, pictures: int = PICTURES) -> None:
     """Writes a data root and the checkpoint of a codec of that kind into a folder."""
     rng = np.random.default_rng(5)
     for kind in ("leftImg8bit", "gtFine"):
         (root / f"data/{kind}/train/aa").mkdir(parents=True)
-    for number in range(PICTURES):
+    for number in range(pictures):
         pixels = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
         Image.fromarray(pixels).resize((64, 64)).save(picture_of(root, number))
         labels = Image.fromarray(rng.integers(0, 34, (64, 64)).astype(np.uint8))
