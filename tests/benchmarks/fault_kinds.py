@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks import fault_server
-from tests.benchmarks.fault_runs import WORKERS, HangError, Trial
+from tests.benchmarks.fault_runs import WORKERS, Trial
 from tests.latent_store.codec.made_codec import make_model, save
 
 Disturb = Callable[[Trial], str]
@@ -34,29 +34,27 @@ class FaultKind:
 
     Attributes:
         disturb: Does it.
-        away: Whether it needs the object store.
+        away: Whether it needs the object store; None where it is in one half of the trials there.
     """
 
     disturb: Disturb
-    away: bool = False
+    away: bool | None = False
 
 
 def kill_dask_worker(trial: Trial) -> str:
-    """Kills a worker of Dask, which a nanny replaces."""
-    cluster = trial.ground.cluster
-    cluster.scheduler.allowed_failures = 3
-    deadline = time.monotonic() + trial.ground.timeout
-    while len(cluster.scheduler.workers) < 2:
-        if time.monotonic() > deadline:
-            raise HangError("no second worker of Dask came")
-        time.sleep(0.1)
-    wait = trial.some_time()
-    run = trial.start("--runner", "DaskRunner", "--dask_client_address", cluster.scheduler_address)
-    wait(run)
-    nanny = trial.rng.choice(sorted(cluster.workers.values(), key=lambda n: n.worker_address))
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(nanny.pid, signal.SIGKILL)
-    return trial.told(run, "worker of Dask killed")
+    """Kills one of two workers of Dask, which a nanny replaces."""
+    from distributed import LocalCluster
+
+    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with LocalCluster(n_workers=2, **options) as cluster:
+        wait = trial.some_time()
+        address = cluster.scheduler_address
+        run = trial.start("--runner", "DaskRunner", "--dask_client_address", address)
+        wait(run)
+        pids = sorted(nanny.pid for nanny in cluster.workers.values())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(trial.rng.choice(pids), signal.SIGKILL)
+        return trial.told(run, "worker of Dask killed")
 
 
 def kill_child(trial: Trial) -> str:
@@ -239,15 +237,15 @@ def fail_requests(trial: Trial) -> str:
 KINDS = {
     "dask-worker": FaultKind(disturb=kill_dask_worker),
     "child": FaultKind(disturb=kill_child),
-    "launcher": FaultKind(disturb=kill_launcher),
-    "suspended": FaultKind(disturb=suspend),
+    "launcher": FaultKind(disturb=kill_launcher, away=None),
+    "suspended": FaultKind(disturb=suspend, away=None),
     "outage-25": FaultKind(disturb=short_outage, away=True),
     "outage-120": FaultKind(disturb=long_outage, away=True),
     "disk-full": FaultKind(disturb=fill_disk),
-    "read-only": FaultKind(disturb=forbid_writing),
+    "read-only": FaultKind(disturb=forbid_writing, away=None),
     "codec-file": FaultKind(disturb=swap_codec),
-    "clock": FaultKind(disturb=shift_clock),
-    "two-launchers": FaultKind(disturb=start_twice),
+    "clock": FaultKind(disturb=shift_clock, away=None),
+    "two-launchers": FaultKind(disturb=start_twice, away=None),
     "requests": FaultKind(disturb=fail_requests, away=True),
 }
 

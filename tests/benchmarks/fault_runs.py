@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -166,31 +165,17 @@ class Ground:
             raise AssertionError(f"an undisturbed encode failed: {run.last_line}")
         return self.store.requests
 
-    @cached_property
-    def cluster(self) -> Any:
-        """Two workers of Dask, that come again when they are killed."""
-        from distributed import LocalCluster
-
-        return LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
-        )
-
-    def close(self) -> None:
-        """Ends the cluster, if there is one."""
-        if "cluster" in self.__dict__:
-            self.cluster.close()
-
     def start(self, url: str, *more: str, codec: Path | None = None, shift: float = 0.0) -> Run:
         """Starts `encode-to-store` on the pictures.
 
         Args:
             url: Of the store.
             more: Flags.
-            codec: Checkpoint; None for the demo codec as it ships.
+            codec: Checkpoint; None for the copy of the demo codec that all trials share.
             shift: Seconds that the command's clock is off.
         """
-        source = ("--codec_checkpoint", str(codec)) if codec else ("--demo_codec",)
-        words = ["--store", url, *SPLIT, "--data_root", str(self.inputs / "data"), *source]
+        words = ["--store", url, *SPLIT, "--data_root", str(self.inputs / "data")]
+        words += ["--codec_checkpoint", str(codec or self.codec)]
         words += ["--samples_per_shard", "1", "--threads", "1", "--psnr", "none", *more]
         log = self.root / f"run-{next(self._count)}.log"
         environment = self.store.environment if self.store is not None else {}

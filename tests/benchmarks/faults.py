@@ -99,15 +99,17 @@ def _run(flags: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         root = flags.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         root.mkdir(parents=True, exist_ok=True)
-        lacking = fault_server.missing()
-        store = None if lacking else stack.enter_context(fault_server.serving())
-        if lacking:
+        store, lacking = None, fault_server.missing()
+        if all(KINDS[kind].away is False for kind in kinds):
+            pass
+        elif lacking:
             print(f"no object store: {' and '.join(lacking)} not installed", file=sys.stderr)
             kinds = [kind for kind in kinds if not KINDS[kind].away]
+        else:
+            store = stack.enter_context(fault_server.serving())
         if not kinds:
             raise LatentStoreError("nothing can be tried here: pip install 'latent-store[test]'")
         ground = Ground(root=root, store=store, timeout=flags.timeout, scale=flags.scale)
-        stack.callback(ground.close)
         files = len(ground.calm)
         told = f"an undisturbed store has {files} files; clocks: {FAKE_CLOCK or 'time.time'}"
         print(told, file=sys.stderr)

@@ -17,7 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_store.console import MOST_THREADS, Number, make_parser, run_command
+from latent_store.console import (
+    MOST_THREADS,
+    Number,
+    add_storage_flag,
+    make_parser,
+    run_command,
+)
 from latent_store.errors import JobFailedError
 from training.experiments.configs import grid_config
 from training.experiments.findings import find
@@ -47,6 +53,7 @@ def make_flags() -> argparse.ArgumentParser:
         help="store with the grid's codecs and a teacher; without it nothing is run, and the "
         "report is of the records that there are",
     )
+    add_storage_flag(parser)
     add("--grid", required=True, help="city256, voc_animals, camvid_cpu, or a .toml file's path")
     add("--work", type=Path, default=Path("grid-work"), help="folder of checkpoints and logs")
     add("--records", type=Path, default=RUNS, help="folder of finished runs' records")
