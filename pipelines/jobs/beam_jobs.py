@@ -26,6 +26,7 @@ from apache_beam.runners.runner import PipelineState
 from latent_store.errors import JobFailedError, LatentStoreError
 from pipelines.jobs.beam_options import DEFAULT_RUNNER, read_options, runner_name
 from pipelines.jobs.runner_checks import require_runnable
+from pipelines.jobs.worker_pools import watched_pool
 from pipelines.jobs.worker_processes import run_in_processes
 from pipelines.jobs.worker_versions import AlikeWork
 
@@ -136,7 +137,7 @@ def _run_pipeline(
         _ = added | "Keep" >> beam.Map(gathering.keep)
     try:
         # An error in this process is a bug, or says what it is.
-        with contextlib.nullcontext() if here else _refusals_in_one_line(options):
+        with contextlib.nullcontext() if here else _elsewhere(options):
             result = pipeline.run()
             _tell_job(result, options)
             state = result.wait_until_finish()
@@ -157,6 +158,13 @@ def _tell_job(result: Any, options: PipelineOptions) -> None:
     place = f"jobs/{cloud.region}/{job}?project={cloud.project}"
     url = f"https://console.cloud.google.com/dataflow/{place}"
     print(f"Dataflow runs job {job}, which this process waits for: {url}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _elsewhere(options: PipelineOptions) -> Iterator[None]:
+    """Tells, while a runner has a job, what goes wrong there."""
+    with watched_pool(options), _refusals_in_one_line(options):
+        yield
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from latent_store.console import MOST_THREADS, Number
 from latent_store.errors import LatentStoreError
 from latent_store.storage.location import Location
 from pipelines.jobs.beam_options import runner_name
+from pipelines.jobs.worker_pools import pool_here
 
 CONNECT_SECONDS = 5
 """How long an endpoint may take to answer."""
@@ -88,10 +89,8 @@ def _require_portable(options: PipelineOptions, _: Mapping[str, str]) -> None:
         _require_job_server(name, options)
     elif endpoint != "embed":
         _require_answer("--job_endpoint", endpoint, "start the job service there")
-    near = endpoint in (None, "embed") or _is_here(str(endpoint))
-    pool = portable.environment_config
-    if portable.environment_type == "EXTERNAL" and near and pool and _is_here(pool):
-        # Elsewhere the address means the machines of the runner, which this one need not reach.
+    pool = pool_here(options)
+    if pool is not None:
         start = "python -m apache_beam.runners.worker.worker_pool_main --service_port PORT"
         _require_answer("--environment_config", pool, f"start the pool with {start}")
 
@@ -125,10 +124,6 @@ def _require_answer(flag: str, endpoint: str, remedy: str) -> None:
                 f"{flag} {endpoint} does not answer within {CONNECT_SECONDS} seconds; {remedy}, or "
                 "give another address"
             ) from None
-
-
-def _is_here(endpoint: str) -> bool:
-    return endpoint.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]")
 
 
 def _require_dataflow(options: PipelineOptions, places: Mapping[str, str]) -> None:
