@@ -3,7 +3,7 @@
     python -m tests.benchmarks.all
 
 Runs one after the other, each in a process of its own, and rewrites the table after each. Leave
-the machine alone meanwhile: it takes some 15 minutes of two cores.
+the machine alone meanwhile: it takes some half an hour of two cores.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ BENCHMARKS = {
     "Inference": "inference",
     "Training": "training",
     "Damage": "damage --trials 300",
+    "Faults": "faults --trials 24",
+    "Scaling": "scaling",
 }
 """Title -> module below `tests.benchmarks` and flags."""
 
