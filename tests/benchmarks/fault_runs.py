@@ -134,7 +134,8 @@ class Ground:
 
     def __post_init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__])
+        # The command loads the second itself, in each process anew.
+        self._context.set_forkserver_preload([__name__, "pipelines.jobs.encode_request"])
         self.inputs = self.root / "inputs"
         make_inputs(self.inputs, DEFAULT_ARCHITECTURE, PICTURES)
         self.codec = self.inputs / "demo.pth.tar"
