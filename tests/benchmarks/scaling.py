@@ -310,10 +310,11 @@ def _arithmetic(
     dollars = found.dollars(flags.vcpu_hour, flags.memory_gb_hour)
     machine = f"{flags.vcpu_hour} + {model.MEMORY_GB} · {flags.memory_gb_hour}"
     a, b = (found.requests[name] for name in (model.PUT_LIKE, model.GET_LIKE))
+    parts = " + ".join(f"{seconds:,.0f}" for seconds in found.seconds.values())
+    closing = " + ".join(f"{seconds:,.0f} {what}" for what, seconds in found.closing.items())
     return (
-        f"- {found.pictures:,} pictures, {found.workers:,} workers, {found.rows} rows: "
-        f"{' + '.join(f'{s:,.0f}' for s in found.seconds.values())} s; machines "
-        f"({found.workers:,} + 1) · {found.total / 3600:,.2f} h · ({machine}) $ = "
+        f"- {found.pictures:,} pictures, {found.workers:,} workers, {found.rows} rows: {parts} s, "
+        f"closing of {closing}; machines {found.machine_hours:,.2f} h · ({machine}) $ = "
         f"{dollars['machines']:,.2f} $; requests {a:,.0f} · {model.CLASS_A_USD:.1e} $ + {b:,.0f} · "
         f"{model.CLASS_B_USD:.1e} $ = {dollars['requests']:,.2f} $; storage "
         f"{found.stored_gb:,.1f} GB · {model.GB_MONTH_USD} $ = "

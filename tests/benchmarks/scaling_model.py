@@ -32,6 +32,9 @@ WORKERS = (10, 100, 1_000)
 SHARDS_A_WORKER = 8
 """That a worker has at least, where rows a shard are chosen: the last one idles a part of one."""
 MOST_ROWS = 1_024
+LAUNCHING, STARTING, SHARDS, CLOSING = (
+    "launcher, before", "workers, starting", "workers, shards", "launcher, closing",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,7 @@ class Projection:
 
     Attributes:
         seconds: Part -> how long it takes.
+        closing: What the last of them is made of.
         requests: Class -> how many.
     """
 
@@ -78,6 +82,7 @@ class Projection:
     workers: int
     rows: int
     seconds: dict[str, float]
+    closing: dict[str, float]
     requests: dict[str, float]
     stored_gb: float
 
@@ -85,6 +90,12 @@ class Projection:
     def total(self) -> float:
         """Returns the seconds of all parts, which follow each other."""
         return sum(self.seconds.values())
+
+    @property
+    def machine_hours(self) -> float:
+        """Returns the hours of all machines: the launcher's, and workers' while they work."""
+        working = self.seconds[STARTING] + self.seconds[SHARDS]
+        return (self.total + self.workers * working) / 3600
 
     @property
     def bound(self) -> str:
@@ -95,7 +106,7 @@ class Projection:
         """Returns what the parts of the bill come to, storage of a month among them."""
         machine = vcpu_hour + MEMORY_GB * memory_hour
         return {
-            "machines": (self.workers + 1) * self.total / 3600 * machine,
+            "machines": self.machine_hours * machine,
             "requests": self.requests[PUT_LIKE] * CLASS_A_USD
             + self.requests[GET_LIKE] * CLASS_B_USD,
             "a month of storage": self.stored_gb * GB_MONTH_USD,
@@ -113,14 +124,17 @@ def project(measured: Measured, pictures: int, workers: int, rows: int) -> Proje
         + measured.at_distance(WORK, rows, 1, times=0)
         + work[CPU].a_shard
     )
+    opening = measured.start + measured.plan_row * pictures + measured.latency * work[ROUNDS].once
+    closing = {
+        **_alone(measured, AFTER, pictures, shards),
+        "comparing": pictures * measured.check_cpu,
+        "reading": pictures * measured.stored_bytes / measured.bandwidth,
+    }
     seconds = {
-        "launcher, before": _alone(measured, BEFORE, pictures, shards),
-        "workers, starting": measured.start
-        + measured.plan_row * pictures
-        + measured.latency * work[ROUNDS].once,
-        "workers, shards": each * a_shard,
-        "launcher, closing": _alone(measured, AFTER, pictures, shards)
-        + pictures * (measured.check_cpu + measured.stored_bytes / measured.bandwidth),
+        LAUNCHING: sum(_alone(measured, BEFORE, pictures, shards).values()),
+        STARTING: opening,
+        SHARDS: each * a_shard,
+        CLOSING: sum(closing.values()),
     }
     requests = {
         what: sum(
@@ -134,14 +148,18 @@ def project(measured: Measured, pictures: int, workers: int, rows: int) -> Proje
         workers=workers,
         rows=rows,
         seconds=seconds,
+        closing=closing,
         requests=requests,
         stored_gb=pictures * measured.stored_bytes / GB,
     )
 
 
-def _alone(measured: Measured, phase: str, pictures: int, shards: int) -> float:
+def _alone(measured: Measured, phase: str, pictures: int, shards: int) -> dict[str, float]:
     cpu: Asked = measured.asked[phase][CPU]
-    return measured.at_distance(phase, pictures, shards) + cpu.of(pictures, shards)
+    return {
+        "distance": measured.at_distance(phase, pictures, shards),
+        "asking": cpu.of(pictures, shards),
+    }
 
 
 def chosen_rows(pictures: int, workers: int, default: int) -> int:
