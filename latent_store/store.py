@@ -25,8 +25,9 @@ from latent_store.errors import IntegrityError, MissingComponentError, StoreNotF
 from latent_store.extras import import_with_extra
 from latent_store.format import schema
 from latent_store.format.ids import ORIGINAL_VIEW, normal_id
-from latent_store.format.plan import ShardPlan, read_plan
-from latent_store.format.samples import Sample
+from latent_store.format.plan import ShardPlan
+from latent_store.format.plan_files import read_plan
+from latent_store.format.plan_sizes import coded_sizes
 from latent_store.format.schema import CodecSpec
 from latent_store.shards import index
 from latent_store.storage import groups
@@ -171,8 +172,12 @@ class Split(Shown):
         return len(self.plan.samples)
 
     def __getitem__(self, key: int | str) -> StoredSample:
-        row = self.row_of(key) if isinstance(key, str) else self.plan.rows[key]
-        return StoredSample(self, row, self.plan.by_row[row])
+        if isinstance(key, str):
+            row = self.row_of(key)
+            return StoredSample(self, row, self.plan.sample_at(row))
+        place = range(len(self))[key]
+        row = int(self.plan.rows_at(np.array([place]))[0])
+        return StoredSample(self, row, self.plan.samples[place])
 
     def __iter__(self) -> Iterator[StoredSample]:
         return (self[place] for place in range(len(self)))
@@ -292,8 +297,8 @@ class Split(Shown):
 
     def sizes(self, rows: Rows) -> np.ndarray:
         """Returns original heights and widths, int32 `[n, 2]`."""
-        sizes = [(sample.height, sample.width) for sample in self._samples(rows)]
-        return np.array(sizes, dtype=np.int32).reshape(-1, 2)
+        sides = [self._column(name, rows).to_numpy() for name in ("height", "width")]
+        return np.stack(sides, axis=1)
 
     def coded_sizes(self, rows: Rows) -> np.ndarray:
         """Returns the heights and widths, in pixels, at which rows are coded, int32 `[n, 2]`.
@@ -301,17 +306,16 @@ class Split(Shown):
         Arrays have the canvas's shape, `plan.canvas`: what lies beyond a row's own coded size
         (for ŷ divided by 16, for features by 4) is fill, in labels 255.
         """
-        sizes = [sample.coded_size for sample in self._samples(rows)]
-        return np.array(sizes, dtype=np.int32).reshape(-1, 2)
+        return coded_sizes(*self.sizes(rows).T)
 
     def source_rows(self, rows: Rows) -> np.ndarray:
         """Returns the rows of the original pictures, int64 `[n]`; an original is its own."""
-        sources = self.plan.source_rows
-        return np.array([sources[int(row)] for row in rows], dtype=np.int64)
+        return self.plan.source_rows(rows)
 
     def sample_ids(self, rows: Rows) -> list[str]:
         """Returns the ids of rows."""
-        return [sample.sample_id for sample in self._samples(rows)]
+        ids: list[str] = self._column("sample_id", rows).to_pylist()
+        return ids
 
     def row_of(self, sample_id: str) -> int:
         """Returns the row of a sample; a view of it has an id of its own, e.g. `ID@hflip`.
@@ -319,17 +323,17 @@ class Split(Shown):
         Raises:
             StoreNotFoundError: The split has no such sample.
         """
-        name = normal_id(sample_id)
-        for row, sample in self.plan.by_row.items():
-            if sample.sample_id == name:
-                return row
+        row = self.plan.row_of(normal_id(sample_id))
+        if row is not None:
+            return row
         first = self.plan.samples[0].sample_id
         raise StoreNotFoundError(
             f"{self.plan.name} has no sample {sample_id!r} (its first is {first!r})"
         )
 
     def _ipython_key_completions_(self) -> list[str]:
-        return [sample.sample_id for sample in self.plan.samples]
+        ids: list[str] = self.plan.samples.column("sample_id").to_pylist()
+        return ids
 
     def _headline(self) -> str:
         plan = self.plan
@@ -342,8 +346,8 @@ class Split(Shown):
         found = {key: states[complete] for key, complete in self.components().items()}
         return {"Components": found}
 
-    def _samples(self, rows: Rows) -> list[Sample]:
-        return [self.plan.by_row[int(row)] for row in rows]
+    def _column(self, name: str, rows: Rows) -> pa.Array:
+        return self.plan.samples.column(name).take(self.plan.places_in(rows))
 
     def _open(self, kind: type[Reader], *ids: str) -> Reader:
         key = kind.key_of(*ids)

@@ -25,7 +25,8 @@ from latent_store.components.settlement import (
 )
 from latent_store.console import describe_os_error
 from latent_store.errors import IntegrityError, JobFailedError, LatentStoreError
-from latent_store.format.plan import ShardPlan, read_plan
+from latent_store.format.plan import ShardPlan
+from latent_store.format.plan_files import read_plan
 from latent_store.shards import index, receipts
 from latent_store.shards.receipts import Receipt, RowRecord
 from latent_store.storage import groups, seals

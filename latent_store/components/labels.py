@@ -81,8 +81,9 @@ class LabelsReader(ComponentReader):
             # 255 is ignored: as 0 it is the smallest.
             largest = int((labels_NHW[i] + np.uint8(1)).max(initial=0)) - 1
             if largest >= num_classes:
+                name = self.plan.sample_at(row).sample_id
                 raise DatasetError(
-                    f"the labels of {self.plan.by_row[row].sample_id} contain train id {largest}, "
+                    f"the labels of {name} contain train id {largest}, "
                     f"but {self.plan.dataset} has {num_classes} classes (0 to {num_classes - 1}, "
                     f"{IGNORE_LABEL} = ignore): encode the split again with that dataset's reader"
                 )

@@ -205,11 +205,11 @@ class ComponentReader(OpenComponent, Shown):
                 f"{plan.name}/{key} says that it has {self.record.num_rows} rows, the shard plan "
                 f"{plan.num_rows}: one of them is older or of another store; restore plan.json"
             )
-        shards = (layout.shard_of(row, plan.samples_per_shard) for row in rows)
-        pairs = zip(self.index["status"].to_pylist(), shards, strict=True)
-        usable = [status == OK and shard not in self.left_out for status, shard in pairs]
-        self.rows = np.asarray(rows, dtype=np.int64)[usable]
-        pictures = plan.pictures_crc32c(self.rows.tolist())
+        numbers = np.asarray(rows, dtype=np.int64)
+        fine = np.array([status == OK for status in self.index["status"].to_pylist()], dtype=bool)
+        left = np.isin(numbers // plan.samples_per_shard, list(self.left_out))
+        self.rows = numbers[fine & ~left]
+        pictures = plan.pictures_crc32c(self.rows)
         # Of what is written anew, the plan knows the new pictures already.
         if not self.left_out and self.record.pictures_crc32c not in (None, pictures):
             raise IntegrityError(

@@ -9,7 +9,7 @@ from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.reader import ComponentReader
 from latent_store.errors import MissingComponentError
-from latent_store.format.plan import list_splits
+from latent_store.format.plan_files import list_splits
 from latent_store.storage import groups
 from latent_store.storage.location import CONTROL, Location
 

@@ -16,7 +16,7 @@ LARGEST_SIDE = 2**16
 """Of a picture and of a canvas, in pixels: what streams and their headers can name."""
 MOST_BOXES = 2**20
 Side = Annotated[int, Meta(ge=0, le=LARGEST_SIDE)]
-_ANNOTATIONS = {"label_uri": ("label_uri",), "boxes_uri": ("boxes_uri", "num_boxes")}
+ANNOTATIONS = {"label_uri": ("label_uri",), "boxes_uri": ("boxes_uri", "num_boxes")}
 """Fields that the list of one task gives a sample: the one that is empty where the list lacks it,
 and those that come with it."""
 _LATER_FIELDS = ("boxes_uri", "num_boxes")
@@ -76,12 +76,12 @@ class Sample:
     @property
     def annotations(self) -> frozenset[str]:
         """Those of `label_uri` and `boxes_uri` that it has."""
-        return frozenset(name for name in _ANNOTATIONS if getattr(self, name))
+        return frozenset(name for name in ANNOTATIONS if getattr(self, name))
 
     def joined(self, other: Sample) -> Sample:
         """Returns this sample with the annotations that only another task's list gives it."""
         lacking = other.annotations - self.annotations
-        names = [name for key in lacking for name in _ANNOTATIONS[key]]
+        names = [name for key in lacking for name in ANNOTATIONS[key]]
         return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
 
     def to_record(self) -> dict[str, Any]:

@@ -21,11 +21,13 @@ from latent_store.errors import FormatVersionError, IdentityError, IntegrityErro
 from latent_store.storage.records import Count, Name
 
 FORMAT_NAME = "latent-store"
-FORMAT_VERSION = "1.3"
+FORMAT_VERSION = "2.0"
+"""Of the root: a store of version 1 has plans of another form, and keeps it."""
+COMPONENT_VERSION = "1.3"
 STEPS_VERSION = "2.0"
 """Of components whose ŷ is stored in steps: who knows 1.x alone would take steps for ŷ."""
 NEWEST_VERSIONS = {"latents": STEPS_VERSION, "ranked": STEPS_VERSION}
-"""By the kinds that hold ŷ; of every other kind, and of the root, it is `FORMAT_VERSION`."""
+"""By the kinds that hold ŷ; of every other kind it is `COMPONENT_VERSION`."""
 
 _QUOTED = 80
 """Characters of what is no format's name or version, in a message."""
@@ -111,7 +113,7 @@ class CodecSpec:
     @property
     def latents_version(self) -> str:
         """The format version of components that hold ŷ."""
-        return FORMAT_VERSION if self.y_hat_steps == 1 else STEPS_VERSION
+        return COMPONENT_VERSION if self.y_hat_steps == 1 else STEPS_VERSION
 
     @property
     def y_hat_attrs(self) -> dict[str, Any]:
@@ -221,7 +223,7 @@ class ComponentSpec:
     arrays: tuple[ArraySpec, ...]
     streams: tuple[BytesSpec, ...] = ()
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    version: str = FORMAT_VERSION
+    version: str = COMPONENT_VERSION
     origin: Mapping[str, str] = field(default_factory=dict)
     """What its numbers are made from, beside pictures: every receipt repeats it."""
 
@@ -259,9 +261,14 @@ def check_format(attrs: Mapping[str, Any], where: str, kind: str | None = None) 
             f"{where} is a Zarr group but no {what} (encoding-type {found!r}, expected "
             f"{expected!r}; encoding-version {version!r}); give the URL that encode-to-store wrote"
         )
-    newest = NEWEST_VERSIONS.get(kind or "", FORMAT_VERSION)
+    newest = FORMAT_VERSION if kind is None else NEWEST_VERSIONS.get(kind, COMPONENT_VERSION)
     if not 1 <= int(version.split(".")[0]) <= int(newest.split(".")[0]):
         raise FormatVersionError(
             f"{where} has format version {version}, this library reads {newest}; install a "
             "release of latent-store that reads it"
         )
+
+
+def is_of_major_1(attrs: Mapping[str, Any]) -> bool:
+    """Tells whether a root with those attributes is of a store of version 1."""
+    return str(attrs.get("encoding-version", "")).startswith("1.")

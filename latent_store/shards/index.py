@@ -12,12 +12,13 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latent_store.errors import IntegrityError
-from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
+from latent_store.format.plan_sizes import coded_sizes
 from latent_store.shards.receipts import Receipt, crc32c
 from latent_store.storage import groups
 from latent_store.storage.location import CONTROL, Location
@@ -86,19 +87,22 @@ def samples_table(plan: ShardPlan, sha256: Mapping[int, str]) -> pa.Table:
         plan: The split's plan.
         sha256: Row number -> sha256 of the picture's file, where it is known.
     """
-    rows = []
-    for row, sample in plan.by_row.items():
-        coded_height, coded_width = sample.coded_size
-        place = {
-            "sha256": sha256.get(row, ""),
-            "coded_height": coded_height,
-            "coded_width": coded_width,
-            "shard": layout.shard_of(row, plan.samples_per_shard),
-            "row": row,
-            "source_row": plan.source_rows[row],
+    tables = []
+    for part in plan.samples.parts:
+        table = part.table()
+        rows = np.arange(part.record.first_row, part.record.stop)
+        coded_N2 = coded_sizes(table["height"].to_numpy(), table["width"].to_numpy())
+        more = {
+            "sha256": [sha256.get(row, "") for row in rows.tolist()],
+            "coded_height": coded_N2[:, 0],
+            "coded_width": coded_N2[:, 1],
+            "shard": rows // plan.samples_per_shard,
+            "row": rows,
+            "source_row": plan.source_rows(rows),
         }
-        rows.append({**dataclasses.asdict(sample), **place})
-    return _table(rows, SAMPLES)
+        columns = {name: more[name] if name in more else table[name] for name in SAMPLES.names}
+        tables.append(pa.table(columns).cast(SAMPLES))
+    return pa.concat_tables([SAMPLES.empty_table(), *tables]).combine_chunks()
 
 
 def rows_table(receipts: Iterable[Receipt]) -> pa.Table:

@@ -52,13 +52,22 @@ def read_record(kind: type[Typed], data: bytes, what: str, remedy: str) -> Typed
     Raises:
         IntegrityError: It is no JSON object, does not have its crc32c, or is no such record.
     """
+    return typed(kind, unsealed(data, what, remedy), what, remedy)
+
+
+def unsealed(data: bytes, what: str, remedy: str) -> dict[str, Any]:
+    """Returns the JSON object that `seal_record` sealed, whatever kind of record it is.
+
+    Raises:
+        IntegrityError: It is none, or does not have its crc32c.
+    """
     record = parse(data, what, remedy)
     expected = record.pop(CRC32C, None)
     if not has_crc32c(data, record, expected):
         raise IntegrityError(
             f"{what} does not have its crc32c {expected}: it was altered; {remedy}"
         )
-    return typed(kind, record, what, remedy)
+    return record
 
 
 def parse(data: bytes, what: str, remedy: str) -> dict[str, Any]:

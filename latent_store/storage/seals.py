@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import google_crc32c
@@ -52,12 +52,26 @@ def has_crc32c(data: bytes, value: Any, expected: Any) -> bool:
     return bool(json_crc32c(value) == expected)
 
 
-def floatless_crc32c(value: Any) -> int:
-    """Returns the `json_crc32c` of a value without floats, in a tenth of its time."""
-    text = msgspec.json.encode(value, order="sorted")
+def floatless_crc32c(chunks: Iterable[list[Any]]) -> int:
+    """Returns the `json_crc32c` of the list that chunks make end to end, in a tenth of its time.
+
+    Args:
+        chunks: Lists without floats. Only one at a time is looked at.
+    """
+    crc32c = int(google_crc32c.value(b"["))
+    between = b""
+    for chunk in chunks:
+        if chunk:
+            crc32c = google_crc32c.extend(crc32c, between + _floatless(chunk)[1:-1])
+            between = b","
+    return int(google_crc32c.extend(crc32c, b"]"))
+
+
+def _floatless(values: list[Any]) -> bytes:
+    text = msgspec.json.encode(values, order="sorted")
     if text.isascii() and b"\x7f" not in text:
-        return int(google_crc32c.value(text))
-    return json_crc32c(value)
+        return text
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
 def sealed(attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _split_of(store: LatentStore, sample_id: str, name: str | None) -> Split:
         return store[name]
     splits = [store[name] for name in store.splits()]
     wanted = normal_id(sample_id)
-    found = [s for s in splits if any(x.sample_id == wanted for x in s.plan.samples)]
+    found = [s for s in splits if s.plan.row_of(wanted) is not None]
     if len(found) == 1:
         return found[0]
     where = ", ".join(s.plan.name for s in found or splits)

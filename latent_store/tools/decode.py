@@ -122,7 +122,7 @@ def _reconstruct(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: int) -
 
 def decode_gaussians(codec: Codec, latents: LatentsReader, row: int) -> Gaussians:
     """Returns what the z string of one row says of its ŷ, `[M, h, w]` at its coded size."""
-    height, width = latents.plan.by_row[row].coded_size
+    height, width = latents.plan.sample_at(row).coded_size
     z_string = latents.z_string(row)
     z_NHW = decode_z(codec.tables, z_string, height // HYPER_STRIDE, width // HYPER_STRIDE)
     return codec.gaussians(z_NHW)

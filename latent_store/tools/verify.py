@@ -32,7 +32,8 @@ from latent_store.components.latents import LatentsReader
 from latent_store.components.registry import KINDS, all_splits, component_keys, ids_of, kind_of
 from latent_store.console import describe_os_error
 from latent_store.errors import LatentStoreError
-from latent_store.format.plan import ShardPlan, read_plan
+from latent_store.format.plan import ShardPlan
+from latent_store.format.plan_files import read_plan
 from latent_store.shards import index, receipts
 from latent_store.storage import consolidated, groups
 from latent_store.storage.keys import is_key
@@ -97,7 +98,7 @@ def _defects(
         yield from _codec_defects(location, splits)
     for split in splits:
         try:
-            plan = read_plan(location, *split.split("/"))
+            plan = read_plan(location, *split.split("/")).require_whole()
         except BROKEN as error:
             yield Defect(where=split, what=in_words(error))
             continue

@@ -56,7 +56,7 @@ def count_rows(location: Location, plan: ShardPlan, key: str) -> RowCounts:
     table = OpenComponent(location, plan.name, key).index
     rows, ids = (table[name].to_pylist() for name in ("row", "sample_id"))
     plan.require_samples(rows, ids, key)
-    original = [plan.source_rows[row] == row for row in rows]
+    original = (plan.source_rows(rows) == rows).tolist()
     statuses = table["status"].to_pylist()
     good = [status == receipts.OK for status in statuses]
     samples = sum(fine for fine, first in zip(good, original, strict=True) if first)
@@ -150,8 +150,8 @@ def _describe_split(split: Split, sizes: Mapping[str, int]) -> dict[str, Any]:
         components.append({"key": key, "state": state, "bytes": stored, **counts})
     return {
         "name": plan.name,
-        "samples": len(plan.originals),
-        "views": len(plan.samples) - len(plan.originals),
+        "samples": plan.num_originals,
+        "views": len(plan.samples) - plan.num_originals,
         "num_shards": plan.num_shards,
         "samples_per_shard": plan.samples_per_shard,
         "canvas": list(plan.canvas),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
 from abc import ABC, abstractmethod
@@ -15,6 +16,8 @@ import numpy as np
 from latent_store.components.registry import task_kinds
 from latent_store.errors import DatasetError, LatentStoreError
 from latent_store.format.boxes import Boxes
+from latent_store.format.plan_sizes import distinct_sizes
+from latent_store.format.sample_lists import Samples
 from latent_store.format.samples import Sample
 from latent_store.format.schema import IGNORE_LABEL
 from latent_store.storage.location import Location
@@ -57,8 +60,10 @@ class DatasetReader(ABC):
         self.data_root = data_root
 
     @abstractmethod
-    def manifest(self, split: str) -> list[Sample]:
+    def manifest(self, split: str) -> Iterable[Sample]:
         """Lists a split's samples, ordered by id, from listings and file headers alone.
+
+        Millions had better be yielded, one after another: no more than some are kept at once.
 
         Raises:
             DatasetError: The split is missing or empty, or a file is missing or unreadable.
@@ -139,40 +144,59 @@ def read_boxes(reader: DatasetReader, sample: Sample) -> Boxes:
     return boxes.flipped(sample.width) if sample.view == "hflip" else boxes
 
 
-def list_samples(reader: DatasetReader, split: str) -> list[Sample]:
-    """Lists a split's samples as its reader does, if they are such.
+def list_samples(reader: DatasetReader, split: str) -> Samples:
+    """Lists a split's samples as its reader does, if they are such; one that yields them, one after
+    another, may have more of them than memory holds.
 
     Raises:
         DatasetError: The reader cannot list them, there are none, or they are none.
     """
     listed: Any = ask(reader, "manifest", split)
-    samples = list(listed) if isinstance(listed, Iterable) else []
-    if not samples or not all(isinstance(sample, Sample) for sample in samples):
-        raise DatasetError(
-            f"{type(reader).__name__}.manifest({split!r}) must return samples, one or more, got "
-            f"{type(listed).__name__}{' of none' if not samples else ''}; see `DatasetReader`"
-        )
-    for sample in samples:
+    call = f"{type(reader).__name__}.manifest({split!r})"
+    refusal = f"{call} must return samples, one or more, got {type(listed).__name__}"
+    if not isinstance(listed, Iterable):
+        raise DatasetError(f"{refusal}; see `DatasetReader`")
+    samples = require_names(_required(listed, call, refusal))
+    if not samples:
+        raise DatasetError(f"{refusal} of none; see `DatasetReader`")
+    return samples
+
+
+def _required(listed: Iterable[Any], call: str, refusal: str) -> Iterator[Sample]:
+    for sample in listed:
+        if not isinstance(sample, Sample):
+            raise DatasetError(f"{refusal} with a {type(sample).__name__}; see `DatasetReader`")
         try:
             msgspec.convert(vars(sample), Sample)
         except msgspec.ValidationError as error:
             raise DatasetError(
-                f"{type(reader).__name__}.manifest({split!r}) must return samples as `Sample` "
-                f"describes them, {sample.sample_id!r} is none ({error}); mend the reader"
+                f"{call} must return samples as `Sample` describes them, {sample.sample_id!r} is "
+                f"none ({error}); mend the reader"
             ) from error
-    return require_names(samples)
+        yield sample
 
 
 def ask(reader: DatasetReader, method: str, *args: Any) -> Any:
-    """Returns what a method of a reader does, a list of what an iterator gives.
+    """Returns what a method of a reader does.
 
     Raises:
         DatasetError: As the method; or whatever it raises, which may be somebody else's code, in
-            one line, so that it fails a row and no job.
+            one line, so that it fails a row and no job. So does what an iterator gives.
     """
-    try:
+    with _mending(reader, method):
         found = getattr(reader, method)(*args)
-        return list(found) if isinstance(found, Iterator) else found
+    return _given(reader, method, found) if isinstance(found, Iterator) else found
+
+
+def _given(reader: DatasetReader, method: str, found: Iterator[Any]) -> Iterator[Any]:
+    with _mending(reader, method):
+        yield from found
+
+
+@contextlib.contextmanager
+def _mending(reader: DatasetReader, method: str) -> Iterator[None]:
+    try:
+        yield
     except (LatentStoreError, OSError, MemoryError):
         raise
     except Exception as error:
@@ -207,9 +231,9 @@ def list_annotated(reader: DatasetReader, split: str) -> list[Sample]:
     Raises:
         DatasetError: As `list_samples`; or there is none.
     """
-    samples = list_samples(reader, split)
+    listed = list_samples(reader, split)
     kind = task_kinds().get(reader.task)
-    samples = [sample for sample in samples if kind is not None and kind.lists(sample)]
+    samples = [sample for sample in listed if kind is not None and kind.lists(sample)]
     if not samples:
         raise DatasetError(
             f"the pictures of {split} in {reader.data_root.url} have no "
@@ -237,7 +261,7 @@ def count_boxes(reader: DatasetReader, samples: Sequence[Sample]) -> list[Sample
 def canvas_for(samples: Sequence[Sample]) -> tuple[int, int] | None:
     """Returns the least height and width, in pixels, that hold pictures of several sizes; None for
     pictures of one."""
-    sizes = {sample.coded_size for sample in samples if sample.has_size}
+    sizes = distinct_sizes(Samples.of(samples)) - {(0, 0)}
     heights, widths = zip(*sizes, strict=True) if sizes else ((), ())
     return (max(heights), max(widths)) if len(sizes) > 1 else None
 

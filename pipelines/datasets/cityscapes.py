@@ -67,7 +67,8 @@ class Cityscapes(DatasetReader):
             )
             for (stem, uri), (height, width) in zip(images.uris.items(), sizes, strict=True)
         ]
-        return require_names(samples)
+        require_names(samples)
+        return samples
 
     def read_labels(self, sample: Sample) -> np.ndarray:
         """Reads a sample's `labelIds`, an 8-bit PNG, as train ids."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from latent_store.errors import DatasetError
 from latent_store.format.ids import is_one_line, normal_id
+from latent_store.format.sample_lists import Samples
 from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 from pipelines.datasets.files import read_file
@@ -120,27 +121,30 @@ def read_list(location: Location, uri: str) -> list[str]:
     return [name for name in names if name]
 
 
-def require_names(samples: list[Sample]) -> list[Sample]:
+def require_names(samples: Iterable[Sample]) -> Samples:
     """Returns samples whose names can stand in tables, in messages and beside each other.
 
     Raises:
         DatasetError: A path is no line of text, or two samples have one id; names the files.
     """
-    known: dict[str, Sample] = {}
-    for sample in samples:
-        for uri in (sample.image_uri, sample.label_uri, sample.boxes_uri):
-            if not is_one_line(uri):
-                raise DatasetError(
-                    f"{uri!r} cannot be the path of a picture or label: it is no line of text in "
-                    "UTF-8; rename that file or folder"
-                )
-        other = known.setdefault(sample.sample_id, sample)
-        if other is not sample:
+    listed = Samples.of(map(_with_lines, samples))
+    if found := listed.twice():
+        other, sample = (listed[place] for place in found)
+        raise DatasetError(
+            f"{other.image_uri} and {sample.image_uri} have the id {sample.sample_id!r}: ids "
+            "must be unique in a split; rename one, with its labels"
+        )
+    return listed
+
+
+def _with_lines(sample: Sample) -> Sample:
+    for uri in (sample.image_uri, sample.label_uri, sample.boxes_uri):
+        if not is_one_line(uri):
             raise DatasetError(
-                f"{other.image_uri} and {sample.image_uri} have the id {sample.sample_id!r}: ids "
-                "must be unique in a split; rename one, with its labels"
+                f"{uri!r} cannot be the path of a picture or label: it is no line of text in "
+                "UTF-8; rename that file or folder"
             )
-    return samples
+    return sample
 
 
 def _below(folder: str, ends: tuple[str, ...], above: set[str]) -> Iterator[tuple[str, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from latent_store.components.registry import task_kinds
 from latent_store.errors import DatasetError, LatentStoreError
 from latent_store.format.ids import require_name
+from latent_store.format.sample_lists import Samples
 from latent_store.format.samples import Sample
 from latent_store.format.schema import IGNORE_LABEL
 from latent_store.storage.location import Location
@@ -90,7 +91,7 @@ def open_dataset(flags: DatasetFlags) -> DatasetReader:
     return opened
 
 
-def try_reader(reader: DatasetReader, samples: Sequence[Sample], *, tolerated: int = 0) -> None:
+def try_reader(reader: DatasetReader, samples: Samples, *, tolerated: int = 0) -> None:
     """Reads a few pictures and their annotations, before anything is written.
 
     Raises:
@@ -98,10 +99,15 @@ def try_reader(reader: DatasetReader, samples: Sequence[Sample], *, tolerated: i
             not the first.
     """
     kind = task_kinds().get(reader.task)
-    listed = [s for s in samples if s.has_size and (kind is None or kind.lists(s))]
-    picks = np.linspace(0, len(listed) - 1, _TRIED).astype(int) if listed else ()
+    listed = samples.has("height") & samples.has("width")
+    if kind is not None:
+        listed &= samples.has(kind.source)
+    counted = np.cumsum(listed, dtype=np.uint32)
+    last = int(counted[-1]) - 1
+    picks = np.unique(np.linspace(0, last, _TRIED).astype(int)) if last >= 0 else ()
     refusals = []
-    for sample in {listed[i].sample_id: listed[i] for i in picks}.values():
+    for place in np.searchsorted(counted, np.add(picks, 1)).tolist():
+        sample = samples[place]
         try:
             read_picture(reader, sample)
             if kind is not None:

@@ -225,7 +225,7 @@ class ComponentJob(ABC):
         Those with receipts are, wherever the workers are; of a shard that this process makes those
         that are gathered, too.
         """
-        pictures = {shard: len(plan.in_shard(shard)) for shard in shards}
+        pictures = {shard: plan.count_in(shard) for shard in shards}
 
         def finished() -> int:
             # These first: a shard that ends meanwhile has its receipt, and counts once.

@@ -19,7 +19,8 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.components import base as component
-from latent_store.format.plan import ShardPlan, make_plan, plan_key
+from latent_store.format.plan import ShardPlan, make_plan
+from latent_store.format.plan_files import write_plan
 from latent_store.format.samples import Sample
 from latent_store.line_progress import in_words
 from latent_store.shards import receipts
@@ -151,7 +152,7 @@ def _encode_one(request: EncodeRequest, keys: set[str], options: PipelineOptions
     """Encodes the only picture of a request; None if it cannot be used."""
     location, plan = request.location, request.plan
     component.create_store(location)
-    location.write(plan_key(plan.dataset, plan.split), plan.to_json())
+    write_plan(location, plan)
     encoders = [e for e in request.ask_encoders() if e.spec.key in keys]
     job = request.make_job(encoders, {}, options)
     for encoder in encoders:

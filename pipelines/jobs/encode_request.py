@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -37,7 +38,13 @@ from latent_store.errors import (
 from latent_store.format import layout
 from latent_store.format.feature_encoding import FeatureEncoding
 from latent_store.format.ids import require_name
-from latent_store.format.plan import ShardPlan, make_plan, plan_key, read_plan, require_not_lost
+from latent_store.format.plan import ShardPlan, make_plan
+from latent_store.format.plan_files import (
+    plan_key,
+    read_plan,
+    require_not_lost,
+    write_plan,
+)
 from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, OK, RowRecord
 from latent_store.storage.groups import array_of
@@ -118,8 +125,7 @@ class EncodeRequest:
         )
         with lease:
             self.plan = self._settled_plan()
-            key = plan_key(self.plan.dataset, self.plan.split)
-            self.location.write(key, self.plan.to_json())
+            write_plan(self.location, self.plan)
 
     def ask_encoders(self) -> list[Encoder]:
         """Returns what makes each component that is asked for, in the order of writing.
@@ -235,16 +241,13 @@ class EncodeRequest:
         size = flags.samples_per_shard
         canvas = tuple(flags.canvas) if flags.canvas else None
         if self.location.exists(plan_key(dataset, flags.split)):
-            plan = _agreeing(read_plan(self.location, dataset, flags.split), size, canvas)
-            known = {sample.sample_id for sample in plan.originals}
-            there = [sample for sample in self.manifest if sample.sample_id in known]
-            fresh = [sample for sample in self.manifest if sample.sample_id not in known]
-            if flags.max_samples is not None:
-                fresh = fresh[: max(0, flags.max_samples - len(there))]
-            plan = plan.extended([*there, *fresh], mended=_failed_ids(self.location, plan.name))
+            stored = read_plan(self.location, dataset, flags.split).require_whole()
+            plan = _agreeing(stored, size, canvas)
+            mended = _failed_ids(self.location, plan.name)
+            plan = plan.extended(self.manifest, mended=mended, most=flags.max_samples)
         else:
             require_not_lost(self.location, dataset, flags.split, plan=False)
-            wanted = self.manifest[: flags.max_samples]
+            wanted = itertools.islice(self.manifest, flags.max_samples)
             size = DEFAULT_SAMPLES_PER_SHARD if size is None else size
             canvas = canvas or choose_canvas(self.reader, self.manifest)
             plan = make_plan(dataset, flags.split, wanted, size, canvas)
@@ -308,8 +311,7 @@ def _labels_encoder(request: EncodeRequest) -> Encoder:
 
 def _boxes_encoder(request: EncodeRequest) -> Encoder:
     # Of the whole manifest: with --max_samples, the rest can follow later.
-    samples = (*request.plan.samples, *request.manifest)
-    most = max((sample.num_boxes for sample in samples), default=0)
+    most = max(samples.largest("num_boxes") for samples in (request.plan.samples, request.manifest))
     room = layout.round_up(max(most, 1), BOX_MULTIPLE)
     with contextlib.suppress(LatentStoreError, KeyError):
         stored = component.open_component(request.location, request.plan.name, BoxesReader.key_of())

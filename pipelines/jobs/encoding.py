@@ -123,9 +123,8 @@ class EncodeJob(ComponentJob):
 
 def newly_listed(plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
     """Returns whether a row was left since a task's list had not its sample, and has it now."""
-    pairs = zip(plan.rows, plan.samples, strict=True)
-    listed = {row for row, sample in pairs if kind_of(spec.key).lists(sample)}
-    return lambda record: record.status == NOT_LISTED and record.row in listed
+    lists = kind_of(spec.key).lists
+    return lambda record: record.status == NOT_LISTED and lists(plan.sample_at(record.row))
 
 
 def tell(make: Callable[[Picture], Encoded], picture: Picture) -> Encoded:

@@ -32,7 +32,8 @@ from latent_store.components.writer import ShardWriter
 from latent_store.console import Number, make_parser, run_command
 from latent_store.errors import JobFailedError
 from latent_store.format import layout
-from latent_store.format.plan import ShardPlan, make_plan, plan_key
+from latent_store.format.plan import ShardPlan, make_plan
+from latent_store.format.plan_files import write_plan
 from latent_store.format.samples import Sample
 from latent_store.shards.receipts import Receipt, RowRecord, receipt_key
 from latent_store.storage.location import Location
@@ -124,7 +125,7 @@ def make_store(url: Path, codec: Codec, shards: int, rows_per_shard: int) -> Non
     spec = codec.spec
     codecs.register_codec(location, spec, codec.tables.to_arrays(), codec.checkpoint_bytes)
     plan = make_plan(DATASET, SPLIT, _samples(shards * rows_per_shard), rows_per_shard)
-    location.write(plan_key(DATASET, SPLIT), plan.to_json())
+    write_plan(location, plan)
     latents = latents_spec(spec, *plan.canvas, "int16")
     component.create_component(location, plan, latents)
     encoded = encode_latents(codec, made_picture(0, SIDE, SIDE), measure_psnr=False)

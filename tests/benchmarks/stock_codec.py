@@ -112,7 +112,8 @@ class StockModels:
         stock = type(self.codec.model)
         self.single = stock.from_state_dict(state).eval()
         self.double = stock.from_state_dict(state).double().eval()
-        self.uris = {row: sample.image_uri for row, sample in latents.plan.by_row.items()}
+        uris = latents.plan.samples.column("image_uri").to_pylist()
+        self.uris = dict(zip(latents.plan.rows.tolist(), uris, strict=True))
 
     def compare_strings(self, row: int) -> StockReport:
         """Decodes one image's strings to ŷ with both models."""
@@ -141,7 +142,7 @@ class StockModels:
         return [[self.latents.y_string(row)], [self.latents.z_string(row)]]
 
     def _shape(self, row: int) -> tuple[int, int]:
-        height, width = self.latents.plan.by_row[row].coded_size
+        height, width = self.latents.plan.sample_at(row).coded_size
         return height // HYPER_STRIDE, width // HYPER_STRIDE
 
     def _decode(self, model: ScaleHyperprior, row: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,7 +27,8 @@ from latent_store.components.finalize import finalize
 from latent_store.console import make_parser, progress, run_command
 from latent_store.format import schema
 from latent_store.format.feature_encoding import BITROUND, FLOAT16, FeatureEncoding
-from latent_store.format.plan import make_plan, plan_key
+from latent_store.format.plan import make_plan
+from latent_store.format.plan_files import write_plan
 from latent_store.format.samples import Sample
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore
@@ -98,7 +99,7 @@ def _encode(
     plan = make_plan("cityscapes", split, samples, SAMPLES_PER_SHARD)
     spec = teacher_spec(teacher_id, *plan.canvas, channels, encoding)
     component.create_store(location)
-    location.write(plan_key(plan.dataset, plan.split), plan.to_json())
+    write_plan(location, plan)
     codecs.register_teacher(location, teacher_id, teacher)
     component.create_component(location, plan, spec)
     make = functools.partial(encode_features, location, teacher_id, STEM, encoding, "cpu")

@@ -13,7 +13,8 @@ from latent_store.components import base as component
 from latent_store.components import finalize
 from latent_store.components.latents import latents_spec
 from latent_store.components.writer import ShardWriter
-from latent_store.format.plan import ShardPlan, make_plan, plan_key
+from latent_store.format.plan import ShardPlan, make_plan
+from latent_store.format.plan_files import write_plan
 from latent_store.format.schema import CodecSpec
 from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.storage.location import Location
@@ -57,7 +58,7 @@ def write_latents(
     )
     codecs.register_codec(location, codec, {}, b"")
     plan = _plan(counts, samples_per_shard, size)
-    location.write(plan_key("cityscapes", "train"), plan.to_json())
+    write_plan(location, plan)
     spec = latents_spec(codec, *plan.canvas, dtype)
     component.create_component(location, plan, spec)
     writer = ShardWriter(location, plan, spec)

@@ -35,7 +35,8 @@ from latent_store.components.latents import latents_spec
 from latent_store.components.ranked import ranked_spec
 from latent_store.components.writer import ShardWriter
 from latent_store.format import schema
-from latent_store.format.plan import ShardPlan, make_plan, plan_key
+from latent_store.format.plan import ShardPlan, make_plan
+from latent_store.format.plan_files import write_plan
 from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, RowRecord
@@ -138,7 +139,7 @@ def _write_split(
     first_seed: int,
     bad: frozenset[int] | set[int] = frozenset(),
 ) -> None:
-    location.write(plan_key(plan.dataset, plan.split), plan.to_json())
+    write_plan(location, plan)
 
     def seed(sample: Sample) -> int:
         return first_seed + int(sample.sample_id[1:])

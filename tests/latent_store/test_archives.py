@@ -24,7 +24,7 @@ from latent_store.components.labels import labels_spec
 from latent_store.components.writer import ShardWriter
 from latent_store.errors import FormatVersionError, IdentityError
 from latent_store.format import schema
-from latent_store.format.plan import read_plan
+from latent_store.format.plan_files import read_plan
 from latent_store.shards import index, receipts
 from latent_store.storage import groups, records, seals
 from latent_store.storage.consolidated import consolidate

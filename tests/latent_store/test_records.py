@@ -17,7 +17,7 @@ import latent_store
 from latent_store.catalogue.rankings import Ranking, write_ranking
 from latent_store.components.finalize import check_shards, component_tables
 from latent_store.errors import IntegrityError, LatentStoreError
-from latent_store.format.plan import read_plan
+from latent_store.format.plan_files import read_plan
 from latent_store.shards.receipts import receipt_key
 from latent_store.storage import records
 from latent_store.storage.location import Location

@@ -11,7 +11,7 @@ import pytest
 import latent_store
 from latent_store import cli
 from latent_store.errors import IntegrityError
-from latent_store.format.plan import plan_key
+from latent_store.format.plan_files import plan_key
 from pipelines import encode, frequency, reorder
 from tests.conftest import RANKING, TinyStore, encode_args
 from training import evaluate, train

@@ -19,7 +19,7 @@ from latent_store.codec import codec_from_store
 from latent_store.components import base as component
 from latent_store.components.finalize import finalize
 from latent_store.components.reader import ComponentReader
-from latent_store.format.plan import read_plan
+from latent_store.format.plan_files import read_plan
 from latent_store.shards import receipts
 from latent_store.shards.receipts import StoredObject
 from latent_store.storage.location import Location

@@ -13,7 +13,7 @@ import xarray as xr
 
 import latent_store
 from latent_store import cli
-from latent_store.format.plan import read_plan
+from latent_store.format.plan_files import read_plan
 from latent_store.storage.location import Location
 from pipelines import encode
 from tests.conftest import CODEC

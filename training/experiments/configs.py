@@ -134,6 +134,6 @@ class RunConfigs:
     def _images(self, split: str) -> str:
         """Returns the number of a split's images and the digest of their ids."""
         name = f"{self._grid.dataset}/{split}"
-        ids = [sample.sample_id for sample in self._store[name].plan.samples]
+        ids = self._store[name].plan.samples.column("sample_id").to_pylist()
         digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
         return f"{len(ids)} of {name}, ids {digest}"

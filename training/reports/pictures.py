@@ -196,7 +196,7 @@ def _decode(
 
 
 def _original(split: EvaluationSplit, row: int, originals: Location) -> np.ndarray:
-    uri = split.stored.plan.by_row[row].image_uri
+    uri = split.stored.plan.sample_at(row).image_uri
     try:
         picture_HWC = read_image(io.BytesIO(originals.read(uri)))
     except OSError as error:

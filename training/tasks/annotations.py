@@ -94,7 +94,7 @@ class ObjectBoxes(Annotations):
             wrong_N = (boxes.labels_N < 1) | (boxes.labels_N >= self.num_classes)
             if wrong_N.any():
                 raise DatasetError(
-                    f"an object of {reader.plan.by_row[row].sample_id} has class "
+                    f"an object of {reader.plan.sample_at(row).sample_id} has class "
                     f"{int(boxes.labels_N[wrong_N][0])}, but {reader.plan.dataset} has classes 1 "
                     f"to {self.num_classes - 1}: encode the split again with that dataset's reader"
                 )

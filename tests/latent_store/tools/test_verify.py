@@ -12,7 +12,7 @@ import pytest
 import latent_store
 from latent_store.components import base as component
 from latent_store.components import finalize
-from latent_store.format.plan import plan_key
+from latent_store.format.plan_files import write_plan
 from latent_store.shards.index import index_key
 from latent_store.shards.receipts import finished_shards, receipt_key, receipt_prefix
 from latent_store.storage import groups
@@ -49,7 +49,7 @@ def make(tmp_path: Path) -> Callable[..., Path]:
 def begin_append(location: Location) -> None:
     """Does what an append of two rows does before it writes its shards."""
     plan = latent_store.open(location.url)[SPLIT].plan.extended(samples(7, size=(60, 100)))
-    location.write(plan_key("cityscapes", "train"), plan.to_json())
+    write_plan(location, plan)
     lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
     component.note(location, f"{SPLIT}/{KEY}", lengths)
 

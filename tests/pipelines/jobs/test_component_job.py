@@ -14,7 +14,8 @@ import latent_store
 from latent_store.components import base as component
 from latent_store.components.labels import labels_spec
 from latent_store.errors import JobFailedError, LatentStoreError, LeaseHeldError
-from latent_store.format.plan import ShardPlan, make_plan, plan_key
+from latent_store.format.plan import ShardPlan, make_plan
+from latent_store.format.plan_files import write_plan
 from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
@@ -79,7 +80,7 @@ def plan(tmp_path: Path) -> ShardPlan:
         for number in range(5)
     ]
     plan = make_plan(*SPLIT.split("/"), samples, 2)
-    location.write(plan_key(plan.dataset, plan.split), plan.to_json())
+    write_plan(location, plan)
     return plan
 
 

@@ -1,0 +1,254 @@
+"""Plans in a store: one record that names parts, or of stores of version 1 all in one text.
+
+The parts are written first and the record last. A part bears its checksum in its name, so nothing
+that a plan in force names is ever written over: a reader that opened the plan before goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from latent_store.errors import IntegrityError, LatentStoreError, StoreNotFoundError
+from latent_store.format.plan import CanvasSide, ShardPlan, ShardSize
+from latent_store.format.sample_lists import SAMPLES_A_PART, Samples
+from latent_store.format.sample_parts import REMEDY, PartRecord, SamplePart, cut_parts, to_table
+from latent_store.format.samples import Sample
+from latent_store.format.schema import is_of_major_1
+from latent_store.storage import groups, records
+from latent_store.storage.location import CONTROL, Location
+from latent_store.storage.records import Count, Text
+
+LARGEST_PLAN = 2**31
+"""In bytes, of the record: of version 1 some millions of samples."""
+_WHAT = "the shard plan"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What every plan's record has."""
+
+    dataset: Text
+    split: Text
+    samples_per_shard: ShardSize
+    canvas: tuple[CanvasSide, CanvasSide]
+    mixed_sizes: bool = False
+
+    def plan(self, samples: Samples) -> ShardPlan:
+        """Returns the plan of samples."""
+        return ShardPlan(
+            dataset=self.dataset,
+            split=self.split,
+            samples_per_shard=self.samples_per_shard,
+            canvas=self.canvas,
+            mixed_sizes=self.mixed_sizes,
+            samples=samples,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InParts(_Record):
+    """A plan whose samples lie in parts."""
+
+    parts: tuple[PartRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InOneText(_Record):
+    """A plan of version 1."""
+
+    samples: tuple[Sample, ...]
+    rows: tuple[Count, ...]
+
+
+def plan_key(dataset: str, split: str) -> str:
+    """Returns the key of a split's plan, the record."""
+    return f"{CONTROL}/{dataset}/{split}/plan.json"
+
+
+def parts_prefix(dataset: str, split: str) -> str:
+    """Returns the prefix of the parts of a split's plan."""
+    return f"{CONTROL}/{dataset}/{split}/plan"
+
+
+def write_plan(location: Location, plan: ShardPlan) -> None:
+    """Writes a split's plan; its lease is held.
+
+    What the plan before it names stays, for those who opened it, until there is another one.
+    """
+    key = plan_key(plan.dataset, plan.split)
+    try:
+        there = location.read(key, LARGEST_PLAN)
+    except FileNotFoundError:
+        there = b""
+    root = groups.open_group(location)
+    if root is not None and is_of_major_1(groups.attrs_of(root)):
+        _replace(location, key, there, to_json(plan))
+        return
+    parts = {_part_key(plan, part.record): part for part in plan.samples.parts}
+    known = {part.key for part in _parts_of(location, plan, there)}
+    for stray in location.sizes(parts_prefix(plan.dataset, plan.split)).keys() - parts - known:
+        location.delete(stray)
+    fresh = parts.keys() - known
+    for name in sorted(fresh):
+        location.write(name, parts[name].data(), durable=False)
+    if fresh:
+        location.sync(fresh)
+    _replace(location, key, there, _seal(plan, parts=[vars(p.record) for p in parts.values()]))
+
+
+def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
+    """Reads a split's plan; of one in parts the record alone.
+
+    Raises:
+        StoreNotFoundError: The store has no such split; those it has are named.
+        IntegrityError: The plan was altered, is another split's, or was lost.
+    """
+    key = plan_key(dataset, split)
+    try:
+        plan = from_record(location.read(key, LARGEST_PLAN), location, dataset, split)
+    except FileNotFoundError:
+        require_not_lost(location, dataset, split)
+        known = ", ".join(sorted(list_splits(location))) or "none"
+        raise StoreNotFoundError(
+            f"{location.url} has no split {dataset}/{split}; it has: {known}"
+        ) from None
+    except IntegrityError as error:
+        raise IntegrityError(f"{location.url}: {key}: {error}") from error
+    if plan.name != f"{dataset}/{split}":
+        raise IntegrityError(f"{location.url}: {key} is the plan of {plan.name}; {REMEDY}")
+    return plan
+
+
+def to_json(plan: ShardPlan) -> bytes:
+    """Returns a plan as stores of version 1 have it."""
+    samples = [sample.to_record() for sample in plan.samples]
+    return _seal(plan, samples=samples, rows=plan.rows.tolist())
+
+
+def from_record(data: bytes, location: Location, dataset: str, split: str) -> ShardPlan:
+    """Reads a plan's record; what later minor versions add is left.
+
+    Raises:
+        IntegrityError: It was altered, or cannot be a plan.
+    """
+    found = records.unsealed(data, _WHAT, REMEDY)
+    if "parts" not in found:
+        return _from_one_text(records.typed(_InOneText, found, _WHAT, REMEDY))
+    record = records.typed(_InParts, found, _WHAT, REMEDY)
+    size, shards = record.samples_per_shard, 0
+    for part in record.parts:
+        if part.first_row != shards * size:
+            raise _impossible("a part does not begin at the shard that the one before it ends with")
+        shards = -(-part.stop // size)
+    plan = record.plan(Samples())
+    parts = (
+        SamplePart(record=part, location=location, key=_part_key(plan, part))
+        for part in record.parts
+    )
+    return record.plan(Samples(parts))
+
+
+def _from_one_text(record: _InOneText) -> ShardPlan:
+    rows, size = np.array(record.rows, dtype=np.int64), record.samples_per_shard
+    ascending = bool((np.diff(rows, prepend=-1) > 0).all())
+    steps = np.diff(rows // size, prepend=-1)
+    if len(rows) != len(record.samples) or not ascending or (steps > 1).any():
+        raise _impossible(
+            "its rows do not ascend from 0, one a sample, with no empty shard before the last"
+        )
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
+    runs = zip(starts, [*starts[1:], len(rows)], strict=True)
+    parts = (
+        part
+        for start, stop in runs
+        for part in cut_parts(_tables(record.samples[start:stop]), int(rows[start]), SAMPLES_A_PART)
+    )
+    try:
+        return record.plan(Samples(parts)).require_whole()
+    except LatentStoreError as error:
+        raise IntegrityError(f"{error}; {REMEDY}") from error
+
+
+def _tables(samples: tuple[Sample, ...]) -> Iterator[pa.Table]:
+    starts = range(0, len(samples), SAMPLES_A_PART)
+    return (to_table(samples[start : start + SAMPLES_A_PART]) for start in starts)
+
+
+def _part_key(plan: ShardPlan, record: PartRecord) -> str:
+    shard = record.first_row // plan.samples_per_shard
+    prefix = parts_prefix(plan.dataset, plan.split)
+    return f"{prefix}/{shard:06d}-{record.crc32c:08x}.parquet"
+
+
+def _parts_of(location: Location, plan: ShardPlan, data: bytes) -> tuple[SamplePart, ...]:
+    """Returns the parts in the store that a record names; none where it is no such record."""
+    try:
+        parts = from_record(data, location, plan.dataset, plan.split).samples.parts
+    except IntegrityError:
+        return ()
+    return tuple(part for part in parts if part.location is not None)
+
+
+def _seal(plan: ShardPlan, **more: object) -> bytes:
+    return records.seal_record(
+        {
+            "dataset": plan.dataset,
+            "split": plan.split,
+            "samples_per_shard": plan.samples_per_shard,
+            "canvas": plan.canvas,
+            **more,
+            "mixed_sizes": plan.mixed_sizes,
+        }
+    )
+
+
+def _replace(location: Location, key: str, there: bytes, data: bytes) -> None:
+    if data != there:
+        location.write(key, data)
+
+
+def _impossible(what: str) -> IntegrityError:
+    return IntegrityError(f"{_WHAT} is none: {what}; {REMEDY}")
+
+
+def require_not_lost(location: Location, dataset: str, split: str, *, plan: bool = True) -> None:
+    """Refuses a split without a plan whose groups are there: its plan was lost.
+
+    Args:
+        location: The store.
+        dataset: The dataset's id.
+        split: The split's name.
+        plan: Refuse it also where the plan alone is missing, which can be made again, as the
+            receipts tell whether it is the same.
+
+    Raises:
+        IntegrityError: With the remedy.
+    """
+    name = f"{dataset}/{split}"
+    control = f"{CONTROL}/{name}"
+    if not groups.child_names(location, name):
+        return
+    if not location.sizes(f"{control}/receipts"):
+        raise IntegrityError(
+            f"{location.url}: the control folder of {name}, {control}, is missing though its "
+            f"groups are there (copying `STORE/*` leaves out names with a dot): copy {CONTROL} "
+            f"from the store that this is a copy of, or delete {name} and run encode-to-store again"
+        )
+    if plan:
+        raise IntegrityError(
+            f"{location.url}: {plan_key(dataset, split)} is missing though groups and receipts of "
+            f"{name} are there: restore it from a copy of the store, or run encode-to-store again "
+            "with the same data and `samples_per_shard=`"
+        )
+
+
+def list_splits(location: Location) -> list[str]:
+    """Returns `dataset/split` for each plan in the store."""
+    found = (key.split("/") for key in location.sizes(CONTROL))
+    return sorted(
+        "/".join(parts[1:3]) for parts in found if len(parts) == 4 and parts[3] == "plan.json"
+    )
