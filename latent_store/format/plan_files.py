@@ -15,7 +15,7 @@ import pyarrow as pa
 from latent_store.errors import IntegrityError, LatentStoreError, StoreNotFoundError
 from latent_store.format.plan import CanvasSide, ShardPlan, ShardSize
 from latent_store.format.sample_lists import SAMPLES_A_PART, Samples
-from latent_store.format.sample_parts import REMEDY, PartRecord, SamplePart, cut_parts, to_table
+from latent_store.format.sample_parts import PartRecord, SamplePart, cut_parts, to_table
 from latent_store.format.samples import Sample
 from latent_store.format.schema import is_of_major_1
 from latent_store.storage import groups, records
@@ -25,6 +25,10 @@ from latent_store.storage.records import Count, Text
 LARGEST_PLAN = 2**31
 """In bytes, of the record: of version 1 some millions of samples."""
 _WHAT = "the shard plan"
+_REMEDY = (
+    "restore plan.json from a copy of the store, or remove it and run encode-to-store again with "
+    "the same data and `samples_per_shard=`"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,7 @@ def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
     except IntegrityError as error:
         raise IntegrityError(f"{location.url}: {key}: {error}") from error
     if plan.name != f"{dataset}/{split}":
-        raise IntegrityError(f"{location.url}: {key} is the plan of {plan.name}; {REMEDY}")
+        raise IntegrityError(f"{location.url}: {key} is the plan of {plan.name}; {_REMEDY}")
     return plan
 
 
@@ -135,10 +139,10 @@ def from_record(data: bytes, location: Location, dataset: str, split: str) -> Sh
     Raises:
         IntegrityError: It was altered, or cannot be a plan.
     """
-    found = records.unsealed(data, _WHAT, REMEDY)
+    found = records.unsealed(data, _WHAT, _REMEDY)
     if "parts" not in found:
-        return _from_one_text(records.typed(_InOneText, found, _WHAT, REMEDY))
-    record = records.typed(_InParts, found, _WHAT, REMEDY)
+        return _from_one_text(records.typed(_InOneText, found, _WHAT, _REMEDY))
+    record = records.typed(_InParts, found, _WHAT, _REMEDY)
     size, shards = record.samples_per_shard, 0
     for part in record.parts:
         if part.first_row != shards * size:
@@ -170,7 +174,7 @@ def _from_one_text(record: _InOneText) -> ShardPlan:
     try:
         return record.plan(Samples(parts)).require_whole()
     except LatentStoreError as error:
-        raise IntegrityError(f"{error}; {REMEDY}") from error
+        raise IntegrityError(f"{error}; {_REMEDY}") from error
 
 
 def _tables(samples: tuple[Sample, ...]) -> Iterator[pa.Table]:
@@ -212,7 +216,7 @@ def _replace(location: Location, key: str, there: bytes, data: bytes) -> None:
 
 
 def _impossible(what: str) -> IntegrityError:
-    return IntegrityError(f"{_WHAT} is none: {what}; {REMEDY}")
+    return IntegrityError(f"{_WHAT} is none: {what}; {_REMEDY}")
 
 
 def require_not_lost(location: Location, dataset: str, split: str, *, plan: bool = True) -> None:

@@ -19,7 +19,7 @@ _PARTS = (
     rf"{re.escape(CONTROL)}/codecs/{_NAME}\.pth\.tar",
     rf"{re.escape(CONTROL)}/teachers/{_NAME}\.pt",
     rf"{re.escape(CONTROL)}/(?:{_NAME}/)+leases/.+",
-    rf"{_SPLIT}/(?:plan\.json|{_NAME}\.parquet)",
+    rf"{_SPLIT}/(?:plan\.json|plan/\d{{6,}}-[0-9a-f]{{8}}\.parquet|{_NAME}\.parquet)",
     rf"{_SPLIT}/(?:receipts|failures)/(?:{_NAME}/)+\d+\.json",
 )
 _PART = re.compile("|".join(_PARTS))

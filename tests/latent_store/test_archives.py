@@ -64,9 +64,9 @@ def test_a_newer_minor_version_with_unknown_things_is_read(archived: Path) -> No
 
 
 def test_a_newer_major_version_is_refused(archived: Path, fails: Callable[..., str]) -> None:
-    edit(archived, "", lambda attrs: {**attrs, "encoding-version": "2.0"})
+    edit(archived, "", lambda attrs: {**attrs, "encoding-version": "3.0"})
     line = fails(cli.main, ["inspect", str(archived)])
-    assert "has format version 2.0, this library reads 1.3; install a release of" in line
+    assert "has format version 3.0, this library reads 2.0; install a release of" in line
 
 
 def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -
     spec = labels_spec(*plan.canvas)
     component.create_component(location, plan, spec)
     group = component.open_component(location, plan.name, spec.key)
-    assert component.noted(group)["encoding-version"] == schema.FORMAT_VERSION == "1.3"
+    assert component.noted(group)["encoding-version"] == schema.COMPONENT_VERSION == "1.3"
     edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": "1.9"}))
     with pytest.raises(IdentityError, match=r"encoding-version = '1\.9', this job would"):
         component.create_component(location, plan, spec)

@@ -16,12 +16,15 @@ import latent_store
 from latent_store import cli
 from latent_store.components.finalize import finalize
 from latent_store.errors import IntegrityError, JobFailedError, LeaseHeldError
+from latent_store.format.plan import make_plan
+from latent_store.format.plan_files import write_plan
 from latent_store.shards import receipts
 from latent_store.shards.index import index_key
 from latent_store.storage.lease import STALE_SECONDS, Lease
 from latent_store.storage.location import Location
 from latent_store.tools import verify as integrity
 from tests.latent_store.damage import Ground
+from tests.latent_store.made_store import SAMPLES_PER_SHARD
 from tests.latent_store.readings import contents, read_everything
 
 Fails = Callable[..., str]
@@ -107,10 +110,33 @@ def test_a_lost_plan_is_named_by_verify(made_copy: Path, capsys: pytest.CaptureF
 
 def test_an_altered_plan_is_refused_with_the_remedy(made_copy: Path, fails: Fails) -> None:
     plan = made_copy / ".latent_store/made/val/plan.json"
-    plan.write_bytes(plan.read_bytes().replace(b'"height": 100', b'"height": 101', 1))
+    plan.write_bytes(plan.read_bytes().replace(b'"bytes": ', b'"bytes": 1', 1))
     line = fails(cli.main, ["inspect", str(made_copy)])
     assert "plan.json: the shard plan does not have its crc32c" in line
     assert "restore plan.json from a copy of the store" in line
+
+
+@pytest.mark.parametrize("damage", ["is missing", "does not have its crc32c: it was altered"])
+def test_a_damaged_part_of_a_plan_is_named_and_made_again(
+    made_copy: Path, fails: Fails, capsys: pytest.CaptureFixture, damage: str
+) -> None:
+    samples = list(latent_store.open(made_copy)["made/val"].plan.samples)
+    (part,) = (made_copy / ".latent_store/made/val/plan").iterdir()
+    data = part.read_bytes()
+    part.unlink()
+    if damage != "is missing":
+        part.write_bytes(data[:9] + b"x" + data[10:])
+    rule = f".latent_store/made/val/plan/{part.name} of the shard plan {damage}; restore it from a"
+    assert rule in fails(cli.main, ["inspect", str(made_copy)])
+    assert cli.main(["verify", str(made_copy)]) == 1
+    assert rule in capsys.readouterr().out
+    plan = part.parent.with_suffix(".json")
+    before = plan.read_bytes()
+    plan.unlink()
+    location = Location(made_copy)
+    write_plan(location, make_plan("made", "val", samples, SAMPLES_PER_SHARD))
+    assert plan.read_bytes() == before
+    assert list(integrity.verify(location)) == []
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import latent_store
 from latent_store import cli
 from latent_store.errors import IntegrityError
+from latent_store.format.plan_files import to_json
 from latent_store.shards import receipts
 from latent_store.storage.keys import is_key
 from latent_store.storage.location import Location
@@ -150,10 +151,38 @@ def test_an_object_longer_than_its_receipt_says_is_not_read(made_copy: Path) -> 
 def test_a_plan_that_no_job_can_have_made_is_refused(
     made_copy: Path, name: str, value: Callable[[Any], Any], fails: Fails
 ) -> None:
+    path = made_copy / PLAN
+    path.write_bytes(to_json(latent_store.open(made_copy)[SPLIT].plan))
+    reseal(path, lambda plan: plan.update({name: value(plan[name])}))
+    _is_no_plan(made_copy, fails)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("samples_per_shard", lambda _: 0),
+        ("canvas", lambda _: [10**9, 64]),
+        ("parts", lambda _: 7),
+        ("parts", lambda parts: [{**parts[0], "first_row": 10**7}]),
+        ("parts", lambda parts: [parts[0], parts[0]]),
+        ("parts", lambda parts: [{**parts[0], "samples": 0}]),
+        ("parts", lambda parts: [{**parts[0], "samples": 10**9}]),
+        ("parts", lambda parts: [{**parts[0], "bytes": 10**12}]),
+        ("parts", lambda parts: [{**parts[0], "crc32c": "x"}]),
+    ],
+    ids=["none", "huge", "number", "far", "twice", "empty", "many", "long", "text"],
+)
+def test_a_record_of_parts_that_no_job_can_have_made_is_refused(
+    made_copy: Path, name: str, value: Callable[[Any], Any], fails: Fails
+) -> None:
     reseal(made_copy / PLAN, lambda plan: plan.update({name: value(plan[name])}))
+    _is_no_plan(made_copy, fails)
+
+
+def _is_no_plan(url: Path, fails: Fails) -> None:
     with pytest.raises(IntegrityError, match=r"the shard plan (cannot be read|is none)"):
-        latent_store.open(made_copy)[SPLIT]
-    assert "the shard plan" in fails(cli.main, ["inspect", str(made_copy)])
+        latent_store.open(url)[SPLIT]
+    assert "the shard plan" in fails(cli.main, ["inspect", str(url)])
 
 
 def test_more_rows_than_the_plan_has_are_refused(made_copy: Path) -> None:

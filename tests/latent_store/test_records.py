@@ -7,6 +7,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import latent_store
 from latent_store.catalogue.rankings import Ranking, write_ranking
 from latent_store.components.finalize import check_shards, component_tables
 from latent_store.errors import IntegrityError, LatentStoreError
-from latent_store.format.plan_files import read_plan
+from latent_store.format.plan_files import read_plan, write_plan
+from latent_store.format.sample_lists import Samples
+from latent_store.format.sample_parts import PartRecord, SamplePart, to_table
 from latent_store.shards.receipts import receipt_key
 from latent_store.storage import records
 from latent_store.storage.location import Location
@@ -137,7 +140,7 @@ def test_a_resealed_change_is_read_or_refused_and_never_silent(
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
 def test_whatever_stands_in_a_record_is_one_error(value: Any) -> None:
-    for kind in (latent_store.format.plan.ShardPlan, Ranking):
+    for kind in (PartRecord, Ranking):
         with pytest.raises(IntegrityError, match="it cannot be read"):
             records.typed(kind, value, "it", "mend it")
 
@@ -153,11 +156,11 @@ def test_what_is_no_json_object_is_one_error(data: bytes) -> None:
 
 def test_an_error_names_the_field_and_its_rule(whole: Path, tmp_path: Path) -> None:
     url = Path(shutil.copytree(whole, tmp_path / "copy.zarr"))
-    reseal(url / PLACES["plan"], lambda plan: plan["samples"][1].update(height="60"))
+    reseal(url / PLACES["plan"], lambda plan: plan["parts"][1].update(bytes="60"))
     with pytest.raises(
         IntegrityError,
         match=r"plan.json: the shard plan cannot be read \(Expected int, got str - at "
-        r"\$.samples\[1\].height\); restore plan.json",
+        r"\$.parts\[1\].bytes\); restore plan.json",
     ):
         latent_store.open(url)[SPLIT]
 
@@ -165,7 +168,12 @@ def test_an_error_names_the_field_and_its_rule(whole: Path, tmp_path: Path) -> N
 def test_a_plan_with_other_pictures_is_refused(whole: Path, tmp_path: Path) -> None:
     """Its types and its checksum are right, and no table tells the length of a picture's file."""
     url = Path(shutil.copytree(whole, tmp_path / "copy.zarr"))
-    reseal(url / PLACES["plan"], lambda plan: plan["samples"][2].update(image_bytes=7))
+    location = Location(url)
+    plan = read_plan(location, *SPLIT.split("/"))
+    first, *others = plan.samples.parts
+    pictures = [*first.samples()[:2], replace(first.samples()[2], image_bytes=7)]
+    changed = Samples([SamplePart.of(to_table(pictures), 0), *others])
+    write_plan(location, replace(plan, samples=changed))
     split = latent_store.open(url)[SPLIT]
     with pytest.raises(IntegrityError, match="made from other pictures than the shard plan lists"):
         split.latents("made")

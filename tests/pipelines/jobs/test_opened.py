@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
 import latent_store
+from latent_store.format import plan_files
 from latent_store.format.plan import ShardPlan
 from latent_store.storage.location import Location
 from pipelines import frequency, reorder
@@ -17,18 +19,18 @@ from tests.conftest import RANKING, TinyStore
 def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often something was listed, and a plan parsed."""
     counts: Counter[str] = Counter()
-    sizes, from_json = Location.sizes, ShardPlan.from_json
+    sizes, from_record = Location.sizes, plan_files.from_record
 
     def counted_sizes(location: Location, prefix: str) -> dict[str, int]:
         counts["listings"] += 1
         return sizes(location, prefix)
 
-    def counted_plan(data: bytes) -> ShardPlan:
+    def counted_plan(data: bytes, *place: Any) -> ShardPlan:
         counts["plans"] += 1
-        return from_json(data)
+        return from_record(data, *place)
 
     monkeypatch.setattr(Location, "sizes", counted_sizes)
-    monkeypatch.setattr(ShardPlan, "from_json", staticmethod(counted_plan))
+    monkeypatch.setattr(plan_files, "from_record", counted_plan)
     return counts
 
 
