@@ -237,11 +237,11 @@ class ShardPlan:
 
     def up_to(self, num_rows: int) -> ShardPlan:
         """Returns the plan of the first rows: what a component covers that is behind."""
-        parts = [part for part in self.samples.parts if part.record.first_row < num_rows]
-        if parts and parts[-1].record.stop > num_rows:
-            first = parts[-1].record.first_row
-            parts[-1] = SamplePart.of(parts[-1].table().slice(0, num_rows - first), first)
-        return dataclasses.replace(self, samples=Samples(parts))
+        parts = self.samples.parts
+        count = sum(
+            max(0, min(part.stop, num_rows) - part.first_row) for part in (p.record for p in parts)
+        )
+        return dataclasses.replace(self, samples=self.samples.first(count))
 
     def _appended(self, tables: Iterable[pa.Table]) -> ShardPlan:
         """Returns the plan with more samples, of ids that it lacks, from a new shard on.
@@ -281,8 +281,14 @@ class ShardPlan:
         annotations = frozenset(name for name in ANNOTATIONS if listed.has(name).any())
         seen = np.zeros(len(listed), dtype=bool)
         parts = []
+        ahead = 0
         for part in self.samples.parts:
-            places = listed.find(source_ids(part.table()))
+            names = source_ids(part.table())
+            # Mostly the list has them in the plan's order.
+            places = np.arange(ahead, min(ahead + len(names), len(listed)))
+            if listed.take(places)["sample_id"].to_pylist() != names:
+                places = listed.find(names)
+            ahead = int(places[-1]) + 1
             seen[places[places >= 0]] = True
             parts.append(renewed(part, listed, places, annotations, frozenset(mended)))
         fresh = np.flatnonzero(~seen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 
@@ -90,9 +91,12 @@ def write_plan(location: Location, plan: ShardPlan) -> None:
         there = b""
     root = groups.open_group(location)
     if root is not None and is_of_major_1(groups.attrs_of(root)):
-        _replace(location, key, there, to_json(plan))
+        location.write(key, to_json(plan))
         return
     parts = {_part_key(plan, part.record): part for part in plan.samples.parts}
+    data = _seal(plan, parts=[vars(part.record) for part in parts.values()])
+    if data == there:
+        return
     known = {part.key for part in _parts_of(location, plan, there)}
     for stray in location.sizes(parts_prefix(plan.dataset, plan.split)).keys() - parts - known:
         location.delete(stray)
@@ -101,7 +105,15 @@ def write_plan(location: Location, plan: ShardPlan) -> None:
         location.write(name, parts[name].data(), durable=False)
     if fresh:
         location.sync(fresh)
-    _replace(location, key, there, _seal(plan, parts=[vars(p.record) for p in parts.values()]))
+    location.write(key, data)
+
+
+def record_crc32c(location: Location, dataset: str, split: str) -> int | None:
+    """Returns the crc32c of a split's plan as it is now; None where it has none."""
+    try:
+        return int(google_crc32c.value(location.read(plan_key(dataset, split), LARGEST_PLAN)))
+    except FileNotFoundError:
+        return None
 
 
 def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
@@ -208,11 +220,6 @@ def _seal(plan: ShardPlan, **more: object) -> bytes:
             "mixed_sizes": plan.mixed_sizes,
         }
     )
-
-
-def _replace(location: Location, key: str, there: bytes, data: bytes) -> None:
-    if data != there:
-        location.write(key, data)
 
 
 def _impossible(what: str) -> IntegrityError:

@@ -69,6 +69,18 @@ class Samples(Sequence[Sample]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def first(self, count: int | None) -> Samples:
+        """Returns the first of them; all for None."""
+        if count is None or count >= len(self):
+            return self
+        parts = list(self.parts[: int(np.searchsorted(self.starts, count))])
+        whole = int(self.starts[len(parts)])
+        if whole > count:
+            last = parts.pop()
+            keep = last.record.samples - (whole - count)
+            parts.append(SamplePart.of(last.table().slice(0, keep), last.record.first_row))
+        return Samples(parts)
+
     def tables(self) -> Iterator[pa.Table]:
         """Yields the samples of each part as `COLUMNS`."""
         return (part.table() for part in self.parts)
@@ -105,13 +117,13 @@ class Samples(Sequence[Sample]):
 
     def twice(self) -> tuple[int, int] | None:
         """Returns the places of the first two samples that have one id; None where ids differ."""
-        hashes = self._hashes()
-        in_order = np.sort(hashes)
+        in_order = self._hashes()
+        in_order.sort()
         again = in_order[1:][in_order[1:] == in_order[:-1]]
         if not again.size:
             return None
         first: dict[str, int] = {}
-        places = np.flatnonzero(np.isin(hashes, again))
+        places = np.flatnonzero(np.isin(self._hashes(), again))
         names = self.take(places)["sample_id"].to_pylist()
         for place, name in zip(places.tolist(), names, strict=True):
             if first.setdefault(name, place) != place:
@@ -155,8 +167,10 @@ class Samples(Sequence[Sample]):
         return hashes[order], order
 
     def _hashes(self) -> np.ndarray:
-        parts = [_hashed(table["sample_id"].to_pylist()) for table in self.tables()]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+        hashes = np.empty(len(self), np.int64)
+        for start, table in zip(self.starts, self.tables(), strict=False):
+            hashes[start : start + len(table)] = _hashed(table["sample_id"].to_pylist())
+        return hashes
 
     def __getstate__(self) -> tuple[SamplePart, ...]:
         # Hashes of texts are a process's own.

@@ -198,6 +198,8 @@ def cut_parts(tables: Iterable[pa.Table], first_row: int, size: int) -> Iterator
 @functools.lru_cache(maxsize=_CACHED)
 def _table(part: SamplePart) -> pa.Table:
     data = part.data()
+    if part.location is None:  # It was made here.
+        return pq.read_table(io.BytesIO(data), columns=COLUMNS.names, use_threads=False)
     try:
         return _believed(data, part.record)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
@@ -207,21 +209,21 @@ def _table(part: SamplePart) -> pa.Table:
 
 def _believed(data: bytes, record: PartRecord) -> pa.Table:
     """Reads a part's file; raises what Arrow does, or `ValueError`, where it is none."""
-    # As dictionaries, texts take no more memory than the file has of them: one long text that many
-    # rows have would take as much as the rows times its length.
-    file = pq.ParquetFile(io.BytesIO(data), read_dictionary=_TEXTS)
-    about = file.metadata
+    about = pq.read_metadata(io.BytesIO(data))
     unfolded = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
     if about.num_rows != record.samples or not 0 <= unfolded <= LARGEST_PART:
         raise ValueError(f"it says that it has {about.num_rows} rows, {unfolded} bytes")
-    wanted = pa.schema([_ROW, *COLUMNS])
+    wanted, there = pa.schema([_ROW, *COLUMNS]), about.schema.to_arrow_schema()
     for field in wanted:
-        place = file.schema_arrow.get_field_index(field.name)
-        found = pa.null() if place < 0 else file.schema_arrow.field(place).type
+        place = there.get_field_index(field.name)
+        found = pa.null() if place < 0 else there.field(place).type
         if pa.types.is_dictionary(found):
             found = found.value_type
         if found != field.type:
             raise ValueError(f"{field.name} is {found}, not {field.type}")
+    # As dictionaries, texts take no more memory than the file has of them: one long text that many
+    # rows have would take as much as the rows times its length.
+    file = pq.ParquetFile(io.BytesIO(data), metadata=about, read_dictionary=_TEXTS)
     # One thread: handing such small tables to a pool takes longer than reading them.
     table = file.read(columns=wanted.names, use_threads=False).select(wanted.names)
     table.validate(full=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -40,8 +39,8 @@ from latent_store.format.feature_encoding import FeatureEncoding
 from latent_store.format.ids import require_name
 from latent_store.format.plan import ShardPlan, make_plan
 from latent_store.format.plan_files import (
-    plan_key,
     read_plan,
+    record_crc32c,
     require_not_lost,
     write_plan,
 )
@@ -119,12 +118,13 @@ class EncodeRequest:
         self.plan = self._settled_plan()
 
     def write_plan(self) -> None:
-        """Writes the plan, settled anew: another job may have appended meanwhile."""
+        """Writes the plan; settled anew, if another job has appended meanwhile."""
         lease = Lease(
             *(self.location, self.plan.name, "plan"), steal=self.flags.steal_lease, wait_seconds=30
         )
         with lease:
-            self.plan = self._settled_plan()
+            if self._found_plan() != self._settled_from:
+                self.plan = self._settled_plan()
             write_plan(self.location, self.plan)
 
     def ask_encoders(self) -> list[Encoder]:
@@ -227,6 +227,15 @@ class EncodeRequest:
             encoders=tuple(encoders),
         )
 
+    @property
+    def dataset_id(self) -> str:
+        """Name of the dataset in the store."""
+        given = self.flags.dataset_id
+        return self.reader.dataset_id if given is None else str(given)
+
+    def _found_plan(self) -> int | None:
+        return record_crc32c(self.location, self.dataset_id, self.flags.split)
+
     def _settled_plan(self) -> ShardPlan:
         """Reads the store's plan and extends it by the samples and views it lacks, or makes one.
 
@@ -235,19 +244,18 @@ class EncodeRequest:
             DatasetError: A picture has a size that the plan does not allow.
             IntegrityError: The split's groups are there, but its control folder was lost.
         """
-        flags, dataset = self.flags, self.flags.dataset_id
-        if dataset is None:
-            dataset = self.reader.dataset_id
+        flags, dataset = self.flags, self.dataset_id
+        self._settled_from = self._found_plan()
         size = flags.samples_per_shard
         canvas = tuple(flags.canvas) if flags.canvas else None
-        if self.location.exists(plan_key(dataset, flags.split)):
+        if self._settled_from is not None:
             stored = read_plan(self.location, dataset, flags.split).require_whole()
             plan = _agreeing(stored, size, canvas)
             mended = _failed_ids(self.location, plan.name)
             plan = plan.extended(self.manifest, mended=mended, most=flags.max_samples)
         else:
             require_not_lost(self.location, dataset, flags.split, plan=False)
-            wanted = itertools.islice(self.manifest, flags.max_samples)
+            wanted = self.manifest.first(flags.max_samples)
             size = DEFAULT_SAMPLES_PER_SHARD if size is None else size
             canvas = canvas or choose_canvas(self.reader, self.manifest)
             plan = make_plan(dataset, flags.split, wanted, size, canvas)
