@@ -105,7 +105,7 @@ def _close(
     claim: LeaseClaim | None,
 ) -> Closed:
     """Does what `finalize` does, up to the seal."""
-    plan = covered(location, read_plan(location, *split.split("/")), key)
+    plan = covered(location, read_plan(location, *split.split("/")).require_whole(), key)
     group = component.open_component(location, split, key, writable=True)
     _require_metadata(location, group, plan)
     closed = check_shards(location, plan, key, on_shard)

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,7 @@ from latent_store.components.labels import labels_spec
 from latent_store.components.writer import ShardWriter
 from latent_store.errors import FormatVersionError, IdentityError
 from latent_store.format import schema
-from latent_store.format.plan_files import read_plan
+from latent_store.format.plan_files import read_plan, write_plan
 from latent_store.shards import index, receipts
 from latent_store.storage import groups, records, seals
 from latent_store.storage.consolidated import consolidate
@@ -32,7 +33,7 @@ from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from latent_store.tools import verify as integrity
 from latent_store.tools.verify_streams import check_streams
-from tests.latent_store.archives import make_v1, make_v2
+from tests.latent_store.archives import make_v1, make_v2, make_v3
 from tests.latent_store.archives.make_v1 import ARCHIVE, EXPECTED, digests
 from tests.latent_store.readings import contents
 
@@ -48,7 +49,7 @@ def archived(tmp_path: Path) -> Path:
     return url
 
 
-@pytest.mark.parametrize("made", [make_v1, make_v2], ids=["v1", "v2"])
+@pytest.mark.parametrize("made", [make_v1, make_v2, make_v3], ids=["v1", "v2", "v3"])
 def test_archives_read_as_they_were_written(made: ModuleType, tmp_path: Path) -> None:
     assert made.ARCHIVE.stat().st_size <= MAX_ARCHIVE_BYTES
     zipfile.ZipFile(made.ARCHIVE).extractall(tmp_path)
@@ -67,6 +68,24 @@ def test_a_newer_major_version_is_refused(archived: Path, fails: Callable[..., s
     edit(archived, "", lambda attrs: {**attrs, "encoding-version": "3.0"})
     line = fails(cli.main, ["inspect", str(archived)])
     assert "has format version 3.0, this library reads 2.0; install a release of" in line
+
+
+def test_a_store_of_version_1_keeps_its_plans_when_they_grow(archived: Path) -> None:
+    location, path = Location(archived), archived / ".latent_store/made/train/plan.json"
+    before = json.loads(path.read_bytes())
+    plan = read_plan(location, "made", "train")
+    known = tuple(plan.originals)
+    write_plan(location, plan)
+    again = json.loads(path.read_bytes())
+    assert [again[name] for name in ("rows", "samples")] == [before["rows"], before["samples"]]
+    more = replace(known[0], sample_id="another")
+    write_plan(location, plan.extended([*known, more]))
+    after = json.loads(path.read_bytes())
+    assert after["rows"] == [*before["rows"], plan.num_rows]
+    assert after["samples"][:-1] == before["samples"]
+    assert sorted(p.name for p in path.parent.glob("plan*")) == ["plan.json"]
+    assert groups.attrs_of(groups.open_group(location))["encoding-version"] == "1.0"
+    assert read_plan(location, "made", "train").row_of("another") == plan.num_rows
 
 
 def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -> None:
