@@ -16,6 +16,7 @@ from tests.benchmarks import (
     encoding,
     growth,
     ledger,
+    planning,
     reading,
     reading_data,
     reading_peers,
@@ -67,6 +68,16 @@ def test_what_a_sample_costs_is_measured_at_several_sizes(tmp_path: Path, capsys
     assert [row[:2] for row in rows] == [["2", "2"], ["3", "3"]]
     assert math.isfinite(float(rows[0][4]))  # Of such small stores a difference may be below 0.
     assert rows[1][4] == "-"
+
+
+@pytest.mark.slow
+def test_what_planning_takes_is_measured(capsys: Any) -> None:
+    assert planning.main(["--rows", "40000"]) == 0
+    rows = table_rows(capsys.readouterr().out)
+    sizes = {row[1]: int(row[4].replace(",", "")) for row in rows}
+    assert 0 < 5 * sizes["listed, planned, written"] < sizes["one shard of one text (version 1)"]
+    assert sizes["the same command again"] == sizes["listed, planned, written"]
+    assert all(float(row[2]) >= 0 and int(row[3]) > 0 for row in rows)
 
 
 @pytest.fixture
