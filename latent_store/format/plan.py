@@ -371,4 +371,8 @@ def make_plan(
         samples=Samples(),
         mixed_sizes=canvas is not None,
     )
-    return empty._appended(listed.tables())
+    if any(part.record.samples % samples_per_shard for part in listed.parts[:-1]):
+        return empty._appended(listed.tables())
+    # It is cut at shards already, in the rows that it has then.
+    require_sizes(listed, empty.canvas, mixed=empty.mixed_sizes)
+    return dataclasses.replace(empty, samples=listed)

@@ -57,7 +57,7 @@ _SAFE_ID = "^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
 MOST_SAMPLES = 2**20
 LARGEST_PART = 2**28
 """In bytes, of the file, of what it says that it unfolds to, and of its texts."""
-_CACHED = 16
+_CACHED = 8
 """Parts that a process keeps as tables."""
 
 

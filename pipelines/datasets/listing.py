@@ -128,7 +128,7 @@ def require_names(samples: Iterable[Sample]) -> Samples:
         DatasetError: A path is no line of text, or two samples have one id; names the files.
     """
     listed = Samples.of(map(_with_lines, samples))
-    if found := listed.twice():
+    if found := listed.twice:
         other, sample = (listed[place] for place in found)
         raise DatasetError(
             f"{other.image_uri} and {sample.image_uri} have the id {sample.sample_id!r}: ids "

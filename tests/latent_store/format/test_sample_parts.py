@@ -181,12 +181,12 @@ def test_ids_of_two_samples_differ_in_all_of_a_plan() -> None:
 
 
 def test_ids_are_found_though_all_share_a_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    constant = lambda ids: np.zeros(len(ids), np.int64)  # noqa: E731
+    constant = lambda ids: np.zeros(len(ids), np.uint32)  # noqa: E731
     monkeypatch.setattr("latent_store.format.sample_lists._hashed", constant)
     listed = Samples.of(samples(5))
-    assert listed.twice() is None
+    assert listed.twice is None
     assert listed.find(["s0003", "none", "s0000"]).tolist() == [3, -1, 0]
-    assert Samples.of([*listed, listed[2]]).twice() == (2, 5)
+    assert Samples.of([*listed, listed[2]]).twice == (2, 5)
 
 
 @pytest.mark.parametrize("value", [{"height": -1}, {"width": 2**40}, {"num_boxes": "x"}])
