@@ -190,9 +190,9 @@ class ShardPlan:
 
     def _pictures(self, rows: np.ndarray) -> list[list[object]]:
         places = self.places_of(rows)
-        table = self.samples.take(places[places >= 0])
         names = ("sample_id", "view", "height", "width", "image_bytes")
-        pictures = zip(*(table[name].to_pylist() for name in names), strict=True)
+        table = self.samples.take(places[places >= 0], *names)
+        pictures = zip(*(column.to_pylist() for column in table.columns), strict=True)
         pairs = zip(rows.tolist(), places.tolist(), strict=True)
         return [[row, None if place < 0 else next(pictures)] for row, place in pairs]
 
@@ -208,7 +208,8 @@ class ShardPlan:
             # A table that somebody made up can have anything for a row.
             numbers = [n if type(n) is int and abs(n) < 2**62 else -1 for n in some]
             places = self.places_of(numbers)
-            names = iter(self.samples.take(places[places >= 0])["sample_id"].to_pylist())
+            known = self.samples.take(places[places >= 0], "sample_id")["sample_id"].to_pylist()
+            names = iter(known)
             planned = [None if place < 0 else next(names) for place in places.tolist()]
             there = sample_ids[start : start + SAMPLES_A_PART]
             for row, found, wanted in zip(some, there, planned, strict=True):
@@ -286,7 +287,7 @@ class ShardPlan:
             names = source_ids(part.table())
             # Mostly the list has them in the plan's order.
             places = np.arange(ahead, min(ahead + len(names), len(listed)))
-            if listed.take(places)["sample_id"].to_pylist() != names:
+            if listed.take(places, "sample_id")["sample_id"].to_pylist() != names:
                 places = listed.find(names)
             ahead = int(places[-1]) + 1
             seen[places[places >= 0]] = True

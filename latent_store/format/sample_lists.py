@@ -102,16 +102,20 @@ class Samples(Sequence[Sample]):
         """Returns the largest number in a column; 0 of no samples."""
         return max((pc.max(table[name]).as_py() for table in self.tables()), default=0)
 
-    def take(self, places: np.ndarray) -> pa.Table:
-        """Returns the samples at places, in that order, as `COLUMNS`."""
+    def take(self, places: np.ndarray, *names: str) -> pa.Table:
+        """Returns the samples at places, in that order, as `COLUMNS`, or those that are named."""
+        columns = list(names or COLUMNS.names)
         numbers = np.searchsorted(self.starts, places, side="right") - 1
         found, order = [], []
         for number in np.unique(numbers).tolist():
             mine = np.flatnonzero(numbers == number)
             order.append(mine)
-            found.append(self.parts[number].table().take(places[mine] - self.starts[number]))
+            table = self.parts[number].table().select(columns)
+            found.append(table.take(places[mine] - self.starts[number]))
         if not found:
-            return COLUMNS.empty_table()
+            return COLUMNS.empty_table().select(columns)
+        if len(found) == 1:
+            return found[0]
         back = np.argsort(np.concatenate(order), kind="stable")
         return pa.concat_tables(found).take(back)
 
@@ -155,7 +159,7 @@ class Samples(Sequence[Sample]):
             left = left[in_order[at[left]] == hashes[left]]
             # Texts can share a hash, though two of millions hardly do.
             places = order[at[left]].astype(np.int64)
-            names = self.take(places)["sample_id"].to_pylist()
+            names = self.take(places, "sample_id")["sample_id"].to_pylist()
             same = np.array([ids[n] == name for n, name in zip(left, names, strict=True)], bool)
             found[left[same]] = places[same]
             left = left[~same]
