@@ -358,8 +358,8 @@ def make_plan(
             f"`canvas=` must be a height and a width that are multiples of {PAD_MULTIPLE} pixels, "
             f"at which pictures are coded; got {canvas[0]} {canvas[1]}"
         )
-    sized = np.flatnonzero(listed.has("height") & listed.has("width"))
-    if not (sized.size or canvas):
+    sized = listed.has("height") & listed.has("width")
+    if not (sized.any() or canvas):
         raise DatasetError(
             f"no picture of the split {dataset}/{split} has a readable header, the first is "
             f"{listed[0].image_uri}; restore them, or check `data_root=`"
@@ -368,7 +368,7 @@ def make_plan(
         dataset=dataset,
         split=split,
         samples_per_shard=samples_per_shard,
-        canvas=canvas or listed[int(sized[0])].coded_size,
+        canvas=canvas or listed[int(sized.argmax())].coded_size,
         samples=Samples(),
         mixed_sizes=canvas is not None,
     )

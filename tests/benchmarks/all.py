@@ -28,6 +28,7 @@ BENCHMARKS = {
     "Encoding": "encoding --repeats 5",
     "Reading": "reading",
     "Growth": "growth --shards 186 1860 --rows_per_shard 2 --reorder_up_to 186",
+    "Planning": "planning --rows 100000",
     "Inference": "inference",
     "Training": "training",
     "Damage": "damage --trials 300",
