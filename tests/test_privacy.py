@@ -88,6 +88,7 @@ def test_paths_and_credentials_are_in_nothing_that_the_commands_write_or_print(
         "last.safetensors",
         "results.json",
         ".dead_letters.parquet!",
+        "/train/plan/000000-",
         "zarr.json",
     ):
         assert any(kind in name for name in names), kind  # fmt: skip
