@@ -33,6 +33,7 @@ def samples(count: int, start: int = 0, size: tuple[int, int] = (60, 100)) -> li
     ]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 30))
 def test_an_append_starts_at_a_new_shard_and_moves_nobody(first: int, size: int, more: int) -> None:
     plan = make_plan("cityscapes", "train", samples(first), size)
@@ -105,6 +106,7 @@ def sized(sizes: list[tuple[int, int]]) -> list[Sample]:
     ]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=8),
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
@@ -127,6 +129,7 @@ def test_a_canvas_holds_what_fits_and_refuses_the_first_that_does_not(
     assert "into a new store" in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=6))
 def test_without_a_canvas_a_split_has_one_coded_size(sizes: list[tuple[int, int]]) -> None:
     manifest = sized(sizes)
