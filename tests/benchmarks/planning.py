@@ -104,7 +104,7 @@ def plan(folder: str) -> None:
     from pipelines.jobs.encode_request import EncodeRequest
     from pipelines.jobs.job_flags import parse_flags
 
-    words = f"--dataset {__name__}:Listing --split {SPLIT} --demo_codec".split()
+    words = f"--dataset {__name__}:Listing --split {SPLIT} --demo_codec --max_failures 9".split()
     words += ["--data_root", folder, "--store", str(_store(folder).root)]
     flags, _ = parse_flags(make_flags(), words)
 
