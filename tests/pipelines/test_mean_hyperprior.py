@@ -220,7 +220,7 @@ def test_a_reader_without_steps_refuses_it_by_name(
         older.setattr(schema, "NEWEST_VERSIONS", {})
         newer = (
             f"cityscapes/val/latents/{codec_id} in {url} has format version 2.0, this library "
-            f"reads {schema.FORMAT_VERSION}; install a release of latent-store that reads it"
+            f"reads {schema.COMPONENT_VERSION}; install a release of latent-store that reads it"
         )
         with pytest.raises(FormatVersionError) as caught:
             latent_store.open(url)["cityscapes/val"].latents()
