@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import latent_store.codec
+import latent_store
 from tests.benchmarks import (
     encoding,
     growth,
@@ -23,7 +23,7 @@ from tests.benchmarks import (
     store,
     teacher_features,
 )
-from tests.conftest import RANKING, TinyStore
+from tests.conftest import OF_FILE, RANKING, TinyStore
 
 
 def table_rows(text: str) -> list[list[str]]:
@@ -83,7 +83,9 @@ def test_what_planning_takes_is_measured(capsys: Any) -> None:
 @pytest.fixture
 def store_args(tiny_store: TinyStore, tmp_path: Path) -> list[str]:
     """The benchmark of the store as it is: 4 + 1 scenes, everything there but the work."""
-    checkpoint = next(Path(latent_store.codec.__path__[0], "demo").glob("*.pth.tar"))
+    checkpoint = tmp_path / "codec.pth.tar"
+    kept = latent_store.open(tiny_store.url).codec_checkpoint(codec_id_of(tiny_store))
+    checkpoint.write_bytes(kept)
     return [
         *("--data_root", str(tiny_store.data_root), "--codecs", str(checkpoint)),
         *("--store", str(tiny_store.url), "--ranking", RANKING, "--work", str(tmp_path)),
@@ -117,6 +119,8 @@ def test_a_store_keeps_its_promises(store_args: list[str], tmp_path: Path, capsy
 
 def test_a_promise_that_does_not_hold_is_told(store_args: list[str], capsys: Any) -> None:
     """Chunks of scenes this small hold 1.5 KB at most: what surrounds them weighs more than ŷ."""
+    if OF_FILE:
+        pytest.skip("fresh weights make streams that are longer than anything on disk")
     assert store.main([*store_args, "--rows", "disk"]) == 1
     (row,) = table_rows(capsys.readouterr().out)
     assert row[3] == "NO"

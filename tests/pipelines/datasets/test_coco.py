@@ -85,6 +85,33 @@ def test_boxes_are_half_open_edges_and_crowds_are_difficult(root: Path) -> None:
     assert {s.boxes_uri for s in opened(root, "none").manifest("train2017")} == {""}
 
 
+def test_names_in_folders_and_of_any_script_and_outlines_of_any_kind(root: Path) -> None:
+    names = ("a/x.jpg", "b/x.jpg", "写真 é.JPG")
+
+    def rename(contents: dict[str, Any]) -> None:
+        outlines = ({"counts": [3, 4, 5], "size": SIZE}, {"counts": "abc", "size": SIZE}, [[1, 2]])
+        del contents["images"][3:], contents["annotations"][3:]
+        for image, name in zip(contents["images"], names, strict=True):
+            image["file_name"] = name
+        for item, outline in zip(contents["annotations"], outlines, strict=True):
+            item.update(image_id=101, segmentation=outline, iscrowd=1)
+
+    changed(root, rename)
+    for seed, name in enumerate(names):
+        (root / "train2017" / name).parent.mkdir(exist_ok=True)
+        write_picture(root / "train2017" / name, seed, SIZE)
+    reader = opened(root)
+    samples = reader.manifest("train2017")
+    found = {sample.sample_id: sample.num_boxes for sample in samples}
+    assert found == {"a_x": 0, "b_x": 3, "写真 é": 0}
+    assert [sample.image_uri for sample in samples] == [f"train2017/{name}" for name in names]
+    assert read_boxes(reader, samples[1]).difficult_N.all()
+    changed(root, lambda contents: contents["images"][1].update(file_name="a_x.jpg"))
+    write_picture(root / "train2017/a_x.jpg", 0, SIZE)
+    with pytest.raises(DatasetError, match="names the picture 'a_x' twice; take one out"):
+        opened(root).manifest("train2017")
+
+
 def test_boxes_without_area_are_left_out_and_counted(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
