@@ -63,10 +63,18 @@ class LatentStore(Shown):
     """A store, opened for reading: its splits, by name, and codecs, teachers and rankings."""
 
     def __init__(self, location: Location):
-        location.require()
         self.location = location
-        root = groups.open_group(location)
-        schema.check_format({} if root is None else dict(root.attrs), location.url)
+        # A codec's id names its weights: it never becomes another.
+        self._codecs: dict[str, CodecSpec] = {}
+        root = groups.read_metadata(location, "")
+        if root is None:
+            raise StoreNotFoundError(
+                f"no latent store at {location.url}: make one with encode-to-store "
+                f"`store={location.url}`"
+            )
+        is_group = root["node_type"] == "group"
+        schema.check_format(root.get("attributes", {}) if is_group else {}, location.url)
+        location.note_group(groups.metadata_key(""))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.splits())
@@ -103,7 +111,8 @@ class LatentStore(Shown):
 
     def codec(self, codec_id: str | None = None) -> CodecSpec:
         """Returns the codec of that id; without one the only codec, else an error lists them."""
-        return codecs.choose_codec(self.location, codec_id)
+        spec = self._codecs.get(codec_id or "") or codecs.choose_codec(self.location, codec_id)
+        return self._codecs.setdefault(spec.codec_id, spec)
 
     def codec_checkpoint(self, codec_id: str) -> bytes:
         """Returns the bytes of a codec's checkpoint file, sha256 checked."""
@@ -213,7 +222,8 @@ class Split(Shown):
 
     def latents(self, codec_id: str | None = None) -> LatentsReader:
         """Opens one codec's latents; without an id those of the only codec."""
-        return self._open(LatentsReader, self.store.codec(codec_id).codec_id)
+        spec = self.store.codec(codec_id)
+        return self._open(LatentsReader, spec.codec_id, spec=spec)
 
     def ranked(self, ranking_id: str, codec_id: str | None = None) -> RankedReader:
         """Opens one ranking's copy of one codec's latents.
@@ -223,7 +233,8 @@ class Split(Shown):
                 since the copy.
             MissingComponentError: The copy was not made; names `reorder-latents`.
         """
-        return self._open(RankedReader, self.store.codec(codec_id).codec_id, ranking_id)
+        spec = self.store.codec(codec_id)
+        return self._open(RankedReader, spec.codec_id, ranking_id, spec=spec)
 
     def labels(self) -> LabelsReader:
         """Opens the segmentation labels."""
@@ -349,9 +360,9 @@ class Split(Shown):
     def _column(self, name: str, rows: Rows) -> pa.Array:
         return self.plan.samples.column(name).take(self.plan.places_in(rows))
 
-    def _open(self, kind: type[Reader], *ids: str) -> Reader:
+    def _open(self, kind: type[Reader], *ids: str, **known: Any) -> Reader:
         key = kind.key_of(*ids)
-        return self._settled(key, lambda: kind(self.store.location, self.plan, key))
+        return self._settled(key, lambda: kind(self.store.location, self.plan, key, **known))
 
     def _read_index(self) -> pa.Table:
         table = index.read_samples(self.store.location, self.plan.name)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from latent_store.codec.families.registry import DEFAULT_ARCHITECTURE, FAMILIES
-from latent_store.components import base as component
+from latent_store.components import creation
+from latent_store.components.checking import component_tables
 from latent_store.components.features import STEM
 from latent_store.components.settlement import settle
 from latent_store.console import MOST_THREADS, Number, run_command
@@ -17,6 +18,7 @@ from latent_store.errors import LeaseHeldError
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
 from latent_store.format.schema import PAD_MULTIPLE
+from latent_store.shards.index import part_name
 from latent_store.storage.lease import Lease
 from latent_store.storage.object_stores import input_file
 from latent_store.views.inventory import count_rows
@@ -164,8 +166,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
         print(describe_request(request, options))
         return 0
-    with Lease(request.location, "root", "metadata", wait_seconds=120):
-        component.create_store(request.location)
+    creation.create_store(request.location)
     request.write_plan()
     plan, asked = request.plan, request.ask_encoders()
     encoders = [encoder for encoder in asked if not request.is_complete(encoder)]
@@ -177,11 +178,13 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f"{plan.name}: {there}")
         return 0
     keys = [encoder.spec.key for encoder in encoders]
-    with leased(request.location, plan.name, keys, steal=flags.steal_lease) as claims:
+    lease = leased(request.location, plan.name, keys, steal=flags.steal_lease)
+    with lease as claims, request.location.owning(*request.codec_arrays):
         job = request.make_job(encoders, claims, options)
         for closed in job.run(plan, options):
             where = f" in {closed.num_shards} shards"
-            text = count_rows(request.location, plan, closed.component).describe(where)
+            table = component_tables(closed)[part_name(closed.component)]
+            text = count_rows(plan, table, closed.component).describe(where)
             print(f"{closed.split}/{closed.component}: {text}")
     return 0
 
@@ -196,6 +199,7 @@ def _settle(request: EncodeRequest, sealed: Sequence[Encoder]) -> None:
                 lease = Lease(request.location, request.plan.name, encoder.spec.key)
                 leases.enter_context(lease)
                 held.append(encoder)
+        request.look_again()
         whole = [encoder.spec.key for encoder in held if request.is_complete(encoder)]
         if whole:
             settle(request.location, request.plan.name, *whole)

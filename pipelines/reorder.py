@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from uuid import uuid4
 
 import numpy as np
 
 from latent_store.catalogue.rankings import Ranking
-from latent_store.components import base as component
+from latent_store.components import creation
+from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import ranked_spec
 from latent_store.console import run_command
 from latent_store.storage.object_stores import open_location
-from latent_store.store import LatentStore
+from latent_store.storage.remembering import RememberingLocation
+from latent_store.store import LatentStore, Split
 from pipelines.jobs.job_flags import make_job_parser, parse_flags
 
 DESCRIPTION = """
@@ -51,14 +54,16 @@ def _run(argv: Sequence[str] | None) -> int:
     from pipelines.jobs.beam_jobs import local_threads
     from pipelines.jobs.component_job import leased
     from pipelines.jobs.encoding import load_store_codec
+    from pipelines.jobs.opened import open_latents, open_split
     from pipelines.jobs.reordering import ReorderJob
 
-    location = open_location(flags.store)
+    location = RememberingLocation.of(open_location(flags.store))
     store = LatentStore(location)
     codec = store.codec(flags.codec)
-    split = store[f"{flags.dataset}/{flags.split}"]
+    run_id, name = uuid4().hex, f"{flags.dataset}/{flags.split}"
+    split = open_split(location, name, run_id)
     ranking = store.ranking(codec.codec_id, flags.ranking)
-    latents = split.latents(codec.codec_id)
+    latents = open_latents(location, name, codec.codec_id, run_id)
     load_store_codec(location, codec.codec_id)  # one that cannot be used is told before the shards
     # Where the latents are behind the plan, so is the copy: it follows when they have caught up.
     plan = split.plan.up_to(latents.record.num_rows or 0)
@@ -67,7 +72,7 @@ def _run(argv: Sequence[str] | None) -> int:
     with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease) as claims:
         if flags.overwrite:
             # Its ranking may have been made again.
-            component.forget_component(location, split.plan.name, spec.key)
+            creation.forget_component(location, split.plan.name, spec.key)
         job = ReorderJob(
             store=location,
             split=split.plan.name,
@@ -75,24 +80,23 @@ def _run(argv: Sequence[str] | None) -> int:
             claims=claims,
             # Rows without latents fail here too; the encoding job judged them already.
             max_failures=len(split.plan.samples),
+            run_id=run_id,
             ranking=ranking,
             copy=spec,
         )
         for _ in job.run(plan, options):
-            print(_summary(store, split.plan.name, ranking))
+            print(_summary(split, latents, ranking))
     return 0
 
 
-def _summary(store: LatentStore, name: str, ranking: Ranking) -> str:
-    split = store[name]
+def _summary(split: Split, latents: LatentsReader, ranking: Ranking) -> str:
     reader = split.ranked(ranking.ranking_id, ranking.codec_id)
-    latents = split.latents(ranking.codec_id)
     rows = split.common_rows(reader, latents)
     pixels = split.sizes(rows).prod(axis=1)
     hyper = latents.stream_bytes(rows)["z"]
     views = len(split.common_rows(reader, latents, views=True)) - len(rows)
     more = f" and {views} views" if views else ""
-    lines = [f"{name}/{reader.key}: {len(rows)} samples{more}"]
+    lines = [f"{split.plan.name}/{reader.key}: {len(rows)} samples{more}"]
     for cut, length in zip(reader.cuts, reader.cut_bytes(rows).T, strict=True):
         bpp = np.mean(8 * (length + hyper) / pixels)
         lines.append(

@@ -1,13 +1,13 @@
-"""An object store over the wire: moto's S3 server in this process, and a count of its requests."""
+"""An object store over the wire: moto's S3 server in this process, and a log of its requests."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib import request
+from urllib import parse, request
 
 import pytest
 
@@ -23,16 +23,33 @@ class Server:
 
     Attributes:
         endpoint: Its address.
-        requests: How many of each kind were made since it began, or since this was cleared.
+        asked: Each request since it began, or since this was cleared: its kind (GET, HEAD, PUT,
+            DELETE or LIST), and the key or, of a listing, the prefix.
     """
 
     endpoint: str
-    requests: Counter[str] = field(default_factory=Counter)
+    asked: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         """The bucket."""
         return f"s3://{BUCKET}"
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many requests there were of each kind."""
+        return Counter(kind for kind, _ in self.asked)
+
+    def note(self, environ: dict[str, Any]) -> None:
+        """Logs a request as it arrives; `environ` is WSGI's."""
+        bucket, _, key = environ["PATH_INFO"].lstrip("/").partition("/")
+        query = parse.parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+        if bucket != BUCKET:
+            return
+        kind = "DELETE" if "delete" in query else environ["REQUEST_METHOD"]
+        if "list-type" in query:
+            kind, key = "LIST", query.get("prefix", [""])[0]
+        self.asked.append((kind, key))
 
 
 @contextmanager
@@ -52,13 +69,13 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     request.urlopen(request.Request(f"{found.endpoint}/moto-api/reset", method="POST")).close()
     s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem(endpoint_url=found.endpoint).mkdir(BUCKET)
-    call = s3fs.S3FileSystem._call_s3
+    answer = server._server.app
 
-    async def counted(fs: Any, method: str, *args: Any, **options: Any) -> Any:
-        found.requests[method] += 1
-        return await call(fs, method, *args, **options)
+    def noted(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        found.note(environ)
+        return answer(environ, start)
 
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    server._server.app = noted
     try:
         yield found
     finally:

@@ -13,8 +13,9 @@ import numpy as np
 
 from latent_store.errors import IdentityError, IntegrityError, MissingComponentError
 from latent_store.format.schema import CodecSpec
-from latent_store.storage import groups, records, small_groups
+from latent_store.storage import records, small_groups
 from latent_store.storage.location import CONTROL, Location
+from latent_store.storage.requests import md5_of
 
 _REMEDY = "run encode-to-store with that codec again, which writes it"
 
@@ -33,22 +34,55 @@ def register_codec(
     Raises:
         IdentityError: A codec of that id is there with another identity.
     """
+    if not is_registered(location, spec, tables, checkpoint):
+        location.write(checkpoint_key(spec.codec_id), checkpoint)
+        small_groups.write(
+            location, codec_path(spec.codec_id), spec.to_attrs(), tables, _dims(tables)
+        )
+
+
+def is_registered(
+    location: Location, spec: CodecSpec, tables: Mapping[str, np.ndarray], checkpoint: bytes
+) -> bool:
+    """Tells whether a codec is there, and whole: what was damaged is to be written again, since the
+    weights given are those that the id names.
+
+    Raises:
+        IdentityError: As `register_codec` does.
+    """
     try:
         known = read_codec(location, spec.codec_id)
-        if known is not None:
-            known.require_identity(spec.identity, "the codec given")
+        if known is None:
+            return False
+        known.require_identity(spec.identity, "the codec given")
+        if not _is_whole(location, spec.codec_id, tables, checkpoint):
             read_codec_tables(location, spec.codec_id)
             read_codec_checkpoint(location, spec)
-            return
     except IntegrityError:
-        # What was damaged is written again: the weights given are those that the id names.
-        pass
-    location.write(checkpoint_key(spec.codec_id), checkpoint)
-    dims = {
+        return False
+    return True
+
+
+def _dims(tables: Mapping[str, np.ndarray]) -> dict[str, tuple[str, ...]]:
+    return {
         name: tuple(f"{name}_{axis}" for axis in range(table.ndim))
         for name, table in tables.items()
     }
-    small_groups.write(location, _path(spec.codec_id), spec.to_attrs(), tables, dims)
+
+
+def _is_whole(
+    location: Location,
+    codec_id: str,
+    tables: Mapping[str, np.ndarray],
+    checkpoint: bytes,
+) -> bool:
+    """Tells whether an object store says that it holds just what would be written: unread."""
+    if location.local_path is not None:
+        return False
+    wanted = small_groups.made(codec_path(codec_id), tables, _dims(tables))
+    wanted[checkpoint_key(codec_id)] = checkpoint
+    listed = {**location.listed(codec_path(codec_id)), **location.listed(f"{CONTROL}/codecs")}
+    return all(key in listed and listed[key].md5 == md5_of(d) for key, d in wanted.items())
 
 
 def checkpoint_key(codec_id: str) -> str:
@@ -62,8 +96,7 @@ def list_codecs(location: Location) -> dict[str, CodecSpec]:
     Raises:
         IntegrityError: The attributes of one were altered.
     """
-    names = groups.child_names(location, "codecs")
-    found = {name: read_codec(location, name) for name in names}
+    found = {name: read_codec(location, name) for name in location.folders("codecs")}
     return {name: spec for name, spec in found.items() if spec is not None}
 
 
@@ -73,13 +106,13 @@ def read_codec(location: Location, codec_id: str) -> CodecSpec | None:
     Raises:
         IntegrityError: Its attributes were altered, or are another codec's.
     """
-    attrs = small_groups.read_attrs(location, _path(codec_id), _REMEDY)
+    attrs = small_groups.read_attrs(location, codec_path(codec_id), _REMEDY)
     if attrs is None:
         return None
-    spec = records.typed(CodecSpec, attrs, f"{location.url}: {_path(codec_id)}", _REMEDY)
+    spec = records.typed(CodecSpec, attrs, f"{location.url}: {codec_path(codec_id)}", _REMEDY)
     if spec.codec_id != codec_id:
         raise IntegrityError(
-            f"{location.url}: {_path(codec_id)} holds codec {spec.codec_id}; {_REMEDY}"
+            f"{location.url}: {codec_path(codec_id)} holds codec {spec.codec_id}; {_REMEDY}"
         )
     return spec
 
@@ -108,10 +141,10 @@ def read_codec_tables(location: Location, codec_id: str) -> dict[str, np.ndarray
     Raises:
         IntegrityError: One is missing or was altered.
     """
-    attrs = small_groups.read_attrs(location, _path(codec_id), _REMEDY)
+    attrs = small_groups.read_attrs(location, codec_path(codec_id), _REMEDY)
     if attrs is None:
         return {}
-    return small_groups.read_arrays(location, _path(codec_id), attrs, _REMEDY)
+    return small_groups.read_arrays(location, codec_path(codec_id), attrs, _REMEDY)
 
 
 def read_codec_checkpoint(location: Location, spec: CodecSpec) -> bytes:
@@ -146,7 +179,7 @@ def register_teacher(location: Location, teacher_id: str, checkpoint: bytes) -> 
         raise IdentityError(
             f"{teacher_id} is the id of another checkpoint: it ends in digits of its sha256"
         )
-    if not location.exists(key) or location.read(key) != checkpoint:
+    if location.read_all([key])[key] != checkpoint:
         location.write(key, checkpoint)
 
 
@@ -189,5 +222,6 @@ def _is_teacher(teacher_id: str, data: bytes) -> bool:
     return hashlib.sha256(data).hexdigest().startswith(teacher_id.rsplit("-", 1)[-1])
 
 
-def _path(codec_id: str) -> str:
+def codec_path(codec_id: str) -> str:
+    """Returns the path of a codec's group."""
     return f"codecs/{codec_id}"

@@ -250,9 +250,10 @@ def write_ranking(location: Location, ranking: Ranking, *, overwrite: bool = Fal
             "of it must then be made again)"
         )
     path = rankings_path(ranking.codec_id, ranking.ranking_id)
-    # Its metadata first: what is half removed is no ranking.
-    location.delete(groups.metadata_key(path))
-    location.delete_tree(path)
+    if ranking.ranking_id in known:
+        # Its metadata first: what is half removed is no ranking.
+        location.delete(groups.metadata_key(path))
+        location.delete_tree(path)
     arrays = {
         name: np.asarray(getattr(ranking, name), dtype=dtype)
         for name, dtype in _ARRAYS.items()
@@ -277,10 +278,7 @@ def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:
         IntegrityError: It was altered.
     """
     path = rankings_path(codec_id, ranking_id)
-    remedy = f"derive it again with channel-frequency `ranking={ranking_id}` `overwrite=`"
-    attrs = small_groups.read_attrs(location, path, remedy)
-    if attrs is None:
-        raise RankingError(_unknown(location, codec_id, ranking_id))
+    attrs, remedy = _read_attrs(location, codec_id, ranking_id)
     arrays = small_groups.read_arrays(location, path, attrs, remedy)
     values = {name: arrays[name].tolist() for name in _ARRAYS if name in arrays}
     ranking = records.typed(Ranking, {**attrs, **values}, f"{location.url}: {path}", remedy)
@@ -290,6 +288,33 @@ def read_ranking(location: Location, codec_id: str, ranking_id: str) -> Ranking:
             f"{ranking.codec_id}; {remedy}"
         )
     return ranking
+
+
+def _read_attrs(location: Location, codec_id: str, ranking_id: str) -> tuple[dict[str, Any], str]:
+    """Returns a ranking's attributes, and what to do where it is damaged."""
+    path = rankings_path(codec_id, ranking_id)
+    remedy = f"derive it again with channel-frequency `ranking={ranking_id}` `overwrite=`"
+    attrs = small_groups.read_attrs(location, path, remedy)
+    if attrs is None:
+        raise RankingError(_unknown(location, codec_id, ranking_id))
+    return attrs, remedy
+
+
+def read_order_crc32c(location: Location, codec_id: str, ranking_id: str) -> int:
+    """Returns the digest of a ranking's order, `order_crc32c`, without reading the ranking.
+
+    Raises:
+        RankingError: The codec has no such ranking.
+        IntegrityError: It was altered.
+    """
+    attrs, remedy = _read_attrs(location, codec_id, ranking_id)
+    path = rankings_path(codec_id, ranking_id)
+    return small_groups.values_crc32c(location, path, attrs, remedy)["order"]
+
+
+def order_crc32c(order: Sequence[int]) -> int:
+    """Returns the digest that a ranking records of its order."""
+    return small_groups.crc32c_of(np.asarray(order, dtype=_ARRAYS["order"]))
 
 
 def _plain_attrs(ranking: Ranking) -> dict[str, Any]:

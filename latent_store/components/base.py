@@ -1,4 +1,4 @@
-"""Components on disk: their groups and arrays, made once by the job that owns them."""
+"""Components on disk: what their groups say of them, and what is noted there."""
 
 from __future__ import annotations
 
@@ -6,28 +6,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import zarr
 from msgspec import Meta
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from latent_store.errors import IdentityError, IntegrityError, MissingComponentError
-from latent_store.format import layout, schema
+from latent_store.errors import IntegrityError, MissingComponentError
+from latent_store.format import schema
 from latent_store.format.plan import ShardPlan
-from latent_store.format.schema import ArraySpec, BytesSpec, ComponentSpec
-from latent_store.shards import index, receipts
+from latent_store.shards import index
 from latent_store.shards.receipts import Receipt
 from latent_store.storage import groups, records, seals
+from latent_store.storage.consolidated import PENDING as PENDING
 from latent_store.storage.location import Location
 from latent_store.storage.records import Count, Crc32c, Text
 
-CREATED_BY = "latent-store 0.1"
-PENDING = "pending"
-"""Attribute of a finished component that a job adds to, beside its seal and with one of its own:
-the attributes that it has once the job has finished, and `again`, the shards that are written anew.
-Until then readers keep to what is sealed, without those shards."""
 AGAIN = "again"
 
 
@@ -67,54 +60,6 @@ class ComponentRecord:
 
 
 Recorded = TypeVar("Recorded", bound=ComponentRecord)
-
-
-def create_store(location: Location) -> None:
-    """Makes an empty store, or checks the one that is there."""
-    group = groups.make_groups(location, "")
-    if group.attrs:
-        schema.check_format(groups.attrs_of(group), location.url)
-        return
-    marks = {
-        "encoding-type": schema.FORMAT_NAME,
-        "encoding-version": schema.FORMAT_VERSION,
-        "created_by": CREATED_BY,
-    }
-    groups.update_attrs(location, "", marks)
-
-
-def create_component(location: Location, plan: ShardPlan, spec: ComponentSpec) -> None:
-    """Makes a component's group and arrays, or widens their sample axis after an append.
-
-    Nothing is written into the arrays. What is there is kept, and stays readable if it is finished;
-    a component of another identity at the same place is refused.
-
-    Raises:
-        IdentityError: The component exists with other attributes or another dtype.
-        FormatVersionError: What is there is no such component, or of a newer major version.
-        IntegrityError: The metadata of one of its arrays was altered.
-    """
-    base = f"{plan.name}/{spec.key}"
-    group = groups.make_groups(location, base)
-    _require_same_spec(group, spec)
-    lengths = {"num_rows": plan.num_rows, "num_shards": plan.num_shards}
-    if is_readable(location, group):
-        note(location, base, {**_marks(spec), **lengths})
-    for parent in sorted({name.rpartition("/")[0] for name in spec.ranks} - {""}):
-        groups.make_groups(location, f"{base}/{parent}")
-    for name, crc32c in read_record(location, group).arrays.items():
-        if name in spec.ranks and groups.read_metadata(location, f"{base}/{name}"):
-            groups.open_array(location, f"{base}/{name}", crc32c, growing=True)
-    for array in spec.arrays:
-        _require_array(group, array, plan)
-    for stream in spec.streams:
-        _require_stream(group, stream, plan)
-    digests = {
-        name: groups.stored_crc32c(location, f"{base}/{name}", growing=True) for name in spec.ranks
-    }
-    if not is_readable(location, group):
-        changes = {**_marks(spec), "arrays": digests, "complete": False, **lengths}
-        groups.update_attrs(location, base, changes, without=[PENDING])
 
 
 def is_readable(location: Location, group: zarr.Group) -> bool:
@@ -170,17 +115,7 @@ def leave_out(location: Location, path: str, shards: Collection[int]) -> None:
         note(location, path, {AGAIN: sorted(known.union(noted_record(location, group).again))})
 
 
-def forget_component(location: Location, split: str, key: str) -> None:
-    """Removes a component, its receipts first; `split` is `dataset/split`."""
-    if groups.open_group(location, f"{split}/{key}") is not None:
-        groups.update_attrs(location, f"{split}/{key}", {"complete": False}, without=[PENDING])
-    location.delete_tree(receipts.receipt_prefix(split, key))
-    location.delete_tree(f"{split}/{key}")
-
-
-def open_component(
-    location: Location, split: str, key: str, *, writable: bool = False
-) -> zarr.Group:
+def open_component(location: Location, split: str, key: str) -> zarr.Group:
     """Opens a component's group.
 
     Raises:
@@ -188,9 +123,16 @@ def open_component(
         FormatVersionError: It is of a newer major version.
         IntegrityError: Its metadata is unreadable.
     """
-    group = groups.open_group(location, f"{split}/{key}", writable=writable)
-    if group is None:
+    return opened_component(location, split, key, groups.read_metadata(location, f"{split}/{key}"))
+
+
+def opened_component(
+    location: Location, split: str, key: str, record: dict[str, Any] | None
+) -> zarr.Group:
+    """Does what `open_component` does, with the group's metadata as it was read."""
+    if record is None or record["node_type"] != "group":
         raise MissingComponentError(f"{location.url} has no {key} for {split}")
+    group = groups.group_of(location, f"{split}/{key}", record.get("attributes", {}))
     where = f"{split}/{key} in {location.url}"
     schema.check_format(groups.attrs_of(group), where, kind=key.split("/")[0])
     return group
@@ -250,6 +192,7 @@ def open_array(
     plan: ShardPlan | None = None,
     *,
     grown: bool = False,
+    pictured: Any = None,
 ) -> zarr.Array:
     """Opens one array of a component for reading, if its metadata is what was written.
 
@@ -260,16 +203,44 @@ def open_array(
         store: What to read from; the location's own store if None.
         plan: What the array must be as long as; None: as the component is.
         grown: Whether more may have been added since the group was opened; what it says is shown.
+        pictured: What the group's consolidated metadata shows of the array, which is taken where it
+            has the digest that the group has.
 
     Raises:
         IntegrityError: The metadata is missing or was altered.
     """
+    metadata = _as_recorded(read_record(location, group), name, pictured)
+    if metadata is None:
+        metadata = groups.read_metadata(location, f"{group.path}/{name}")
+    return _array_of(location, group, name, metadata, store, plan, grown=grown)
+
+
+def _as_recorded(record: ComponentRecord, name: str, pictured: Any) -> dict[str, Any] | None:
+    """Returns what a group's consolidated metadata shows of an array, if it is as recorded."""
+    if not isinstance(pictured, dict) or not isinstance(pictured.get("shape"), list):
+        return None
+    as_long = pictured["shape"][:1] in ([record.num_rows], [record.num_shards])
+    same = groups.metadata_crc32c(pictured, growing=True) == record.arrays.get(name)
+    return pictured if as_long and same else None
+
+
+def _array_of(
+    location: Location,
+    group: zarr.Group,
+    name: str,
+    metadata: dict[str, Any] | None,
+    store: Store | None = None,
+    plan: ShardPlan | None = None,
+    *,
+    grown: bool = False,
+) -> zarr.Array:
+    """Does what `open_array` does, with an array's metadata as it was read."""
     path, record = f"{group.path}/{name}", read_record(location, group)
     lengths = {"sample": record.num_rows or 0, "shard": record.num_shards or 0}
     if plan is not None:
         lengths = {"sample": plan.num_rows, "shard": plan.num_shards}
-    array = groups.open_array(
-        *(location, path, record.arrays.get(name)),
+    array = groups.array_of(
+        *(location, path, metadata, record.arrays.get(name)),
         growing=True,
         store=store,
         # While more is added an array is longer than what is finished of it.
@@ -285,15 +256,24 @@ def open_array(
     return array
 
 
-def read_table(location: Location, group: zarr.Group, split: str, name: str) -> pa.Table:
+def read_table(
+    location: Location, group: zarr.Group, split: str, name: str, fetched: bytes | None = None
+) -> pa.Table:
     """Reads one of a finished component's tables, if it is the one that was written with it.
+
+    Args:
+        location: The store.
+        group: The component's group.
+        split: `dataset/split`.
+        name: The table's.
+        fetched: Its bytes, where they were read already; others are read if these are not right.
 
     Raises:
         IntegrityError: It is missing, altered, or older or newer than the component.
     """
     # A table that the attributes do not list has no valid crc32c.
     expected = read_record(location, group).tables.get(name, -1)
-    return index.read_table(location, split, name, expected)
+    return index.read_table(location, split, name, expected, fetched)
 
 
 def array_defects(
@@ -301,96 +281,22 @@ def array_defects(
 ) -> dict[str, str]:
     """Returns what is wrong with the metadata of a component's arrays, by their paths below it."""
     found, record = {}, read_record(location, group)
-    for name in record.arrays:
+    paths = {name: f"{group.path}/{name}" for name in record.arrays}
+    keys = {name: groups.metadata_key(path) for name, path in paths.items()}
+    datas: Mapping[str, bytes | None] = {}
+    if location.local_path is None:
+        datas = location.read_all(keys.values(), groups.LARGEST_METADATA)
+    for name, path in paths.items():
         try:
+            data = datas.get(keys[name])
+            metadata = (
+                groups.parse_metadata(location, path, data)
+                if data is not None
+                else groups.read_metadata(location, path)
+            )
             # One of an unfinished component is longer where a job was killed that adds to it.
-            open_array(location, group, name, plan=plan, grown=not record.complete)
+            grown = not record.complete
+            _array_of(location, group, name, metadata, plan=plan, grown=grown)
         except IntegrityError as error:
             found[name] = str(error)
     return found
-
-
-def _marks(spec: ComponentSpec) -> dict[str, Any]:
-    return {
-        "encoding-type": f"{schema.FORMAT_NAME}/{spec.kind}",
-        "encoding-version": spec.version,
-        **spec.attrs,
-        **({"origin": dict(spec.origin)} if spec.origin else {}),
-    }
-
-
-def _require_same_spec(group: zarr.Group, spec: ComponentSpec) -> None:
-    existing = groups.attrs_of(group)
-    if existing:
-        schema.check_format(existing, group.path, kind=spec.kind)
-    for name, value in _marks(spec).items():
-        if name in existing and not _agrees(name, existing[name], value):
-            raise IdentityError(
-                f"{group.path} was written with {name} = {existing[name]!r}, this job would write "
-                f"{value!r}; use the same inputs, or another store"
-            )
-
-
-def _agrees(name: str, found: Any, wanted: Any) -> bool:
-    if name != "encoding-version":
-        return bool(found == wanted)
-    # Minor versions only add: what an older one began, this one may go on with.
-    (major, minor), newest = (tuple(map(int, str(text).split("."))) for text in (found, wanted))
-    return major == newest[0] and minor <= newest[1]
-
-
-def _require_array(group: zarr.Group, spec: ArraySpec, plan: ShardPlan) -> None:
-    chunks, shards = layout.chunk_shapes(spec, plan.samples_per_shard)
-    _require(
-        group,
-        spec.name,
-        shape=(plan.num_rows, *spec.shape),
-        dtype=spec.dtype,
-        chunks=chunks,
-        shards=shards,
-        compressors=_compressors(spec),
-        dimension_names=("sample", *spec.dims),
-        attributes=dict(spec.attrs),
-    )
-
-
-def _require_stream(group: zarr.Group, stream: BytesSpec, plan: ShardPlan) -> None:
-    capacity = layout.stream_row_bytes(stream, plan.samples_per_shard)
-    _require(
-        group,
-        stream.data,
-        shape=(plan.num_shards, capacity),
-        dtype="uint8",
-        chunks=(1, layout.STREAM_CHUNK),
-        shards=(1, capacity),
-        # Entropy-coded bytes do not compress again, but the rest of their last chunk does.
-        compressors=(ZstdCodec(level=1), Crc32cCodec()),
-        dimension_names=("shard", f"{stream.name.rpartition('/')[2]}_byte"),
-    )
-    for column in stream.columns:
-        _require_array(group, column, plan)
-
-
-def _require(
-    group: zarr.Group, name: str, *, shape: tuple[int, ...], dtype: str, **how: Any
-) -> None:
-    """Makes an array, or makes its first axis longer if it is there."""
-    if name not in group:
-        group.create_array(name, shape=shape, dtype=dtype, fill_value=0, **how)
-        return
-    array = groups.array_of(group, name)
-    if array.dtype != np.dtype(dtype) or array.shape[1:] != shape[1:]:
-        raise IdentityError(
-            f"{array.path} is {array.dtype}{array.shape[1:]} a row, this job would write "
-            f"{dtype}{shape[1:]}; use the same inputs, or another store"
-        )
-    if shape[0] > array.shape[0]:
-        array.resize(shape)
-
-
-def _compressors(spec: ArraySpec) -> tuple[Any, ...]:
-    if np.dtype(spec.dtype) in (np.int16, np.float16):
-        # int16 latents are mostly zero bytes, and rounded mantissas end in zeros: shuffling bits
-        # beats a higher level.
-        return (BloscCodec(cname="zstd", clevel=9, shuffle="bitshuffle"), Crc32cCodec())
-    return (ZstdCodec(level=spec.level), Crc32cCodec())

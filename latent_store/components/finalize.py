@@ -5,21 +5,27 @@ Idempotent; the launcher of a job calls it, and for a detached job anybody may.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import zarr
 
 from latent_store.components import base as component
-from latent_store.components.base import ComponentRecord
+from latent_store.components.checking import (
+    Closed,
+    check_shards,
+    component_tables,
+    covered,
+    samples_of,
+)
 from latent_store.components.registry import all_splits, component_keys
 from latent_store.components.settlement import (
-    settle,
+    nodes_of,
     settle_component,
+    settle_held,
     settle_split,
+    shared_metadata,
     show,
     table_names,
 )
@@ -28,39 +34,9 @@ from latent_store.errors import IntegrityError, JobFailedError, LatentStoreError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.plan_files import read_plan
 from latent_store.shards import index, receipts
-from latent_store.shards.receipts import Receipt, RowRecord
 from latent_store.storage import groups, seals
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
-
-
-@dataclass(frozen=True, kw_only=True)
-class Closed:
-    """One component, held to its receipts.
-
-    Attributes:
-        receipts: Of the shards that are whole, in their order.
-        defects: Shard -> why it does not count. Empty for a whole component.
-        unread: Those of the defects that only say that the system did not let it be read.
-    """
-
-    split: str
-    component: str
-    num_shards: int
-    receipts: tuple[Receipt, ...]
-    defects: dict[int, str]
-    unread: frozenset[int] = frozenset()
-
-    @property
-    def usable(self) -> list[int]:
-        """The rows whose status is `ok`, ascending."""
-        return [row for receipt in self.receipts for row in receipt.usable]
-
-    @property
-    def failed(self) -> list[RowRecord]:
-        """Rows in the dead-letter table."""
-        rows = (record for receipt in self.receipts for record in receipt.rows)
-        return [record for record in rows if record.status == receipts.FAILED]
 
 
 def finalize(
@@ -74,9 +50,9 @@ def finalize(
 ) -> Closed:
     """Closes one component if it is whole.
 
-    Every object is read and compared with its receipt, because two attempts at one shard can
-    interleave. The receipt of a shard that does not agree is removed, so that a rerun of the job
-    writes exactly that shard again.
+    Every object is compared with its receipt, because two attempts at one shard can interleave: by
+    the digest that an object store gives of what it holds, or else by reading it. The receipt of a
+    shard that does not agree is removed, so that a rerun of the job writes exactly that one again.
 
     Args:
         location: The store.
@@ -91,59 +67,99 @@ def finalize(
         JobFailedError: Shards are missing or damaged, metadata was altered, or more rows failed
             than tolerated.
     """
-    closed = _close(location, split, key, max_failures, on_shard, claim)
-    settle(location, split, key)
+    closed = judge(location, split, key, max_failures, on_shard, claim)
+    seal(location, split, [(closed, claim)])
     return closed
 
 
-def _close(
+def judge(
     location: Location,
     split: str,
     key: str,
-    max_failures: int | None,
-    on_shard: Callable[[int], object],
-    claim: LeaseClaim | None,
+    max_failures: int | None = None,
+    on_shard: Callable[[int], object] = lambda _: None,
+    claim: LeaseClaim | None = None,
+    plan: ShardPlan | None = None,
 ) -> Closed:
-    """Does what `finalize` does, up to the seal."""
-    plan = covered(location, read_plan(location, *split.split("/")).require_whole(), key)
-    group = component.open_component(location, split, key, writable=True)
+    """Does of `finalize` what comes before anything is sealed.
+
+    Args:
+        location: The store.
+        split: `dataset/split`.
+        key: The component.
+        max_failures: As for `finalize`.
+        on_shard: Likewise.
+        claim: The component's lease, which is asked for before anything is removed.
+        plan: What the component's job covers, where that is known.
+    """
+    plan = plan or covered(location, read_plan(location, *split.split("/")).require_whole(), key)
+    group = component.open_component(location, split, key)
     _require_metadata(location, group, plan)
     closed = check_shards(location, plan, key, on_shard)
-    if claim is not None:
-        claim.require()
-    for shard in closed.defects:
-        location.delete(receipts.receipt_key(split, key, shard))
-    if closed.defects:
-        reopen(location, group, closed.defects)
-        raise JobFailedError(_defect_message(closed))
-    attrs = component.noted(group)
     recorded = component.noted_record(location, group).max_failures
     limit = recorded if max_failures is None else max_failures
-    tables = component_tables(closed)
-    if len(closed.failed) > limit:
-        # The other tables stay those of what is finished.
-        letters = table_names(key)[-1]
-        _write_tables(location, group, split, {letters: tables[letters]})
-        raise JobFailedError(_failure_message(closed, limit))
-    digests = _write_tables(location, group, split, tables)
+    if not closed.defects and len(closed.failed) <= limit:
+        return closed
+    if claim is not None:
+        claim.require()
+    if closed.defects:
+        for shard in closed.defects:
+            location.delete(receipts.receipt_key(split, key, shard))
+        reopen(location, group, closed.defects)
+        raise JobFailedError(_defect_message(closed))
+    # The other tables stay those of what is finished.
+    letters = table_names(key)[-1]
+    _write_tables(location, group, split, {letters: component_tables(closed)[letters]})
+    raise JobFailedError(_failure_message(closed, limit))
+
+
+def seal(
+    location: Location, split: str, judged: Sequence[tuple[Closed, LeaseClaim | None]]
+) -> None:
+    """Seals components that `judge` has found whole, and settles them.
+
+    Args:
+        location: The store.
+        split: `dataset/split`.
+        judged: Each with its lease, which is asked for.
+
+    Raises:
+        LeaseLostError: Another job writes one of them by now.
+    """
+    with shared_metadata(location):
+        attrs = []
+        for closed, claim in judged:
+            if claim is not None:
+                claim.require()
+            attrs.append(_write_what_is_sealed(location, closed))
+        nodes = nodes_of(location)
+        sealed = []
+        try:
+            for (closed, _), closing in zip(judged, attrs, strict=True):
+                show(location, f"{split}/{closed.component}", nodes, closing)
+                sealed.append(closed.component)
+        finally:
+            if sealed:
+                settle_held(location, split, sealed, nodes)
+
+
+def _write_what_is_sealed(location: Location, closed: Closed) -> dict[str, Any]:
+    """Writes a component's tables, and returns the attributes that it is sealed with, without those
+    of the job under way."""
+    split, plan = closed.split, closed.plan
+    group = component.open_component(location, split, closed.component)
+    digests = _write_tables(location, group, split, component_tables(closed))
     _publish_samples(location, plan, closed)
-    closing = {
-        **attrs,
+    attrs = {
+        **component.noted(group),
         "complete": True,
         "num_rows": plan.num_rows,
         "num_shards": plan.num_shards,
         "tables": digests,
         "pictures_crc32c": plan.pictures_crc32c(closed.usable),
     }
-    _seal(location, group, closing)
-    return closed
-
-
-def _seal(location: Location, group: zarr.Group, attrs: Mapping[str, Any]) -> None:
-    """Writes a finished component's attributes, without those of the job that was under way."""
     passing = (component.PENDING, component.AGAIN)
-    closing = {name: attrs[name] for name in sorted(attrs) if name not in passing}
-    groups.update_attrs(location, group.path, seals.sealed(closing), without=passing)
+    return seals.sealed({name: attrs[name] for name in sorted(attrs) if name not in passing})
 
 
 def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed | JobFailedError]:
@@ -168,7 +184,11 @@ def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed 
         for key in [*there, *sorted(lost)]:
             try:
                 with Lease(location, split, key, steal=steal) as lease:
-                    closed = _close(location, split, key, None, lambda _: None, lease.claim)
+                    closed = judge(location, split, key, claim=lease.claim)
+                    with shared_metadata(location):
+                        lease.claim.require()
+                        closing = _write_what_is_sealed(location, closed)
+                        show(location, f"{split}/{key}", attrs=closing)
                     sealed.add(split)
                     settle_component(location, split, key)
             except (LatentStoreError, OSError) as error:
@@ -182,7 +202,7 @@ def finalize_all(location: Location, *, steal: bool = False) -> Iterator[Closed 
 def _settle_all(location: Location, splits: list[str]) -> Iterator[JobFailedError]:
     """Settles splits and the root; yields what cannot be, each once."""
     try:
-        with Lease(location, "root", "metadata", wait_seconds=120):
+        with shared_metadata(location):
             for split in splits:
                 try:
                     settle_split(location, split)
@@ -197,104 +217,6 @@ def _failed(what: str, error: LatentStoreError | OSError) -> JobFailedError:
     if isinstance(error, LatentStoreError):
         return JobFailedError(str(error))
     return JobFailedError(f"{what}: {describe_os_error(error)}")
-
-
-def covered(location: Location, plan: ShardPlan, key: str) -> ShardPlan:
-    """Returns the part of a plan that a component's job covers: all, or less where it is behind.
-
-    The job noted the length of the plan as it was then; an append since, by another component's
-    job, is no defect of this one.
-    """
-    num_rows = _record_of(location, plan, key).num_rows
-    return plan if num_rows is None else plan.up_to(num_rows)
-
-
-def _record_of(location: Location, plan: ShardPlan, key: str) -> ComponentRecord:
-    group = groups.open_group(location, f"{plan.name}/{key}")
-    return ComponentRecord() if group is None else component.noted_record(location, group)
-
-
-def check_shards(
-    location: Location,
-    plan: ShardPlan,
-    key: str,
-    on_shard: Callable[[int], object],
-    *,
-    go_on: bool = False,
-) -> Closed:
-    """Compares every shard that a component covers with its receipt; changes nothing.
-
-    Args:
-        location: The store.
-        plan: The split's plan.
-        key: The component.
-        on_shard: Called after each shard, for a progress bar.
-        go_on: Take what the system does not let be read as a defect.
-
-    Raises:
-        OSError: Something cannot be read, and `go_on` is false.
-    """
-    plan, record = covered(location, plan, key), _record_of(location, plan, key)
-    defects: dict[int, str] = {}
-    unread = set()
-    good: list[Receipt] = []
-    for shard in range(plan.num_shards):
-        try:
-            receipt = receipts.read_receipt(location, plan.name, key, shard)
-            defect = _shard_defect(location, plan, key, shard, receipt, record)
-        except OSError as error:
-            if not go_on:
-                raise
-            receipt, defect = None, describe_os_error(error)
-            unread.update([shard] if is_unread(error) else [])
-        if receipt is not None and defect is None:
-            good.append(receipt)
-        else:
-            defects[shard] = str(defect)
-        on_shard(shard)
-    return Closed(
-        split=plan.name,
-        component=key,
-        num_shards=plan.num_shards,
-        receipts=tuple(good),
-        defects=defects,
-        unread=frozenset(unread),
-    )
-
-
-def is_unread(error: LatentStoreError | OSError) -> bool:
-    """Tells whether an error says nothing of what was to be read, but that it could not be."""
-    gone = FileNotFoundError | NotADirectoryError
-    return isinstance(error, OSError) and not isinstance(error, gone)
-
-
-def component_tables(closed: Closed) -> dict[str, pa.Table]:
-    """Returns a component's tables by name; that of the failed rows only if there are any."""
-    name = index.part_name(closed.component)
-    rows = index.rows_table(closed.receipts)
-    letters = rows.filter([status == receipts.FAILED for status in rows["status"].to_pylist()])
-    tables = {name: rows, f"{name}.objects": index.objects_table(closed.receipts)}
-    return tables | ({f"{name}.dead_letters": letters} if letters.num_rows else {})
-
-
-def samples_of(location: Location, plan: ShardPlan, closed: Closed) -> pa.Table | None:
-    """Returns the samples table, if the component's rows tell the pictures' digests.
-
-    Digests that only another component's rows tell are taken from the table that is there.
-    """
-    told = {
-        record.row: str(record.stats["image_sha256"])
-        for receipt in closed.receipts
-        for record in receipt.rows
-        if record.stats.get("image_sha256")
-    }
-    if not told:
-        return None
-    known = {}
-    with contextlib.suppress(IntegrityError):
-        there = index.read_samples(location, plan.name)
-        known = dict(zip(there["row"].to_pylist(), there["sha256"].to_pylist(), strict=True))
-    return index.samples_table(plan, {**known, **told})
 
 
 def _write_tables(
@@ -322,7 +244,7 @@ def _require_metadata(location: Location, group: zarr.Group, plan: ShardPlan) ->
     except IntegrityError as error:
         groups.update_attrs(location, group.path, {"complete": False})
         raise JobFailedError(str(error)) from error
-    groups.make_groups(location, group.path.rpartition("/")[0])
+    groups.ensure_groups(location, group.path.rpartition("/")[0])
 
 
 def reopen(location: Location, group: zarr.Group, shards: Collection[int]) -> None:
@@ -344,38 +266,15 @@ def begun_shards(location: Location, group: zarr.Group, shards: Collection[int])
 
 
 def _publish_samples(location: Location, plan: ShardPlan, closed: Closed) -> None:
-    with Lease(location, "root", "metadata", wait_seconds=120):
-        table = samples_of(location, plan, closed)
-        if table is None:
-            return
-        known = groups.attrs_of(groups.make_groups(location, plan.name)).get(index.SAMPLES_CRC32C)
-        crc32c = index.renew_table(location, plan.name, "samples", table, known)
-        groups.update_attrs(location, plan.name, {index.SAMPLES_CRC32C: crc32c})
-
-
-def _shard_defect(
-    location: Location,
-    plan: ShardPlan,
-    key: str,
-    shard: int,
-    receipt: Receipt | None,
-    record: ComponentRecord,
-) -> str | None:
-    if receipt is None:
-        return _why_unwritten(location, plan.name, key, shard)
-    planned = [(row, sample.sample_id) for row, sample in plan.in_shard(shard)]
-    if [(r.row, r.sample_id) for r in receipt.rows] != planned:
-        return "its receipt lists other rows or samples than the plan"
-    return component.foreign(record, plan, receipt) or receipt.defect(location)
-
-
-def _why_unwritten(location: Location, split: str, key: str, shard: int) -> str:
-    try:
-        note = location.read(receipts.failure_key(split, key, shard)).decode(errors="replace")
-    except FileNotFoundError:
-        there = location.exists(receipts.receipt_key(split, key, shard))
-        return "its receipt was altered" if there else "not written yet"
-    return f"its last attempt failed: {note}"
+    """Writes the samples table anew, with the lease of `shared_metadata` held."""
+    table = samples_of(location, plan, closed)
+    if table is None:
+        return
+    groups.ensure_groups(location, plan.name)
+    with groups.changed_attrs(location, plan.name) as attrs:
+        known = attrs.get(index.SAMPLES_CRC32C)
+        renewed = index.renew_table(location, plan.name, "samples", table, known)
+        attrs[index.SAMPLES_CRC32C] = renewed
 
 
 def _defect_message(closed: Closed) -> str:

@@ -98,8 +98,10 @@ class LatentsReader(ComponentReader):
     parts = ("codec",)
     remedy = "run encode-to-store with that codec"
 
-    def __init__(self, location: Location, plan: ShardPlan, key: str):
-        self.spec = codecs.choose_codec(location, self.ids_of(key)["codec"])
+    def __init__(
+        self, location: Location, plan: ShardPlan, key: str, spec: CodecSpec | None = None
+    ):
+        self.spec = spec or codecs.choose_codec(location, self.ids_of(key)["codec"])
         super().__init__(location, plan, key)
         self.spec.require_identity(self.record.codec.identity, self.group.path)
         self._require_origin(self.spec.origin)

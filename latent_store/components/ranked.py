@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from latent_store.catalogue import codecs, rankings
+from latent_store.catalogue.rankings import Ranking
 from latent_store.components.latents import CodedRecord, stream_spec, y_hat_spec
 from latent_store.components.reader import ComponentReader, Coordinate, Rows, Variable, Windows
 from latent_store.errors import IntegrityError, RankingError
@@ -78,19 +80,26 @@ class RankedReader(ComponentReader):
     parts = ("codec", "ranking")
     remedy = "run reorder-latents `ranking={ranking}` on {split}"
 
-    def __init__(self, location: Location, plan: ShardPlan, key: str):
+    def __init__(
+        self, location: Location, plan: ShardPlan, key: str, spec: CodecSpec | None = None
+    ):
         ids = self.ids_of(key)
-        self.spec = codecs.choose_codec(location, ids["codec"])
-        self.ranking = rankings.read_ranking(location, ids["codec"], ids["ranking"])
+        self.spec = spec or codecs.choose_codec(location, ids["codec"])
+        digest = rankings.read_order_crc32c(location, ids["codec"], ids["ranking"])
         super().__init__(location, plan, key)
-        if self.record.order != self.ranking.order:
+        if digest != rankings.order_crc32c(self.record.order):
             raise RankingError(
                 f"{self.group.path} holds channels in another order than ranking {ids['ranking']} "
                 f"has now; {self._remedy} `overwrite=`"
             )
         self.cuts = self.record.cuts
-        origin = ranked_origin(self.spec, ids["ranking"], self.ranking.order, self.cuts)
+        origin = ranked_origin(self.spec, ids["ranking"], self.record.order, self.cuts)
         self._require_origin(origin)
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """The ranking, whose order the copy has."""
+        return rankings.read_ranking(self.location, self.ids["codec"], self.ids["ranking"])
 
     def read(self, rows: Rows, keep: int | None = None, window: Windows = None) -> np.ndarray:
         """Reads the `keep` most important channels, and decodes only the chunks that hold them.
@@ -106,7 +115,9 @@ class RankedReader(ComponentReader):
         Raises:
             RankingError: `keep` is out of range.
         """
-        count = len(self.ranking.channels(len(self.ranking.order) if keep is None else keep))
+        count = len(self.record.order) if keep is None else keep
+        if not 1 <= count <= len(self.record.order):
+            self.ranking.channels(count)
         stored = self._read("y_hat", rows, (range(count),), window)
         return self.record.codec.from_stored(stored)
 
@@ -164,7 +175,7 @@ class RankedReader(ComponentReader):
 
     def coordinates(self) -> dict[str, Coordinate]:
         """Returns the channel number of each rank, and the channels up to each cut."""
-        ranks, cuts = np.array(self.ranking.order), np.array(self.cuts)
+        ranks, cuts = np.array(self.record.order), np.array(self.cuts)
         return {"ranked_channel": ("rank", ranks), "cut": ("cut", cuts)}
 
     def _cut(self, keep: int) -> int:

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 import zarr
 
-from latent_store.components import base as component
-from latent_store.components.base import ComponentRecord
+from latent_store.components.opened import OpenComponent
 from latent_store.display import Sections, Shown
 from latent_store.errors import (
     CapacityError,
     IdentityError,
-    IncompleteComponentError,
     IntegrityError,
     MissingComponentError,
 )
@@ -32,13 +29,9 @@ from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
 from latent_store.format.samples import Sample
 from latent_store.shards import index
-from latent_store.shards.checked_store import CheckedStore
 from latent_store.shards.covers import Cut
-from latent_store.shards.fetching import Fetcher
-from latent_store.shards.listed_objects import ListedObjects
 from latent_store.shards.receipts import OK, crc32c
-from latent_store.shards.shard_reader import ShardReader
-from latent_store.storage import groups, seals
+from latent_store.storage import groups
 from latent_store.storage.location import Location
 
 Rows = layout.Rows
@@ -67,103 +60,6 @@ class Variable:
     array: str
     scale: str | None = None
     factor: float | None = None
-
-
-class OpenComponent:
-    """A finished component: its sealed attributes, its tables, and arrays whose reads are checked.
-
-    While a job adds to it, it is what was finished before, without shards that are written anew.
-
-    Args:
-        location: The store.
-        split: `dataset/split`.
-        key: The component's key.
-        remedy: The way to make it, or to make it again.
-
-    Raises:
-        MissingComponentError: The component does not exist.
-        IncompleteComponentError: Its job has not finished.
-        IntegrityError: Its metadata was altered.
-    """
-
-    record_kind: ClassVar[type[ComponentRecord]] = ComponentRecord
-
-    def __init__(self, location: Location, split: str, key: str, remedy: str = "run its job again"):
-        self.location = location
-        self.key = key
-        self._split = split
-        self._remedy = remedy
-        self._arrays: dict[str, zarr.Array] = {}
-        self._readers: dict[str, ShardReader] = {}
-        try:
-            self.group = component.open_component(location, split, key)
-        except MissingComponentError as error:
-            raise MissingComponentError(f"{error}; {remedy}") from None
-        self.record = component.read_record_of(self.record_kind, location, self.group)
-        if not self.record.complete:
-            raise IncompleteComponentError(
-                f"{split}/{key} in {location.url} is incomplete; {remedy} (finished shards are "
-                "kept), or `latent-store finalize` if its job ran detached"
-            )
-        component.require_intact(location, self.group)
-        self.left_out = frozenset(component.noted_record(location, self.group).again)
-
-    @cached_property
-    def content(self) -> int:
-        """`content_until` of all shards."""
-        return self.content_until(self.record.num_shards or 0)
-
-    def content_until(self, num_shards: int) -> int:
-        """Returns a number that changes whenever one of the first shards is written anew.
-
-        It is the crc32c of their part of the table of objects, which lists every checksum.
-        """
-        rows = self.objects.to_pylist()
-        listed = (row | {"trailers": row["trailers"].hex()} for row in rows)
-        return seals.json_crc32c([row for row in listed if row["shard"] < num_shards])
-
-    @cached_property
-    def index(self) -> pa.Table:
-        """One row a sample: its status, why it failed, and its statistics."""
-        return self._table(index.part_name(self.key))
-
-    @cached_property
-    def objects(self) -> pa.Table:
-        """One row an object: its key, length and checksums."""
-        return self._table(f"{index.part_name(self.key)}.objects")
-
-    def array(self, name: str) -> zarr.Array:
-        """Returns one array as zarr-python reads it, checked against the receipts.
-
-        Raises:
-            IntegrityError: Its metadata is missing or was altered.
-        """
-        if name not in self._arrays:
-            self._arrays[name] = component.open_array(
-                self.location, self.group, name, self._checked, grown=True
-            )
-        return self._arrays[name]
-
-    @cached_property
-    def _listed(self) -> ListedObjects:
-        return ListedObjects(self.objects, groups.repair_hint(self.location), self.left_out)
-
-    @cached_property
-    def _checked(self) -> CheckedStore:
-        return CheckedStore(self.location.zarr_store(read_only=True), self._listed)
-
-    @cached_property
-    def _fetcher(self) -> Fetcher:
-        return Fetcher(self.location, self._listed)
-
-    def _reader(self, name: str) -> ShardReader:
-        """Returns the quick reader of one array."""
-        if name not in self._readers:
-            self._readers[name] = ShardReader(self.array(name), self._fetcher)
-        return self._readers[name]
-
-    def _table(self, name: str) -> pa.Table:
-        return component.read_table(self.location, self.group, self._split, name)
 
 
 class ComponentReader(OpenComponent, Shown):
@@ -195,8 +91,12 @@ class ComponentReader(OpenComponent, Shown):
     def __init__(self, location: Location, plan: ShardPlan, key: str):
         self.plan = plan
         self.ids = self.ids_of(key)
-        super().__init__(location, plan.name, key, self.remedy.format(split=plan.name, **self.ids))
-        self._check_presence()
+        path, remedy = f"{plan.name}/{key}", self.remedy.format(split=plan.name, **self.ids)
+        with ThreadPoolExecutor(1) as pool:
+            # From a distance an answer takes as long as the rest of opening.
+            listing = pool.submit(location.sizes, path)
+            super().__init__(location, plan.name, key, remedy)
+            self._check_presence(listing.result())
         rows, samples = (self.index[name].to_pylist() for name in ("row", "sample_id"))
         plan.require_samples(rows, samples, key)
         # Arrays are shown as long as it says, and a slice would end there without a word.
@@ -291,8 +191,7 @@ class ComponentReader(OpenComponent, Shown):
                     f"{now[name]!r:.99} now; {self._remedy} again"
                 )
 
-    def _check_presence(self) -> None:
-        found = self.location.sizes(self.group.path)
+    def _check_presence(self, found: Mapping[str, int]) -> None:
         columns = (self.objects[name].to_pylist() for name in ("shard", "key", "length"))
         for shard, key, length in zip(*columns, strict=True):
             if shard in self.left_out:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from latent_store.components import base as component
 from latent_store.errors import IntegrityError
 from latent_store.shards import index
 from latent_store.shards.receipts import receipt_prefix
-from latent_store.storage import groups
-from latent_store.storage.consolidated import consolidate
+from latent_store.storage import consolidated, groups
+from latent_store.storage.consolidated import Nodes
 from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 
@@ -20,25 +23,45 @@ def settle(location: Location, split: str, *keys: str) -> None:
     finished, and nothing else; this package never reads it. Jobs that finish at once take turns, so
     that none overwrites the other's news.
     """
+    with shared_metadata(location):
+        settle_held(location, split, keys, nodes_of(location))
+
+
+def settle_held(location: Location, split: str, keys: Sequence[str], nodes: Nodes | None) -> None:
+    """Does what `settle` does, with the lease of `shared_metadata` held.
+
+    Args:
+        location: The store.
+        split: `dataset/split`.
+        keys: The components.
+        nodes: Of `nodes_of`.
+    """
+    former = [
+        key for component_key in keys for key in _former_tables(location, split, component_key)
+    ]
+    location.delete_all([*former, index.former_key(split, "samples")])
     for key in keys:
-        settle_component(location, split, key)
-    with Lease(location, "root", "metadata", wait_seconds=120):
-        settle_split(location, split)
-        show(location, "")
+        _delete_leftovers(location, split, key)
+        show(location, f"{split}/{key}", nodes)
+    show(location, split, nodes)
+    show(location, "", nodes)
+
+
+def shared_metadata(location: Location) -> Lease:
+    """Returns the right to write what components share: metadata of splits and of the root."""
+    return Lease(location, "root", "metadata", wait_seconds=120, fenced=False)
+
+
+def nodes_of(location: Location) -> Nodes | None:
+    """Returns the nodes of an object store, asked for at once; None for a local store, of which
+    each group is looked at by itself."""
+    return None if location.local_path is not None else consolidated.read_nodes(location, "")
 
 
 def settle_component(location: Location, split: str, key: str) -> None:
     """Does of `settle` what concerns one component alone, whose lease is held."""
-    group = component.open_component(location, split, key)
-    record = component.read_record(location, group)
-    final = record.complete and not component.pending(group)
-    for name in table_names(key):
-        location.delete(index.former_key(split, name))
-        if final and name not in record.tables:
-            # The former seal may have named it.
-            location.delete(index.index_key(split, name))
-    for prefix in (f"{split}/{key}", receipt_prefix(split, key)):
-        location.delete_leftovers(prefix)
+    location.delete_all(_former_tables(location, split, key))
+    _delete_leftovers(location, split, key)
     show(location, f"{split}/{key}")
 
 
@@ -48,14 +71,35 @@ def settle_split(location: Location, split: str) -> None:
     show(location, split)
 
 
-def show(location: Location, path: str) -> None:
-    """Shows foreign readers the group at `path` (empty: the root) as it is now.
+def _former_tables(location: Location, split: str, key: str) -> list[str]:
+    """Returns the keys of tables of a component that no seal names any more, there or not."""
+    group = component.open_component(location, split, key)
+    record = component.read_record(location, group)
+    final = record.complete and not component.pending(group)
+    # The former seal may have named one that there is no longer.
+    gone = [name for name in table_names(key) if final and name not in record.tables]
+    former = [index.former_key(split, name) for name in table_names(key)]
+    return [*former, *(index.index_key(split, name) for name in gone)]
+
+
+def _delete_leftovers(location: Location, split: str, key: str) -> None:
+    for prefix in (f"{split}/{key}", receipt_prefix(split, key)):
+        location.delete_leftovers(prefix)
+
+
+def show(
+    location: Location,
+    path: str,
+    nodes: Nodes | None = None,
+    attrs: Mapping[str, Any] | None = None,
+) -> None:
+    """Shows foreign readers the group at `path` (empty: the root) as it is now, or with `attrs`.
 
     Raises:
         IntegrityError: A node in it is unreadable.
     """
     try:
-        consolidate(location, path)
+        consolidated.consolidate(location, path, nodes, attrs)
     except (KeyError, TypeError, ValueError) as error:
         # Zarr's own, which reads nodes of anybody's making here.
         raise IntegrityError(

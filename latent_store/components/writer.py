@@ -7,12 +7,12 @@ where two writers share a shard, and a missing object reads as zeros.)
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from latent_store.components import base as component
+from latent_store.components.creation import Arrays, read_arrays
 from latent_store.errors import CapacityError, LeaseLostError
 from latent_store.format import layout
 from latent_store.format.plan import ShardPlan
@@ -23,10 +23,10 @@ from latent_store.shards.receipts import (
     StoredObject,
     crc32c,
     failure_key,
-    read_receipt,
+    look_up,
     receipt_key,
 )
-from latent_store.storage import groups
+from latent_store.storage import drafts
 from latent_store.storage.lease import LeaseClaim
 from latent_store.storage.location import Location
 
@@ -42,9 +42,10 @@ class ShardWriter:
     Args:
         location: The store.
         plan: The split's plan.
-        spec: The component; its arrays exist already (`component.create_component`).
+        spec: The component; its arrays exist already (`creation.create_component`).
         claim: The component's lease, which is asked for before anything is written; None where
             nobody else can write.
+        arrays: The metadata of its arrays, where it is known: it lies in the store.
     """
 
     def __init__(
@@ -53,12 +54,13 @@ class ShardWriter:
         plan: ShardPlan,
         spec: ComponentSpec,
         claim: LeaseClaim | None = None,
+        arrays: Arrays | None = None,
     ):
         self.location = location
         self.claim = claim
         self.plan = plan
         self.spec = spec
-        self.group = component.open_component(location, plan.name, spec.key, writable=True)
+        self._arrays = read_arrays(location, plan.name, spec) if arrays is None else arrays
 
     def write(
         self, shard: int, columns: Columns, streams: Streams, records: Sequence[RowRecord]
@@ -77,43 +79,44 @@ class ShardWriter:
 
         Raises:
             CapacityError: A value does not fit its array's dtype or shape, or streams their row.
+            IntegrityError: The store has something else than was written.
             LeaseLostError: Another job writes the component by now; no receipt is left behind.
             OSError: The store cannot be written; no receipt is left behind.
         """
-        self._require_lease(shard)
-        self.forget(shard)
-        for spec in self.spec.arrays:
-            self._write_rows(spec, shard, columns[spec.name])
-        for stream in self.spec.streams:
-            self._write_stream(stream, shard, streams[stream.name])
-        receipt = self._receipt(shard, records)
         key = receipt_key(self.plan.name, self.spec.key, shard)
+        if self._require_lease(shard):
+            self.location.delete(key)  # Nothing half written counts.
+        objects: dict[str, bytes] = {}
+        for spec in self.spec.arrays:
+            objects |= self._encode_rows(spec, shard, columns[spec.name])
+        for stream in self.spec.streams:
+            objects |= self._encode_stream(stream, shard, streams[stream.name])
+        receipt = self._receipt(shard, records, objects)
+        failure = failure_key(self.plan.name, self.spec.key, shard)
+        self.location.delete_all([failure, *receipt.absent])
+        self.location.write_all(objects)
         # A power cut must not leave a receipt of what never reached the disk.
-        self.location.sync(receipt.objects)
+        self.location.sync(objects)
         self._require_lease(shard)
         self.location.write(key, receipt.to_json())
         return receipt
 
-    def _require_lease(self, shard: int) -> None:
-        if self.claim is None:
-            return
-        self.claim.require()
+    def _require_lease(self, shard: int) -> bool:
+        """Refuses to write what a later job may have written; tells whether there is a receipt."""
+        if self.claim is not None:
+            self.claim.require()
+        any_there, there = look_up(self.location, self.plan.name, self.spec.key, shard)
         # Between the answer and the writing a job can be suspended: the number tells, too.
-        there = read_receipt(self.location, self.plan.name, self.spec.key, shard)
-        if there is not None and (there.fence or 0) > self.claim.fence:
+        if there is not None and self.claim and (there.fence or 0) > self.claim.fence:
             raise LeaseLostError(
                 f"shard {shard} of {self.claim.what} was written by a later job, of fencing number "
                 f"{there.fence} against {self.claim.fence}: this one writes nothing more"
             )
+        return any_there
 
-    def forget(self, shard: int) -> None:
-        """Removes a shard's receipt first, then its objects: nothing half-removed counts."""
-        self.location.delete(receipt_key(self.plan.name, self.spec.key, shard))
-        self.location.delete(failure_key(self.plan.name, self.spec.key, shard))
-        for key in self._object_keys(shard).values():
-            self.location.delete(key)
-
-    def _write_rows(self, spec: ArraySpec, shard: int, values: Mapping[int, np.ndarray]) -> None:
+    def _encode_rows(
+        self, spec: ArraySpec, shard: int, values: Mapping[int, np.ndarray]
+    ) -> dict[str, bytes]:
         size = self.plan.samples_per_shard
         first = shard * size
         block = np.zeros((size, *spec.shape), dtype=spec.dtype)
@@ -121,42 +124,41 @@ class ShardWriter:
             value = _fitting(np.asarray(value), spec, row)
             corner = tuple(slice(side) for side in value.shape)
             block[(row - first, *corner)] = value
-        groups.array_of(self.group, spec.name)[first : first + size] = block
+        return self._encode(spec.name, slice(first, first + size), block)
 
-    def _write_stream(self, spec: BytesSpec, shard: int, values: Mapping[int, bytes]) -> None:
+    def _encode_stream(
+        self, spec: BytesSpec, shard: int, values: Mapping[int, bytes]
+    ) -> dict[str, bytes]:
         size = self.plan.samples_per_shard
         first = shard * size
         parts = [values.get(row, b"") for row in range(first, first + size)]
-        data = groups.array_of(self.group, spec.data)
-        flat, offset, length = layout.pack_bytes(parts, data.shape[1])
-        data[shard, : flat.size] = flat
+        capacity = int(self._arrays[spec.data]["shape"][1])
+        flat, offset, length = layout.pack_bytes(parts, capacity)
+        objects = self._encode(spec.data, (shard, slice(flat.size)), flat)
         crcs = np.array([crc32c(part) for part in parts], dtype=np.uint32)
         for column, numbers in zip(spec.columns, (offset, length, crcs), strict=True):
-            groups.array_of(self.group, column.name)[first : first + size] = numbers
+            objects |= self._encode(column.name, slice(first, first + size), numbers)
+        return objects
 
-    def _object_keys(self, shard: int) -> dict[str, str]:
-        """Returns the key of the object that holds one shard of each array, by its name."""
+    def _encode(self, name: str, selection: Any, values: np.ndarray) -> dict[str, bytes]:
+        path = f"{self.plan.name}/{self.spec.key}/{name}"
+        return drafts.encode(path, self._arrays[name], selection, values)
+
+    def _receipt(
+        self, shard: int, records: Sequence[RowRecord], objects: Mapping[str, bytes]
+    ) -> Receipt:
         base = f"{self.plan.name}/{self.spec.key}"
-        ranks = self.spec.ranks.items()
-        return {name: layout.object_key(f"{base}/{name}", shard, rank) for name, rank in ranks}
-
-    def _receipt(self, shard: int, records: Sequence[RowRecord]) -> Receipt:
-        objects: dict[str, StoredObject] = {}
-        absent = []
-        for name, key in self._object_keys(shard).items():
-            try:
-                data = self.location.read(key)
-            except FileNotFoundError:
-                absent.append(key)
-                continue
-            there = groups.array_of(self.group, name)
-            inner = math.prod(there.shards) // math.prod(there.chunks) if there.shards else 0
-            objects[key] = StoredObject.of(data, inner)
+        keys = {n: layout.object_key(f"{base}/{n}", shard, r) for n, r in self.spec.ranks.items()}
+        listed = {
+            key: StoredObject.of(objects[key], drafts.inner_chunks(self._arrays[name]))
+            for name, key in keys.items()
+            if key in objects
+        }
         receipt = Receipt(
             component=self.spec.key,
             shard=shard,
-            objects=objects,
-            absent=tuple(absent),
+            objects=listed,
+            absent=tuple(key for key in keys.values() if key not in objects),
             rows=tuple(records),
             origin=self.spec.origin,
             fence=None if self.claim is None else self.claim.fence,

@@ -7,7 +7,6 @@ checks a whole component with one request and one listing).
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -119,7 +118,8 @@ def objects_table(receipts: Iterable[Receipt]) -> pa.Table:
     rows: list[dict[str, Any]] = []
     for receipt in sorted(receipts, key=lambda r: r.shard):
         for key, stored in receipt.objects.items():
-            rows.append({"shard": receipt.shard, "key": key, **dataclasses.asdict(stored)})
+            listed = {name: getattr(stored, name) for name in OBJECTS.names[2:]}
+            rows.append({"shard": receipt.shard, "key": key, **listed})
         void = {"length": ABSENT, "crc32c": 0, "inner_chunks": 0, "trailers": b""}
         rows.extend({"shard": receipt.shard, "key": key, **void} for key in receipt.absent)
     return _table(rows, OBJECTS)
@@ -165,7 +165,8 @@ def renew_table(
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     data, key = buffer.getvalue(), index_key(split, name)
-    there = _read(location, key)
+    # Where no seal names a table, whatever lies there is nobody's.
+    there = None if sealed_crc32c is None else _read(location, key)
     if there != data:
         if there is not None and crc32c(there) == sealed_crc32c:
             location.write(former_key(split, name), there)
@@ -173,7 +174,13 @@ def renew_table(
     return crc32c(data)
 
 
-def read_table(location: Location, split: str, name: str, expected_crc32c: int) -> pa.Table:
+def read_table(
+    location: Location,
+    split: str,
+    name: str,
+    expected_crc32c: int,
+    fetched: bytes | None = None,
+) -> pa.Table:
     """Reads a table.
 
     Args:
@@ -182,13 +189,16 @@ def read_table(location: Location, split: str, name: str, expected_crc32c: int) 
         name: The table's.
         expected_crc32c: Of the file, as the group that owns it records: Parquet readers trust what
             they read, so a table is checked before it is parsed.
+        fetched: The file, where it was read already; it is read again if it is not the one.
 
     Raises:
         IntegrityError: It is missing, altered or unreadable; names the remedy.
     """
     key = index_key(split, name)
     remedy = f"run `latent-store finalize {location.url}`, which writes it from the receipts"
-    data = _read(location, key)
+    data = fetched
+    if data is None or crc32c(data) != expected_crc32c:
+        data = _read(location, key)
     if data is None or crc32c(data) != expected_crc32c:
         former = _read(location, former_key(split, name))
         if former is not None and crc32c(former) == expected_crc32c:

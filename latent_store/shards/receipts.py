@@ -7,9 +7,10 @@ values are fill, and one record a row.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -20,14 +21,17 @@ from latent_store.errors import IntegrityError
 from latent_store.format import layout
 from latent_store.storage import records
 from latent_store.storage.keys import is_key
-from latent_store.storage.location import CONTROL, Location
+from latent_store.storage.location import CONTROL, Location, Range
 from latent_store.storage.records import Count, Crc32c, Hex, Text
+from latent_store.storage.requests import Listed, md5_of
 
 _NAME = r"(?!\.)[^/]+"
 _RECEIPT = re.compile(
     rf"{re.escape(CONTROL)}/(?P<split>{_NAME}/{_NAME})/receipts/"
     rf"(?P<component>{_NAME}(?:/{_NAME})*)/(?P<shard>\d{{6,}})\.json"
 )
+_AT_ONCE = 256
+"""Receipts that are in memory together as they are read."""
 LARGEST_RECEIPT = 2**28
 """In bytes: a shard of 100,000 rows takes a tenth of it."""
 OK = "ok"
@@ -68,12 +72,15 @@ class StoredObject:
             (`latent_store.format.layout.chunk_trailers`). They tell its contents: bytes that end in
             their own crc32c all have one and the same crc32c, so that of the whole object says
             little more than how long its pieces are.
+        md5: Of the whole object, which many object stores compute of what they hold; empty where
+            the receipt does not say.
     """
 
     length: Count
     crc32c: Crc32c
     inner_chunks: Annotated[int, Meta(ge=0, lt=2**31)]
     trailers: Hex
+    md5: Annotated[str, Meta(pattern="^([0-9a-f]{32})?$")] = ""
 
     def __post_init__(self) -> None:
         pieces, rest = divmod(len(self.trailers), layout.INDEX_CRC)
@@ -87,9 +94,12 @@ class StoredObject:
     @classmethod
     def of(cls, data: bytes, inner_chunks: int) -> StoredObject:
         """Describes an object's bytes."""
-        trailers = Hex(layout.chunk_trailers(data, inner_chunks))
         return cls(
-            length=len(data), crc32c=crc32c(data), inner_chunks=inner_chunks, trailers=trailers
+            length=len(data),
+            crc32c=crc32c(data),
+            inner_chunks=inner_chunks,
+            trailers=Hex(layout.chunk_trailers(data, inner_chunks)),
+            md5=md5_of(data),
         )
 
     def trailer(self, position: int) -> bytes:
@@ -164,28 +174,50 @@ class Receipt:
         inside = all(is_key(name) and name.startswith(start) for name in names)
         return inside and (self.component, self.shard) == (component, shard)
 
-    def defect(self, location: Location) -> str | None:
+    def defect(self, location: Location, listed: Mapping[str, Listed] | None = None) -> str | None:
         """Returns the first way in which the stored objects differ from this receipt, or None.
 
-        Reads every object whole.
+        Args:
+            location: The store.
+            listed: What an object store says of them: those whose digest it gives are not read.
+                Without it every object is read whole.
         """
-        for key, stored in self.objects.items():
-            try:
-                length = location.local_length(key)
-                if length not in (None, stored.length):
-                    defect: str | None = f"has {length} bytes, its receipt says {stored.length}"
-                else:
-                    defect = stored.defect(location.read(key, stored.length))
-            except FileNotFoundError:
-                defect = "is missing"
-            except IntegrityError as error:
-                return str(error)
+        if listed is not None:
+            absent = [key for key in self.absent if key in listed]
+        elif location.local_path is not None:
+            absent = [key for key in self.absent if location.exists(key)]
+        else:
+            found = location.read_ranges([(key, 0, 1) for key in self.absent])
+            absent = [k for k, data in zip(self.absent, found, strict=True) if data is not None]
+        for key in absent:
+            return f"{key} exists, but its receipt says that all its values are fill"
+        unread: list[Range] = []
+        try:
+            for key, stored in self.objects.items():
+                there = location.local_length(key) if listed is None else _length(listed, key)
+                if there not in (None, stored.length):
+                    return f"{key} has {there} bytes, its receipt says {stored.length}"
+                if listed is None or not stored.md5 or listed[key].md5 != stored.md5:
+                    unread.append((key, 0, stored.length + 1))
+            return self._defect_read(location, unread)
+        except FileNotFoundError:
+            return f"{key} is missing"
+        except IntegrityError as error:
+            return str(error)
+
+    def _defect_read(self, location: Location, unread: Sequence[Range]) -> str | None:
+        datas = location.read_ranges(unread)
+        for (key, _, _), data in zip(unread, datas, strict=True):
+            defect = "is missing" if data is None else self.objects[key].defect(data)
             if defect is not None:
                 return f"{key} {defect}"
-        for key in self.absent:
-            if location.exists(key):
-                return f"{key} exists, but its receipt says that all its values are fill"
         return None
+
+
+def _length(listed: Mapping[str, Listed], key: str) -> int:
+    if key not in listed:
+        raise FileNotFoundError(key)
+    return listed[key].length
 
 
 def crc32c(data: bytes) -> int:
@@ -223,11 +255,6 @@ def finished_shards(location: Location, split: str, component: str) -> set[int]:
     return {shard for _, _, shard in _found(location, receipt_prefix(split, component))}
 
 
-def is_finished(location: Location, split: str, component: str, shard: int) -> bool:
-    """Tells whether one shard has a receipt, without a listing."""
-    return location.exists(receipt_key(split, component, shard))
-
-
 def _found(location: Location, prefix: str) -> Iterator[tuple[str, str, int]]:
     """Lists split, component and shard of the receipts below a prefix; other files are left."""
     for key in location.sizes(prefix):
@@ -237,21 +264,55 @@ def _found(location: Location, prefix: str) -> Iterator[tuple[str, str, int]]:
 
 def read_receipt(location: Location, split: str, component: str, shard: int) -> Receipt | None:
     """Reads one shard's receipt, or None where there is none."""
-    try:
-        data = location.read(receipt_key(split, component, shard), LARGEST_RECEIPT)
-        receipt = Receipt.from_json(data)
-    except FileNotFoundError:
-        return None
-    except IntegrityError:
-        # An altered receipt proves nothing: the shard counts as not written.
-        return None
-    # Nor does one of another shard, or of objects that are not the component's.
-    return receipt if receipt.lies_in(split, component, shard) else None
+    return look_up(location, split, component, shard)[1]
+
+
+def look_up(
+    location: Location, split: str, component: str, shard: int
+) -> tuple[bool, Receipt | None]:
+    """Tells whether anything lies where a shard's receipt would, and returns the receipt."""
+    key = receipt_key(split, component, shard)
+    found = _read_each(location, [key])
+    data = found.get(key)
+    receipt = None if data is None else _parsed(data)
+    if receipt is not None and not receipt.lies_in(split, component, shard):
+        receipt = None
+    return data is not None or key not in found, receipt
 
 
 def read_receipts(
     location: Location, split: str, component: str, shards: Iterable[int]
 ) -> dict[int, Receipt]:
-    """Reads the receipts of `shards`; those without one are left out."""
-    found = ((shard, read_receipt(location, split, component, shard)) for shard in shards)
-    return {shard: receipt for shard, receipt in found if receipt is not None}
+    """Reads the receipts of `shards`, at once; those without one are left out.
+
+    An altered receipt proves nothing: its shard counts as not written. Nor does one of another
+    shard, or of objects that are not the component's.
+    """
+    wanted = list(shards)
+    found = {}
+    for first in range(0, len(wanted), _AT_ONCE):
+        some = wanted[first : first + _AT_ONCE]
+        keys = {receipt_key(split, component, shard): shard for shard in some}
+        for key, data in _read_each(location, keys).items():
+            receipt = None if data is None else _parsed(data)
+            if receipt is not None and receipt.lies_in(split, component, keys[key]):
+                found[keys[key]] = receipt
+    return found
+
+
+def _parsed(data: bytes) -> Receipt | None:
+    with contextlib.suppress(IntegrityError):
+        return Receipt.from_json(data)
+    return None
+
+
+def _read_each(location: Location, keys: Iterable[str]) -> dict[str, bytes | None]:
+    """Reads receipts; one that is no file, or too long, is none."""
+    try:
+        return location.read_all(keys, LARGEST_RECEIPT)
+    except IntegrityError:
+        found: dict[str, bytes | None] = {}
+        for key in keys:
+            with contextlib.suppress(IntegrityError):
+                found |= location.read_all([key], LARGEST_RECEIPT)
+        return found

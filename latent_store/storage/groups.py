@@ -9,7 +9,7 @@ checked first: an altered shape would give wrong numbers, or exhaust the memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -21,11 +21,11 @@ from zarr.storage import StorePath
 
 from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.storage import records
+from latent_store.storage.keys import METADATA
 from latent_store.storage.location import Location
 from latent_store.storage.records import Count
 from latent_store.storage.seals import json_crc32c
 
-METADATA = "zarr.json"
 LARGEST_METADATA = 2**27
 """In bytes; consolidated metadata of a large store is the longest."""
 MOST_AXES = 16
@@ -88,10 +88,34 @@ def read_metadata(location: Location, path: str) -> dict[str, Any] | None:
         data = location.read(metadata_key(path), LARGEST_METADATA)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return parse_metadata(location, path, data)
+
+
+def read_all_metadata(location: Location, paths: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+    """Reads the metadata of several nodes at once, as `read_metadata` does."""
+    keys = {metadata_key(path): path for path in paths}
+    found = location.read_all(keys, LARGEST_METADATA)
+    return {
+        keys[key]: None if data is None else parse_metadata(location, keys[key], data)
+        for key, data in found.items()
+    }
+
+
+def parse_metadata(location: Location, path: str, data: bytes) -> dict[str, Any]:
+    """Returns the metadata of a node as JSON.
+
+    Raises:
+        IntegrityError: It is no Zarr metadata.
+    """
     what = f"{location.url}: the Zarr metadata {metadata_key(path)}"
     record = records.parse(data, what, repair_hint(location))
     records.typed(_Node, record, what, repair_hint(location))
     return record
+
+
+def written(record: Mapping[str, Any]) -> bytes:
+    """Returns metadata as it is written."""
+    return json.dumps(record, indent=2).encode()
 
 
 def metadata_crc32c(record: dict[str, Any], *, growing: bool = False) -> int:
@@ -107,26 +131,9 @@ def metadata_crc32c(record: dict[str, Any], *, growing: bool = False) -> int:
     return json_crc32c(kept)
 
 
-def stored_crc32c(location: Location, path: str, *, growing: bool = False) -> int:
-    """Returns the `metadata_crc32c` of the array at `path` as it lies there."""
-    return metadata_crc32c(read_metadata(location, path) or {}, growing=growing)
-
-
 def attrs_of(group: zarr.Group) -> dict[str, Any]:
     """Returns a group's attributes, which are whatever was written: Zarr's type says less."""
     return dict(group.attrs)
-
-
-def array_of(group: zarr.Group, name: str) -> zarr.Array:
-    """Returns the array at a path below a group.
-
-    Raises:
-        IntegrityError: A group lies there.
-    """
-    node = group[name]
-    if not isinstance(node, zarr.Array):
-        raise IntegrityError(f"{node.path} is a group, not an array; write it anew")
-    return node
 
 
 def dims_of(array: zarr.Array) -> tuple[str, ...]:
@@ -134,7 +141,7 @@ def dims_of(array: zarr.Array) -> tuple[str, ...]:
     return tuple(getattr(array.metadata, "dimension_names", None) or ())
 
 
-def open_group(location: Location, path: str = "", *, writable: bool = False) -> zarr.Group | None:
+def open_group(location: Location, path: str = "") -> zarr.Group | None:
     """Opens a group, or returns None where there is none.
 
     Raises:
@@ -143,8 +150,13 @@ def open_group(location: Location, path: str = "", *, writable: bool = False) ->
     record = read_metadata(location, path)
     if record is None or record["node_type"] != "group":
         return None
-    node = StorePath(location.zarr_store(read_only=not writable), path)
-    kept = {"zarr_format": 3, "node_type": "group", "attributes": record.get("attributes", {})}
+    return group_of(location, path, record.get("attributes", {}))
+
+
+def group_of(location: Location, path: str, attrs: Mapping[str, Any]) -> zarr.Group:
+    """Returns the group at `path`, which has those attributes."""
+    node = StorePath(location.zarr_store(), path)
+    kept = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
     return zarr.Group(zarr.AsyncGroup.from_dict(node, kept))
 
 
@@ -157,11 +169,33 @@ def open_array(
     store: Store | None = None,
     lengths: Mapping[str, int] | None = None,
 ) -> zarr.Array:
-    """Opens an array for reading, if its metadata is what was written.
+    """Opens an array for reading, if its metadata is what was written; see `array_of`.
+
+    Raises:
+        IntegrityError: The metadata is missing or was altered.
+    """
+    record = read_metadata(location, path)
+    return array_of(
+        *(location, path, record, crc32c), growing=growing, store=store, lengths=lengths
+    )
+
+
+def array_of(
+    location: Location,
+    path: str,
+    record: dict[str, Any] | None,
+    crc32c: int | None,
+    *,
+    growing: bool = False,
+    store: Store | None = None,
+    lengths: Mapping[str, int] | None = None,
+) -> zarr.Array:
+    """Returns an array for reading, if its metadata is what was written.
 
     Args:
         location: The store.
         path: The array's path.
+        record: Its metadata; None where there is none.
         crc32c: The `metadata_crc32c` that its group recorded; None: it recorded none.
         growing: As for `metadata_crc32c`.
         store: What to read from; the location's own store if None.
@@ -170,7 +204,6 @@ def open_array(
     Raises:
         IntegrityError: The metadata is missing or was altered.
     """
-    record = read_metadata(location, path)
     if record is None or record["node_type"] != "array":
         raise IntegrityError(f"{location.url} lacks the array {path}; {repair_hint(location)}")
     with reading(location, path):
@@ -182,7 +215,7 @@ def open_array(
         if growing:
             what = f"{location.url}: the metadata of {path}"
             records.typed(_StoredArray, record, what, repair_hint(location))
-        node = StorePath(store or location.zarr_store(read_only=True), path)
+        node = StorePath(store or location.zarr_store(), path)
         array = zarr.Array.from_dict(node, record)
         shown = lengths.get(dims_of(array)[0], array.shape[0]) if lengths else array.shape[0]
         if shown >= array.shape[0]:
@@ -231,31 +264,64 @@ def update_attrs(
     Raises:
         IntegrityError: Its metadata is missing or unreadable.
     """
+    with changed_attrs(location, path) as attrs:
+        attrs |= json.loads(json.dumps(changes))
+        for name in without:
+            attrs.pop(name, None)
+
+
+@contextmanager
+def changed_attrs(location: Location, path: str) -> Iterator[dict[str, Any]]:
+    """Yields a group's attributes, which a block may change; they are written then.
+
+    Raises:
+        IntegrityError: As `update_attrs` does.
+    """
     record = read_metadata(location, path)
     if record is None:
         what = f"{location.url} lacks the Zarr metadata {metadata_key(path)}"
         raise IntegrityError(f"{what}; {repair_hint(location)}")
-    attrs = {**record.get("attributes", {}), **json.loads(json.dumps(changes))}
-    attrs = {name: value for name, value in attrs.items() if name not in without}
+    attrs = dict(record.get("attributes", {}))
+    yield attrs
     if attrs != record.get("attributes"):
-        data = json.dumps({**record, "attributes": attrs}, indent=2).encode()
-        location.write(metadata_key(path), data)
+        location.write(metadata_key(path), written({**record, "attributes": attrs}))
 
 
-def make_groups(location: Location, path: str) -> zarr.Group:
+def make_groups(
+    location: Location, path: str, attrs: Mapping[str, Any] | None = None
+) -> zarr.Group:
     """Opens a group, making every group on the way, so that a tree reader finds them all.
+
+    Args:
+        location: The store.
+        path: The group.
+        attrs: What it has if it is made here.
 
     Raises:
         IntegrityError: An array lies there.
     """
     if path:
-        make_groups(location, path.rpartition("/")[0])
-    record = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+        ensure_groups(location, path.rpartition("/")[0])
+    return _open_or_make(location, path, json.loads(json.dumps(attrs or {})))
+
+
+def ensure_groups(location: Location, path: str) -> None:
+    """Makes a group and every group on the way, where they are not known to be there."""
+    parts = path.split("/") if path else []
+    for parent in ("/".join(parts[:n]) for n in range(len(parts) + 1)):
+        if not location.knows_group(metadata_key(parent)):
+            _open_or_make(location, parent, {})
+
+
+def _open_or_make(location: Location, path: str, attrs: dict[str, Any]) -> zarr.Group:
+    key = metadata_key(path)
+    record = {"attributes": attrs, "zarr_format": 3, "node_type": "group"}
     # Another job may be making the same group: what is there by now stays.
-    location.create(metadata_key(path), json.dumps(record, indent=2).encode())
-    group = open_group(location, path, writable=True)
+    made = not location.knows_group(key) and location.create(key, written(record))
+    group = group_of(location, path, attrs) if made else open_group(location, path)
     if group is None:
         raise IntegrityError(f"{location.url}: {path} is an array, not a group; write it anew")
+    location.note_group(key)
     return group
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from latent_store.errors import IntegrityError
 
+METADATA = "zarr.json"
+"""The last part of the key of a Zarr node's metadata."""
 LONGEST_KEY = 1024
 """In bytes of UTF-8; object stores allow no more."""
 

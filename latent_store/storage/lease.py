@@ -21,6 +21,12 @@ from typing import Any, Self
 from uuid import uuid4
 
 from latent_store.errors import LeaseHeldError, LeaseLostError
+from latent_store.storage.ages import (
+    age_seconds,
+    asks_with_probes,
+    delete_probes,
+    read_with_age,
+)
 from latent_store.storage.location import CONTROL, Location
 
 RENEW_SECONDS = 20.0
@@ -54,21 +60,31 @@ class LeaseClaim:
         Raises:
             LeaseLostError: Names who holds it now.
         """
-        holder = read_holder(self.location, self.key)
+        holder, age = self._look()
         if holder.get("token") != self.token:
             raise self._lost_to(holder)
-        # On the holder's machine the lock of a local path keeps others out, however late it is.
-        locked = self.location.local_path is not None and holder.get("machine") == _machine()
-        try:
-            lapsed = not locked and self.location.age_seconds(self.key) > STALE_SECONDS
-        except FileNotFoundError:
-            # Released, or taken and released, since it was read.
-            raise self._lost_to({}) from None
-        if lapsed:
+        if age > STALE_SECONDS:
             raise LeaseLostError(
                 f"the right to write {self.what} lapsed: nobody renewed it for {STALE_SECONDS:.0f} "
                 "seconds, so that others may take it; run the same command again"
             )
+
+    def _look(self) -> tuple[dict[str, Any], float]:
+        """Returns who holds the lease, and for how many seconds nobody has renewed it."""
+        try:
+            if self.location.local_path is None:
+                with contextlib.suppress(ValueError):
+                    data, age = read_with_age(self.location, self.key, LARGEST_RECORD)
+                    return _parsed(data), age
+                return {}, 0.0
+            holder = read_holder(self.location, self.key)
+            # On the holder's machine the lock keeps others out, however late it is.
+            if not holder or holder.get("machine") == _machine():
+                return holder, 0.0
+            return holder, age_seconds(self.location, self.key)
+        except FileNotFoundError:
+            # Released, or taken and released, since it was read.
+            return {}, 0.0
 
     def _lost_to(self, holder: dict[str, Any]) -> LeaseLostError:
         return LeaseLostError(
@@ -87,6 +103,8 @@ class Lease:
         component: The component's key.
         steal: Take the lease from a holder that is thought dead.
         wait_seconds: Wait this long for another holder to finish before giving up.
+        fenced: Whether the holder has a number, for `claim`; who writes alone, and at once, what it
+            was taken for needs none.
 
     Raises:
         LeaseHeldError: On entering, if another job holds it; names the holder and
@@ -101,12 +119,14 @@ class Lease:
         *,
         steal: bool = False,
         wait_seconds: float = 0.0,
+        fenced: bool = True,
     ):
         self.location = location
         self.what = f"{split}/{component}"
         self.key = f"{CONTROL}/{split}/leases/{component.replace('/', '--')}.json"
         self.steal = steal
         self.wait_seconds = wait_seconds
+        self.fenced = fenced
         self.token = uuid4().hex
         self.fence = 0
         self._since = ""
@@ -166,12 +186,15 @@ class Lease:
                 self._take_object()
             else:
                 self._take_local(self.location.local_path / f"{self.key}.lock")
-            # A number that outlives every holder, or each would begin with 1.
-            key = f"{self.key.removesuffix('.json')}.fence"
-            self.fence = 1 + _read_fence(self.location, key)
-            self.location.write(key, str(self.fence).encode())
-            self.location.write(self.key, self._record())
-            self.location.delete_probes(self.key)
+            if self.fenced:
+                # A number that outlives every holder, or each would begin with 1.
+                key = f"{self.key.removesuffix('.json')}.fence"
+                self.fence = 1 + _read_fence(self.location, key)
+                self.location.write(key, str(self.fence).encode())
+                if asks_with_probes(self.location):
+                    delete_probes(self.location, self.key)
+            if self.fenced or self.location.local_path is not None:
+                self.location.write(self.key, self._record())
             unless_taken.pop_all()
 
     def _take_local(self, path: Path) -> None:
@@ -205,14 +228,14 @@ class Lease:
     def _may_take(self) -> bool:
         """Tells whether a lease that is there is stale, or is to be taken whatever it is."""
         try:
-            return self.steal or self.location.age_seconds(self.key) > STALE_SECONDS
+            return self.steal or age_seconds(self.location, self.key) > STALE_SECONDS
         except FileNotFoundError:
             return True
 
     def _remedy(self) -> str:
         left = STALE_SECONDS
         with contextlib.suppress(FileNotFoundError):
-            left = max(1.0, STALE_SECONDS - self.location.age_seconds(self.key))
+            left = max(1.0, STALE_SECONDS - age_seconds(self.location, self.key))
         return (
             f"wait for it (if it is dead, run this again in {left:.0f} seconds), or give "
             "`steal_lease=` if you know that it is dead"
@@ -251,8 +274,15 @@ class Lease:
 def read_holder(location: Location, key: str) -> dict[str, Any]:
     """Returns what a lease says about its holder; nothing where nobody holds it."""
     try:
-        holder = json.loads(location.read(key, LARGEST_RECORD))
-    except (FileNotFoundError, ValueError, RecursionError):
+        return _parsed(location.read(key, LARGEST_RECORD))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        holder = json.loads(data)
+    except (ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}
 

@@ -12,22 +12,16 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import fsspec
 import zarr
 from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 
-from latent_store.errors import (
-    IntegrityError,
-    JobFailedError,
-    LatentStoreError,
-    StoreNotFoundError,
-    public_url,
-)
+from latent_store.errors import IntegrityError, LatentStoreError, public_url
+from latent_store.storage import requests
 from latent_store.storage.addresses import common_options, opened
-from latent_store.storage.changes import ToldStore, flush, tell
+from latent_store.storage.changes import flush, tell
 from latent_store.storage.keys import admitted
 from latent_store.storage.local_files import (
     remove,
@@ -37,13 +31,11 @@ from latent_store.storage.local_files import (
     sizes_below,
     write_atomically,
 )
+from latent_store.storage.requests import Listed
 
 CONTROL = ".latent_store"
 """Everything in a store that is not Zarr lies below this prefix."""
 
-_PROBE = ".probe-"
-_PROBES = 5
-"""That are written, one after another, until it is said that they vanish."""
 Range = tuple[str, int, int]
 """A key, and the first byte of a part and the one behind its last."""
 LARGEST_OBJECT = 2**33
@@ -100,18 +92,15 @@ class Location:
         """The folder on this machine, or None for an object store."""
         return Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
 
-    def zarr_store(self, *, read_only: bool) -> Store:
-        """Returns the Zarr store at this address."""
-        store: Store
+    def zarr_store(self) -> Store:
+        """Returns the Zarr store at this address, to read from."""
         if self.local_path is not None:
-            store = zarr.storage.LocalStore(self.local_path, read_only=read_only)
-        else:
-            store = zarr.storage.FsspecStore.from_url(
-                fsspec.utils.stringify_path(self.address),
-                storage_options=self._options,
-                read_only=read_only,
-            )
-        return store if read_only else ToldStore(store, self)
+            return zarr.storage.LocalStore(self.local_path, read_only=True)
+        return zarr.storage.FsspecStore.from_url(
+            fsspec.utils.stringify_path(self.address),
+            storage_options=self._options,
+            read_only=True,
+        )
 
     def path(self, key: str) -> str:
         """Returns the file system's path of an object."""
@@ -119,7 +108,10 @@ class Location:
 
     def exists(self, key: str) -> bool:
         """Tells whether an object is there."""
-        return bool(self.fs.exists(self._object(key)))
+        if self.local_path is not None:
+            return bool(self.fs.exists(self._object(key)))
+        # Who asks for its existence is told of folders too, for a second request.
+        return self.read_ranges([(key, 0, 1)]) != [None]
 
     def read(self, key: str, most: int = LARGEST_OBJECT) -> bytes:
         """Returns an object's bytes.
@@ -134,13 +126,16 @@ class Location:
         """
         path, length = self._object(key), self.local_length(key)
         if length is None:
-            data = self._read_range(path, most + 1)
+            (found,) = requests.read_ranges(self.fs, [(path, 0, most + 1)])
+            if found is None:
+                raise FileNotFoundError(path)
+            data = found
         else:
             data = bytes(self.fs.cat_file(path)) if length <= most else b""
         if max(length or 0, len(data)) > most:
-            found = "more bytes than" if length is None else f"{length} bytes, more than"
+            much = "more bytes than" if length is None else f"{length} bytes, more than"
             raise IntegrityError(
-                f"{self.url}: {key} has {found} the {most} that it can have; restore it, or have "
+                f"{self.url}: {key} has {much} the {most} that it can have; restore it, or have "
                 "its job write it anew"
             )
         return data
@@ -153,15 +148,30 @@ class Location:
         Raises:
             IntegrityError: One is no regular file.
         """
-        paths = [self._object(key) for key, _, _ in ranges]
         if self.local_path is not None:
             return [self._read_part(*part) for part in ranges]
-        starts, ends = [start for _, start, _ in ranges], [end for _, _, end in ranges]
-        found = self.fs.cat_ranges(paths, starts, ends, on_error="return") if paths else []
-        for error in found:
-            if isinstance(error, BaseException) and not isinstance(error, FileNotFoundError):
-                raise error
-        return [None if isinstance(part, FileNotFoundError) else bytes(part) for part in found]
+        return requests.read_ranges(self.fs, [(self._object(k), a, b) for k, a, b in ranges])
+
+    def read_all(self, keys: Iterable[str], most: int = LARGEST_OBJECT) -> dict[str, bytes | None]:
+        """Returns whole objects, asked for at once; None of one that is not there.
+
+        Raises:
+            IntegrityError: One is no regular file, or longer than `most`.
+        """
+        keys = list(keys)
+        if self.local_path is not None:
+            return {key: self._read_if_there(key, most) for key in keys}
+        found = self.read_ranges([(key, 0, most + 1) for key in keys])
+        for key, data in zip(keys, found, strict=True):
+            if data is not None and len(data) > most:
+                self.read(key, most)
+        return dict(zip(keys, found, strict=True))
+
+    def _read_if_there(self, key: str, most: int) -> bytes | None:
+        try:
+            return Location.read(self, key, most)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def _read_part(self, key: str, start: int, end: int) -> bytes | None:
         try:
@@ -172,15 +182,6 @@ class Location:
                 return file.read(end - start)
         except (FileNotFoundError, NotADirectoryError):
             return None
-
-    def _read_range(self, path: str, end: int) -> bytes:
-        try:
-            return bytes(self.fs.cat_file(path, start=0, end=end))
-        except OSError as error:
-            # Some object stores refuse a range of an object that has no bytes.
-            if isinstance(error, FileNotFoundError) or self.fs.size(path):
-                raise
-            return b""
 
     def local_length(self, key: str) -> int | None:
         """Returns the length of a file on this machine in bytes; None in an object store.
@@ -214,6 +215,33 @@ class Location:
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(path), data, durable=durable)
+
+    def write_all(self, objects: Mapping[str, bytes]) -> None:
+        """Replaces objects whole, and requires that they arrived.
+
+        In an object store several at once, in no order; on this machine one after another, and not
+        yet on its disk (see `sync`).
+
+        Raises:
+            IntegrityError: One is another now than was written.
+        """
+        if self.local_path is not None:
+            for key, data in objects.items():
+                self.write(key, data, durable=False)
+            unproven = list(objects)
+        else:
+            paths = {self._object(key): key for key in objects}
+            for path in paths:
+                tell("write", path)
+            with _writing(self.url):
+                left = requests.write_all(self.fs, {p: objects[k] for p, k in paths.items()})
+            unproven = [paths[path] for path in left]
+        for key, found in self.read_all(unproven).items():
+            if found != objects[key]:
+                raise IntegrityError(
+                    f"{self.url}: {key} is another object than was written; check the disk or the "
+                    "network, and whether another program writes there, then run the job again"
+                )
 
     def sync(self, keys: Iterable[str]) -> None:
         """Brings objects, and all else that was written, to a local disk, before what vouches for
@@ -262,6 +290,18 @@ class Location:
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(path)
 
+    def delete_all(self, keys: Iterable[str]) -> None:
+        """Removes objects, as `delete` does, in few requests and in no order."""
+        if self.local_path is not None:
+            for key in keys:
+                self.delete(key)
+            return
+        paths = [self._object(key) for key in keys]
+        for path in paths:
+            tell("delete", path)
+        if paths:
+            requests.delete_all(self.fs, paths)
+
     def delete_leftovers(self, prefix: str) -> None:
         """Removes what killed processes left of their writing below the prefix of a leased part."""
         if self.local_path is not None:
@@ -279,12 +319,14 @@ class Location:
         if prefix:
             self._require_held(prefix)
         top = self._object(prefix) if prefix else self.root
-        if self.local_path is None or Path(top).is_symlink():
+        if self.local_path is None:
+            self.delete_all(self.sizes(prefix))
+        elif Path(top).is_symlink():
             tell("delete", top)
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(top, recursive=True)
-            return
-        remove_tree(Path(top))
+        else:
+            remove_tree(Path(top))
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Lists every object below `prefix`, in one listing, with its length in bytes.
@@ -292,14 +334,16 @@ class Location:
         Whatever lies there is among them: what systems and programs leave (`.DS_Store`, `.nfs...`),
         and what a killed process had not finished.
         """
+        if self.local_path is None:
+            return {key: listed.length for key, listed in self.listed(prefix).items()}
         start = len(self.root) + 1
-        if self.local_path is not None:
-            return {name[start:]: size for name, size in sizes_below(self.path(prefix)).items()}
-        try:
-            found = self.fs.find(self.path(prefix), detail=True)
-        except FileNotFoundError:
-            return {}
-        return {name[start:]: int(info["size"]) for name, info in found.items()}
+        return {name[start:]: size for name, size in sizes_below(self.path(prefix)).items()}
+
+    def listed(self, prefix: str) -> dict[str, Listed]:
+        """Lists what an object store has below `prefix`, with what it knows of each object."""
+        found = requests.list_all(self.fs, self._folder(prefix))
+        start = len(self.root) + 1
+        return {name[start:]: listed for name, listed in found.items()}
 
     def folders(self, prefix: str) -> list[str]:
         """Lists the names directly below `prefix` that have something below them, ascending.
@@ -307,48 +351,29 @@ class Location:
         Those that begin with a dot are left out, but for the store's own.
         """
         try:
-            found = self.fs.ls(self.path(prefix), detail=True)
+            found = requests.list_folder(self.fs, self._folder(prefix))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        paths = (info["name"].rstrip("/") for info in found if info["type"] == "directory")
-        names = (path.rsplit("/", 1)[1] for path in paths)
+        names = (name for name, is_folder in found.items() if is_folder)
         return sorted(name for name in names if not name.startswith(".") or name == CONTROL)
 
-    def age_seconds(self, key: str) -> float:
-        """Returns an object's age by the store's own clock, never by this machine's.
+    def knows_group(self, key: str) -> bool:
+        """Tells whether a group's metadata need not be asked for: here always False."""
+        return False
 
-        The clock is read by writing a probe beside the object and comparing the two times.
+    def note_group(self, key: str) -> None:
+        """Notes that a group is there, where that is remembered: not here."""
 
-        Raises:
-            FileNotFoundError: There is no such object.
-            JobFailedError: Every probe vanishes.
-        """
-        for _ in range(_PROBES):
-            written = self.fs.modified(self.path(key))
-            probe = f"{key}{_PROBE}{uuid4().hex[:8]}"
-            self.write(probe, b"")
-            try:
-                now = self.fs.modified(self.path(probe))
-            except FileNotFoundError:
-                continue  # Taken by another process for what a killed one left.
-            finally:
-                self.delete(probe)
-            return float((now - written).total_seconds())
-        raise JobFailedError(
-            f"{self.url}: the age of {key} cannot be told, as {_PROBES} files that were written "
-            "beside it vanished at once; end what removes files there and run the command again"
-        )
-
-    def delete_probes(self, key: str) -> None:
-        """Removes what processes left that were killed while they asked for an object's age."""
-        folder, _, name = key.rpartition("/")
-        for found in self.sizes(folder):
-            if found.rpartition("/")[2].lstrip(".").startswith(f"{name}{_PROBE}"):
-                self.delete(found)
+    def owning(self, *_: str) -> contextlib.AbstractContextManager[None]:
+        """Lets a block own the metadata below some paths, where it is remembered: not here."""
+        return contextlib.nullcontext()
 
     def _object(self, key: str) -> str:
         """Returns the file system's path of an object whose key may come out of a file."""
         return self.path(admitted(key, self.url))
+
+    def _folder(self, prefix: str) -> str:
+        return self.path(prefix) if prefix else self.root or "/"
 
     def _require_held(self, key: str) -> None:
         folder = key.rpartition("/")[0]
@@ -356,35 +381,6 @@ class Location:
             raise IntegrityError(
                 f"{self.url}: {key} lies behind a link that leads out of the store; nothing is "
                 "removed there: put the folder itself in the link's place"
-            )
-
-    def require_free(self) -> None:
-        """Refuses an address at which something else than a store lies.
-
-        Raises:
-            LatentStoreError: It is a file, or a folder of other things.
-        """
-        if self.fs.exists(self.root) and not self.fs.isdir(self.root):
-            raise LatentStoreError(f"{self.url} is no folder; give `store=` a new or empty one")
-        if self.exists("zarr.json") or CONTROL in (there := self.folders("")):
-            return
-        # What begins with a dot was left by systems; a new disk begins with a folder of its own.
-        others = [name for name in there if name != "lost+found"]
-        if others:
-            raise LatentStoreError(
-                f"{self.url} is no latent store but has a folder {others[0]}; give `store=` a "
-                "new or empty folder"
-            )
-
-    def require(self) -> None:
-        """Refuses an address at which nothing lies.
-
-        Raises:
-            StoreNotFoundError: With the remedy.
-        """
-        if not self.exists("zarr.json"):
-            raise StoreNotFoundError(
-                f"no latent store at {self.url}: make one with encode-to-store `store={self.url}`"
             )
 
 

@@ -9,39 +9,52 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fsspec import get_filesystem_class
-from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.asyn import AsyncFileSystem
 
 from latent_store.console import STORAGE_LIBRARIES, STORAGE_OPTIONS
 from latent_store.errors import LatentStoreError, public_url
-from latent_store.storage.location import Location
+from latent_store.storage.keys import METADATA
+from latent_store.storage.location import CONTROL, Location
+from latent_store.storage.requests import list_folder
 
 ANSWER_SECONDS = 8.0
 """How long a store may take to answer the first request."""
 
 
 def open_location(
-    url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+    url: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    free: bool = False,
 ) -> Location:
     """Returns a location whose store answers; nothing need lie there yet.
+
+    Args:
+        url: The address.
+        storage_options: Passed to fsspec.
+        free: Refuse a place where something else than a store lies.
 
     Raises:
         LatentStoreError: An address, a bucket, an endpoint or credentials are wrong; says which.
         MissingExtraError: The package that reaches it is not installed; names the extra.
     """
     if "://" not in os.fspath(url):
-        return Location(url, storage_options)
+        location = Location(url, storage_options)
+        if free:
+            _require_free(location)
+        return location
     outcome: list[Location | BaseException] = []
 
     def ask() -> None:
         try:
             location = Location(url, storage_options)
-            if isinstance(location.fs, AsyncFileSystem):
-                _ask(location)
+            if free or isinstance(location.fs, AsyncFileSystem):
+                _ask(location, _require_free if free else _look)
             outcome.append(location)
         except BaseException as error:  # noqa: BLE001  (raised again by who waits)
             outcome.append(error)
@@ -67,9 +80,39 @@ def open_location(
     raise found
 
 
-def _ask(location: Location) -> None:
+def _look(location: Location) -> None:
+    with contextlib.suppress(NotADirectoryError):  # What reads it says so.
+        list_folder(location.fs, location.root)
+
+
+def _require_free(location: Location) -> None:
+    """Refuses an address at which something else than a store lies.
+
+    Raises:
+        LatentStoreError: It is a file, or a folder of other things.
+    """
     try:
-        sync(location.fs.loop, location.fs._info, location.root)
+        names = list_folder(location.fs, location.root)
+    except NotADirectoryError:
+        raise LatentStoreError(
+            f"{location.url} is no folder; give `store=` a new or empty one"
+        ) from None
+    if names.keys() & {METADATA, CONTROL}:
+        return
+    # What begins with a dot was left by systems; a new disk begins with a folder of its own.
+    folders = sorted(name for name, is_folder in names.items() if is_folder)
+    others = [name for name in folders if not name.startswith(".") and name != "lost+found"]
+    if others:
+        raise LatentStoreError(
+            f"{location.url} is no latent store but has a folder {others[0]}; give `store=` a "
+            "new or empty folder"
+        )
+
+
+def _ask(location: Location, look: Callable[[Location], None]) -> None:
+    """Asks an object store once, by listing what lies there."""
+    try:
+        look(location)
     except FileNotFoundError as error:
         if "bucket does not exist" in str(error):
             raise LatentStoreError(

@@ -6,6 +6,8 @@ crc32c of each array's metadata and values.
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import google_crc32c
 import numpy as np
 
 from latent_store.errors import IntegrityError
-from latent_store.storage import groups, records
+from latent_store.storage import drafts, groups, records
 from latent_store.storage.location import Location
 from latent_store.storage.records import Crc32c, Text
 from latent_store.storage.seals import require_sealed, sealed
@@ -43,24 +45,49 @@ def write(
 
     Its attributes are sealed, written last, and hold the crc32c of each array's values.
     """
-    # First of all: what is half written has no attributes, and so does not count.
-    location.delete(groups.metadata_key(path))
-    group = groups.make_groups(location, path)
+    objects = made(path, arrays, dims)
+    key, own = groups.metadata_key(path), tuple(f"{path}/{name}/" for name in arrays)
+    there = location.sizes(path)
+    if key in there:
+        # First of all: what is half written has no attributes, and so does not count.
+        location.delete(key)
+    location.delete_all([k for k in there if k.startswith(own) and k not in objects])
+    groups.make_groups(location, path.rpartition("/")[0])
+    location.write_all(objects)
+    # A power cut must not leave a seal of what never reached the disk.
+    location.sync(objects)
+    record = {"attributes": closed(path, attrs, arrays, objects)}
+    location.write(key, groups.written({**record, "zarr_format": 3, "node_type": "group"}))
+
+
+def made(
+    path: str, arrays: Mapping[str, np.ndarray], dims: Mapping[str, tuple[str, ...]]
+) -> dict[str, bytes]:
+    """Returns the objects of small arrays in the group at `path`."""
+    objects = {}
     for name, values in arrays.items():
-        array = group.create_array(
-            name,
+        metadata = drafts.array_metadata(
             shape=values.shape,
             dtype=values.dtype,
+            chunks=tuple(max(side, 1) for side in values.shape),  # One object each.
             dimension_names=dims[name],
-            overwrite=True,
         )
-        array[...] = values
-    digests = {name: _values_crc32c(values) for name, values in arrays.items()}
-    metadata = {name: groups.stored_crc32c(location, f"{path}/{name}") for name in arrays}
-    closing = {"complete": True, "values": digests, "arrays": metadata}
-    # A power cut must not leave a seal of what never reached the disk.
-    location.sync(location.sizes(path))
-    groups.update_attrs(location, path, sealed({**attrs, **closing}))
+        objects[groups.metadata_key(f"{path}/{name}")] = metadata
+        objects |= drafts.encode(f"{path}/{name}", json.loads(metadata), ..., values)
+    return objects
+
+
+def closed(
+    path: str,
+    attrs: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    objects: Mapping[str, bytes],
+) -> dict[str, Any]:
+    """Returns the sealed attributes of a group whose arrays are `objects`, as `made` gives them."""
+    digests = {name: crc32c_of(values) for name, values in arrays.items()}
+    keys = {name: groups.metadata_key(f"{path}/{name}") for name in arrays}
+    metadata = {n: groups.metadata_crc32c(json.loads(objects[k])) for n, k in keys.items()}
+    return sealed({**attrs, "complete": True, "values": digests, "arrays": metadata})
 
 
 def is_finished(location: Location, path: str) -> bool:
@@ -97,27 +124,44 @@ def read_arrays(
     found = {}
     record = records.typed(_Digests, attrs, f"{location.url}/{path}", remedy)
     stored = location.sizes(path)
-    for name, expected in record.values.items():
-        array = groups.open_array(location, f"{path}/{name}", record.arrays.get(name))
-        objects = [key for key in stored if key.startswith(f"{path}/{name}/")]
-        for key in objects:
-            location.local_length(key)  # A pipe or a device would never end.
+    paths = {name: f"{path}/{name}" for name in record.values}
+    parts = {n: [k for k in stored if k.startswith(f"{at}/c")] for n, at in paths.items()}
+    for name, keys in parts.items():
+        _require_small(location, paths[name], max([0, *(stored[key] for key in keys)]), remedy)
+    keys = [*itertools.chain(*parts.values()), *map(groups.metadata_key, paths.values())]
+    datas = location.read_all(keys, groups.LARGEST_METADATA)
+    for name, at in paths.items():
+        data = datas[groups.metadata_key(at)]
+        metadata = None if data is None else groups.parse_metadata(location, at, data)
+        array = groups.array_of(location, at, metadata, record.arrays.get(name))
         chunk = math.prod(array.chunks) * array.dtype.itemsize
-        most = max(array.nbytes, chunk, *(stored[key] for key in objects))
-        if most > LARGEST_ARRAY:
-            raise IntegrityError(
-                f"{location.url}: {path}/{name} takes {most} bytes, more than the {LARGEST_ARRAY} "
-                f"that it can have; {remedy}"
-            )
-        with groups.reading(location, f"{path}/{name}"):
-            found[name] = np.asarray(array[...])
-        if _values_crc32c(found[name]) != expected:
+        _require_small(location, at, max(array.nbytes, chunk), remedy)
+        objects = {key: data for key in parts[name] if (data := datas[key]) is not None}
+        with groups.reading(location, at):
+            found[name] = np.asarray(drafts.opened(at, metadata or {}, objects)[...])
+        if crc32c_of(found[name]) != record.values[name]:
             raise IntegrityError(
                 f"{location.url}: the values of {path}/{name} were altered; {remedy}"
             )
     return found
 
 
-def _values_crc32c(values: np.ndarray) -> int:
+def _require_small(location: Location, path: str, most: int, remedy: str) -> None:
+    if most > LARGEST_ARRAY:
+        raise IntegrityError(
+            f"{location.url}: {path} takes {most} bytes, more than the {LARGEST_ARRAY} "
+            f"that it can have; {remedy}"
+        )
+
+
+def values_crc32c(
+    location: Location, path: str, attrs: Mapping[str, Any], remedy: str
+) -> dict[str, int]:
+    """Returns the crc32c of each array's values, as the attributes of `write` have them."""
+    return dict(records.typed(_Digests, attrs, f"{location.url}/{path}", remedy).values)
+
+
+def crc32c_of(values: np.ndarray) -> int:
+    """Returns the crc32c of values, little-endian in C order."""
     little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
     return int(google_crc32c.value(little.tobytes()))

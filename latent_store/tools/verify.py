@@ -18,18 +18,18 @@ import zarr
 from latent_store.catalogue import codecs, rankings
 from latent_store.components import base as component
 from latent_store.components.base import PENDING
-from latent_store.components.features import FeaturesReader, teacher_of
-from latent_store.components.finalize import (
+from latent_store.components.checking import (
     Closed,
-    begun_shards,
     check_shards,
     component_tables,
     is_unread,
-    reopen,
     samples_of,
 )
+from latent_store.components.features import FeaturesReader, teacher_of
+from latent_store.components.finalize import begun_shards, reopen
 from latent_store.components.latents import LatentsReader
 from latent_store.components.registry import KINDS, all_splits, component_keys, ids_of, kind_of
+from latent_store.components.settlement import shared_metadata
 from latent_store.console import describe_os_error
 from latent_store.errors import LatentStoreError
 from latent_store.format.plan import ShardPlan
@@ -149,7 +149,7 @@ def repair(
         found = _defects(location, deep, only=broken) if broken else ()
         again = [d for d in found if (d.split, d.component) in broken]
         # Every job that ends waits for this one: it is held while things are removed.
-        stack.enter_context(Lease(location, "root", "metadata", wait_seconds=120))
+        stack.enter_context(shared_metadata(location))
         shared = _consolidated_defects(location, _splits(location))
         again += [d for d in shared if d.metadata in nodes]
         for lease in leases:
@@ -270,7 +270,7 @@ def _component_defects(
         yield Defect(where=where, what=notes, split=plan.name, component=key)
         return
     try:
-        closed = check_shards(location, plan, key, on_shard, go_on=True)
+        closed = check_shards(location, plan, key, on_shard, go_on=True, read=True)
         begun = _begun(location, plan, key, closed)
     except BROKEN as error:
         yield _of_a_node(where, error, split=plan.name, component=key)

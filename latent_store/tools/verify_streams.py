@@ -9,7 +9,7 @@ import numpy as np
 from latent_store.codec.checkpoints import codec_from_store
 from latent_store.codec.hyperprior import Codec
 from latent_store.codec.streams import decode_scalable, decode_y
-from latent_store.components.finalize import is_unread
+from latent_store.components.checking import is_unread
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
 from latent_store.components.registry import ids_of

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from latent_store.catalogue import codecs
 from latent_store.components import base as component
-from latent_store.components.reader import OpenComponent
+from latent_store.components.opened import OpenComponent
 from latent_store.format.plan import ShardPlan
 from latent_store.shards import receipts
-from latent_store.storage.location import CONTROL, Location
+from latent_store.storage.location import CONTROL
 from latent_store.store import LatentStore, Split
 
 COMPLETE, GROWING, INCOMPLETE = "complete", "growing", "incomplete"
@@ -51,9 +52,8 @@ class RowCounts:
         return text
 
 
-def count_rows(location: Location, plan: ShardPlan, key: str) -> RowCounts:
-    """Counts the rows of a finished component."""
-    table = OpenComponent(location, plan.name, key).index
+def count_rows(plan: ShardPlan, table: pa.Table, key: str) -> RowCounts:
+    """Counts the rows of a finished component, `key`, in its part of the index."""
     rows, ids = (table[name].to_pylist() for name in ("row", "sample_id"))
     plan.require_samples(rows, ids, key)
     original = (plan.source_rows(rows) == rows).tolist()
@@ -145,7 +145,9 @@ def _describe_split(split: Split, sizes: Mapping[str, int]) -> dict[str, Any]:
             group = component.open_component(location, plan.name, key)
             # What is finished is read; the job that adds to it runs, or was killed.
             state = GROWING if component.pending(group) else COMPLETE
-            counts = dataclasses.asdict(count_rows(location, plan, key))
+            counts = dataclasses.asdict(
+                count_rows(plan, OpenComponent(location, plan.name, key).index, key)
+            )
         stored = _total(sizes, f"{plan.name}/{key}/")
         components.append({"key": key, "state": state, "bytes": stored, **counts})
     return {

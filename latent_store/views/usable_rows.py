@@ -13,7 +13,8 @@ import dask.array as da
 import numpy as np
 from dask.base import tokenize
 
-from latent_store.components.reader import ComponentReader, OpenComponent, Variable
+from latent_store.components.opened import OpenComponent
+from latent_store.components.reader import ComponentReader, Variable
 from latent_store.errors import IntegrityError
 from latent_store.format import layout
 from latent_store.storage import groups

@@ -6,6 +6,7 @@ Plain functions under Beam: `write_shard` is one element, and is tested without 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 import threading
@@ -17,11 +18,14 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import numpy as np
+import pyarrow.compute as pc
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.codec.numerics import torch_threads
 from latent_store.components import base as component
-from latent_store.components.finalize import Closed, finalize
+from latent_store.components.checking import Closed
+from latent_store.components.creation import Arrays, create_component
+from latent_store.components.finalize import judge, seal
 from latent_store.components.writer import ShardWriter
 from latent_store.console import progress
 from latent_store.errors import LatentStoreError, LeaseLostError
@@ -29,11 +33,12 @@ from latent_store.format.plan import ShardPlan
 from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards import receipts
-from latent_store.shards.receipts import OK, Receipt, RowRecord
+from latent_store.shards.index import part_name
+from latent_store.shards.receipts import FAILED, OK, Receipt, RowRecord
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 from pipelines.jobs.beam_jobs import run_over_shards
-from pipelines.jobs.opened import open_split
+from pipelines.jobs.opened import open_plan
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -92,6 +97,7 @@ class ComponentJob(ABC):
             tolerated before, or 0.
         claims: Component -> its lease, which is asked for before anything is written.
         run_id: Of the run, for which a worker opens the store once.
+        arrays: Component -> the metadata of its arrays, which lies in the store by then.
     """
 
     store: Location
@@ -100,6 +106,7 @@ class ComponentJob(ABC):
     max_failures: int | None = None
     claims: Mapping[str, LeaseClaim] = field(default_factory=dict)
     run_id: str = field(default_factory=lambda: uuid4().hex)
+    arrays: Mapping[str, Arrays] = field(default_factory=dict)
 
     verb: ClassVar[str]
     """The job in one word."""
@@ -135,24 +142,30 @@ class ComponentJob(ABC):
             JobFailedError: Shards are missing, or more rows failed than are tolerated.
         """
         self._require_leases()
-        for spec in self.components:
-            self._prepare(plan, spec)
-        for spec in self.components:
-            self._forget(plan, spec)
-        done = [self._finished(spec) for spec in self.components]
-        shards = [n for n in range(plan.num_shards) if not all(n in part for part in done)]
+        done = {spec.key: self._finished(spec) for spec in self.components}
+        arrays = {s.key: self._prepare(plan, s, empty=not done[s.key]) for s in self.components}
+        kept = [self._forget(plan, spec, done[spec.key]) for spec in self.components]
+        shards = [n for n in range(plan.num_shards) if not all(n in part for part in kept)]
         with self._progress(plan, shards):
             if shards:
-                run_over_shards(self.verb.capitalize(), shards, self.write_shard, options)
-        for key in [spec.key for spec in self.components]:
-            self._require_leases()
-            with progress(total=plan.num_shards, desc=f"check {key}", unit="shard") as bar:
-                closed = finalize(
-                    *(self.store, plan.name, key),
-                    on_shard=lambda _: bar.update(),
-                    claim=self.claims.get(key),
-                )
-            yield closed
+                work = dataclasses.replace(self, arrays=arrays).write_shard
+                run_over_shards(self.verb.capitalize(), shards, work, options)
+        judged: list[tuple[Closed, LeaseClaim | None]] = []
+        try:
+            for key in [spec.key for spec in self.components]:
+                claim = self.claims.get(key)
+                with progress(total=plan.num_shards, desc=f"check {key}", unit="shard") as bar:
+                    closed = judge(
+                        *(self.store, plan.name, key),
+                        on_shard=lambda _: bar.update(),
+                        claim=claim,
+                        plan=plan,
+                    )
+                judged.append((closed, claim))
+        finally:
+            if judged:
+                seal(self.store, plan.name, judged)
+        yield from (closed for closed, _ in judged)
 
     def write_shard(self, shard: int) -> int:
         """Writes one shard of every component that lacks it; returns of how many.
@@ -163,11 +176,11 @@ class ComponentJob(ABC):
         lacking = [
             spec
             for spec in self.components
-            if not receipts.is_finished(self.store, self.split, spec.key, shard)
+            if receipts.read_receipt(self.store, self.split, spec.key, shard) is None
         ]
         if not lacking:
             return 0
-        plan = open_split(self.store, self.split, self.run_id).plan
+        plan = open_plan(self.store, self.split, self.run_id)
         try:
             self._require_leases()
             gathered = {spec.key: ShardRows() for spec in lacking}
@@ -176,7 +189,8 @@ class ComponentJob(ABC):
                 self.fill(plan, shard, gathered)
             for spec in lacking:
                 rows = gathered[spec.key]
-                writer = ShardWriter(self.store, plan, spec, self.claims.get(spec.key))
+                claim, arrays = self.claims.get(spec.key), self.arrays.get(spec.key)
+                writer = ShardWriter(self.store, plan, spec, claim, arrays)
                 writer.write(shard, rows.columns, rows.streams, rows.records)
         except LeaseLostError:
             return 0
@@ -191,18 +205,25 @@ class ComponentJob(ABC):
         for claim in self.claims.values():
             claim.require()
 
-    def _prepare(self, plan: ShardPlan, spec: ComponentSpec) -> None:
-        component.create_component(self.store, plan, spec)
-        known = component.noted(component.open_component(self.store, plan.name, spec.key))
-        defaults = {"max_failures": 0, **self.notes()}
-        notes = {name: known.get(name, value) for name, value in defaults.items()}
-        if self.max_failures is not None:
-            notes["max_failures"] = self.max_failures
-        component.note(self.store, f"{plan.name}/{spec.key}", notes)
+    def _prepare(self, plan: ShardPlan, spec: ComponentSpec, *, empty: bool) -> Arrays:
+        def notes(known: Mapping[str, Any]) -> dict[str, Any]:
+            defaults = {"max_failures": 0, **self.notes()}
+            found = {name: known.get(name, value) for name, value in defaults.items()}
+            if self.max_failures is not None:
+                found["max_failures"] = self.max_failures
+            return found
 
-    def _forget(self, plan: ShardPlan, spec: ComponentSpec) -> None:
-        """Forgets the shards to make again, once readers know that they are left out."""
-        again, there = self.again(plan, spec), finished_receipts(self.store, plan.name, spec.key)
+        return create_component(self.store, plan, spec, notes, empty=empty)
+
+    def _forget(self, plan: ShardPlan, spec: ComponentSpec, done: Collection[int]) -> set[int]:
+        """Forgets those of the finished shards that are to be made again, once readers know that
+        they are left out.
+
+        Returns:
+            The others.
+        """
+        again = self.again(plan, spec)
+        there = receipts.read_receipts(self.store, plan.name, spec.key, sorted(done))
         group = component.open_component(self.store, plan.name, spec.key)
         record = component.noted_record(self.store, group)
         shards = [
@@ -214,6 +235,7 @@ class ComponentJob(ABC):
         component.leave_out(self.store, f"{plan.name}/{spec.key}", lacking.union(shards))
         for shard in shards:
             self.store.delete(receipts.receipt_key(plan.name, spec.key, shard))
+        return there.keys() - {*shards}
 
     def _finished(self, spec: ComponentSpec) -> set[int]:
         return receipts.finished_shards(self.store, self.split, spec.key)
@@ -280,6 +302,7 @@ def leased(
         taken = {key: Lease(location, split, key, steal=steal) for key in keys}
         for lease in taken.values():
             leases.enter_context(lease)
+        leases.enter_context(location.owning(*(f"{split}/{key}" for key in keys)))
         yield {key: lease.claim for key, lease in taken.items()}
 
 
@@ -292,3 +315,21 @@ def finished_receipts(location: Location, split: str, key: str) -> dict[int, Rec
 def finished_rows(location: Location, split: str, key: str) -> Iterator[RowRecord]:
     """Returns the records of every finished shard's rows."""
     return (row for shard in finished_receipts(location, split, key).values() for row in shard.rows)
+
+
+def failed_ids(location: Location, split: str) -> frozenset[str]:
+    """Returns the ids of the samples that failed in any component of a split."""
+    keys = receipts.components_with_receipts(location, split)
+    return frozenset(name for key in keys for name in _failed_of(location, split, key))
+
+
+def _failed_of(location: Location, split: str, key: str) -> list[str]:
+    """Returns the ids of a component's failed samples: those that its table names, where it is
+    finished, and nothing was begun since; else those that its receipts do, one by one."""
+    with contextlib.suppress(LatentStoreError):
+        group = component.open_component(location, split, key)
+        if component.is_readable(location, group) and not component.pending(group):
+            table = component.read_table(location, group, split, part_name(key))
+            return table.filter(pc.equal(table["status"], FAILED))["sample_id"].to_pylist()
+    rows = finished_rows(location, split, key)
+    return [record.sample_id for record in rows if record.status == FAILED]

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.format.plan import ShardPlan, make_plan
 from latent_store.format.plan_files import write_plan
 from latent_store.format.samples import Sample
@@ -151,12 +151,12 @@ def _moved(request: EncodeRequest, location: Location, sample: Sample) -> Encode
 def _encode_one(request: EncodeRequest, keys: set[str], options: PipelineOptions) -> Trial | None:
     """Encodes the only picture of a request; None if it cannot be used."""
     location, plan = request.location, request.plan
-    component.create_store(location)
+    creation.create_store(location)
     write_plan(location, plan)
     encoders = [e for e in request.ask_encoders() if e.spec.key in keys]
     job = request.make_job(encoders, {}, options)
     for encoder in encoders:
-        component.create_component(location, plan, encoder.spec)
+        creation.create_component(location, plan, encoder.spec)
     # What a worker loads once is no part of what a picture takes.
     if request.codec is not None:
         load_store_codec(location, request.codec.spec.codec_id, request.device)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import zarr
@@ -16,6 +17,7 @@ from latent_store.catalogue import codecs
 from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
 from latent_store.codec.numerics import choose_device
 from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.components.boxes import BOX_MULTIPLE, BoxesReader, boxes_spec
 from latent_store.components.features import (
     FeaturesReader,
@@ -44,16 +46,16 @@ from latent_store.format.plan_files import (
     require_not_lost,
     write_plan,
 )
-from latent_store.shards import receipts
 from latent_store.shards.receipts import FAILED, OK, RowRecord
-from latent_store.storage.groups import array_of
+from latent_store.storage.groups import read_all_metadata, read_metadata
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 from latent_store.storage.object_stores import open_location
+from latent_store.storage.remembering import RememberingLocation
 from pipelines.datasets.base import choose_canvas, list_samples, read_picture
 from pipelines.datasets.registry import DatasetFlags, open_dataset, try_reader
 from pipelines.jobs.beam_jobs import local_threads
-from pipelines.jobs.component_job import finished_rows
+from pipelines.jobs.component_job import failed_ids, finished_rows
 from pipelines.jobs.encoding import (
     EncodeJob,
     Encoder,
@@ -97,13 +99,15 @@ class EncodeRequest:
         if flags.dataset_id is not None:
             require_name(flags.dataset_id, "a dataset's id")
         require_name(flags.split, "a split's name")
-        self.flags, self.location = flags, open_location(flags.store)
-        self.location.require_free()
+        self.flags = flags
+        store = open_location(flags.store, free=True)
+        self.location: Location = RememberingLocation.of(store)
         self.device = str(choose_device(flags.device))
         self.reader = open_dataset(read_flags(flags, DatasetFlags))
         self.manifest = list_samples(self.reader, flags.split)
         try_reader(self.reader, self.manifest, tolerated=flags.max_failures or 0)
         self.codec = self.teacher = None
+        self._seen: dict[str, dict[str, Any] | None] = {}
         if wants_codec:
             self.codec = load_codec(
                 checkpoint=flags.codec_checkpoint,
@@ -120,12 +124,23 @@ class EncodeRequest:
     def write_plan(self) -> None:
         """Writes the plan; settled anew, if another job has appended meanwhile."""
         lease = Lease(
-            *(self.location, self.plan.name, "plan"), steal=self.flags.steal_lease, wait_seconds=30
+            *(self.location, self.plan.name, "plan"),
+            steal=self.flags.steal_lease,
+            wait_seconds=30,
+            fenced=False,
         )
         with lease:
             if self._found_plan() != self._settled_from:
                 self.plan = self._settled_plan()
             write_plan(self.location, self.plan)
+
+    @property
+    def codec_arrays(self) -> list[str]:
+        """The paths of the codec's arrays in the store, which nobody ever changes."""
+        if self.codec is None:
+            return []
+        path = codecs.codec_path(self.codec.spec.codec_id)
+        return [f"{path}/{name}" for name in self.codec.tables.to_arrays()]
 
     def ask_encoders(self) -> list[Encoder]:
         """Returns what makes each component that is asked for, in the order of writing.
@@ -163,6 +178,10 @@ class EncodeRequest:
             encoders = [dataclasses.replace(e, make=partial(tell, e.make)) for e in encoders]
         return encoders
 
+    def look_again(self) -> None:
+        """Forgets what was found in the store: leases are held now, and it stays as it is."""
+        self._seen.clear()
+
     def is_complete(self, encoder: Encoder) -> bool:
         """Tells whether a component is whole for the whole plan.
 
@@ -187,7 +206,7 @@ class EncodeRequest:
         if not encoder.annotation:
             return True
         missed = map(newly_listed(self.plan, encoder.spec), rows)
-        return not (_outgrown(group, encoder) or any(missed))
+        return not (_outgrown(self.location, group, encoder) or any(missed))
 
     def count_failed(self, key: str) -> int:
         """Returns how many rows of a component failed."""
@@ -200,19 +219,23 @@ class EncodeRequest:
         options: PipelineOptions,
     ) -> EncodeJob:
         """Registers codec and teacher, and forgets what is made anew; leases are held."""
+        self.look_again()
         if self.codec is not None:
             spec, tables = self.codec.spec, self.codec.tables.to_arrays()
-            # A job on another split may be adding the same codec.
-            with Lease(self.location, f"codecs/{spec.codec_id}", "codec", wait_seconds=120):
-                codecs.register_codec(self.location, spec, tables, self.codec.checkpoint_bytes)
+            given = (self.location, spec, tables, self.codec.checkpoint_bytes)
+            if not codecs.is_registered(*given):
+                # A job on another split may be adding the same codec.
+                name = (codecs.codec_path(spec.codec_id), "codec")
+                with Lease(self.location, *name, wait_seconds=120, fenced=False):
+                    codecs.register_codec(*given)
         if self.teacher is not None:
             codecs.register_teacher(self.location, self.teacher.teacher_id, self.teacher_bytes)
         threads = self.flags.threads or local_threads(options)
         for encoder in encoders:
             with contextlib.suppress(LatentStoreError):
                 stored = self._open(encoder.spec.key)
-                if _outgrown(stored, encoder):
-                    component.forget_component(self.location, self.plan.name, encoder.spec.key)
+                if _outgrown(self.location, stored, encoder):
+                    creation.forget_component(self.location, self.plan.name, encoder.spec.key)
                 else:
                     noted = component.noted_record(self.location, stored).encoder_threads
                     threads = threads if noted is None else noted
@@ -251,7 +274,7 @@ class EncodeRequest:
         if self._settled_from is not None:
             stored = read_plan(self.location, dataset, flags.split).require_whole()
             plan = _agreeing(stored, size, canvas)
-            mended = _failed_ids(self.location, plan.name)
+            mended = failed_ids(self.location, plan.name)
             plan = plan.extended(self.manifest, mended=mended, most=flags.max_samples)
         else:
             require_not_lost(self.location, dataset, flags.split, plan=False)
@@ -264,9 +287,10 @@ class EncodeRequest:
     def stored_latent_dtype(self) -> str | None:
         """Returns the dtype of the codec's ŷ in the store; None where it has none."""
         if self.codec is not None:
-            with contextlib.suppress(LatentStoreError, KeyError):
+            with contextlib.suppress(LatentStoreError):
                 group = self._open(LatentsReader.key_of(self.codec.spec.codec_id))
-                return str(array_of(group, "y_hat").dtype)
+                stored = read_metadata(self.location, f"{group.path}/y_hat")
+                return None if stored is None else str(stored["data_type"])
         return None
 
     def _latent_dtype(self, codec: Codec) -> str:
@@ -294,7 +318,8 @@ class EncodeRequest:
         try:
             group = self._open(key)
             record = component.read_record_of(FeaturesRecord, self.location, group)
-            stored = record.encoding(str(array_of(group, "features").dtype))
+            features_array = read_metadata(self.location, f"{group.path}/features")
+            stored = record.encoding(str((features_array or {})["data_type"]))
         except (MissingComponentError, KeyError):
             return FeatureEncoding.chosen(asked, signed=signed)
         if asked not in (None, stored.name):
@@ -305,7 +330,11 @@ class EncodeRequest:
         return stored
 
     def _open(self, key: str) -> zarr.Group:
-        return component.open_component(self.location, self.plan.name, key)
+        # Before the leases are held, what is found is only what a plan is made with.
+        if key not in self._seen:
+            path = f"{self.plan.name}/{key}"
+            self._seen[key] = read_metadata(self.location, path)
+        return component.opened_component(self.location, self.plan.name, key, self._seen[key])
 
     def _rows(self, key: str) -> Iterator[RowRecord]:
         return finished_rows(self.location, self.plan.name, key)
@@ -321,9 +350,10 @@ def _boxes_encoder(request: EncodeRequest) -> Encoder:
     # Of the whole manifest: with --max_samples, the rest can follow later.
     most = max(samples.largest("num_boxes") for samples in (request.plan.samples, request.manifest))
     room = layout.round_up(max(most, 1), BOX_MULTIPLE)
-    with contextlib.suppress(LatentStoreError, KeyError):
-        stored = component.open_component(request.location, request.plan.name, BoxesReader.key_of())
-        room = max(room, array_of(stored, "boxes").shape[1])
+    with contextlib.suppress(LatentStoreError):
+        path = f"{request.plan.name}/{BoxesReader.key_of()}"
+        stored = read_metadata(request.location, f"{path}/boxes")
+        room = max(room, stored["shape"][1] if stored else 0)
     make = partial(encode_boxes, request.reader, room)
     spec = boxes_spec(room, request.reader.class_names)
     return Encoder(spec=spec, make=make, annotation=True)
@@ -335,13 +365,19 @@ _ANNOTATIONS: dict[type[ComponentReader], Callable[[EncodeRequest], Encoder]] = 
 }
 
 
-def _outgrown(group: zarr.Group, encoder: Encoder) -> bool:
+def _outgrown(location: Location, group: zarr.Group, encoder: Encoder) -> bool:
     """Tells whether stored annotations have other arrays than the plan needs: they are made anew.
 
     A shard of an array is one object, so that arrays grow along the samples alone.
     """
-    arrays = (array for array in encoder.spec.arrays if array.name in group)
-    return encoder.annotation and any(array_of(group, a.name).shape[1:] != a.shape for a in arrays)
+    if not encoder.annotation:
+        return False
+    wanted = {f"{group.path}/{array.name}": array.shape for array in encoder.spec.arrays}
+    stored = read_all_metadata(location, wanted)
+    return any(
+        array is not None and tuple(array["shape"][1:]) != tuple(wanted[path])
+        for path, array in stored.items()
+    )
 
 
 def _agreeing(
@@ -359,9 +395,3 @@ def _agreeing(
             f"--canvas is {canvas[0]} {canvas[1]}; leave the flag out, or encode into a new store"
         )
     return plan if canvas is None else dataclasses.replace(plan, mixed_sizes=True)
-
-
-def _failed_ids(location: Location, split: str) -> frozenset[str]:
-    keys = receipts.components_with_receipts(location, split)
-    records = (record for key in keys for record in finished_rows(location, split, key))
-    return frozenset(record.sample_id for record in records if record.status == FAILED)

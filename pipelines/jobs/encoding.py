@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from latent_store.codec import Codec, codec_from_store
+from latent_store.catalogue import codecs
+from latent_store.codec import Codec, codec_from_bytes
 from latent_store.codec.ledger import channel_bits, hyper_bits
 from latent_store.codec.numerics import exact_float32
 from latent_store.codec.pictures import image_to_tensor, pad_image, psnr, tensor_to_image
@@ -29,7 +30,6 @@ from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
 from latent_store.storage.location import Location
-from latent_store.store import LatentStore
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
 from training.networks.backbones import find_backbone
@@ -240,7 +240,9 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
 @functools.lru_cache(maxsize=2)
 def load_store_codec(store: Location, codec_id: str, device: str = "cpu") -> Codec:
     """Loads a codec from the store that keeps it, once a process."""
-    return codec_from_store(LatentStore(store), codec_id).to(device)
+    spec = codecs.choose_codec(store, codec_id)
+    data = codecs.read_codec_checkpoint(store, spec)
+    return codec_from_bytes(data, expected=spec).to(device)
 
 
 @functools.lru_cache(maxsize=2)
@@ -248,7 +250,7 @@ def load_stem(
     store: Location, teacher_id: str, entry: str = STEM, device: str = "cpu"
 ) -> nn.Sequential:
     """Loads a teacher's layers up to an entry from the store that keeps it, once a process."""
-    data = LatentStore(store).teacher_checkpoint(teacher_id)
+    data = codecs.read_teacher_checkpoint(store, teacher_id)
     teacher: Any = load_network(data, kind="teacher").network
     before = find_backbone(teacher.config.backbone).stages_before(entry)
     layers = [teacher.stem, *(getattr(teacher.tail, stage) for stage in before)]

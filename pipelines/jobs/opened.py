@@ -10,6 +10,8 @@ import functools
 import threading
 
 from latent_store.components.latents import LatentsReader
+from latent_store.format.plan import ShardPlan
+from latent_store.format.plan_files import read_plan
 from latent_store.storage.location import Location
 from latent_store.store import LatentStore, Split
 
@@ -23,10 +25,21 @@ def open_split(store: Location, split: str, run_id: str) -> Split:
         return _split(store, split, run_id)
 
 
+def open_plan(store: Location, split: str, run_id: str) -> ShardPlan:
+    """Reads a split's plan; the same one again for the same run."""
+    with _one_at_a_time:
+        return _plan(store, split, run_id)
+
+
 def open_latents(store: Location, split: str, codec_id: str, run_id: str) -> LatentsReader:
     """Opens one codec's latents; the same ones again for the same run."""
     with _one_at_a_time:
         return _latents(store, split, codec_id, run_id)
+
+
+@functools.lru_cache(maxsize=1)
+def _plan(store: Location, split: str, run_id: str) -> ShardPlan:
+    return read_plan(store, *split.split("/"))
 
 
 @functools.lru_cache(maxsize=1)

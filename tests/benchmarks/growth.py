@@ -25,7 +25,7 @@ from pathlib import Path
 import latent_store
 from latent_store.catalogue import codecs
 from latent_store.codec import Codec, load_codec
-from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.components.finalize import finalize
 from latent_store.components.latents import latents_spec
 from latent_store.components.writer import ShardWriter
@@ -121,13 +121,13 @@ def _seconds(work: Callable[[], object]) -> float:
 def make_store(url: Path, codec: Codec, shards: int, rows_per_shard: int) -> None:
     """Makes a store of so many shards of latents, all of one picture."""
     location = Location(url)
-    component.create_store(location)
+    creation.create_store(location)
     spec = codec.spec
     codecs.register_codec(location, spec, codec.tables.to_arrays(), codec.checkpoint_bytes)
     plan = make_plan(DATASET, SPLIT, _samples(shards * rows_per_shard), rows_per_shard)
     write_plan(location, plan)
     latents = latents_spec(spec, *plan.canvas, "int16")
-    component.create_component(location, plan, latents)
+    creation.create_component(location, plan, latents)
     encoded = encode_latents(codec, made_picture(0, SIDE, SIDE), measure_psnr=False)
     stats = {**encoded.stats, "image_sha256": "0" * 64}
     records = [[_record(*pair, stats) for pair in plan.in_shard(n)] for n in range(shards)]

@@ -10,7 +10,7 @@ import numpy as np
 
 import latent_store
 from latent_store.catalogue.rankings import Ranking, write_ranking
-from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.components.finalize import finalize
 from latent_store.components.labels import labels_spec
 from latent_store.components.ranked import ranked_spec
@@ -109,7 +109,7 @@ def _write(
     streams: Mapping[str, bytes],
 ) -> None:
     plan = latent_store.open(location.address)[SPLIT].plan
-    component.create_component(location, plan, spec)
+    creation.create_component(location, plan, spec)
     writer = ShardWriter(location, plan, spec)
     for shard in range(plan.num_shards):
         rows = [row for row, _ in plan.in_shard(shard)]

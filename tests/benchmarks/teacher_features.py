@@ -21,7 +21,7 @@ import torch
 
 from latent_store.catalogue import codecs
 from latent_store.codec import image_to_tensor, pad_image
-from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.components.features import STEM, teacher_spec
 from latent_store.components.finalize import finalize
 from latent_store.console import make_parser, progress, run_command
@@ -98,10 +98,10 @@ def _encode(
     teacher_id, channels = loaded.teacher_id, loaded.config.feature_channels
     plan = make_plan("cityscapes", split, samples, SAMPLES_PER_SHARD)
     spec = teacher_spec(teacher_id, *plan.canvas, channels, encoding)
-    component.create_store(location)
+    creation.create_store(location)
     write_plan(location, plan)
     codecs.register_teacher(location, teacher_id, teacher)
-    component.create_component(location, plan, spec)
+    creation.create_component(location, plan, spec)
     make = functools.partial(encode_features, location, teacher_id, STEM, encoding, "cpu")
     job = EncodeJob(
         store=location,

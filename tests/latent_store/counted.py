@@ -34,8 +34,6 @@ def count_fetches(monkeypatch: pytest.MonkeyPatch) -> Fetched:
     monkeypatch.setattr(
         Location,
         "zarr_store",
-        lambda location, *, read_only: CountedStore(
-            LocalStore(location.root, read_only=read_only), fetched
-        ),
+        lambda location: CountedStore(LocalStore(location.root, read_only=True), fetched),
     )
     return fetched

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from latent_store.catalogue import codecs
-from latent_store.components import base as component
-from latent_store.components import finalize
+from latent_store.components import creation, finalize
 from latent_store.components.latents import latents_spec
 from latent_store.components.writer import ShardWriter
 from latent_store.format.plan import ShardPlan, make_plan
@@ -47,7 +46,7 @@ def write_latents(
         dtype: Of ŷ.
     """
     location = Location(url)
-    component.create_store(location)
+    creation.create_store(location)
     codec = CodecSpec(
         codec_id="made",
         architecture="made",
@@ -60,7 +59,7 @@ def write_latents(
     plan = _plan(counts, samples_per_shard, size)
     write_plan(location, plan)
     spec = latents_spec(codec, *plan.canvas, dtype)
-    component.create_component(location, plan, spec)
+    creation.create_component(location, plan, spec)
     writer = ShardWriter(location, plan, spec)
     for shard in range(plan.num_shards):
         _write_shard(writer, shard, make_row)

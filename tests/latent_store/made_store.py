@@ -27,7 +27,7 @@ from latent_store.codec import (
     pack_stream,
     write_stream_file,
 )
-from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.components.features import teacher_spec
 from latent_store.components.finalize import finalize
 from latent_store.components.labels import labels_spec
@@ -81,7 +81,7 @@ def make_store(
     """
     url = root / "made.zarr"
     location = Location(url)
-    component.create_store(location)
+    creation.create_store(location)
     made = [_make_codec(*size, architecture) for size in sizes]
     _write_split(location, make_plan(DATASET, "val", _samples(2), SAMPLES_PER_SHARD), made[:1], 50)
     plan = make_plan(DATASET, "train", _samples(3, mended=False), SAMPLES_PER_SHARD)
@@ -197,7 +197,7 @@ def _write_ranked(location: Location, plan: ShardPlan, codec: Codec, seed: int) 
 
 
 def _write(location: Location, plan: ShardPlan, spec: ComponentSpec, rows: Rows) -> None:
-    component.create_component(location, plan, spec)
+    creation.create_component(location, plan, spec)
     writer = ShardWriter(location, plan, spec)
     for shard in range(plan.num_shards):
         made = {row: (sample, rows(row, sample)) for row, sample in plan.in_shard(shard)}

@@ -20,6 +20,7 @@ import zarr
 import latent_store
 from latent_store import cli
 from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.components.finalize import finalize
 from latent_store.components.labels import labels_spec
 from latent_store.components.writer import ShardWriter
@@ -93,12 +94,12 @@ def test_a_component_of_an_older_minor_version_is_gone_on_with(archived: Path) -
     location = Location(archived)
     plan = read_plan(location, "made", "train")
     spec = labels_spec(*plan.canvas)
-    component.create_component(location, plan, spec)
+    creation.create_component(location, plan, spec)
     group = component.open_component(location, plan.name, spec.key)
     assert component.noted(group)["encoding-version"] == schema.COMPONENT_VERSION == "1.3"
     edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": "1.9"}))
     with pytest.raises(IdentityError, match=r"encoding-version = '1\.9', this job would"):
-        component.create_component(location, plan, spec)
+        creation.create_component(location, plan, spec)
 
 
 @pytest.mark.parametrize("version", [5, "1.2.3", "1.", None])
@@ -107,7 +108,7 @@ def test_a_version_that_is_none_is_refused(archived: Path, version: object) -> N
     plan = read_plan(location, "made", "train")
     edit(archived, "made/train/labels", lambda a: seals.sealed({**a, "encoding-version": version}))
     with pytest.raises(FormatVersionError, match=r"made/train/labels is a Zarr group but no comp"):
-        component.create_component(location, plan, labels_spec(*plan.canvas))
+        creation.create_component(location, plan, labels_spec(*plan.canvas))
 
 
 def test_what_only_a_newer_version_notes_of_an_origin_is_ignored(archived: Path) -> None:
@@ -131,7 +132,7 @@ def test_shards_of_an_older_version_count_beside_new_ones(archived: Path) -> Non
     old = receipts.read_receipt(location, name, spec.key, 0)
     assert (old.origin, old.pictures_crc32c, old.fence) == ({}, None, None)
     assert before.record.pictures_crc32c is None
-    component.create_component(location, plan, spec)
+    creation.create_component(location, plan, spec)
     planes = {row: before.read([row])[0] for row in old.usable}
     with Lease(location, name, spec.key) as lease:
         writer = ShardWriter(location, plan, spec, lease.claim)

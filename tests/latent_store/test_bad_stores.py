@@ -20,6 +20,7 @@ from latent_store.format.plan import make_plan
 from latent_store.format.plan_files import write_plan
 from latent_store.shards import receipts
 from latent_store.shards.index import index_key
+from latent_store.storage.ages import age_seconds
 from latent_store.storage.lease import STALE_SECONDS, Lease
 from latent_store.storage.location import Location
 from latent_store.tools import verify as integrity
@@ -157,7 +158,7 @@ def test_a_stale_lease_of_an_object_store_is_taken_over(memory: Location) -> Non
         lease.__enter__()
     written = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=STALE_SECONDS + 5)
     fsspec.filesystem("memory").store[f"{memory.root}/{lease.key}"].modified = written
-    assert memory.age_seconds(lease.key) > STALE_SECONDS
+    assert age_seconds(memory, lease.key) > STALE_SECONDS
     with Lease(memory, SPLIT, "labels") as taken:
         assert json.loads(memory.read(taken.key))["token"] == taken.token
     assert not memory.exists(lease.key)
@@ -170,7 +171,7 @@ def test_a_lease_file_that_a_dead_process_left_is_taken_at_once(tmp_path: Path) 
         path = tmp_path / lease.key
         long_ago = path.stat().st_mtime - 10 * STALE_SECONDS
         os.utime(path, (long_ago, long_ago))
-        assert location.age_seconds(lease.key) > STALE_SECONDS
+        assert age_seconds(location, lease.key) > STALE_SECONDS
         with pytest.raises(LeaseHeldError, match=f"by process {os.getpid()} on .*end that process"):
             Lease(location, SPLIT, "labels").__enter__()
         left = path.read_bytes()

@@ -16,7 +16,7 @@ import pytest
 
 import latent_store
 from latent_store.catalogue.rankings import Ranking, write_ranking
-from latent_store.components.finalize import check_shards, component_tables
+from latent_store.components.checking import check_shards, component_tables
 from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.format.plan_files import read_plan, write_plan
 from latent_store.format.sample_lists import Samples

@@ -76,7 +76,7 @@ def test_opened_at_any_moment_of_an_append_it_shows_what_is_finished(
 
     looks = at_every_change(encoding(inputs), url, look)
     looks += at_every_change(reordering(), url, look)
-    assert looks > 100
+    assert looks > 80
     # Labels are finished first, then latents; the copy follows with its own job.
     assert seen == {(2, 2, 2), (3, 2, 2), (3, 3, 2), (3, 3, 3)}
     assert list(verify(Location(url))) == []

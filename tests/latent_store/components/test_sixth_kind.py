@@ -9,7 +9,7 @@ import pytest
 
 import latent_store
 from latent_store import cli
-from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.components.reader import ComponentReader, Rows
 from latent_store.components.registry import KINDS
 from latent_store.components.writer import ShardWriter
@@ -62,7 +62,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         dtype="int8",
     )
     plan = latent_store.open(url)[SPLIT].plan
-    component.create_component(Location(url), plan, depth_spec("lidar"))
+    creation.create_component(Location(url), plan, depth_spec("lidar"))
     write(url, 0)
     return url
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 import latent_store
-from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.components.features import teacher_spec
 from latent_store.components.finalize import finalize
 from latent_store.components.labels import labels_spec
@@ -87,7 +87,7 @@ def made_latents(row: int) -> np.ndarray:
 
 def write(url: Path, spec: ComponentSpec, make: Callable[[], dict[str, np.ndarray]]) -> None:
     location, plan = Location(url), latent_store.open(url)[SPLIT].plan
-    component.create_component(location, plan, spec)
+    creation.create_component(location, plan, spec)
     writer = ShardWriter(location, plan, spec)
     for shard in range(plan.num_shards):
         made = {row: make() for row, _ in plan.in_shard(shard)}

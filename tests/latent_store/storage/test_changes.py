@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latent_store.storage import groups
+from latent_store.storage import groups, small_groups
 from latent_store.storage.changes import told
 from latent_store.storage.local_files import atomic_path, write_atomically
 from latent_store.storage.location import Location
@@ -38,17 +38,16 @@ def test_whatever_is_written_or_removed_is_told(kind: str, tmp_path: Path) -> No
         location.write("a", b"1")
         assert location.create("b", b"2")
         assert not location.create("a", b"3")
-        group = groups.make_groups(location, "g")
-        array = group.create_array("x", shape=(4,), chunks=(2,), dtype="uint8", fill_value=0)
-        array[...] = np.array([1, 2, 0, 0], dtype=np.uint8)
-        array[:2] = 0
-        array.resize((8,))
+        groups.make_groups(location, "g")
+        small_groups.write(location, "g/h", {}, {"x": np.array([1, 2])}, {"x": ("n",)})
+        location.write_all({"g/y": b"1", "g/z": b"2"})
+        location.delete_all(["g/y", "g/none"])
         groups.update_attrs(location, "g", {"n": 1})
         groups.update_attrs(location, "g", {"n": 1})
         location.delete("b")
         location.delete_tree("g")
     told_of = " ".join(seen)
-    for name in ("a", "b", "g/zarr.json", "g/x/zarr.json", "g/x/c/0"):
+    for name in ("a", "b", "g/zarr.json", "g/h/x/zarr.json", "g/h/x/c/0", "g/y", "g/z"):
         assert name in told_of
     kept = location.sizes("")
     assert set(kept) == {"a", "zarr.json"}

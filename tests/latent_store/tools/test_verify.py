@@ -12,6 +12,7 @@ import pytest
 import latent_store
 from latent_store.components import base as component
 from latent_store.components import finalize
+from latent_store.components.checking import Closed
 from latent_store.format.plan_files import write_plan
 from latent_store.shards.index import index_key
 from latent_store.shards.receipts import finished_shards, receipt_key, receipt_prefix
@@ -125,7 +126,7 @@ def test_a_node_that_cannot_be_read_fails_once_and_components_are_closed(
     else:
         node.symlink_to(node.name)
     outcomes = list(finalize.finalize_all(Location(url)))
-    closed = [outcome for outcome in outcomes if isinstance(outcome, finalize.Closed)]
+    closed = [outcome for outcome in outcomes if isinstance(outcome, Closed)]
     assert [outcome.component for outcome in closed] == [KEY]
     (failed,) = (str(outcome) for outcome in outcomes if outcome not in closed)
     assert "the root" in failed

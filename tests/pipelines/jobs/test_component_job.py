@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 import latent_store
 from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.components.labels import labels_spec
 from latent_store.errors import JobFailedError, LatentStoreError, LeaseHeldError
 from latent_store.format.plan import ShardPlan, make_plan
@@ -67,7 +68,7 @@ class MarkJob(ComponentJob):
 def plan(tmp_path: Path) -> ShardPlan:
     """Five samples in shards of two, of a store that has nothing else."""
     location = Location(tmp_path / "s.zarr")
-    component.create_store(location)
+    creation.create_store(location)
     samples = [
         Sample(
             sample_id=f"s{number}",

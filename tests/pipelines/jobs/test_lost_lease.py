@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 import latent_store
-from latent_store.components import base as component
-from latent_store.components.finalize import covered, finalize
+from latent_store.components import creation
+from latent_store.components.checking import covered
+from latent_store.components.finalize import finalize
 from latent_store.components.ranked import ranked_spec
 from latent_store.components.writer import ShardWriter
 from latent_store.errors import (
@@ -72,7 +73,7 @@ def first_job(location: Location) -> ReorderJob:
     ranking = store.ranking(codec.codec_id, NAME)
     dtype = str(split.latents().array("y_hat").dtype)
     spec = ranked_spec(codec, NAME, ranking.order, ranking.cuts, split.plan.canvas, dtype)
-    component.create_component(location, covered(location, split.plan, spec.key), spec)
+    creation.create_component(location, covered(location, split.plan, spec.key), spec)
     return ReorderJob(store=location, split=SPLIT, threads=1, ranking=ranking, copy=spec)
 
 
