@@ -16,7 +16,7 @@ from latent_store.components.ranked import ranked_spec
 from latent_store.console import run_command
 from latent_store.storage.object_stores import open_location
 from latent_store.storage.remembering import RememberingLocation
-from latent_store.store import LatentStore, Split
+from latent_store.store import Split
 from pipelines.jobs.job_flags import make_job_parser, parse_flags
 
 DESCRIPTION = """
@@ -58,10 +58,10 @@ def _run(argv: Sequence[str] | None) -> int:
     from pipelines.jobs.reordering import ReorderJob
 
     location = RememberingLocation.of(open_location(flags.store))
-    store = LatentStore(location)
-    codec = store.codec(flags.codec)
     run_id, name = uuid4().hex, f"{flags.dataset}/{flags.split}"
     split = open_split(location, name, run_id)
+    store = split.store
+    codec = store.codec(flags.codec)
     ranking = store.ranking(codec.codec_id, flags.ranking)
     latents = open_latents(location, name, codec.codec_id, run_id)
     load_store_codec(location, codec.codec_id)  # one that cannot be used is told before the shards

@@ -13,7 +13,7 @@ import numpy as np
 
 from latent_store.errors import IdentityError, IntegrityError, MissingComponentError
 from latent_store.format.schema import CodecSpec
-from latent_store.storage import records, small_groups
+from latent_store.storage import groups, records, small_groups
 from latent_store.storage.location import CONTROL, Location
 from latent_store.storage.requests import md5_of
 
@@ -34,11 +34,12 @@ def register_codec(
     Raises:
         IdentityError: A codec of that id is there with another identity.
     """
-    if not is_registered(location, spec, tables, checkpoint):
-        location.write(checkpoint_key(spec.codec_id), checkpoint)
-        small_groups.write(
-            location, codec_path(spec.codec_id), spec.to_attrs(), tables, _dims(tables)
-        )
+    path = codec_path(spec.codec_id)
+    there = location.sizes(path)
+    if groups.metadata_key(path) in there and is_registered(location, spec, tables, checkpoint):
+        return
+    location.write(checkpoint_key(spec.codec_id), checkpoint)
+    small_groups.write(location, path, spec.to_attrs(), tables, _dims(tables), there)
 
 
 def is_registered(

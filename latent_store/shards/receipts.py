@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -253,6 +254,16 @@ def components_with_receipts(location: Location, split: str) -> set[str]:
 def finished_shards(location: Location, split: str, component: str) -> set[int]:
     """Returns the shards that have a receipt, from one listing, without checking them."""
     return {shard for _, _, shard in _found(location, receipt_prefix(split, component))}
+
+
+def finished_in(location: Location, split: str, components: Sequence[str]) -> dict[str, set[int]]:
+    """Returns `finished_shards` of each of some components, from one listing."""
+    found: dict[str, set[int]] = {component: set() for component in components}
+    common = os.path.commonpath([receipt_prefix(split, component) for component in components])
+    for _, component, shard in _found(location, common):
+        if component in found:
+            found[component].add(shard)
+    return found
 
 
 def _found(location: Location, prefix: str) -> Iterator[tuple[str, str, int]]:

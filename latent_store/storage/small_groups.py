@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +40,23 @@ def write(
     attrs: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     dims: Mapping[str, tuple[str, ...]],
+    there: Collection[str] | None = None,
 ) -> None:
     """Writes a group of small arrays that are read whole: a ranking, a codec's tables.
 
     Its attributes are sealed, written last, and hold the crc32c of each array's values.
+
+    Args:
+        location: The store.
+        path: The group.
+        attrs: Its attributes.
+        arrays: By name.
+        dims: The names of each array's dimensions.
+        there: The keys of what lies below the group, where they are known.
     """
     objects = made(path, arrays, dims)
     key, own = groups.metadata_key(path), tuple(f"{path}/{name}/" for name in arrays)
-    there = location.sizes(path)
+    there = location.sizes(path) if there is None else there
     if key in there:
         # First of all: what is half written has no attributes, and so does not count.
         location.delete(key)

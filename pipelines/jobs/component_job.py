@@ -142,7 +142,7 @@ class ComponentJob(ABC):
             JobFailedError: Shards are missing, or more rows failed than are tolerated.
         """
         self._require_leases()
-        done = {spec.key: self._finished(spec) for spec in self.components}
+        done = self._finished()
         arrays = {s.key: self._prepare(plan, s, empty=not done[s.key]) for s in self.components}
         kept = [self._forget(plan, spec, done[spec.key]) for spec in self.components]
         shards = [n for n in range(plan.num_shards) if not all(n in part for part in kept)]
@@ -237,8 +237,9 @@ class ComponentJob(ABC):
             self.store.delete(receipts.receipt_key(plan.name, spec.key, shard))
         return there.keys() - {*shards}
 
-    def _finished(self, spec: ComponentSpec) -> set[int]:
-        return receipts.finished_shards(self.store, self.split, spec.key)
+    def _finished(self) -> dict[str, set[int]]:
+        keys = [spec.key for spec in self.components]
+        return receipts.finished_in(self.store, self.split, keys)
 
     @contextlib.contextmanager
     def _progress(self, plan: ShardPlan, shards: Sequence[int]) -> Iterator[None]:
@@ -252,7 +253,7 @@ class ComponentJob(ABC):
         def finished() -> int:
             # These first: a shard that ends meanwhile has its receipt, and counts once.
             under_way = list(_UNDER_WAY.items())
-            done = set.intersection(*(self._finished(spec) for spec in self.components))
+            done = set.intersection(*self._finished().values())
             count = sum(pictures[shard] for shard in shards if shard in done)
             for (run, shard), rows in under_way:
                 if run == self.run_id and shard in pictures and shard not in done:

@@ -44,7 +44,7 @@ def _plan(store: Location, split: str, run_id: str) -> ShardPlan:
 
 @functools.lru_cache(maxsize=1)
 def _split(store: Location, split: str, run_id: str) -> Split:
-    return LatentStore(store)[split]
+    return Split(LatentStore(store), _plan(store, split, run_id))
 
 
 @functools.lru_cache(maxsize=1)

