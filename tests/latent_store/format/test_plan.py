@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latent_store.components import base as component
+from latent_store.components import creation
 from latent_store.errors import DatasetError, PlanMismatchError
 from latent_store.format.plan import ShardPlan, make_plan
 from latent_store.format.plan_files import from_record, read_plan, to_json, write_plan
@@ -49,7 +49,7 @@ def test_an_append_starts_at_a_new_shard_and_moves_nobody(first: int, size: int,
 def stored(plan: ShardPlan, version: str) -> ShardPlan:
     """Returns a plan as it is read from a store of that version of the format."""
     location = Location(f"memory://{uuid4().hex}")
-    component.create_store(location)
+    creation.create_store(location)
     groups.update_attrs(location, "", {"encoding-version": version})
     write_plan(location, plan)
     return read_plan(location, plan.dataset, plan.split)
