@@ -6,6 +6,7 @@ that a plan in force names is ever written over: a reader that opened the plan b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,11 +21,16 @@ from latent_store.format.sample_parts import PartRecord, SamplePart, cut_parts, 
 from latent_store.format.samples import Sample
 from latent_store.format.schema import is_of_major_1
 from latent_store.storage import groups, records
+from latent_store.storage.lease import LeaseClaim
+from latent_store.storage.local_files import LEFTOVER
 from latent_store.storage.location import CONTROL, Location
 from latent_store.storage.records import Count, Text
 
 LARGEST_PLAN = 2**31
 """In bytes, of the record: of version 1 some millions of samples."""
+_NAME = r"\d{6,}-[0-9a-f]{8}\.parquet"
+_PART = re.compile(rf"{_NAME}|\.{_NAME}{LEFTOVER}")
+"""The name of a part, and of what a killed process leaves of its writing."""
 _WHAT = "the shard plan"
 _REMEDY = (
     "restore plan.json from a copy of the store, or remove it and run encode-to-store again with "
@@ -79,10 +85,20 @@ def parts_prefix(dataset: str, split: str) -> str:
     return f"{CONTROL}/{dataset}/{split}/plan"
 
 
-def write_plan(location: Location, plan: ShardPlan) -> None:
+def write_plan(location: Location, plan: ShardPlan, claim: LeaseClaim | None = None) -> None:
     """Writes a split's plan; its lease is held.
 
     What the plan before it names stays, for those who opened it, until there is another one.
+
+    Args:
+        location: The store.
+        plan: The plan.
+        claim: The plan's lease, which is asked for before anything is removed, and again before the
+            plan is in force: another job may have removed what this one has written, or written
+            what this one would remove. None where nobody else can write.
+
+    Raises:
+        LeaseLostError: Another job writes the plan by now.
     """
     key = plan_key(plan.dataset, plan.split)
     try:
@@ -91,6 +107,8 @@ def write_plan(location: Location, plan: ShardPlan) -> None:
         there = b""
     root = groups.open_group(location)
     if root is not None and is_of_major_1(groups.attrs_of(root)):
+        if claim is not None:
+            claim.require()
         location.write(key, to_json(plan))
         return
     parts = {_part_key(plan, part.record): part for part in plan.samples.parts}
@@ -98,13 +116,20 @@ def write_plan(location: Location, plan: ShardPlan) -> None:
     if data == there:
         return
     known = {part.key for part in _parts_of(location, plan, there)}
-    for stray in location.sizes(parts_prefix(plan.dataset, plan.split)).keys() - parts - known:
+    prefix = parts_prefix(plan.dataset, plan.split)
+    there_now = [k for k in location.sizes(prefix) if _PART.fullmatch(k[len(prefix) + 1 :])]
+    strays = [name for name in there_now if name not in parts and name not in known]
+    if strays and claim is not None:
+        claim.require()
+    for stray in strays:
         location.delete(stray)
     fresh = parts.keys() - known
     for name in sorted(fresh):
         location.write(name, parts[name].data(), durable=False)
     if fresh:
         location.sync(fresh)
+    if claim is not None:
+        claim.require()
     location.write(key, data)
 
 

@@ -173,10 +173,9 @@ class Samples(Sequence[Sample]):
         return hashes[order], order
 
     def _hashes(self) -> np.ndarray:
-        hashes = np.empty(len(self), np.uint32)
-        for start, table in zip(self.starts, self.tables(), strict=False):
-            hashes[start : start + len(table)] = _hashed(table["sample_id"].to_pylist())
-        return hashes
+        # Room is made for what was read, not for what a record says.
+        parts = [_hashed(table["sample_id"].to_pylist()) for table in self.tables()]
+        return np.concatenate([np.zeros(0, np.uint32), *parts])
 
     def __getstate__(self) -> tuple[SamplePart, ...]:
         # Hashes of texts are a process's own.

@@ -98,7 +98,17 @@ class SamplePart:
 
     @classmethod
     def of(cls, table: pa.Table, first_row: int) -> SamplePart:
-        """Makes the part of a table's samples, of which `COLUMNS` are taken."""
+        """Makes the part of a table's samples, of which `COLUMNS` are taken.
+
+        Raises:
+            DatasetError: They take more than a part can have.
+        """
+        if table.nbytes + _ROW.type.byte_width * len(table) > LARGEST_PART:
+            raise DatasetError(
+                f"{len(table)} samples that the plan keeps together, one shard or some, take "
+                f"{table.nbytes} bytes, more than {LARGEST_PART}: encode into a new store with a "
+                "smaller `samples_per_shard=`, or shorten the paths of the pictures"
+            )
         rows = pa.array(np.arange(first_row, first_row + len(table)))
         columns = {_ROW.name: rows, **{name: table[name] for name in COLUMNS.names}}
         buffer = io.BytesIO()
@@ -129,7 +139,10 @@ class SamplePart:
         try:
             data = self.location.read(self.key, self.record.bytes)
         except FileNotFoundError:
-            raise IntegrityError(f"{self._name} is missing; {REMEDY}") from None
+            raise IntegrityError(
+                f"{self._name} is missing: if jobs have changed the plan since it was opened, open "
+                f"the split again; else {REMEDY}"
+            ) from None
         if len(data) != self.record.bytes or google_crc32c.value(data) != self.record.crc32c:
             raise IntegrityError(f"{self._name} does not have its crc32c: it was altered; {REMEDY}")
         return data
@@ -229,6 +242,7 @@ def _believed(data: bytes, record: PartRecord) -> pa.Table:
     table.validate(full=True)
     if len(table) != record.samples:
         raise ValueError(f"it has {len(table)} rows")
+    _require_room(table)
     columns = {name: _dense(table[name]) for name in wanted.names}
     table = pa.table(columns, schema=wanted).combine_chunks()
     table.validate(full=True)
@@ -237,17 +251,23 @@ def _believed(data: bytes, record: PartRecord) -> pa.Table:
 
 
 def _dense(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns a column without dictionaries, if that is not much longer than the file."""
-    if not pa.types.is_dictionary(column.type):
-        return column
+    """Returns a column without dictionaries."""
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def _require_room(table: pa.Table) -> None:
+    """Refuses texts that take much more than the file once they have no dictionaries any more."""
     length = 0
-    for chunk in column.chunks:
-        chunk.validate(full=True)
-        lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
-        length += pc.sum(lengths.take(chunk.indices)).as_py() or 0
-        if length > LARGEST_PART:
-            raise ValueError(f"its texts take more than {LARGEST_PART} bytes")
-    return column.cast(pa.string())
+    for column in table.select(_TEXTS).columns:
+        for chunk in column.chunks:
+            chunk.validate(full=True)
+            texts = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+            lengths = pc.binary_length(texts).cast(pa.int64())
+            if texts is not chunk:
+                lengths = lengths.take(chunk.indices)
+            length += pc.sum(lengths).as_py() or 0
+            if length > LARGEST_PART:
+                raise ValueError(f"its texts take more than {LARGEST_PART} bytes")
 
 
 def _require_limits(table: pa.Table) -> None:

@@ -132,7 +132,7 @@ class EncodeRequest:
         with lease:
             if self._found_plan() != self._settled_from:
                 self.plan = self._settled_plan()
-            write_plan(self.location, self.plan)
+            write_plan(self.location, self.plan, lease.claim)
 
     @property
     def codec_arrays(self) -> list[str]:

@@ -124,7 +124,11 @@ class EncodeJob(ComponentJob):
 def newly_listed(plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
     """Returns whether a row was left since a task's list had not its sample, and has it now."""
     lists = kind_of(spec.key).lists
-    return lambda record: record.status == NOT_LISTED and lists(plan.sample_at(record.row))
+
+    def listed(row: int) -> bool:
+        return plan.places_of([row])[0] >= 0 and lists(plan.sample_at(row))
+
+    return lambda record: record.status == NOT_LISTED and listed(record.row)
 
 
 def tell(make: Callable[[Picture], Encoded], picture: Picture) -> Encoded:

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from latent_store.components.base import create_store
-from latent_store.errors import DatasetError, IntegrityError
+from latent_store.errors import DatasetError, IntegrityError, LeaseLostError
 from latent_store.format.plan import make_plan
 from latent_store.format.plan_files import parts_prefix, read_plan, write_plan
 from latent_store.format.sample_lists import SAMPLES_A_PART, Samples
 from latent_store.format.sample_parts import COLUMNS, SamplePart, to_table
 from latent_store.format.samples import Sample
+from latent_store.storage.lease import Lease
 from latent_store.storage.location import Location
 from tests.latent_store.format.test_plan import samples
 
@@ -78,7 +79,10 @@ def test_a_shard_is_read_from_its_part_alone(tmp_path: Path) -> None:
     assert plan.in_shard(row // 4) == [(row + n, listed[row + n]) for n in range(4)]
     assert (plan.num_shards, plan.count_in(0)) == (2 * SAMPLES_A_PART // 4, 4)
     assert plan.pictures_crc32c([row]) == make_plan("m", "t", listed, 4).pictures_crc32c([row])
-    with pytest.raises(IntegrityError, match=f"{first.name} of the shard plan is missing; restore"):
+    with pytest.raises(
+        IntegrityError,
+        match=f"{first.name} of the shard plan is missing: .*open the split again; else",
+    ):
         plan.in_shard(0)
     last.write_bytes(last.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError, match=f"{last.name} of the shard plan does not have its"):
@@ -104,6 +108,48 @@ def test_what_a_plan_no_longer_names_stays_until_it_changes_again(tmp_path: Path
     assert [len(there) for there in names] == [1, 2, 2, 3]
     assert len(names[0] - names[1]) == 0
     assert len(names[1] - names[2]) == 1
+
+
+def test_files_of_others_beside_the_parts_stay(tmp_path: Path) -> None:
+    """Only parts that no plan names any more go, and what killed processes left of one."""
+    location, plan = Location(tmp_path / "s.zarr"), make_plan("made", "train", samples(4), 2)
+    create_store(location)
+    write_plan(location, plan)
+    folder = tmp_path / "s.zarr" / parts_prefix("made", "train")
+    there = {path.name for path in folder.iterdir()}
+    others = {"README.md", ".nfs0001", "000009-zzzzzzzz.parquet", "other/000009-0000000a.parquet"}
+    gone = {"000009-0000000a.parquet", ".000009-0000000b.parquet.0123abcd"}
+    for name in others | gone:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    write_plan(location, plan.extended(samples(6)))
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert found & (others | gone) == others
+    assert there < found
+
+
+def test_a_job_that_lost_its_lease_changes_no_plan_and_removes_no_part() -> None:
+    """What its successor wrote, and has not put in force, may be among what it would remove."""
+    location = Location(f"memory://{uuid4().hex}")
+    create_store(location)
+    plan = make_plan("made", "train", samples(4), 2)
+    write_plan(location, plan)
+    with Lease(location, "made/train", "plan") as lease:
+        longer = plan.extended(samples(6))
+        stray = f"{parts_prefix('made', 'train')}/000002-0000000a.parquet"
+        location.write(stray, b"of its successor")
+        with Lease(location, "made/train", "plan", steal=True):
+            with pytest.raises(LeaseLostError, match="made/train/plan was lost to process"):
+                write_plan(location, longer, lease.claim)
+            location.delete(stray)
+            with pytest.raises(LeaseLostError, match="made/train/plan was lost to process"):
+                write_plan(location, longer, lease.claim)
+            assert list(read_plan(location, "made", "train").samples) == samples(4)
+            location.write(stray, b"of its successor")
+    assert location.exists(stray)
+    with Lease(location, "made/train", "plan") as lease:
+        write_plan(location, longer, lease.claim)
+    assert list(read_plan(location, "made", "train").samples) == samples(6)
 
 
 def changed(**values: Any) -> bytes:
@@ -166,6 +212,19 @@ def test_a_long_text_that_all_rows_have_is_refused_before_it_is_laid_out() -> No
     with pytest.raises(IntegrityError, match="its texts take more than 268435456 bytes"):
         part_of(data, count).table()
     assert pa.total_allocated_bytes() - before < 2**26
+
+
+def test_texts_of_all_columns_together_have_a_limit() -> None:
+    """Of several columns, each below it; and a writer is told before it writes such a part."""
+    count, names = 2**14, ("label_uri", "image_uri", "boxes_uri")
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), ["x" * 6000])
+    data = written({**columns_of(count), **dict.fromkeys(names, text)})
+    with pytest.raises(IntegrityError, match="its texts take more than 268435456 bytes"):
+        part_of(data, count).table()
+    dense = text.cast(pa.string())
+    columns = {**columns_of(count), **dict.fromkeys(names, dense)}
+    with pytest.raises(DatasetError, match=r"16384 samples .* a smaller `samples_per_shard=`"):
+        SamplePart.of(pa.table(columns).select(COLUMNS.names), 0)
 
 
 def test_ids_of_two_samples_differ_in_all_of_a_plan() -> None:
