@@ -66,7 +66,7 @@ def _run(argv: Sequence[str] | None) -> int:
     latents = open_latents(location, name, codec.codec_id, run_id)
     load_store_codec(location, codec.codec_id)  # one that cannot be used is told before the shards
     # Where the latents are behind the plan, so is the copy: it follows when they have caught up.
-    plan = split.plan.up_to(latents.record.num_rows or 0)
+    plan = split.plan.require_whole().up_to(latents.record.num_rows or 0)
     canvas, dtype = split.plan.canvas, str(latents.array("y_hat").dtype)
     spec = ranked_spec(codec, ranking.ranking_id, ranking.order, ranking.cuts, canvas, dtype)
     with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease) as claims:

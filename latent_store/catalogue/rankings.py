@@ -309,7 +309,10 @@ def read_order_crc32c(location: Location, codec_id: str, ranking_id: str) -> int
     """
     attrs, remedy = _read_attrs(location, codec_id, ranking_id)
     path = rankings_path(codec_id, ranking_id)
-    return small_groups.values_crc32c(location, path, attrs, remedy)["order"]
+    values = small_groups.values_crc32c(location, path, attrs, remedy)
+    if "order" not in values:
+        raise IntegrityError(f"{location.url}: {path} has no order; {remedy}")
+    return values["order"]
 
 
 def order_crc32c(order: Sequence[int]) -> int:

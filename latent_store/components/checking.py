@@ -14,6 +14,7 @@ from latent_store.components.base import ComponentRecord
 from latent_store.console import describe_os_error
 from latent_store.errors import IntegrityError, LatentStoreError
 from latent_store.format.plan import ShardPlan
+from latent_store.format.plan_files import read_plan
 from latent_store.shards import index, receipts
 from latent_store.shards.receipts import Receipt, RowRecord
 from latent_store.storage import groups
@@ -60,6 +61,18 @@ def covered(location: Location, plan: ShardPlan, key: str) -> ShardPlan:
     """
     num_rows = _record_of(location, plan, key).num_rows
     return plan if num_rows is None else plan.up_to(num_rows)
+
+
+def as_it_is_now(location: Location, plan: ShardPlan) -> ShardPlan:
+    """Returns the rows of a plan that was read before, as the plan has them by now.
+
+    While a job ran, one of another component may have mended a picture, or listed its annotations.
+
+    Raises:
+        IntegrityError: The plan was altered or lost.
+    """
+    now = read_plan(location, plan.dataset, plan.split).up_to(plan.num_rows)
+    return plan if now.samples == plan.samples else now.require_whole()
 
 
 def _record_of(location: Location, plan: ShardPlan, key: str) -> ComponentRecord:

@@ -90,7 +90,7 @@ def judge(
         max_failures: As for `finalize`.
         on_shard: Likewise.
         claim: The component's lease, which is asked for before anything is removed.
-        plan: What the component's job covers, where that is known.
+        plan: What the component's job covers, of the plan as it is now, where that is known.
     """
     plan = plan or covered(location, read_plan(location, *split.split("/")).require_whole(), key)
     group = component.open_component(location, split, key)

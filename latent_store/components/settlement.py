@@ -20,8 +20,8 @@ def settle(location: Location, split: str, *keys: str) -> None:
 
     Tables that were kept for readers of their former states are removed. The metadata of the
     components, their split and the root is consolidated, which shows foreign readers what is
-    finished, and nothing else; this package never reads it. Jobs that finish at once take turns, so
-    that none overwrites the other's news.
+    finished, and nothing else; this package believes of it only what has a digest that a component
+    records. Jobs that finish at once take turns, so that none overwrites the other's news.
     """
     with shared_metadata(location):
         settle_held(location, split, keys, nodes_of(location))
@@ -100,7 +100,7 @@ def show(
     """
     try:
         consolidated.consolidate(location, path, nodes, attrs)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         # Zarr's own, which reads nodes of anybody's making here.
         raise IntegrityError(
             f"{location.url}: {path or 'the root'} cannot be shown to foreign readers, the "

@@ -117,7 +117,9 @@ def write_plan(location: Location, plan: ShardPlan, claim: LeaseClaim | None = N
         return
     known = {part.key for part in _parts_of(location, plan, there)}
     prefix = parts_prefix(plan.dataset, plan.split)
-    there_now = [k for k in location.sizes(prefix) if _PART.fullmatch(k[len(prefix) + 1 :])]
+    # Before the first plan there is nothing but what a killed job left of the same parts.
+    listed = location.sizes(prefix) if there or location.local_path is not None else {}
+    there_now = [k for k in listed if _PART.fullmatch(k[len(prefix) + 1 :])]
     strays = [name for name in there_now if name not in parts and name not in known]
     if strays and claim is not None:
         claim.require()

@@ -1,6 +1,7 @@
 """Consolidated metadata: the picture of a finished hierarchy that foreign readers open.
 
-This package never reads from it; it writes it, and compares it with what it is a picture of.
+This package writes it, and compares it with what it is a picture of. From an object store it takes
+the metadata of arrays out of it, to ask for less, where that has the digest that its group records.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.codec.numerics import torch_threads
 from latent_store.components import base as component
-from latent_store.components.checking import Closed
+from latent_store.components.checking import Closed, as_it_is_now
 from latent_store.components.creation import Arrays, create_component
 from latent_store.components.finalize import judge, seal
 from latent_store.components.writer import ShardWriter
@@ -150,6 +150,7 @@ class ComponentJob(ABC):
             if shards:
                 work = dataclasses.replace(self, arrays=arrays).write_shard
                 run_over_shards(self.verb.capitalize(), shards, work, options)
+        plan = as_it_is_now(self.store, plan)
         judged: list[tuple[Closed, LeaseClaim | None]] = []
         try:
             for key in [spec.key for spec in self.components]:

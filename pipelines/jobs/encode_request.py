@@ -290,7 +290,7 @@ class EncodeRequest:
             with contextlib.suppress(LatentStoreError):
                 group = self._open(LatentsReader.key_of(self.codec.spec.codec_id))
                 stored = read_metadata(self.location, f"{group.path}/y_hat")
-                return None if stored is None else str(stored["data_type"])
+                return None if stored is None else stored.get("data_type")
         return None
 
     def _latent_dtype(self, codec: Codec) -> str:
@@ -353,7 +353,7 @@ def _boxes_encoder(request: EncodeRequest) -> Encoder:
     with contextlib.suppress(LatentStoreError):
         path = f"{request.plan.name}/{BoxesReader.key_of()}"
         stored = read_metadata(request.location, f"{path}/boxes")
-        room = max(room, stored["shape"][1] if stored else 0)
+        room = max([room, *(stored or {}).get("shape", [])[1:2]])
     make = partial(encode_boxes, request.reader, room)
     spec = boxes_spec(room, request.reader.class_names)
     return Encoder(spec=spec, make=make, annotation=True)
@@ -375,7 +375,7 @@ def _outgrown(location: Location, group: zarr.Group, encoder: Encoder) -> bool:
     wanted = {f"{group.path}/{array.name}": array.shape for array in encoder.spec.arrays}
     stored = read_all_metadata(location, wanted)
     return any(
-        array is not None and tuple(array["shape"][1:]) != tuple(wanted[path])
+        array is not None and tuple(array.get("shape", [])[1:]) != tuple(wanted[path])
         for path, array in stored.items()
     )
 

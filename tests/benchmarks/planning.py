@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from latent_store.components.base import create_store
+from latent_store.components.creation import create_store
 from latent_store.console import Number, make_parser, run_command
 from latent_store.format.plan import ShardPlan
 from latent_store.format.plan_files import plan_key, read_plan, to_json

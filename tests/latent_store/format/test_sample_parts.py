@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from latent_store.components.base import create_store
+from latent_store.components.creation import create_store
 from latent_store.errors import DatasetError, IntegrityError, LeaseLostError
 from latent_store.format.plan import make_plan
 from latent_store.format.plan_files import parts_prefix, read_plan, write_plan

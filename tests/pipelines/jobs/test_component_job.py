@@ -111,6 +111,18 @@ def test_what_has_a_receipt_is_left_and_what_lacks_one_is_made(
     assert (attrs["first_mark"], attrs["max_failures"]) == (3, 0)
 
 
+def test_a_plan_that_changed_meanwhile_is_the_one_that_is_held_to(
+    job: MarkJob, plan: ShardPlan
+) -> None:
+    """Another component's job has mended a picture and added one, since this one began."""
+    first, *others = plan.samples
+    new = replace(first, sample_id="s5", image_uri="5.png")
+    listed = [replace(first, image_bytes=2), *others, new]
+    write_plan(job.store, plan.extended(listed, mended={"s0"}))
+    assert run(job, plan) == ["labels"]
+    assert marks(job) == [3] * 5
+
+
 def test_a_shard_that_cannot_be_made_does_not_stop_the_others(
     job: MarkJob, plan: ShardPlan
 ) -> None:
