@@ -136,7 +136,8 @@ def read_arrays(
     paths = {name: f"{path}/{name}" for name in record.values}
     parts = {n: [k for k in stored if k.startswith(f"{at}/c")] for n, at in paths.items()}
     for name, keys in parts.items():
-        _require_small(location, paths[name], max([0, *(stored[key] for key in keys)]), remedy)
+        # All are asked for at once.
+        _require_small(location, paths[name], sum(stored[key] for key in keys), remedy)
     keys = [*itertools.chain(*parts.values()), *map(groups.metadata_key, paths.values())]
     datas = location.read_all(keys, groups.LARGEST_METADATA)
     for name, at in paths.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,13 @@ from latent_store.catalogue.rankings import (
     make_cuts,
     order_channels,
     rankings_path,
+    read_order_crc32c,
     read_ranking,
     ties_at_cuts,
     write_ranking,
 )
-from latent_store.errors import RankingError
+from latent_store.errors import IntegrityError, RankingError
+from latent_store.storage import groups, small_groups
 from latent_store.storage.location import Location
 from latent_store.storage.seals import sealed
 from latent_store.views.summary import describe
@@ -157,3 +160,28 @@ def test_cuts_end_with_all_channels() -> None:
     assert make_cuts(None, 64) == (16, 32, 64)
     with pytest.raises(latent_store.LatentStoreError, match=r"\[500\]` is out of range"):
         make_cuts([500], 192)
+
+
+def test_a_sealed_ranking_without_an_order_is_one_error(tmp_path: Path) -> None:
+    location = Location(tmp_path / "s.zarr")
+    write_ranking(location, make_ranking([3, 1, 2]))
+    path = rankings_path("codec", "made")
+    attrs = groups.attrs_of(groups.open_group(location, path))
+    values = {name: digest for name, digest in attrs["values"].items() if name != "order"}
+    groups.update_attrs(location, path, sealed({**attrs, "values": values}))
+    with pytest.raises(IntegrityError, match="rankings/made has no order; derive it again"):
+        read_order_crc32c(location, "codec", "made")
+
+
+def test_objects_of_an_array_have_a_limit_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read at once, whatever the array's metadata says of them."""
+    location = Location(tmp_path / "s.zarr")
+    write_ranking(location, make_ranking([3, 1, 2]))
+    assert read_ranking(location, "codec", "made").order == (0, 2, 1)
+    monkeypatch.setattr(small_groups, "LARGEST_ARRAY", 2**12)
+    for number in range(1, 4):
+        location.write(f"{rankings_path('codec', 'made')}/order/c/{number}", bytes(2000))
+    with pytest.raises(IntegrityError, match=r"order takes 6\d\d\d bytes, more than the 4096"):
+        read_ranking(location, "codec", "made")
