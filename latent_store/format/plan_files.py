@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
@@ -21,10 +22,12 @@ from latent_store.format.sample_parts import PartRecord, SamplePart, cut_parts, 
 from latent_store.format.samples import Sample
 from latent_store.format.schema import is_of_major_1
 from latent_store.storage import groups, records
-from latent_store.storage.lease import LeaseClaim
 from latent_store.storage.local_files import LEFTOVER
 from latent_store.storage.location import CONTROL, Location
 from latent_store.storage.records import Count, Text
+
+if TYPE_CHECKING:  # Who reads loads no lease.
+    from latent_store.storage.lease import LeaseClaim
 
 LARGEST_PLAN = 2**31
 """In bytes, of the record: of version 1 some millions of samples."""
