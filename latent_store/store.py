@@ -169,7 +169,7 @@ class Split(Shown):
         ('cityscapes', 'train', 6)
         >>> split.labels().read([0]).shape
         (1, 128, 192)
-        >>> split[0].decode(channels=range(16)).shape  # the picture, of 16 channels
+        >>> split[0].decode(ranked="variance", keep=16).shape  # the picture of 16 channels
         (96, 150, 3)
     """
 
@@ -287,14 +287,18 @@ class Split(Shown):
         return self.latents(codec).read(rows, channels)
 
     def decode(
-        self, row: int | str, channels: Sequence[int] | None = None, codec: str | None = None
+        self,
+        row: int | str,
+        channels: Sequence[int] | None = None,
+        codec: str | None = None,
+        **first: Any,
     ) -> np.ndarray:
         """Returns the picture of a row, or of a sample's id, uint8 RGB `[height, width, 3]`, from
-        all channels of ŷ or from those numbered in `channels`; loads torch and the codec."""
+        all channels of ŷ, from those numbered in `channels`, or with `ranked="RANKING", keep=N`
+        from the first N of a ranking; loads torch and the codec."""
         row = self.row_of(row) if isinstance(row, str) else row
         decode = import_with_extra("latent_store.tools.decode", "codec")
-        picture_HWC: np.ndarray = decode.decode_row(self, row, channels, codec)
-        return picture_HWC
+        return np.asarray(decode.decode_row(self, row, channels, codec, **first))
 
     def common_rows(self, *readers: ComponentReader, views: bool = False) -> np.ndarray:
         """Returns the rows that every reader has, ascending int64; stored views only on request."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,7 +26,11 @@ class Readers(Protocol):
     def boxes(self) -> BoxesReader: ...
     def teacher(self, teacher_id: str | None = None) -> FeaturesReader: ...
     def decode(
-        self, row: int | str, channels: Sequence[int] | None = None, codec: str | None = None
+        self,
+        row: int | str,
+        channels: Sequence[int] | None = None,
+        codec: str | None = None,
+        **first: Any,
     ) -> np.ndarray: ...
 
 
@@ -71,9 +75,11 @@ class StoredSample(Shown):
         features_CHW: np.ndarray = reader.read([self.row])[0]
         return features_CHW[:, :height, :width]
 
-    def decode(self, channels: Sequence[int] | None = None, codec: str | None = None) -> np.ndarray:
-        """Returns the picture, uint8 RGB [H, W, 3], from all channels or those numbered."""
-        return self.split.decode(self.row, channels, codec)
+    def decode(
+        self, channels: Sequence[int] | None = None, codec: str | None = None, **first: Any
+    ) -> np.ndarray:
+        """Returns the picture, uint8 RGB [H, W, 3], as `Split.decode` does."""
+        return self.split.decode(self.row, channels, codec, **first)
 
     def _headline(self) -> str:
         size = f"{self.sample.height}x{self.sample.width}"

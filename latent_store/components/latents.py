@@ -138,9 +138,10 @@ class LatentsReader(ComponentReader):
         wanted: Numbers = range(self.channels)
         if channels is not None:
             wanted = tuple(map(int, channels))
-            if wanted and not 0 <= min(wanted) <= max(wanted) < self.channels:
+            if wrong := sorted({n for n in wanted if not 0 <= n < self.channels}):
+                named = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
                 raise MissingComponentError(
-                    f"{self.key} has channels 0 to {self.channels - 1}, not {sorted(wanted)}"
+                    f"{self.key} has channels 0 to {self.channels - 1}, not {named}"
                 )
         stored = self._read("y_hat", rows, (wanted,), window)
         return self.record.codec.from_stored(stored)

@@ -23,7 +23,7 @@ from latent_store.codec.streams import decode_z
 from latent_store.codec.symbols import indexes_crc32c, symbols_crc32c
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
-from latent_store.errors import MissingComponentError
+from latent_store.errors import MissingComponentError, RankingError
 from latent_store.format.schema import HYPER_STRIDE, LATENT_STRIDE
 from latent_store.store import Split
 from latent_store.views.panels import strip
@@ -90,28 +90,60 @@ def decode_stream(codec: Codec, stream: StreamFile, name: str) -> DecodedPicture
 
 
 def decode_row(
-    split: Split, row: int, channels: Sequence[int] | None = None, codec_id: str | None = None
+    split: Split,
+    row: int,
+    channels: Sequence[int] | None = None,
+    codec_id: str | None = None,
+    *,
+    ranked: str | None = None,
+    keep: int | None = None,
 ) -> np.ndarray:
     """Decodes the stored ŷ of one row to pixels: what its stream decodes to, or a part of it.
 
     Args:
         channels: Channel numbers; the other channels are zero. None for all.
         codec_id: Needed where the store has several codecs.
+        ranked, keep: A ranking and how many of its first channels, in place of numbers.
 
     Returns:
         uint8 RGB `[height, width, 3]` at the original size.
 
     Raises:
-        LatentStoreError: The row is not usable, or the codec is missing; names the remedy.
+        LatentStoreError: The row is not usable, there are no such channels, or the codec is
+            missing; names the remedy.
     """
     latents = split.latents(codec_id)
+    if ranked is not None or keep is not None:
+        channels = _first_channels(split, latents, channels, ranked, keep)
+    elif isinstance(channels, int):
+        raise RankingError(
+            f"`channels=` are numbers of channels, e.g. [3, 5], not how many; got {channels}: for "
+            "the most important ones give `ranked=` and `keep=`"
+        )
     codec = codec_from_store(split.store, latents.spec.codec_id)
     y_hat_CHW = latents.read([row])[0]
     if channels is not None:
-        y_hat_CHW[np.setdiff1d(np.arange(len(y_hat_CHW)), channels)] = 0
+        kept_CHW = latents.read([row], channels)[0]
+        y_hat_CHW = np.zeros_like(y_hat_CHW)
+        y_hat_CHW[list(channels)] = kept_CHW
     ((coded_height, coded_width),) = (split.coded_sizes([row]) // LATENT_STRIDE).tolist()
     y_hat_CHW = y_hat_CHW[:, :coded_height, :coded_width]
     return _reconstruct(codec, y_hat_CHW, *split.sizes([row])[0].tolist())
+
+
+def _first_channels(
+    split: Split,
+    latents: LatentsReader,
+    channels: Sequence[int] | None,
+    ranked: str | None,
+    keep: int | None,
+) -> tuple[int, ...]:
+    if channels is not None or ranked is None or keep is None:
+        raise RankingError(
+            "the first channels of a ranking are `ranked=` and `keep=` together, and no "
+            f"`channels=`; got ranked={ranked!r}, keep={keep}, channels={channels}"
+        )
+    return split.store.ranking(latents.spec.codec_id, ranked).channels(keep)
 
 
 def _reconstruct(codec: Codec, y_hat_CHW: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -178,7 +178,7 @@ def test_windows_that_are_not_one_a_row_and_of_one_size_are_refused(url: Path) -
 
 def test_a_channel_that_there_is_not_is_refused(url: Path) -> None:
     latents = latent_store.open(url)[SPLIT].latents()
-    with pytest.raises(MissingComponentError, match=r"has channels 0 to 39, not \[3, 40\]"):
+    with pytest.raises(MissingComponentError, match=r"has channels 0 to 39, not 40$"):
         latents.read([0], [3, 40])
 
 

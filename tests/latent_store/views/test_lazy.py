@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import latent_store
-from latent_store.errors import IntegrityError, MissingComponentError
+from latent_store.errors import IntegrityError, MissingComponentError, RankingError
 from latent_store.storage.location import Location
 from latent_store.tools.decode import CodedSample, decode_stream
 from latent_store.views import usable_rows
@@ -239,6 +239,17 @@ def test_pictures_decode_from_all_channels_or_some(tiny_store: TinyStore) -> Non
     assert few.shape == (HEIGHT, WIDTH, 3)
     assert few.dtype == np.uint8
     np.testing.assert_array_equal(few, decoded(16))
+    np.testing.assert_array_equal(few, split.decode(2, ranked=RANKING, keep=16))
+    np.testing.assert_array_equal(few, split[2].decode(ranked=RANKING, keep=16))
+    for wrong in ([192], [-1], range(300)):
+        with pytest.raises(MissingComponentError, match="has channels 0 to 191, not"):
+            split.decode(2, channels=wrong)
+    with pytest.raises(RankingError, match=r"numbers of channels, .* not how many; got 16"):
+        split.decode(2, channels=16)
+    with pytest.raises(RankingError, match="`ranked=` and `keep=` together"):
+        split.decode(2, keep=16)
+    with pytest.raises(RankingError, match="1 to 192"):
+        split.decode(2, ranked=RANKING, keep=300)
 
 
 def test_an_unknown_component_is_refused_by_name(tiny_store: TinyStore) -> None:
