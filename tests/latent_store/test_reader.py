@@ -208,8 +208,8 @@ def test_no_store_and_foreign_stores_are_refused(tmp_path: Any) -> None:
 
 def test_a_newer_major_version_is_refused_with_the_remedy(copied_store: TinyStore) -> None:
     group = zarr.open_group(copied_store.url, mode="r+", use_consolidated=False)
-    group.attrs.update({"encoding-version": "2.0"})
-    with pytest.raises(FormatVersionError, match=r"version 2\.0, this library reads 1\.3; install"):
+    group.attrs.update({"encoding-version": "3.0"})
+    with pytest.raises(FormatVersionError, match=r"version 3\.0, this library reads 2\.0; install"):
         latent_store.open(copied_store.url)
 
 
