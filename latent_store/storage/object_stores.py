@@ -89,7 +89,8 @@ def _require_free(location: Location) -> None:
     """Refuses an address at which something else than a store lies.
 
     Raises:
-        LatentStoreError: It is a file, or a folder of other things.
+        LatentStoreError: It is a file, or a folder of other things; in an object store, objects
+            beside it are let be.
     """
     try:
         names = list_folder(location.fs, location.root)
@@ -99,13 +100,18 @@ def _require_free(location: Location) -> None:
         ) from None
     if names.keys() & {METADATA, CONTROL}:
         return
-    # What begins with a dot was left by systems; a new disk begins with a folder of its own.
-    folders = sorted(name for name, is_folder in names.items() if is_folder)
-    others = [name for name in folders if not name.startswith(".") and name != "lost+found"]
-    if others:
+    # What begins with a dot was left by systems, or by a killed job; a new disk begins with a
+    # folder of its own, and tools of object stores mark folders with objects.
+    local = location.local_path is not None
+    strangers = (
+        (not is_folder, name)
+        for name, is_folder in names.items()
+        if (is_folder or local) and not name.startswith(".") and name != "lost+found"
+    )
+    for is_file, name in sorted(strangers)[:1]:
         raise LatentStoreError(
-            f"{location.url} is no latent store but has a folder {others[0]}; give `store=` a "
-            "new or empty folder"
+            f"{location.url} is no latent store but has a {'file' if is_file else 'folder'} {name};"
+            " give `store=` a new or empty folder"
         )
 
 

@@ -20,6 +20,7 @@ from latent_store import cli
 from latent_store.errors import DatasetError
 from latent_store.format.plan import make_plan
 from latent_store.storage.location import CONTROL, Location
+from latent_store.storage.object_stores import open_location
 from pipelines import encode
 from pipelines.datasets.base import read_labels
 from pipelines.datasets.cityscapes import TRAIN_IDS, Cityscapes
@@ -151,6 +152,10 @@ def test_pipes_sockets_and_devices_are_failed_rows_and_never_waited_for(
 def test_what_is_no_store_is_not_written_into(root: Path, tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/notes.txt").write_text("mine")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/.zarr.json.0123abcd").touch()
     before = sorted(tmp_path.rglob("*"))
     for name in ("file", "pipe"):
         line = fails(encode.main, args(root, tmp_path / name))
@@ -158,7 +163,11 @@ def test_what_is_no_store_is_not_written_into(root: Path, tmp_path: Path, fails:
     line = fails(encode.main, args(root, root))
     assert f"{root} is no latent store but has a folder " in line
     assert line.endswith("; give --store a new or empty folder")
+    line = fails(encode.main, args(root, tmp_path / "plain"))
+    assert f"{tmp_path / 'plain'} is no latent store but has a file notes.txt; give --store" in line
     assert sorted(tmp_path.rglob("*")) == before
+    # What a job left that was killed at its first write.
+    assert open_location(tmp_path / "begun", free=True).local_path == tmp_path / "begun"
 
 
 def test_a_plan_waits_for_headers_that_it_lacks(root: Path) -> None:
