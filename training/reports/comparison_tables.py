@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from latent_store.catalogue.rankings import Agreement, Ranking, compare_rankings
@@ -45,8 +47,7 @@ def differences_section(analysis: Analysis) -> Section:
     codecs = list(dict.fromkeys(d.point.codec_name for d in analysis.differences))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for found in analysis.differences:
-        ends = found.interval and f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
-        text = f"{found.score:+.4f}{ends or ''} at {100 * found.rate:.0f} %"
+        text = f"{_signed(found)} at {100 * found.rate:.0f} %"
         cells.setdefault((found.test, found.anchor), {})[found.point.codec_name] = text
     rows = [(*pair, *(row.get(codec, "-") for codec in codecs)) for pair, row in cells.items()]
     note = (
@@ -145,13 +146,60 @@ def saving_words(saved: Saved) -> str:
     return f"{found.test} saves at least {percent(least)} of the rate{_percents(saved.at_least)}"
 
 
+def doubt_words(saved: Saved, analysis: Analysis) -> str:
+    """Returns what is said in place of a bound that the choice of images may explain; else nothing.
+
+    A bound rests on the test's score being no lower. At one codec the paired difference tells
+    whether that is more than chance; across codecs, the share of draws that have the bound.
+    """
+    found, images = saved.found, analysis.images
+    if found.bound is None or images is None:
+        return ""
+    count, rate = images.times_DS.shape[1], f"{100 * (1 - found.bound.at_least):.0f} % of the rate"
+    for difference in analysis.differences:
+        pair = (difference.anchor, difference.test) == (found.anchor, found.test)
+        if pair and math.isclose(difference.rate, 1 - found.bound.at_least) and difference.interval:
+            if difference.interval.low > 0:
+                return ""
+            return (
+                f"{found.test} shows no difference in {analysis.metric} that {count} images can "
+                f"tell ({_signed(difference)}) at {rate}"
+            )
+    share = saved.at_least.share if saved.at_least else 0.0
+    if share >= _RARELY:
+        return ""
+    return (
+        f"{found.test} reaches the same {analysis.metric} at {rate} in only {100 * share:.0f} % of "
+        f"draws of the {count} images"
+    )
+
+
+def chance_line(analysis: Analysis) -> str:
+    """Returns how many seeds and images the findings rest on, and what intervals leave out."""
+    seeds = Counter((p.label, p.codec_id) for p in analysis.points).values()
+    images = [len(p.samples) for p in analysis.points]
+    line = f"{_counted(seeds, 'seed')}, {_counted(images, 'image')}: "
+    if analysis.images is None:
+        return f"{line}no intervals, as {analysis.why_no_intervals}."
+    return f"{line}intervals are of the choice of images; chance in training is not in them."
+
+
 def difference_words(found: Difference) -> str:
     """Returns a difference at one codec as a sentence without its end."""
-    ends = found.interval and f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
     return (
-        f"At one codec {found.test} scores {found.score:+.4f}{ends or ''} at "
-        f"{100 * found.rate:.0f} % of its rate"
+        f"At one codec {found.test} scores {_signed(found)} at {100 * found.rate:.0f} % of its rate"
     )
+
+
+def _signed(found: Difference) -> str:
+    ends = found.interval and f" [{found.interval.low:+.4f}, {found.interval.high:+.4f}]"
+    return f"{found.score:+.4f}{ends or ''}"
+
+
+def _counted(numbers: Collection[int], noun: str) -> str:
+    """Returns the least and the largest number, and what they count."""
+    least, most = min(numbers), max(numbers)
+    return f"{least if least == most else f'{least} to {most}'} {noun}{'s' if most > 1 else ''}"
 
 
 def _saving_row(saved: Saved) -> tuple[str, ...]:

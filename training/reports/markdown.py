@@ -175,12 +175,8 @@ def verdict(analysis: Analysis) -> list[str]:
     rate = f"{points[best].bpp:.4f} bpp"
     lines = [f"Best {metric}: {points[best].score:.4f} at {rate}, by {analysis.names[best]}."]
     stated = [s for s in analysis.saved if s.found.largest is not None]
-    for anchor in dict.fromkeys(s.found.anchor for s in stated):
-        saved = max((s for s in stated if s.found.anchor == anchor), key=_largest)
-        if _largest(saved) > 0:
-            lines.append(f"Against {anchor}, {comparison_tables.saving_words(saved)}.")
-        else:
-            lines.append(f"Against {anchor} nothing saves rate at equal {metric}.")
+    anchors = dict.fromkeys(s.found.anchor for s in stated)
+    lines += [f"Against {anchor}{_most_saved(analysis, anchor, stated)}." for anchor in anchors]
     for anchor in dict.fromkeys(s.found.anchor for s in analysis.saved):
         found = {s.found.test: s.found for s in analysis.saved if s.found.anchor == anchor}
         if all(f.note for f in found.values()):
@@ -190,7 +186,7 @@ def verdict(analysis: Analysis) -> list[str]:
             lines.append(f"Against {anchor} {comparison_tables.NOT_STATED}: {note}.")
             if nearest is not None:
                 lines[-1] += f" {comparison_tables.difference_words(nearest)}."
-    return [*lines, *filter(None, [constant_line(points)])]
+    return [*lines, comparison_tables.chance_line(analysis), *filter(None, [constant_line(points)])]
 
 
 def what_was_measured(points: Sequence[Point], setting: ReportSetting) -> str:
@@ -255,6 +251,16 @@ def notes(points: Sequence[Point], setting: ReportSetting) -> list[str]:
             f"{task.annotations.component}."
         )
     return lines
+
+
+def _most_saved(analysis: Analysis, anchor: str, stated: Sequence[Saved]) -> str:
+    """Returns what saves most against an anchor; a bound only where it is no chance of images."""
+    against = [s for s in stated if s.found.anchor == anchor and _largest(s) > 0]
+    told = {id(s): comparison_tables.doubt_words(s, analysis) for s in against}
+    best = max([s for s in against if not told[id(s)]] or against, key=_largest, default=None)
+    if best is None:
+        return f" nothing saves rate at equal {analysis.metric}"
+    return f", {told[id(best)] or comparison_tables.saving_words(best)}"
 
 
 def _largest(saved: Saved) -> float:

@@ -258,12 +258,45 @@ def test_the_verdict_comes_first_and_names_what_saves_most():
     pixel = at_rate("pixel (trained on raw)", 770, 0.4, domain="pixel", selection="none")
     weak, strong = at_rate("static-32", 370, 0.45, keep=32), at_rate("static-16", 70, 0.5)
     analysis = analyse([pixel, weak, strong])
-    best, against, _ = markdown.verdict(analysis)
+    best, against, chance, _ = markdown.verdict(analysis)
     assert best == "Best mIoU: 0.5000 at 0.5000 bpp, by static-16."
     assert against == (
         "Against pixel (trained on raw), static-16 saves at least 87.5 % of the rate."
     )
     assert markdown.markdown(analysis, SETTING).split("\n\n")[1:3] == [best, against]
+    assert chance.startswith("1 seed, 1 image: no intervals, as a single image")
+
+
+def test_the_verdict_states_a_bound_only_where_the_images_can_tell():
+    none = measured("no gate", make_images(0.7, rate=200), selection="none", keep=None)
+    for accuracy, certain in ((0.705, False), (0.9, True)):
+        ours = measured("static-16", make_images(accuracy, rate=90, noise=1))
+        analysis = analyse([none, ours])
+        (saved,), (difference,) = analysis.saved, analysis.differences
+        assert saved.found.bound is not None
+        low, high = difference.interval.low, difference.interval.high
+        assert (low > 0) is certain
+        _, against, chance, *_ = markdown.verdict(analysis)
+        doubt = f"that 40 images can tell ({difference.score:+.4f} [{low:+.4f}, {high:+.4f}]) at 45"
+        assert ("Against no gate, static-16 saves at least 55" in against) is certain
+        assert (f"shows no difference in mIoU {doubt} % of the rate." in against) is not certain
+        assert chance == (
+            "1 seed, 40 images: intervals are of the choice of images; chance in training is not "
+            "in them."
+        )
+
+
+def test_a_bound_across_codecs_that_few_draws_have_is_no_saving():
+    other = "bmshj2018-hyperprior-89abcdef"
+    none = measured("no gate", make_images(0.7, rate=200), selection="none", codec_id=other)
+    for accuracy, certain in ((0.705, False), (0.9, True)):
+        analysis = analyse([none, measured("static-16", make_images(accuracy, rate=90, noise=1))])
+        (saved,) = analysis.saved
+        share = saved.at_least.share
+        assert (share >= 0.95) is certain
+        against = markdown.verdict(analysis)[1]
+        assert ("saves at least" in against) is certain
+        assert (f"in only {100 * share:.0f} % of draws of the 40" in against) is not certain
 
 
 def test_networks_that_learned_nothing_are_named():
