@@ -159,8 +159,10 @@ def _run(argv: Sequence[str] | None) -> int:
     # They load torch, which parsing needs not.
     from pipelines.jobs.component_job import leased
     from pipelines.jobs.encode_request import EncodeRequest
+    from pipelines.jobs.encoding import tell_of_same_pictures
 
     request = EncodeRequest(flags)
+    tell_of_same_pictures(request.location, request.plan)
     if flags.dry_run:
         from pipelines.jobs.dry_run import describe_request
 

@@ -3,6 +3,7 @@ made of: plain functions, one a component, bound to what they need."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -23,13 +26,14 @@ from latent_store.codec.pictures import image_to_tensor, pad_image, psnr, tensor
 from latent_store.codec.streams import encode_y, encode_z
 from latent_store.components.features import STEM
 from latent_store.components.registry import kind_of
-from latent_store.errors import DatasetError, IntegrityError
+from latent_store.errors import DatasetError, IntegrityError, LatentStoreError
 from latent_store.format.feature_encoding import FeatureEncoding
 from latent_store.format.plan import ShardPlan
+from latent_store.format.plan_files import read_plan
 from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
-from latent_store.storage.location import Location
+from latent_store.storage.location import CONTROL, Location
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
 from training.networks.backbones import find_backbone
@@ -119,6 +123,33 @@ class EncodeJob(ComponentJob):
         """Makes failed rows again, and those that the task's list has by now."""
         is_new = newly_listed(plan, spec)
         return lambda record: record.status == FAILED or is_new(record)
+
+
+def tell_of_same_pictures(location: Location, plan: ShardPlan) -> None:
+    """Warns where a split that is not in the store yet has pictures that another one there has:
+    names and lengths of their files are the same, as of a folder that is read whole for each.
+    """
+    splits = location.folders(f"{CONTROL}/{plan.dataset}")
+    for split in splits if plan.split not in splits else ():
+        with contextlib.suppress(LatentStoreError):
+            there = read_plan(location, plan.dataset, split)
+            # All of it is read only where its first is among them.
+            first, listed = there.samples[0].image_uri, plan.samples.tables()
+            if all(pc.index(table["image_uri"], first).as_py() < 0 for table in listed):
+                continue
+            own, others = (set().union(*map(_files, p.samples.tables())) for p in (plan, there))
+            if not own & others:
+                continue
+            _LOG.warning(
+                "%d of %d pictures of %s are those of %s: a network that learns from one has seen "
+                "the other's; give each split pictures of its own",
+                *(len(own & others), len(own), plan.name, there.name),
+            )
+
+
+def _files(table: pa.Table) -> set[tuple[str, int]]:
+    columns = (table[name].to_pylist() for name in ("image_uri", "image_bytes"))
+    return {(uri, length) for uri, length in zip(*columns, strict=True) if uri}
 
 
 def newly_listed(plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:

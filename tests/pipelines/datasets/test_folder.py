@@ -256,3 +256,31 @@ def test_one_picture_in_sixteen_is_measured_unless_all_are_asked_for(
         latents = latent_store.open(url)["folder/train"].latents()
         measured[flags] = np.isfinite(latents.quality(range(17))["psnr"]).nonzero()[0].tolist()
     assert list(measured.values()) == [[0, 16], list(range(17)), []]
+
+
+def test_a_split_of_pictures_that_another_one_has_is_told(
+    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, serial: None
+) -> None:
+    root, other, url = tmp_path / "photos", tmp_path / "other", tmp_path / "s.zarr"
+    for seed in range(3):
+        for folder, size in ((root, (64, 64)), (other, (96, 128))):
+            folder.mkdir(exist_ok=True)
+            write_picture(folder / f"{seed}.jpg", seed, size)
+    args = arguments(inputs, root, url, "--psnr", "none")
+    val = [word if word != "train" else "val" for word in args]
+
+    def told(*words: str) -> list[str]:
+        caplog.clear()
+        assert encode.main([*words]) == 0
+        return [record.message for record in caplog.records if "pictures of" in record.message]
+
+    assert told(*args, "--max_samples", "2") == []
+    assert told(*args) == []
+    # Names alone are not it: each root has a 0.jpg.
+    elsewhere = [word if word != str(root) else str(other) for word in val]
+    assert told(*elsewhere, "--dry_run") == []
+    expected = (
+        "3 of 3 pictures of folder/val are those of folder/train: a network that learns from one "
+        "has seen the other's; give each split pictures of its own"
+    )
+    assert [told(*val, "--dry_run"), told(*val), told(*val)] == [[expected], [expected], []]
