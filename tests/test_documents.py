@@ -95,20 +95,21 @@ def test_two_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "photos").mkdir()
-    for number in range(1, 4):
+    folders = dict.fromkeys(range(1, 4), tmp_path / "photos/train")
+    folders |= dict.fromkeys(range(4, 6), tmp_path / "photos/val")
+    for number, folder in folders.items():
+        folder.mkdir(parents=True, exist_ok=True)
         image_HWC = render_scene(0, number, 64, 96).image_HWC
-        Image.fromarray(image_HWC).save(tmp_path / f"photos/IMG_{number:04}.jpg")
+        Image.fromarray(image_HWC).save(folder / f"IMG_{number:04}.jpg")
     monkeypatch.chdir(tmp_path)
-    commands = of_page("docs/own_data.md", "photos")
-    for command in commands:
+    for command in of_page("docs/own_data.md", "photos"):
         run_command(command, "maps")
     assert read_image(tmp_path / "16.png").shape == (64, 96, 3)
     # Masks beside them, and the same command again.
     (tmp_path / "photos/classes.txt").write_text("\n".join(CITYSCAPES_CLASSES))
-    for number in range(1, 4):
+    for number, folder in folders.items():
         labels_HW = render_scene(0, number, 64, 96).label_ids_HW % len(CITYSCAPES_CLASSES)
-        Image.fromarray(labels_HW).save(tmp_path / f"photos/IMG_{number:04}.mask.png")
-    for command in [commands[0], *of_page("docs/own_data.md", "masks")]:
+        Image.fromarray(labels_HW).save(folder / f"IMG_{number:04}.mask.png")
+    for command in of_page("docs/own_data.md", "masks"):
         run_command(command, "maps")
     assert (tmp_path / "evaluation/report.md").exists()
