@@ -1,42 +1,113 @@
 """Interruptions of a run before its end: SIGTERM, Ctrl-C, or a loss that is not finite."""
 
 import contextlib
+import os
 import signal
+import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from latent_store.errors import JobFailedError
 from training.trainer.ranks import Ranks
 
+_ECHO_SECONDS = 1.0
+"""Within these a second SIGTERM is the first one's echo, by a process group and by what runs it."""
+_GRACE_SECONDS = 5.0
+"""What a step that no Python runs in may take on after a second signal."""
+_AT_ONCE = "interrupted at once; go on from the last save with the same command and --resume"
+_NOTICES = {
+    signal.SIGINT: "stopping after this step; Ctrl-C once more to stop at once",
+    signal.SIGTERM: "stopping after this step; SIGTERM once more to stop at once",
+}
+
 
 @contextlib.contextmanager
-def until_stopped() -> Iterator[list[int]]:
+def until_stopped(*, speaks: bool = True) -> Iterator[list[int]]:
     """Yields a list to which SIGTERM and Ctrl-C are added, so that the step under way is saved.
 
-    A second Ctrl-C interrupts at once. A signal that the process was started to ignore stays so.
+    The same signal once more stops at once: it raises, and where nothing of Python runs that could
+    be interrupted, the process ends a few seconds later. A signal that the process was started to
+    ignore stays so.
+
+    Args:
+        speaks: Whether the first signal is answered on stderr at once.
     """
     asked: list[int] = []
-
-    def remember(number: int, _: object) -> None:
-        if number == signal.SIGINT and number in asked:
-            raise KeyboardInterrupt("interrupted at once; go on from the last save with --resume")
-        asked.append(number)
-
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals are the main thread's matter
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
+    before = {number: signal.getsignal(number) for number in _NOTICES}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    since = time.monotonic()
+
+    def remember(number: int, _: object) -> None:
+        nonlocal since
+        if _is_second(number, asked, since):
+            raise (KeyboardInterrupt if number == signal.SIGINT else JobFailedError)(_AT_ONCE)
+        since = since if asked else time.monotonic()
+        asked.append(number)
+
+    with _answered(heard, speaks=speaks):
+        for number in heard:
             signal.signal(number, remember)
+        try:
+            yield asked
+        finally:
+            for number in heard:
+                signal.signal(number, before[number])
+
+
+def _is_second(number: int, earlier: Sequence[int], since: float) -> bool:
+    echo = number == signal.SIGTERM and time.monotonic() - since < _ECHO_SECONDS
+    return number in earlier and not echo
+
+
+@contextlib.contextmanager
+def _answered(numbers: Sequence[int], *, speaks: bool) -> Iterator[None]:
+    """Answers signals from a thread of its own.
+
+    A handler runs only once the main thread is back in Python, which a backward pass on a CPU may
+    keep it from for a minute.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(0)  # as `signal.set_wakeup_fd` asks for
+    over = threading.Event()
+
+    def answer() -> None:
+        earlier: list[int] = []
+        since = 0.0
+        while arrived := ours.recv(1):
+            number = arrived[0]
+            if number not in numbers:
+                continue
+            if _is_second(number, earlier, since):
+                if not over.wait(_GRACE_SECONDS):
+                    tqdm.write(_AT_ONCE, file=sys.stderr)
+                    os._exit(128 + number)
+                return
+            if not earlier:
+                since = time.monotonic()
+                if speaks:
+                    tqdm.write(_NOTICES[signal.Signals(number)], file=sys.stderr)
+            earlier.append(number)
+
+    thread = threading.Thread(target=answer, name="signals", daemon=True)
+    thread.start()
+    former = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
-        yield asked
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(former)
+        over.set()
+        theirs.close()  # what has arrived is still answered
+        thread.join()
+        ours.close()
 
 
 class LossWatch:

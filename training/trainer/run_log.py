@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -208,20 +209,29 @@ class Clock:
 
 
 class Forecast:
-    """Says once, after the first steps, how long the rest takes; beyond a day it is a warning."""
+    """Says once, after the first steps, how long the rest takes; beyond a day it is a warning.
+
+    Where the first step takes long by itself, it is said then what steps like it would take.
+    """
 
     least_seconds, least_steps = 20.0, 20
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._first, self._began = device, 0, 0.0
-        self._told = False
+        self._told, self._start = False, math.inf
+
+    def begin(self) -> None:
+        """Starts the clock of a sitting's first step, which also loads and compiles."""
+        self._start = time.perf_counter()
 
     def tell(self, done: int, total: int) -> None:
         """Counts a step of a run; the first one of a sitting begins the clock."""
         now = time.perf_counter()
         steps = done - self._first
         if self._told or not self._began:
-            self._first, self._began = (self._first, self._began) if self._told else (done, now)
+            if not self._told:
+                self._first, self._began = done, now
+                self._tell_first(now - self._start, total - done)
             return
         if now - self._began < self.least_seconds and steps < self.least_steps:
             return
@@ -238,6 +248,14 @@ class Forecast:
             )
         elif rest > SHORT_SECONDS:
             _LOG.info("%s", text)
+
+    def _tell_first(self, seconds: float, left: int) -> None:
+        if seconds >= self.least_seconds and left * seconds > SHORT_SECONDS:
+            _LOG.info(
+                "the first step took %.3g s, loading included; at most %s for the %d that are "
+                "left, and the next steps tell more",
+                *(seconds, in_words(left * seconds), left),
+            )
 
 
 def _drop_later(path: Path, done: Mapping[str, int]) -> None:

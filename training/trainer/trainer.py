@@ -123,11 +123,13 @@ class Trainer:
                 self.files.close(self.state)
             return self._result({})
         exact = algorithms(deterministic=self.config.deterministic)
-        with exact, until_stopped() as asked, self._opened_log() as log, self._bar() as bar:
+        stop = until_stopped(speaks=self.ranks.first)
+        with exact, stop as asked, self._opened_log() as log, self._bar() as bar:
             if self.over and self.meters.counts:
                 self.end_epoch(log)  # the run was saved after its last step
             elif self._validation_due():
                 self._validate(log)  # or before it
+            self.forecast.begin()
             while not self.over:
                 batches = iter(self.loader)
                 for group in self.clock.timed(_in_groups(batches, self.config.accumulate)):
@@ -334,7 +336,8 @@ class Trainer:
             stopped = KeyboardInterrupt if by_hand else JobFailedError
             raise stopped(
                 f"stopped by {'Ctrl-C' if by_hand else 'SIGTERM'} after step {self.state.step} of "
-                f"{self.total_steps}; everything is saved in {self.files.path}: go on with --resume"
+                f"{self.total_steps}; everything is saved in {self.files.path}: go on with the "
+                "same command and --resume"
             )
 
     def save(self) -> None:

@@ -40,3 +40,30 @@ def test_a_forecast_is_told_once(
     assert text in caplog.text
     if level == "WARNING":
         assert "a smaller --preset or --backbone, fewer --epochs or --max_steps" in caplog.text
+
+
+def test_a_first_step_that_takes_long_is_told_of_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    forecast = Forecast(torch.device("cpu"))
+    forecast.begin()
+    told = []
+    with caplog.at_level(logging.INFO):
+        for step in (1, 2, 3):
+            now[0] += 72
+            forecast.tell(step, 101)
+            told.append(len(caplog.records))
+    assert told == [1, 2, 2]
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("the first step took 72 s, loading included; at most 2.0 h for the 100")
+    assert second.startswith("at 72 s a step the 99 steps that are left take about 2.0 h on cpu")
+
+
+def test_a_quick_first_step_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    forecast = Forecast(torch.device("cpu"))
+    forecast.begin()
+    with caplog.at_level(logging.INFO):
+        forecast.tell(1, 10**9)
+    assert not caplog.records

@@ -7,6 +7,9 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from training.tasks.registry import build_network
 from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
 from training.trainer import checkpoints
 from training.trainer.checkpoints import load_network
+from training.trainer.interruptions import until_stopped
 from training.trainer.job import TrainerConfig
 from training.trainer.run_folder import RESUME_FILE, FitResult, RunFiles, RunFolder, RunState
 from training.trainer.run_log import Clock, Meters
@@ -235,9 +239,11 @@ def test_ctrl_c_saves_the_step_under_way_and_names_what_goes_on(
     task = _Interrupting(make_task(), 2, signal.SIGINT)
     config = make_config(epochs=2)
     assert run_command("train", lambda: fit(task, MadeLoader(), config, tmp_path).step) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == (
+    told = capsys.readouterr().err
+    assert told.count("stopping after this step; Ctrl-C once more to stop at once") == 1
+    assert told.splitlines()[-1] == (
         f"train: error: stopped by Ctrl-C after step 2 of 6; everything is saved in {tmp_path}: "
-        "go on with --resume"
+        "go on with the same command and --resume"
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(LatentStoreError, match="holds a run already: go on with it with --resume"):
@@ -252,6 +258,30 @@ def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match="interrupted at once; go on from the last save"):
         fit(task, MadeLoader(), make_config(), tmp_path)
     assert not (tmp_path / RESUME_FILE).exists()
+
+
+def test_a_second_ctrl_c_ends_what_no_python_interrupts() -> None:
+    command = [sys.executable, "-c", _DEAF]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert "stopping after this step" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert "interrupted at once; go on from the last save" in process.stderr.read()
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def test_sigterm_twice_stops_at_once_and_its_echo_does_not(tmp_path: Path) -> None:
+    task = _Interrupting(make_task(), 2, signal.SIGTERM, signal.SIGTERM)
+    with pytest.raises(JobFailedError, match="stopped by SIGTERM after step 2 of 3; everything is"):
+        fit(task, MadeLoader(), make_config(epochs=1), tmp_path)
+    with until_stopped() as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked == [signal.SIGTERM]
+        time.sleep(1.1)
+        with pytest.raises(JobFailedError, match="interrupted at once; go on from"):
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
@@ -275,6 +305,20 @@ def test_a_runs_configuration_holds_neither_paths_nor_credentials(tmp_path: Path
     files = RunFiles(tmp_path / "a.pt", tmp_path / "log", config=given, free=frozenset())
     shown = {"store": "s3://bucket/s.zarr", "data_root": "data", "data": "pictures"}
     assert files.config == {**given, **shown, "init_from": "last.pt"}
+
+
+_DEAF = """
+import signal, sys
+from training.trainer import interruptions
+
+interruptions._GRACE_SECONDS = 0.3
+with interruptions.until_stopped():
+    # As in a long backward pass: handlers wait until Python runs again.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    sys.stderr.write("begun\\n")
+    while True:
+        signal.pause()
+"""
 
 
 class _Interrupting:
