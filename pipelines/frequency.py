@@ -149,11 +149,10 @@ def _describe(ranking: Ranking) -> str:
         edge = ranking.score[ranking.order[cut - 1]], ranking.score[ranking.order[cut]]
         ties = ranking.tied_at_cut[cut]
         state = f"undetermined ({ties} tied)" if ties else "decided"
-        lines.append(f"  N = {cut:<4} score {edge[0]:.6g} | {edge[1]:.6g}   {state}")
+        scores = f"the last channel kept scores {edge[0]:.6g}, the first left out {edge[1]:.6g}"
+        lines.append(f"  N = {cut:<4} {scores}: {state}")
     if ranking.halves is not None:
-        lines.append(
-            f"  {rankings.describe_agreement(ranking.halves)} between halves of the samples"
-        )
+        lines.append(f"  both halves of the samples: {rankings.describe_agreement(ranking.halves)}")
     lines.append(f"  first 16: {' '.join(str(c) for c in ranking.order[:16])}")
     return "\n".join(lines)
 

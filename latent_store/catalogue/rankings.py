@@ -212,14 +212,17 @@ def compare_rankings(first: Ranking, second: Ranking) -> Agreement:
 
 
 def describe_agreement(found: Agreement) -> str:
-    """Returns one line, e.g. `Spearman 0.981, Kendall 0.902; shared of the first 16: 15`."""
+    """Returns one line, e.g. `Spearman 0.981, Kendall 0.902; agree on 15 of the first 16`."""
     correlations = [
         f"{name} {'undefined' if value is None else f'{value:.3f}'}"
         for name, value in (("Spearman", found.spearman), ("Kendall", found.kendall))
     ]
-    shared = [f"{n}: {count}" for n, count in found.shared.items()]
+    first = next(iter(found.shared), None)
+    shared = [
+        f"{count} of {'the first ' if n == first else ''}{n}" for n, count in found.shared.items()
+    ]
     text = ", ".join(correlations)
-    return f"{text}; shared of the first {', '.join(shared)}" if shared else text
+    return f"{text}; agree on {', '.join(shared)}" if shared else text
 
 
 def rankings_path(codec_id: str, ranking_id: str = "") -> str:

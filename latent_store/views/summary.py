@@ -32,7 +32,7 @@ def describe(store: LatentStore) -> str:
             lines += [f"    N = {n}: undetermined ({count} tied)" for n, count in tied.items()]
             if ranking.halves is not None:
                 found = describe_agreement(ranking.halves)
-                lines.append(f"    {found} between halves of the samples")
+                lines.append(f"    both halves of the samples: {found}")
         for first, second in itertools.combinations(known, 2):
             found = describe_agreement(compare_rankings(first, second))
             lines.append(f"  rankings {first.ranking_id} and {second.ranking_id}: {found}")

@@ -30,7 +30,7 @@ from training.trainer.assembly import require_batch_norm
 from training.trainer.initialise import start_from_pretrained, unfold_pretrained
 from training.trainer.job import NONE, TrainerConfig
 from training.trainer.ranks import ALONE, Ranks
-from training.trainer.run_folder import FitResult, RunFolder, holds_run
+from training.trainer.run_folder import FitResult, RunFolder, holds_run, tell_where_none
 from training.trainer.trainer import Trainer
 from training.trainer.validation import Validator
 
@@ -52,6 +52,7 @@ def train_teacher(
     Raises:
         LatentStoreError: The data root lacks something, or the flags contradict each other.
     """
+    tell_where_none(output, resume=resume)
     reader = open_dataset(teacher)
     samples, held = _parts(reader, teacher.split, teacher.hold_out or ())
     config = _network_config(teacher, reader)

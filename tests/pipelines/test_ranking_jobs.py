@@ -115,11 +115,16 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float(stats.spearmanr(first.round(6), second.round(6)).statistic)
 
 
-def test_entropy_and_random_rank_all_channels(copied_store: TinyStore) -> None:
+def test_entropy_and_random_rank_all_channels(
+    copied_store: TinyStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = latent_store.open(copied_store.url)
     for method, seed in (("entropy", 0), ("random", 5)):
         args = ranking_args(copied_store, "--method", method, "--ranking", method)
         assert frequency.main([*args, "--seed", str(seed)]) == 0
+    said = capsys.readouterr().out
+    assert "the last channel kept scores" in said
+    assert "  both halves of the samples: Spearman" in said
     codec_id = store.codec().codec_id
     entropy, random = (store.ranking(codec_id, name) for name in ("entropy", "random"))
     latents = store["cityscapes/train"].latents()

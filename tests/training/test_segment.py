@@ -77,6 +77,7 @@ def test_maps_and_bytes_are_those_of_the_evaluation(
         assert found[row]["bpp"] == pytest.approx(8 * counted / (height * width))
     assert len(np.unique(map_HW)) > 1
     out = capsys.readouterr().out
+    assert " header (not in bpp) " in out
     assert "camera, milliseconds" in out
     assert "server, milliseconds" in out
 

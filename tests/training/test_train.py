@@ -150,6 +150,16 @@ def test_a_static_network_reads_only_its_chunks(
 
 
 # Six steps are saved; the next epoch has seven to nine.
+def test_where_no_run_is_resume_says_so_first(
+    tiny_store: TinyStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = arguments(tiny_store, tmp_path / "typo", "--resume", "--split", "nowhere")
+    assert train.main(words) == 2
+    said = f"{tmp_path / 'typo'} holds no run to go on with: --resume begins one"
+    assert caplog.messages[0] == said
+
+
 KILLED = """
 import os, signal, sys
 from training import train
@@ -168,7 +178,7 @@ sys.exit(train.main(sys.argv[1:]))
 
 
 def test_killed_and_resumed_it_ends_as_if_undisturbed(
-    tiny_store: TinyStore, tmp_path: Path
+    tiny_store: TinyStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     more = ["--selection", "dynamic", "--max_steps", 12, "--checkpoint_epochs", 2, "--log_steps", 1]
     assert train.main(arguments(tiny_store, tmp_path / "whole", *more)) == 0
@@ -179,6 +189,7 @@ def test_killed_and_resumed_it_ends_as_if_undisturbed(
     assert (parted / "resume.pt").exists()
     assert not (parted / "last.safetensors").exists()
     assert train.main([*arguments(tiny_store, parted, *more), "--resume"]) == 0
+    assert "holds no run" not in caplog.text
     assert (parted / "last.pt").read_bytes() == (tmp_path / "whole/last.pt").read_bytes()
     assert [r["loss"] for r in records(parted, "step")] == [
         r["loss"] for r in records(tmp_path / "whole", "step")
@@ -219,7 +230,10 @@ def test_a_signal_to_the_process_group_saves_and_names_what_goes_on(
     assert process.returncode == status
     (line,) = [line for line in errors.splitlines() if "error" in line]
     assert line.startswith(f"train-from-store: error: {told}")
-    assert line.endswith(f"; everything is saved in {run}: go on with --resume")
+    assert line.endswith(
+        f"; everything is saved in {run}: go on with the same command and --resume"
+    )
+    assert errors.count("stopping after this step; ") == 1
     assert "Traceback" not in errors
     step = load_network(run / "last.pt").meta["step"]
     assert step >= 1

@@ -29,7 +29,7 @@ from training.trainer import computed_start, initialise
 from training.trainer.checkpoints import LoadedNetwork, load_network
 from training.trainer.job import FREE, FRESH, NONE, Job, ModelConfig, TrainerConfig
 from training.trainer.ranks import ALONE, Ranks
-from training.trainer.run_folder import FitResult, RunFolder
+from training.trainer.run_folder import FitResult, RunFolder, tell_where_none
 from training.trainer.trainer import SETTLING_BATCHES, Trainer
 from training.trainer.validation import Validator
 
@@ -61,6 +61,7 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         LatentStoreError: If the flags contradict each other or the store lacks what they ask for;
             see `Trainer.fit` for what can happen later.
     """
+    tell_where_none(job.output, resume=job.resume)
     config, task = job.trainer, find_task(job.model.task)
     require_batch_norm(task, job.loader, config)
     inputs = find_inputs(job)

@@ -294,6 +294,12 @@ def holds_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (FINISHED_FILE, RESUME_FILE))
 
 
+def tell_where_none(folder: Path, *, resume: bool) -> None:
+    """Says where `--resume` finds nothing to go on with, and hence begins."""
+    if resume and not holds_run(folder):
+        _LOG.info("%s holds no run to go on with: --resume begins one", folder)
+
+
 def _is_filled(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 

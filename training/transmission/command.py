@@ -95,11 +95,13 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
 
 def _tables(sent: Sequence[Mapping[str, Any]]) -> str:
     """Returns bytes and milliseconds for a terminal."""
-    header = ("picture", "size", "channels", "hyper", "y", "mask", "header", "file", "bpp")
+    parts = ("hyper", "y", "mask", "header", "file")
+    heads = ("header (not in bpp)" if part == "header" else part for part in parts)
+    header = ("picture", "size", "channels", *heads, "bpp")
     rows = [
         (
             *(numbers["name"], f"{numbers['width']}x{numbers['height']}", str(numbers["channels"])),
-            *(str(numbers["bytes"][part]) for part in header[3:8]),
+            *(str(numbers["bytes"][part]) for part in parts),
             f"{numbers['bpp']:.4f}",
         )
         for numbers in sent

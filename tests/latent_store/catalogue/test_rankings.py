@@ -99,7 +99,7 @@ def test_rankings_of_two_codecs_are_not_compared():
 
 def test_agreement_is_one_line():
     found = Agreement(spearman=0.98765, kendall=None, shared={16: 15, 32: 30})
-    text = "Spearman 0.988, Kendall undefined; shared of the first 16: 15, 32: 30"
+    text = "Spearman 0.988, Kendall undefined; agree on 15 of the first 16, 30 of 32"
     assert describe_agreement(found) == text
     assert describe_agreement(dataclasses.replace(found, shared={})) == text.split(";")[0]
 
@@ -117,8 +117,11 @@ def test_agreement_of_halves_is_stored_and_shown(copied_store: TinyStore):
     assert found.halves == halves
     location.delete_tree(rankings_path(codec_id, RANKING))
     text = describe(store)
-    assert "  rankings made and other: Spearman -0.866, Kendall -0.816; shared of the first" in text
-    assert "    Spearman 0.500, Kendall undefined; shared of the first 2: 1 between halves" in text
+    assert "  rankings made and other: Spearman -0.866, Kendall -0.816; agree on" in text
+    assert (
+        "    both halves of the samples: Spearman 0.500, Kendall undefined; agree on 1 of the"
+        in text
+    )
     assert "    N = 2: undetermined (2 tied)" in text
 
 
