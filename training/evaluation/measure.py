@@ -208,6 +208,7 @@ def _point(
         samples=tuple(samples),
         seed=evaluated.seed,
         task=split.task.name,
+        trained=evaluated.trained,
     )
 
 

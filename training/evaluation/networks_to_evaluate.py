@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from latent_store import LatentStore
@@ -33,6 +33,7 @@ class EvaluatedNetwork:
         spec: The codec.
         seed: Of the training run, where the checkpoint says it.
         stop: The confidence at which it asks for no further cut; None for a fixed `keep`.
+        trained: How long, see `Point`.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class EvaluatedNetwork:
     spec: CodecSpec
     seed: int | None
     stop: float | None = None
+    trained: dict[str, int] = field(default_factory=dict)
 
 
 def find_networks(
@@ -135,9 +137,18 @@ def _networks(
             spec=spec,
             seed=network.meta["train"].get("seed"),
             stop=stop,
+            trained=_trained(network),
         )
         for keep, stop in ways
     ]
+
+
+def _trained(network: LoadedNetwork) -> dict[str, int]:
+    meta, train = network.meta, network.meta["train"]
+    known = {name: meta[name] for name in ("step", "epoch")}
+    known |= {name: train.get(name) for name in ("epochs", "max_steps")}
+    # Of a file that no run wrote nothing is known.
+    return {name: value for name, value in known.items() if isinstance(value, int)} if train else {}
 
 
 def _require_one_task(loaded: Mapping[Path, LoadedNetwork]) -> None:

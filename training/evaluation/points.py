@@ -70,6 +70,8 @@ class Point:
         stop: The confidence at which a network for any N asked for no more; `keep` is None then.
         confusion: [K, K] pixels of each true class (rows) that the network says to be each class;
             None for tasks without, and in files from before it was kept.
+        trained: What the checkpoint says of its `step` and `epoch`, and of the run's `epochs` and
+            `max_steps`; without what it does not say.
     """
 
     key: str
@@ -102,6 +104,7 @@ class Point:
     more_scores: dict[str, float] = field(default_factory=dict)
     stop: float | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None
+    trained: dict[str, int] = field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -123,6 +126,17 @@ class Point:
     def pixels(self) -> int:
         """Original pixels of all images."""
         return sum(s.pixels for s in self.samples)
+
+    @property
+    def steps(self) -> str:
+        """The steps of its training, and of how many where that is not over; `-` if unknown."""
+        step, most = self.trained.get("step"), self.trained.get("max_steps")
+        if step is None:
+            return "-"
+        epoch, epochs = self.trained.get("epoch", 0), self.trained.get("epochs", 0)
+        if epoch >= epochs or (most is not None and step >= most):
+            return str(step)
+        return f"{step} of {most}" if most is not None else f"{step} ({epoch} of {epochs} epochs)"
 
     @property
     def floor(self) -> float:

@@ -65,8 +65,9 @@ def evaluate(
                 point = measure(split, evaluated, rows, keep)
             write_point(folder, point)
         # The file's name and the label may have changed since; the numbers have not.
-        name, seed = evaluated.path.name, evaluated.seed
-        points.append(dataclasses.replace(point, label=label, checkpoint=name, seed=seed))
+        name, seed, trained = evaluated.path.name, evaluated.seed, evaluated.trained
+        point = dataclasses.replace(point, label=label, checkpoint=name, seed=seed, trained=trained)
+        points.append(point)
     return points
 
 

@@ -92,15 +92,21 @@ def results(
 
 
 def console_table(analysis: Analysis) -> str:
-    """Returns the table for a terminal, columns aligned, without a trailing line break."""
-    return align([columns(analysis.points), *_rows(analysis)], _TEXT_COLUMNS)
+    """Returns the table for a terminal, columns aligned, without a trailing line break.
+
+    Columns that say nothing of any network are left out.
+    """
+    heads, rows = columns(analysis.points), _rows(analysis)
+    nothing = {head: {"-"} | ({"0.0000"} if head == "mask" else set()) for head in heads}
+    filled = [i for i, head in enumerate(heads) if {row[i] for row in rows} - nothing[head]]
+    return align([[row[i] for i in filled] for row in (heads, *rows)], _TEXT_COLUMNS)
 
 
 def columns(points: Sequence[Point]) -> tuple[str, ...]:
     """Returns the heads of the table's columns."""
     return (
         *("network", "codec", "channels", "bpp", "hyper", "y", "mask", "flush"),
-        *(points[0].metric, "95%", *points[0].more_scores, "permuted", "PSNR", "GMAC"),
+        *(points[0].metric, "95%", *points[0].more_scores, "permuted", "PSNR", "GMAC", "steps"),
     )
 
 
@@ -299,6 +305,7 @@ def _row(point: Point, name: str, found: Interval | None) -> tuple[str, ...]:
         "-" if point.permuted_score is None else f"{point.permuted_score:.4f}",
         "-" if point.psnr is None else f"{point.psnr:.2f}",
         f"{point.macs / 1e9:.2f}",
+        point.steps,
     )
 
 

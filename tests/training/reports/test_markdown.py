@@ -102,11 +102,39 @@ def test_console_table_shows_every_network_and_part():
     )  # fmt: skip
     text = markdown.console_table(analyse([dynamic, make_point(quality=2, psnr=None)]))
     lines = text.splitlines()
-    assert lines[0].split() == list(markdown.columns([dynamic]))
+    assert lines[0].split() == [
+        name for name in markdown.columns([dynamic]) if name not in ("95%", "steps")
+    ]
     assert "87.5 (80-95)" in lines[2]
     assert "0.0700" in lines[2]
     assert "(q2)" in lines[3]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_console_table_leaves_out_what_is_empty_for_all():
+    analysis = analyse([make_point(psnr=None), make_point("b", psnr=None, trained={"step": 7})])
+    heads = markdown.console_table(analysis).splitlines()[0].split()
+    assert heads[-2:] == ["GMAC", "steps"]
+    assert not {"permuted", "mask", "PSNR"} & set(heads)
+    assert {"permuted", "mask", "PSNR"} < set(markdown.columns(analysis.points))
+
+
+@pytest.mark.parametrize(
+    ("trained", "steps"),
+    [
+        ({}, "-"),
+        ({"step": 120, "epoch": 3, "epochs": 3}, "120"),
+        ({"step": 120, "epoch": 3, "epochs": 400, "max_steps": 120}, "120"),
+        ({"step": 63, "epoch": 1, "epochs": 400, "max_steps": 120}, "63 of 120"),
+        ({"step": 63, "epoch": 1, "epochs": 3}, "63 (1 of 3 epochs)"),
+    ],
+)
+def test_reports_say_how_long_a_network_was_trained(tmp_path, trained, steps):
+    point = make_point(trained=trained)
+    points.write_point(tmp_path, point)
+    assert points.read_point(tmp_path, point.key) == point
+    row = markdown.networks_section(analyse([point])).rows[0]
+    assert dict(zip(markdown.columns([point]), row, strict=True))["steps"] == steps
 
 
 def test_savings_pair_methods_with_what_they_are_meant_to_beat():
