@@ -69,8 +69,7 @@ class LatentStore(Shown):
         root = groups.read_metadata(location, "")
         if root is None:
             raise StoreNotFoundError(
-                f"no latent store at {location.url}: make one with encode-to-store "
-                f"`store={location.url}`"
+                f"no latent store at {location.url}: make one with encode-to-store"
             )
         is_group = root["node_type"] == "group"
         schema.check_format(root.get("attributes", {}) if is_group else {}, location.url)
@@ -184,9 +183,10 @@ class Split(Shown):
         if isinstance(key, str):
             row = self.row_of(key)
             return StoredSample(self, row, self.plan.sample_at(row))
-        place = range(len(self))[key]
-        row = int(self.plan.rows_at(np.array([place]))[0])
-        return StoredSample(self, row, self.plan.samples[place])
+        if not -len(self) <= key < len(self):
+            raise IndexError(f"{self.plan.name} has {len(self)} samples, 0 to {len(self) - 1}")
+        row = int(self.plan.rows_at(np.array([key % len(self)]))[0])
+        return StoredSample(self, row, self.plan.samples[key])
 
     def __iter__(self) -> Iterator[StoredSample]:
         return (self[place] for place in range(len(self)))

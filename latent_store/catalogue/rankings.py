@@ -350,11 +350,11 @@ def _unknown(location: Location, codec_id: str, ranking_id: str) -> str:
     if others:
         return (
             f"ranking {ranking_id!r} belongs to codec {others[0]}, not to {codec_id}: the same "
-            "channel number means something else there; derive one with channel-frequency "
-            f"`codec={codec_id}`"
+            "channel number means something else there; derive one of this codec with "
+            "channel-frequency"
         )
     known = ", ".join(list_rankings(location, codec_id)) or "none"
     return (
         f"codec {codec_id} has no ranking {ranking_id!r} (it has: {known}); derive it with "
-        f"channel-frequency `ranking={ranking_id}`"
+        "channel-frequency, or name another"
     )

@@ -180,8 +180,12 @@ class RankedReader(ComponentReader):
 
     def _cut(self, keep: int) -> int:
         if keep not in self.cuts:
+            most = len(self.record.order)
+            remedy = "add it with channel-frequency `keep=` and reorder-latents `overwrite=`"
+            if keep > most:
+                remedy = f"its codec has {most} channels"
             raise RankingError(
                 f"the scalable stream of {self.key} has cuts at {list(self.cuts)}, not at {keep}; "
-                "add it with channel-frequency `keep=` and reorder-latents `overwrite=`"
+                f"{remedy}"
             )
         return self.cuts.index(keep)

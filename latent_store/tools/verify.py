@@ -301,7 +301,8 @@ def _component_defects(
     if closed.defects:
         return
     if not complete:
-        yield Defect(where=where, what="every shard is whole, but it was not finalized")
+        what = "every shard is whole, but it was not finalized; run latent-store finalize"
+        yield Defect(where=where, what=what)
         return
     if component.pending(group):
         what = "more was begun than is finished, which is whole; run its job again"

@@ -109,17 +109,22 @@ def read_png(
         height, width = size or shape
         raise DatasetError(
             f"{uri} is {shape[0]}x{shape[1]}, its image is {height}x{width} (height x width): "
-            "masks have one label a pixel; restore it"
+            "masks have one label a pixel; correct it"
         )
     return mode, values
 
 
 def read_label_map(
-    location: Location, sample: Sample, ids: Collection[int], rule: str
+    location: Location,
+    sample: Sample,
+    ids: Collection[int],
+    rule: str,
+    remedy: str = "restore it",
 ) -> np.ndarray:
     """Reads a sample's labels as they are stored: uint8 `[H, W]`.
 
-    A label may have the values `ids`; `rule` says in words which these are.
+    A label may have the values `ids`; `rule` says in words which these are, and `remedy` what to do
+    about others.
 
     Raises:
         DatasetError: The file is missing, unreadable, no palette or greyscale PNG, of another
@@ -134,7 +139,7 @@ def read_label_map(
         )
     strange = np.setdiff1d(labels_HW, list(ids))
     if strange.size:
-        raise DatasetError(f"{uri} holds the value {strange[0]}: {rule}; restore it")
+        raise DatasetError(f"{uri} holds the value {strange[0]}: {rule}; {remedy}")
     return labels_HW
 
 

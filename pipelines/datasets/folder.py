@@ -144,7 +144,9 @@ class Folder(DatasetReader):
         """Reads a sample's mask, a palette or greyscale PNG whose values are class ids."""
         last = len(self.class_names) - 1
         rule = f"class ids are 0 to {last}, by {self.classes_uri}, and {IGNORE_LABEL} is ignored"
-        return read_label_map(self.data_root, sample, (*range(last + 1), IGNORE_LABEL), rule)
+        remedy = f"correct the mask, or add the class to {self.classes_uri}"
+        ids = (*range(last + 1), IGNORE_LABEL)
+        return read_label_map(self.data_root, sample, ids, rule, remedy)
 
     def read_boxes(self, sample: Sample) -> Boxes:
         """Reads a sample's objects, an XML file as VOC has them."""

@@ -154,7 +154,9 @@ def test_numbers_of_channels_that_no_stream_has(
 ) -> None:
     more = ["--channels", channels, "--output", str(tmp_path / "x.png")]
     stored = named(tiny_store, sample)
-    assert message in fails(cli.main, ["decode", *stored, *more])
+    line = fails(cli.main, ["decode", *stored, *more])
+    assert message in line
+    assert line.endswith("; its codec has 192 channels") == (channels == "200")
     assert message in fails(cli.main, ["decode", str(exported), *OF_FILE, *more])
     assert message in fails(cli.main, ["export", *stored, *more])
     assert not (tmp_path / "x.png").exists()

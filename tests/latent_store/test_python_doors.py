@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import re
 from pathlib import Path
@@ -31,8 +32,9 @@ def test_a_store_is_its_splits_and_a_split_its_samples(tiny_store: TinyStore, sp
     first, last = split[0], split[-1]
     assert (first.row, last.row) == (0, TRAIN - 1)
     assert split[first.sample_id] == first
-    with pytest.raises(IndexError):
-        split[TRAIN]
+    for outside in (TRAIN, -TRAIN - 1):
+        with pytest.raises(IndexError, match=f"train has {TRAIN} samples, 0 to {TRAIN - 1}$"):
+            split[outside]
     with pytest.raises(StoreNotFoundError, match=r"has no sample 'x' \(its first is"):
         split["x"]
 
@@ -81,10 +83,12 @@ def test_html_has_every_line_and_no_markup_of_names(split: Split) -> None:
     html = split.latents()._repr_html_()
     assert html.count("<tr>") == len(split.latents().record.arrays)
     assert "<summary>Arrays (" in html
-    names = split.plan.samples[0]
-    object.__setattr__(names, "image_uri", "<script>")
-    assert "&lt;script&gt;" in split[0]._repr_html_()
-    assert "<script>" not in split[0]._repr_html_()
+    first = split[0]
+    named = dataclasses.replace(
+        first, sample=dataclasses.replace(first.sample, image_uri="<script>")
+    )
+    assert "&lt;script&gt;" in named._repr_html_()
+    assert "<script>" not in named._repr_html_()
 
 
 def test_what_cannot_be_read_is_said_where_it_would_be_shown(copied_store: TinyStore) -> None:

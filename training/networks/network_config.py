@@ -14,6 +14,7 @@ from latent_store.errors import CheckpointError, LatentStoreError
 from latent_store.storage import records
 from latent_store.storage.records import Name
 from training.networks.backbones import ENTRIES, find_backbone
+from training.own_code import is_own
 from training.selection.registry import find_selection
 
 if TYPE_CHECKING:
@@ -144,4 +145,6 @@ class NetworkConfig:
                 f"the network has settings that this version does not know: {names}; "
                 "update the package"
             )
+        if isinstance(place := values.get("backbone"), str) and is_own(place):
+            find_backbone(place)  # What is wrong with it is mended there, not by training again.
         return records.typed(cls, values, "the network's shape", "train it again")

@@ -114,6 +114,24 @@ def test_what_cannot_be_read_now_is_named_and_kept(make: Callable[..., Path]) ->
     assert list(verify(Location(url))) == []
 
 
+def test_what_is_whole_but_not_finalized_names_what_does_it(
+    make: Callable[..., Path],
+) -> None:
+    location = Location(make())
+    groups.update_attrs(location, f"{SPLIT}/{KEY}", {"complete": False})
+    (defect,) = verify(location)
+    assert defect.what == (
+        "every shard is whole, but it was not finalized; run latent-store finalize"
+    )
+    assert [type(outcome) for outcome in finalize.finalize_all(location)] == [Closed]
+    assert list(verify(location)) == []
+    # Of rows that failed it says which, and what their job is to be told.
+    location = Location(make("failed.zarr", 1))
+    groups.update_attrs(location, f"{SPLIT}/{KEY}", {"complete": False})
+    (refusal,) = finalize.finalize_all(location)
+    assert f"1 samples of {SPLIT}/{KEY} failed, more than" in str(refusal)
+
+
 @pytest.mark.parametrize("broken", ["text", "link"])
 def test_a_node_that_cannot_be_read_fails_once_and_components_are_closed(
     make: Callable[..., Path], broken: str

@@ -203,14 +203,14 @@ def test_labels_none_of_which_fits_are_refused_and_one_that_does_not_fails_its_r
     (root / "classes.txt").write_text("left\nright\n")
     assert fails(encode.main, args) == (
         "encode-to-store: error: a/c.MASK.png holds the value 2: class ids are 0 to 1, by "
-        "classes.txt, and 255 is ignored; restore it"
+        "classes.txt, and 255 is ignored; correct the mask, or add the class to classes.txt"
     )
     (root / "classes.txt").write_text("left\nmiddle\nright\n")
     for name in SIZES:
         Image.fromarray(made_mask((60, 64))).save(root / f"{name}.MASK.png")
     assert fails(encode.main, args) == (
         "encode-to-store: error: a/c.MASK.png is 60x64, its image is 60x130 (height x width): "
-        "masks have one label a pixel; restore it"
+        "masks have one label a pixel; correct it"
     )
     assert not url.exists()
     write_masks(root, ".MASK.png")

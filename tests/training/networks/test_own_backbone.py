@@ -163,6 +163,9 @@ def test_other_names_and_weights(mine: Callable[..., str]) -> None:
         find_backbone("resnet19")
     with pytest.raises(LatentStoreError, match=r"^none.here:build cannot be imported \(Module"):
         find_backbone("none.here:build")
+    # Of a checkpoint from elsewhere, which training again would not mend.
+    with pytest.raises(LatentStoreError, match=r"^none.here:build .* PYTHONPATH [^;]*$"):
+        NetworkConfig.from_dict({"backbone": "none.here:build"})
     with pytest.raises(LatentStoreError, match="no weights for --backbone mine_weightless:build"):
         find_backbone(mine("mine_weightless")).weights()
 
