@@ -14,6 +14,7 @@ from latent_store.components import creation
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import ranked_spec
 from latent_store.console import run_command
+from latent_store.storage.groups import read_metadata
 from latent_store.storage.object_stores import open_location
 from latent_store.storage.remembering import RememberingLocation
 from latent_store.store import Split
@@ -69,6 +70,8 @@ def _run(argv: Sequence[str] | None) -> int:
     plan = split.plan.require_whole().up_to(latents.record.num_rows or 0)
     canvas, dtype = split.plan.canvas, str(latents.array("y_hat").dtype)
     spec = ranked_spec(codec, ranking.ranking_id, ranking.order, ranking.cuts, canvas, dtype)
+    path = f"{split.plan.name}/{spec.key}"
+    before = None if flags.overwrite else read_metadata(location, path)
     with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease) as claims:
         if flags.overwrite:
             # Its ranking may have been made again.
@@ -85,6 +88,9 @@ def _run(argv: Sequence[str] | None) -> int:
             copy=spec,
         )
         for _ in job.run(plan, options):
+            if read_metadata(location, path) == before:
+                there = f"everything asked for is there ({plan.describe_samples()})"
+                print(f"{split.plan.name}: {there}; --overwrite makes it again")
             print(_summary(split, latents, ranking))
     return 0
 

@@ -66,7 +66,7 @@ def decode(flags: argparse.Namespace) -> int:
         fidelity = "no PSNR without --image" if reference is None else reference.describe(picture)
         line = f"{path}: {picture.describe()}; {fidelity}"
         if source.full_psnr is not None:
-            line += f" (full decode, when encoded: {source.full_psnr:.2f} dB)"
+            line += f" (all channels against the original: {source.full_psnr:.2f} dB)"
         print(line)
     if flags.strip:
         save_png(flags.output, picture_strip(pictures, reference))

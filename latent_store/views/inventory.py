@@ -32,6 +32,7 @@ class RowCounts:
         absent: Rows that the list of the component's task lacks.
         bpp: Mean rate of the samples in bits a pixel; None where the component has none.
         psnr: Mean PSNR of those that were measured, in dB.
+        psnr_samples: How many these are.
     """
 
     samples: int
@@ -40,6 +41,7 @@ class RowCounts:
     absent: int
     bpp: float | None
     psnr: float | None
+    psnr_samples: int
 
     def describe(self, where: str = "") -> str:
         """Returns the counts in words; `where` is put after the number of samples."""
@@ -49,6 +51,8 @@ class RowCounts:
             text += f", {count} {status}" if count else ""
         for mean, unit in ((self.bpp, "bpp"), (self.psnr, "dB PSNR")):
             text += "" if mean is None else f", {mean:.4g} {unit}"
+        if 0 < self.psnr_samples < self.samples:
+            text += f" of {self.psnr_samples}"
         return text
 
 
@@ -61,15 +65,17 @@ def count_rows(plan: ShardPlan, table: pa.Table, key: str) -> RowCounts:
     good = [status == receipts.OK for status in statuses]
     samples = sum(fine for fine, first in zip(good, original, strict=True) if first)
     table = table.filter(original)
-    means: dict[str, float | None] = {"bpp": None, "psnr": None}
-    for name in means.keys() & set(table.column_names):
-        values = [value for value in table[name].to_pylist() if value is not None]
-        means[name] = float(np.mean(values)) if values else None
+    known = {
+        name: table[name].drop_null() if name in table.column_names else []
+        for name in ("bpp", "psnr")
+    }
+    means = {name: float(np.mean(v)) if len(v) else None for name, v in known.items()}
     return RowCounts(
         samples=samples,
         views=sum(good) - samples,
         failed=statuses.count(receipts.FAILED),
         absent=statuses.count(receipts.NOT_LISTED),
+        psnr_samples=len(known["psnr"]),
         **means,
     )
 

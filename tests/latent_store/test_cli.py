@@ -104,8 +104,8 @@ def test_several_numbers_of_channels_give_a_folder_or_a_strip(
     lines = capsys.readouterr().out.splitlines()
     sizes = [int(line.split(" bytes")[0].rsplit(" ", 1)[1]) for line in lines]
     assert sizes == sorted(set(sizes))
-    assert "dB PSNR against the full decode (full decode, when encoded: " in lines[0]
-    assert "; the full decode (full decode, when encoded: " in lines[2]
+    assert "dB PSNR against the full decode (all channels against the original: " in lines[0]
+    assert "; the full decode (all channels against the original: " in lines[2]
     found = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert found == ["16.png", "64.png", "all.png"]
     assert cli.main([*decode, "--strip", "--output", str(tmp_path / "strip.png")]) == 0

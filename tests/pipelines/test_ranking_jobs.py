@@ -150,6 +150,19 @@ def test_a_cut_through_a_tie_warns_and_strict_refuses(
     assert known == ["loose", RANKING]
 
 
+def test_a_copy_that_is_there_is_told(copied_store: TinyStore, capsys: Any) -> None:
+    args = ranking_args(copied_store, "--ranking", RANKING, "--split", "train")
+    there = (
+        "cityscapes/train: everything asked for is there (6 samples); --overwrite makes it again"
+    )
+    for more, told in (((), True), (("--overwrite",), False), ((), True)):
+        capsys.readouterr()
+        assert reorder.main([*args, *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert (there in lines) == told
+        assert any("ranked/" in line and line.endswith(": 6 samples") for line in lines)
+
+
 def test_a_ranking_is_not_replaced_by_accident(copied_store: TinyStore, fails: Fails) -> None:
     args = ranking_args(copied_store, "--method", "random", "--ranking", RANKING)
     assert "exists with other contents" in fails(frequency.main, args)

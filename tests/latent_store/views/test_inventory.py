@@ -44,6 +44,7 @@ def test_inspect_counts_every_byte(
     for c in components:
         assert list(c) == [
             *("key", "state", "bytes", "samples", "views", "failed", "absent", "bpp", "psnr"),
+            "psnr_samples",
         ]
         assert (c["state"], c["samples"], c["failed"]) == ("complete", VAL, 0)
     capsys.readouterr()

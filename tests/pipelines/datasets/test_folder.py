@@ -243,7 +243,7 @@ def test_two_pictures_of_one_name_and_masks_that_do_not_fit(tmp_path: Path) -> N
 
 
 def test_one_picture_in_sixteen_is_measured_unless_all_are_asked_for(
-    inputs: Path, tmp_path: Path, serial: None
+    inputs: Path, tmp_path: Path, serial: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "photos"
     root.mkdir()
@@ -252,7 +252,11 @@ def test_one_picture_in_sixteen_is_measured_unless_all_are_asked_for(
     measured = {}
     for flags in ((), ("--psnr", "all"), ("--psnr", "none")):
         url = tmp_path / f"s{len(measured)}.zarr"
+        capsys.readouterr()
         assert encode.main(arguments(inputs, root, url, *flags)) == 0
+        said = capsys.readouterr().out.rstrip()
+        assert said.endswith("dB PSNR of 2") == (flags == ())
+        assert said.endswith("dB PSNR") == ("all" in flags)
         latents = latent_store.open(url)["folder/train"].latents()
         measured[flags] = np.isfinite(latents.quality(range(17))["psnr"]).nonzero()[0].tolist()
     assert list(measured.values()) == [[0, 16], list(range(17)), []]
