@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import latent_store
 from latent_store.console import run_command
 from latent_store.errors import LatentStoreError, StoreNotFoundError, public_text, public_url
 from latent_store.storage.location import Location
@@ -26,7 +27,7 @@ def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
 def test_errors_do_not_show_credentials() -> None:
     location = Location("memory://user:secret@none.zarr")
     with pytest.raises(LatentStoreError) as error:
-        location.require()
+        latent_store.open(location.address)
     assert "secret" not in str(error.value) + repr(location)
     assert pickle.loads(pickle.dumps(location)).address == location.address
 
