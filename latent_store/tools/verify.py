@@ -314,13 +314,8 @@ def _component_defects(
         try:
             kind_of(key)(location, plan, key)
         except BROKEN as error:
-            yield Defect(
-                where=where,
-                what=in_words(error),
-                split=plan.name,
-                component=key,
-                unread=is_unread(error),
-            )
+            what, unread = in_words(error), is_unread(error)
+            yield Defect(where=where, what=what, split=plan.name, component=key, unread=unread)
 
 
 def _defect_of_notes(location: Location, plan: ShardPlan, key: str) -> str:

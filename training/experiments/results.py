@@ -78,14 +78,7 @@ def write_report(
         *(f"## {chart.title}\n\n![]({chart.name}.png)" for chart in charts),
         markdown.markdown(found.analysis, setting, rankings, heading="##"),
     ]
-    content = {
-        "grid": found.grid.name,
-        "command": command,
-        "missing": list(found.missing),
-        "claims": [_claim_json(*judged) for judged in found.claims],
-        "latency": found.timings and dataclasses.asdict(found.timings),
-        **markdown.results(found.analysis, setting, rankings),
-    }
+    content = _content(found, command) | markdown.results(found.analysis, setting, rankings)
     write_text(output / "results.json", json.dumps(content, indent=1) + "\n")
     write_text(output / "report.md", "\n\n".join(s for s in parts if s) + "\n")
     savings, *others = markdown.comparisons(found.analysis, rankings)
@@ -105,6 +98,16 @@ def write_report(
     data = page_data(found.analysis, drawn, rankings, codecs=_codec_names(found))
     write_text(output / "report.html", page.render(whole, data))
     return output / "report.md", output / "results.json", output / "report.html"
+
+
+def _content(found: Findings, command: str) -> dict[str, Any]:
+    return {
+        "grid": found.grid.name,
+        "command": command,
+        "missing": list(found.missing),
+        "claims": [_claim_json(*judged) for judged in found.claims],
+        "latency": found.timings and dataclasses.asdict(found.timings),
+    }
 
 
 def _charts(found: Findings) -> list[Chart]:
