@@ -162,13 +162,14 @@ def _run(argv: Sequence[str] | None) -> int:
     from pipelines.jobs.encoding import tell_of_same_pictures
 
     request = EncodeRequest(flags)
-    tell_of_same_pictures(request.location, request.plan)
     if flags.dry_run:
         from pipelines.jobs.dry_run import describe_request
 
+        tell_of_same_pictures(request.location, request.plan)
         print(describe_request(request, options))
         return 0
-    creation.create_store(request.location)
+    if not creation.create_store(request.location):
+        tell_of_same_pictures(request.location, request.plan)
     request.write_plan()
     plan, asked = request.plan, request.ask_encoders()
     encoders = [encoder for encoder in asked if not request.is_complete(encoder)]

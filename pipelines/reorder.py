@@ -88,7 +88,7 @@ def _run(argv: Sequence[str] | None) -> int:
             copy=spec,
         )
         for _ in job.run(plan, options):
-            if read_metadata(location, path) == before:
+            if before is not None and read_metadata(location, path) == before:
                 there = f"everything asked for is there ({plan.describe_samples()})"
                 print(f"{split.plan.name}: {there}; --overwrite makes it again")
             print(_summary(split, latents, ranking))

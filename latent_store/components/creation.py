@@ -32,21 +32,21 @@ Arrays = dict[str, dict[str, Any]]
 """Path of an array below its component's group -> its metadata."""
 
 
-def create_store(location: Location) -> None:
-    """Makes an empty store, or checks the one that is there."""
+def create_store(location: Location) -> bool:
+    """Makes an empty store, or checks the one that is there; tells whether it was made."""
     marks = {
         "encoding-type": schema.FORMAT_NAME,
         "encoding-version": schema.FORMAT_VERSION,
         "created_by": CREATED_BY,
     }
-    group = groups.open_group(location)
-    if group is None:
-        group = groups.make_groups(location, "", marks)
+    found = groups.open_group(location)
+    group = groups.make_groups(location, "", marks) if found is None else found
     location.note_group(groups.metadata_key(""))
     if not group.attrs:
         groups.update_attrs(location, "", marks)
-        return
-    schema.check_format(groups.attrs_of(group), location.url)
+    else:
+        schema.check_format(groups.attrs_of(group), location.url)
+    return found is None
 
 
 def create_component(
