@@ -71,8 +71,8 @@ def _run(argv: Sequence[str] | None) -> int:
     canvas, dtype = split.plan.canvas, str(latents.array("y_hat").dtype)
     spec = ranked_spec(codec, ranking.ranking_id, ranking.order, ranking.cuts, canvas, dtype)
     path = f"{split.plan.name}/{spec.key}"
-    before = None if flags.overwrite else read_metadata(location, path)
     with leased(location, split.plan.name, [spec.key], steal=flags.steal_lease) as claims:
+        before = None if flags.overwrite else read_metadata(location, path)
         if flags.overwrite:
             # Its ranking may have been made again.
             creation.forget_component(location, split.plan.name, spec.key)
