@@ -22,6 +22,7 @@ from latent_store.codec import (
 )
 from latent_store.components.reader import ComponentReader
 from latent_store.components.registry import component_keys
+from latent_store.errors import MissingComponentError
 from latent_store.format.schema import CodecSpec
 from latent_store.shards.index import part_name
 from latent_store.tools.decode import decode_gaussians
@@ -146,7 +147,10 @@ def _read_ranked(split: Split, codec_id: str, ranking_id: str) -> Iterator[tuple
 
 def _decoded_stream(store: LatentStore, path: Path) -> np.ndarray:
     stream = read_stream_file(path)
-    (codec_id,) = (name for name, s in store.codecs().items() if s.digest == stream.codec_digest)
+    known = {spec.digest: name for name, spec in store.codecs().items()}
+    if stream.codec_digest not in known:
+        raise MissingComponentError(f"{store.url} does not have the codec of {path.name}")
+    codec_id = known[stream.codec_digest]
     codec = _codec(store.codec_checkpoint(codec_id), store.codec(codec_id))
     return unpack_stream(codec, stream).full()
 
