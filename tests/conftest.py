@@ -37,6 +37,8 @@ TRAIN, VAL = 6, 4
 HEIGHT, WIDTH = 96, 150
 """No multiples of 64, so that padding is always in play: coded at 128x192."""
 RANKING = "variance"
+SILENT = [40, 150]
+"""Channels of a made codec that say nothing, as some of the demo's do."""
 
 
 CODEC, OF_FILE = ["--demo_codec"], list[str]()
@@ -82,6 +84,10 @@ def _made_codec(architecture: str, folder: Path) -> Path:
     with torch.no_grad():
         model.g_a[-1].weight.mul_(LOUDER)
         model.h_a[-1].weight.mul_(LOUDER)
+        # As many channels of trained ones are, two are silent: neither y nor means.
+        for layer, rows in ((model.g_a[-1], SILENT), (model.h_s[-1], [192 + c for c in SILENT])):
+            layer.weight[rows] = 0
+            layer.bias[rows] = 0
     path = folder / "codec.pth.tar"
     path.write_bytes(save(model.state_dict()))
     return path
