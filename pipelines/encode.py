@@ -25,6 +25,7 @@ from latent_store.views.inventory import count_rows
 from pipelines.datasets.registry import DatasetFlags
 from pipelines.jobs.job_flags import (
     DEFAULT_SAMPLES_PER_SHARD,
+    MOST_AT_ONCE,
     PSNR_ROWS,
     make_job_parser,
     parse_flags,
@@ -104,7 +105,12 @@ def make_flags() -> argparse.ArgumentParser:
         "fewer than it has failed tries those again, as after mending them",
     )
     threads = Number(int, 1, MOST_THREADS)
-    add("--threads", type=threads, help="torch threads a worker (default: cores / workers)")
+    add(
+        "--threads",
+        type=threads,
+        help="cores that a worker uses: as many pictures are under way at once, "
+        f"{MOST_AT_ONCE} at most, each on one thread (default: cores / workers)",
+    )
     add("--device", default="cpu", help="auto, cpu, cuda or cuda:N; of codec and teacher")
     add(
         "--dry_run",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +25,17 @@ from latent_store.storage.location import Location
 from pipelines.datasets.files import FILES_AT_ONCE, read_pixels
 from pipelines.datasets.listing import require_names
 
+_asking = threading.RLock()
+"""A worker has several pictures under way, and a reader may keep one archive open for all."""
+
 
 class DatasetReader(ABC):
     """Lists a dataset's samples, and reads the labels or the boxes of one.
 
-    Readers are small and picklable: they travel to Beam workers. One that names its `dataset_id`
-    and lists samples is whole: its pictures are encoded. With a `task` it has `class_names` and
-    reads that task's annotations, `read_labels` or `read_boxes`.
+    Readers are small and picklable: they travel to Beam workers, and are asked by one thread of a
+    process at a time. One that names its `dataset_id` and lists samples is whole: its pictures are
+    encoded. With a `task` it has `class_names` and reads that task's annotations, `read_labels` or
+    `read_boxes`.
 
     Attributes:
         dataset_id: Name of the dataset in a store unless `--dataset_id` gives another.
@@ -183,7 +188,7 @@ def ask(reader: DatasetReader, method: str, *args: Any) -> Any:
         DatasetError: As the method; or whatever it raises, which may be somebody else's code, in
             one line, so that it fails a row and no job. So does what an iterator gives.
     """
-    with _mending(reader, method):
+    with _asking, _mending(reader, method):
         found = getattr(reader, method)(*args)
     return _given(reader, method, found) if isinstance(found, Iterator) else found
 

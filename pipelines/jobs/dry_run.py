@@ -41,12 +41,13 @@ class Trial:
 
     Attributes:
         seconds: For all components together, from the picture's file to their objects.
+        at_once: Pictures that a process of the job has under way.
         bytes_of: Component -> bytes of its objects.
     """
 
     sample: Sample
     seconds: float
-    threads: int
+    at_once: int
     bytes_of: Mapping[str, int]
 
 
@@ -92,11 +93,11 @@ def _describe_plan(plan: ShardPlan) -> list[str]:
 
 def _describe_trial(request: EncodeRequest, trial: Trial, samples: Sequence[Sample]) -> list[str]:
     sample, one = trial.sample, sum(trial.bytes_of.values())
-    seconds = trial.seconds * _pictures_of_it(sample, samples)
-    threads = f"{trial.threads} thread" + "s" * (trial.threads > 1)
+    seconds = trial.seconds * _pictures_of_it(sample, samples) / trial.at_once
+    process = f"one process, {trial.at_once} picture{'s' * (trial.at_once > 1)} at a time"
     picture = f"{sample.sample_id}, {sample.height}x{sample.width}"
     measured = f"{picture}, {trial.seconds:.2f} s, {one / 2**10:.1f} KiB"
-    where = f"take about {in_words(seconds)} in one process of {threads} on {request.device}"
+    where = f"take about {in_words(seconds)} in {process}, on {request.device}"
     return [
         f"  measured on one picture, encoded for real: {measured}",
         f"  at this rate {len(samples)} of them, by their pixels, {where}",
@@ -177,4 +178,4 @@ def _encode_one(request: EncodeRequest, keys: set[str], options: PipelineOptions
         for key in keys
     }
     (sample,) = plan.samples
-    return Trial(sample=sample, seconds=seconds, threads=job.threads, bytes_of=bytes_of)
+    return Trial(sample=sample, seconds=seconds, at_once=job.at_once, bytes_of=bytes_of)

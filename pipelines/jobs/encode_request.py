@@ -66,7 +66,7 @@ from pipelines.jobs.encoding import (
     newly_listed,
     tell,
 )
-from pipelines.jobs.job_flags import DEFAULT_SAMPLES_PER_SHARD, PSNR_ROWS
+from pipelines.jobs.job_flags import DEFAULT_SAMPLES_PER_SHARD, MOST_AT_ONCE, PSNR_ROWS
 from training.flags import read_flags
 from training.networks.backbones import find_backbone
 from training.trainer.checkpoints import load_network
@@ -230,7 +230,7 @@ class EncodeRequest:
                     codecs.register_codec(*given)
         if self.teacher is not None:
             codecs.register_teacher(self.location, self.teacher.teacher_id, self.teacher_bytes)
-        threads = self.flags.threads or local_threads(options)
+        cores, threads = self.flags.threads or local_threads(options), 1
         for encoder in encoders:
             with contextlib.suppress(LatentStoreError):
                 stored = self._open(encoder.spec.key)
@@ -243,6 +243,7 @@ class EncodeRequest:
             store=self.location,
             split=self.plan.name,
             threads=int(threads),
+            at_once=max(1, min(cores // int(threads), MOST_AT_ONCE)),
             device=self.device,
             claims=claims,
             max_failures=self.flags.max_failures,

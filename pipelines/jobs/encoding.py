@@ -8,7 +8,8 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 import torch
 from torch import nn
 
+from latent_store.batches.prefetch import Prefetcher
 from latent_store.catalogue import codecs
 from latent_store.codec import Codec, codec_from_bytes
 from latent_store.codec.ledger import channel_bits, hyper_bits
@@ -40,6 +42,8 @@ from training.networks.backbones import find_backbone
 from training.trainer.checkpoints import load_network
 
 _LOG = logging.getLogger(__name__)
+_loading = threading.Lock()
+"""Or the pictures that are under way first would each load the same network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +82,14 @@ class EncodeJob(ComponentJob):
 
     Attributes:
         device: Where codec and teacher run; the encoders know it.
+        at_once: Pictures under way at a time in one process, each on `threads` of torch. Networks
+            and files need no interpreter, so that cores share pictures better than layers.
     """
 
     reader: DatasetReader
     encoders: tuple[Encoder, ...]
     device: str = "cpu"
+    at_once: int = 1
 
     verb = "encode"
 
@@ -98,26 +105,39 @@ class EncodeJob(ComponentJob):
 
     def fill(self, plan: ShardPlan, shard: int, rows: Mapping[str, ShardRows]) -> None:
         """Encodes; a picture that cannot be used becomes a failed row."""
+        planned = plan.in_shard(shard)
+        make = functools.partial(self._make, rows.keys())
+        # A thread of its own is no help to one picture, and ctrl-C would have to wait for it.
+        workers = self.at_once if min(self.at_once, len(planned)) > 1 else 0
+        with contextlib.closing(Prefetcher(make, workers=workers)) as ahead:
+            for (row, sample), made in zip(planned, ahead.map(planned), strict=True):
+                for key, encoded in made.items():
+                    if isinstance(encoded, Encoded):
+                        rows[key].put(row, sample, encoded)
+                    else:
+                        rows[key].leave(row, sample, *encoded)
+
+    def _make(
+        self, keys: Collection[str], row: int, sample: Sample
+    ) -> dict[str, Encoded | tuple[str, str]]:
+        """Returns a sample's row of each component, or why it has none: status and reason."""
+        wanted = [key for key in keys if kind_of(key).lists(sample)]
+        made: dict[str, Encoded | tuple[str, str]] = {
+            key: (NOT_LISTED, f"not in the dataset's list for {key}")
+            for key in keys
+            if key not in wanted
+        }
+        if not wanted:
+            return made
         encoders = {encoder.spec.key: encoder for encoder in self.encoders}
-        for row, sample in plan.in_shard(shard):
-            wanted = [key for key in rows if kind_of(key).lists(sample)]
-            for key in rows.keys() - wanted:
-                reason = f"not in the dataset's list for {key}"
-                rows[key].leave(row, sample, NOT_LISTED, reason)
-            if not wanted:
-                continue
-            try:
-                image_HWC, data = read_picture(self.reader, sample)
-                picture = Picture(row=row, sample=sample, image_HWC=image_HWC, data=data)
-                # Everything is computed before anything is kept: a row is whole or failed.
-                made = {key: encoders[key].make(picture) for key in wanted}
-            except (DatasetError, IntegrityError) as error:
-                _LOG.warning("%s failed: %s", sample.sample_id, error)
-                for key in wanted:
-                    rows[key].leave(row, sample, FAILED, str(error))
-                continue
-            for key, encoded in made.items():
-                rows[key].put(row, sample, encoded)
+        try:
+            image_HWC, data = read_picture(self.reader, sample)
+            picture = Picture(row=row, sample=sample, image_HWC=image_HWC, data=data)
+            # Everything is computed before anything is kept: a row is whole or failed.
+            return made | {key: encoders[key].make(picture) for key in wanted}
+        except (DatasetError, IntegrityError) as error:
+            _LOG.warning("%s failed: %s", sample.sample_id, error)
+            return made | dict.fromkeys(wanted, (FAILED, str(error)))
 
     def again(self, plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
         """Makes failed rows again, and those that the task's list has by now."""
@@ -272,19 +292,29 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
     )
 
 
-@functools.lru_cache(maxsize=2)
 def load_store_codec(store: Location, codec_id: str, device: str = "cpu") -> Codec:
     """Loads a codec from the store that keeps it, once a process."""
+    with _loading:
+        return _codec(store, codec_id, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _codec(store: Location, codec_id: str, device: str) -> Codec:
     spec = codecs.choose_codec(store, codec_id)
     data = codecs.read_codec_checkpoint(store, spec)
     return codec_from_bytes(data, expected=spec).to(device)
 
 
-@functools.lru_cache(maxsize=2)
 def load_stem(
     store: Location, teacher_id: str, entry: str = STEM, device: str = "cpu"
 ) -> nn.Sequential:
     """Loads a teacher's layers up to an entry from the store that keeps it, once a process."""
+    with _loading:
+        return _stem(store, teacher_id, entry, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _stem(store: Location, teacher_id: str, entry: str, device: str) -> nn.Sequential:
     data = codecs.read_teacher_checkpoint(store, teacher_id)
     teacher: Any = load_network(data, kind="teacher").network
     before = find_backbone(teacher.config.backbone).stages_before(entry)

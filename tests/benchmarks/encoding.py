@@ -7,13 +7,17 @@ The stock loop calls `compress`, and checks nothing. Ours is what `encode-to-sto
 picture: streams that are decoded again, the ledger, the pooled statistics, and by default PSNR of
 one picture in 16, whose share is counted; writing shards is left out of both. Seconds are the
 processor's, user's and system's, of all threads (a shared machine's clock says little); medians.
-The coder's rows are of the last picture's ŷ, its stock row without any check.
+By the clock, of all cores, the stock loop has all of torch's threads for each picture in turn, and
+ours has a picture on each core, as a worker has. The coder's rows are of the last picture's ŷ, its
+stock row without any check.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import os
 import sys
 import tempfile
 import time
@@ -24,13 +28,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from latent_store.batches.prefetch import Prefetcher
 from latent_store.codec import Codec, decode_y, encode_scalable, encode_y, load_codec, pad_image
 from latent_store.codec.numerics import torch_threads
 from latent_store.codec.pictures import image_to_tensor, read_image
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import Number, make_parser, run_command
 from pipelines.jobs.encoding import encode_latents
-from pipelines.jobs.job_flags import PSNR_ROWS
+from pipelines.jobs.job_flags import MOST_AT_ONCE, PSNR_ROWS
 from pipelines.scenes.scene import render_scene
 from tests.benchmarks.table import markdown
 
@@ -39,6 +44,7 @@ CUTS = (16, 32, 64, 128)
 STOCK, ALL, NONE = "stock CompressAI loop", "ours, `--psnr all`", "ours, `--psnr none`"
 DEFAULT = "ours, default flags"
 HEADER = ("pixels", "what", "CPU-s a picture", "pictures against the stock loop")
+CLOCK_HEADER = ("pixels", "what", "s a picture, by the clock", "against the stock loop")
 CODER_HEADER = ("pixels", "what", "million symbols a CPU-s")
 
 
@@ -61,16 +67,18 @@ def make_flags() -> argparse.ArgumentParser:
 
 def _run(flags: argparse.Namespace) -> int:
     codec = load_codec(checkpoint=flags.codec) if flags.codec else load_codec(demo=True)
-    pictures, coder = [], []
+    pictures, clock, coder = [], [], []
     with torch_threads(flags.threads), tempfile.TemporaryDirectory() as folder:
         for size in flags.sizes:
             files = _scaled(flags.images or [_street(Path(folder))], size, Path(folder))
             seconds = _medians(_picture_ways(codec, files), flags.repeats * len(files))
             pictures += _picture_lines(size, seconds)
+            clock += _clock_lines(codec, files, size, flags.repeats)
             ways, symbols = _coder_ways(codec, files[-1])
             seconds = _medians(ways, flags.repeats)
             coder += [(size, name, f"{symbols / s / 1e6:.1f}") for name, s in seconds.items()]
-    print(markdown(HEADER, pictures), markdown(CODER_HEADER, coder), sep="\n\n")
+    tables = ((HEADER, pictures), (CLOCK_HEADER, clock), (CODER_HEADER, coder))
+    print(*(markdown(header, lines) for header, lines in tables), sep="\n\n")
     return 0
 
 
@@ -129,6 +137,29 @@ def _picture_lines(size: str, seconds: dict[str, float]) -> list[tuple[str, ...]
         (size, name, f"{value:.3f}", f"{seconds[STOCK] / value:.2f} ×")
         for name, value in seconds.items()
     ]
+
+
+def _clock_lines(
+    codec: Codec, files: Sequence[Path], size: str, repeats: int
+) -> list[tuple[str, ...]]:
+    """Times all cores: medians of runs that take turns, each of four pictures a core."""
+    cores = min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
+    calls, ways = 4 * cores, _picture_ways(codec, files)
+    threads = {STOCK: cores, NONE: 1, ALL: 1}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for run in range(-1, repeats):
+        for name, way in ways.items():
+            workers = 0 if name == STOCK else cores
+            with torch_threads(threads[name]):
+                start = time.perf_counter()
+                with contextlib.closing(Prefetcher(way, workers=workers)) as ahead:
+                    for _ in ahead.map((call,) for call in range(calls)):
+                        pass
+            if run >= 0:
+                seconds[name].append((time.perf_counter() - start) / calls)
+    return _picture_lines(
+        size, {name: float(np.median(values)) for name, values in seconds.items()}
+    )
 
 
 def _coder_ways(codec: Codec, file: Path) -> tuple[dict[str, Callable[[int], object]], int]:

@@ -229,7 +229,7 @@ def test_a_reader_without_steps_refuses_it_by_name(
         assert len(latent_store.open(url)["cityscapes/val"].labels().rows) == VAL
     with monkeypatch.context() as other:
         other.delitem(FAMILIES, "mbt2018-mean")
-        encoding.load_store_codec.cache_clear()
+        encoding._codec.cache_clear()
         unknown = (
             f"{codec_id} is of architecture mbt2018-mean, this release has bmshj2018-hyperprior; "
             "install one that has it"
