@@ -20,12 +20,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from latent_store.codec import stock
-from latent_store.codec.families.base import CodecFamily
+from latent_store.codec.families.base import LAST_OF_H_S, CodecFamily
 from latent_store.codec.families.registry import family_of
 from latent_store.codec.numerics import exact_float32
 from latent_store.codec.state_dicts import load_state_dict, read_state_dict
+from latent_store.codec.symbols import check_channels
 from latent_store.codec.tables import EntropyTables
 from latent_store.errors import CheckpointError, IntegrityError, LatentStoreError
 from latent_store.format.schema import PAD_MULTIPLE, CodecSpec
@@ -60,11 +62,11 @@ class Latents:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Gaussians:
-    """What ẑ says of every element of one picture's ŷ.
+    """What ẑ says of every element of one picture's ŷ, or of some channels of it.
 
     Attributes:
-        indexes_CHW: Uint8 [M, h, w], the table that its symbol is coded with.
-        means_CHW: Float32 [M, h, w], whole steps of ŷ; None where every mean is 0.
+        indexes_CHW: Uint8 [C, h, w], the table that its symbol is coded with.
+        means_CHW: Float32 [C, h, w], whole steps of ŷ; None where every mean is 0.
     """
 
     indexes_CHW: np.ndarray
@@ -75,7 +77,7 @@ class Gaussians:
 
         Args:
             symbols_KHW: Int32 [K, h, w].
-            channels: The numbers of these channels; None for all.
+            channels: Which of these Gaussians' channels they are; None for all.
         """
         if self.means_CHW is None:
             return symbols_KHW
@@ -216,19 +218,28 @@ class Codec:
         """
         return self._gaussians(z_symbols_BNHW)[0]
 
-    def gaussians(self, z_symbols_NHW: np.ndarray) -> Gaussians:
-        """Returns what the symbols of one picture's ẑ, integers [N, h, w], say of its ŷ.
+    def gaussians(self, z_symbols_NHW: np.ndarray, channels: Channels | None = None) -> Gaussians:
+        """Returns what the symbols of one picture's ẑ say of its ŷ.
+
+        Args:
+            z_symbols_NHW: Integers [N, h, w].
+            channels: Channels of ŷ, in whose order the result is; h_s's last layer, most of its
+                work, is computed for these alone. None means all.
 
         Raises:
-            LatentStoreError: Another shape.
+            LatentStoreError: Another shape, or a channel is out of range or given twice.
         """
         z_symbols = torch.from_numpy(np.ascontiguousarray(z_symbols_NHW))
-        indexes, means = self._gaussians(z_symbols[None])
+        count = self.spec.channels if channels is None else len(channels)
+        if channels is not None:
+            # A layer has an output at least.
+            channels = check_channels(channels, self.spec.channels).tolist() or [0]
+        indexes, means = self._gaussians(z_symbols[None], channels)
         if means is not None:
             means = in_steps(means, self.spec.y_hat_steps)
         return Gaussians(
-            indexes_CHW=indexes[0].cpu().numpy(),
-            means_CHW=None if means is None else means[0].cpu().numpy(),
+            indexes_CHW=indexes[0, :count].cpu().numpy(),
+            means_CHW=None if means is None else means[0, :count].cpu().numpy(),
         )
 
     def reconstruct(self, y_hat_BCHW: Tensor) -> Tensor:
@@ -250,8 +261,10 @@ class Codec:
             x_hat: Tensor = self.model.g_s(y_hat).contiguous()
         return x_hat
 
-    def _gaussians(self, z_symbols_BNHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns scale indexes, uint8, and means, float64 or None, both [B, M, 4h, 4w]."""
+    def _gaussians(
+        self, z_symbols_BNHW: Tensor, channels: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns scale indexes, uint8, and means, float64 or None, both [B, C, 4h, 4w]."""
         if z_symbols_BNHW.ndim != 4 or z_symbols_BNHW.shape[1] != self.spec.hyper_channels:
             raise LatentStoreError(
                 f"ẑ has shape {tuple(z_symbols_BNHW.shape)}, {self.spec.codec_id} takes "
@@ -259,9 +272,20 @@ class Codec:
             )
         with torch.no_grad(), exact_float32(self.device):
             z_symbols = z_symbols_BNHW.to(self.device, torch.float64).contiguous()
-            scales, means = self.family.split(self._h_s_float64(z_symbols + self._median))
+            parameters = self._run_h_s(z_symbols + self._median, channels)
+            scales, means = self.family.split(parameters)
             indexes = scale_indexes(scales.contiguous(), self._scale_table, self._scale_bound)
         return indexes, means
+
+    def _run_h_s(self, z_hat_BNHW: Tensor, channels: Sequence[int] | None) -> Tensor:
+        layers = self._h_s_float64
+        if channels is None:
+            return layers(z_hat_BNHW)  # type: ignore[no-any-return]
+        planes = self.family.planes_of(channels, self.spec.channels)
+        last = layers[LAST_OF_H_S]
+        x = layers[:LAST_OF_H_S](z_hat_BNHW)
+        x = conv2d(x, last.weight[planes], last.bias[planes], last.stride, last.padding)
+        return layers[LAST_OF_H_S + 1 :](x)  # type: ignore[no-any-return]
 
     def _move_tables(self) -> None:
         def widened(name: str) -> Tensor:

@@ -30,18 +30,19 @@ class DecodedStream:
         channels: Channel numbers, in the stream's order.
         y_hat_KHW: [K, h, w], those channels in that order; int32, or float32 where the codec has
             means.
-        indexes_CHW: Uint8 [C, h, w], the scale indexes of all channels in natural order.
+        num_channels: Of the codec.
     """
 
     channels: tuple[int, ...]
     y_hat_KHW: np.ndarray
-    indexes_CHW: np.ndarray
+    num_channels: int
 
     def full(self) -> np.ndarray:
         """Returns ŷ [C, h, w] in natural order, with 0 where nothing was sent."""
-        y_hat = np.zeros(self.indexes_CHW.shape, dtype=self.y_hat_KHW.dtype)
-        y_hat[list(self.channels)] = self.y_hat_KHW
-        return y_hat
+        shape = (self.num_channels, *self.y_hat_KHW.shape[1:])
+        y_hat_CHW = np.zeros(shape, dtype=self.y_hat_KHW.dtype)
+        y_hat_CHW[list(self.channels)] = self.y_hat_KHW
+        return y_hat_CHW
 
 
 def pack_stream(
@@ -116,16 +117,17 @@ def unpack_stream(codec: Codec, stream: StreamFile, keep: int | None = None) -> 
     codec.spec.require_digest(stream.codec_digest, "the stream file")
     stream = cut_stream(stream, keep)
     z_symbols = decode_z(codec.tables, stream.z, *stream.hyper_size)
-    gaussians = codec.gaussians(z_symbols)
-    indexes_CHW = gaussians.indexes_CHW
+    gaussians = codec.gaussians(z_symbols, stream.channels)
     if stream.channels:
-        sent = indexes_CHW[list(stream.channels)]
-        require_indexes(sent, stream.indexes_crc32c[-1], "the stream file")
-    symbols_KHW = decode_y(codec.tables, stream.y, indexes_CHW, stream.channels)
+        require_indexes(gaussians.indexes_CHW, stream.indexes_crc32c[-1], "the stream file")
+    symbols_KHW = decode_y(codec.tables, stream.y, gaussians.indexes_CHW)
     if stream.channels:
         require_symbols(symbols_KHW, stream.symbols_crc32c[-1], "the stream file")
-    y_hat_KHW = gaussians.y_hat(symbols_KHW, stream.channels)
-    return DecodedStream(channels=stream.channels, y_hat_KHW=y_hat_KHW, indexes_CHW=indexes_CHW)
+    return DecodedStream(
+        channels=stream.channels,
+        y_hat_KHW=gaussians.y_hat(symbols_KHW),
+        num_channels=codec.spec.channels,
+    )
 
 
 def cut_stream(stream: StreamFile, keep: int | None) -> StreamFile:

@@ -165,7 +165,8 @@ def decode_y(
         tables: The codec's tables.
         data: The stream, or a prefix that holds at least these channels; check its crc32c first.
         indexes_CHW: Scale indexes of all channels [C, h, w].
-        channels: The channels that the stream starts with, in its order; None means all.
+        channels: The channels that the stream starts with, in its order; None means that it starts
+            with those of the indexes, in theirs.
 
     Returns:
         int32 [k, h, w] in the stream's order.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 KERNEL = 5
 """Side of the kernels of the largest layers."""
+LAST_OF_H_S = 4
+"""Number of h_s's last layer with weights, the one whose outputs are planes of ŷ's channels."""
 
 
 class CodecFamily(ABC):
@@ -46,6 +48,11 @@ class CodecFamily(ABC):
     @abstractmethod
     def hyper_input(self, y: Tensor) -> Tensor:
         """Returns what h_a gets."""
+
+    def planes_of(self, channels: Sequence[int], M: int) -> list[int]:
+        """Returns the planes of h_s's output that say all of some channels of ŷ; `split` of them
+        gives these channels' scales and means, in this order."""
+        return list(channels)
 
     @abstractmethod
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:

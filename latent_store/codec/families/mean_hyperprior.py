@@ -11,7 +11,7 @@ compression, NeurIPS 2018; the model without its autoregressive part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from latent_store.codec import stock
@@ -55,6 +55,9 @@ class MeanHyperpriorFamily(CodecFamily):
 
     def hyper_input(self, y: Tensor) -> Tensor:
         return y
+
+    def planes_of(self, channels: Sequence[int], M: int) -> list[int]:
+        return [*channels, *(M + channel for channel in channels)]
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         scales, means = parameters.chunk(2, 1)

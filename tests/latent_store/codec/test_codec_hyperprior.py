@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +176,28 @@ def test_gaussians_do_not_depend_on_threads_layout_or_batch(
     for other in (singles, layout, two):
         assert torch.equal(one, other)
     assert one.is_contiguous()
+
+
+@pytest.mark.parametrize("channels", [[], [7], [191, 0, 5], range(192)])
+def test_gaussians_of_some_channels_are_those_of_all(
+    codec: Codec, hyper_symbols: Callable, channels: Sequence[int]
+) -> None:
+    z_symbols = hyper_symbols(1, 3, 5)[0].numpy()
+    every, some = codec.gaussians(z_symbols), codec.gaussians(z_symbols, channels)
+    np.testing.assert_array_equal(some.indexes_CHW, every.indexes_CHW[list(channels)])
+    if every.means_CHW is None:
+        assert some.means_CHW is None
+    else:
+        np.testing.assert_array_equal(some.means_CHW, every.means_CHW[list(channels)])
+
+
+def test_gaussians_of_no_channel_of_the_codec_are_refused(
+    codec: Codec, hyper_symbols: Callable
+) -> None:
+    z_symbols = hyper_symbols(1)[0].numpy()
+    for channels in ([192], [-1], [3, 3]):
+        with pytest.raises(LatentStoreError, match="channel"):
+            codec.gaussians(z_symbols, channels)
 
 
 @torch.no_grad()
