@@ -16,6 +16,7 @@ from tests.benchmarks import (
     encoding,
     growth,
     ledger,
+    opening,
     planning,
     reading,
     reading_data,
@@ -51,12 +52,13 @@ def test_features_of_every_encoding_are_measured(tiny_store: TinyStore, capsys: 
 def test_encoding_is_measured_beside_the_stock_loop(tiny_store: TinyStore, capsys: Any) -> None:
     picture = min(tiny_store.data_root.glob("leftImg8bit/val/*/*.png"))
     assert encoding.main(["--images", str(picture), "--sizes", "64x128", "--repeats", "1"]) == 0
-    pictures, coder = map(table_rows, capsys.readouterr().out.split("\n\n"))
-    seconds = {what: float(value) for _, what, value, _ in pictures}
-    assert list(seconds) == [encoding.STOCK, encoding.DEFAULT, encoding.NONE, encoding.ALL]
-    least, most = sorted((seconds[encoding.NONE], seconds[encoding.ALL]))
-    assert 0 < least <= seconds[encoding.DEFAULT] <= most
-    assert pictures[0][3] == "1.00 ×"
+    pictures, clock, coder = map(table_rows, capsys.readouterr().out.split("\n\n"))
+    for rows in (pictures, clock):
+        seconds = {what: float(value) for _, what, value, _ in rows}
+        assert list(seconds) == [encoding.STOCK, encoding.DEFAULT, encoding.NONE, encoding.ALL]
+        least, most = sorted((seconds[encoding.NONE], seconds[encoding.ALL]))
+        assert 0 < least <= seconds[encoding.DEFAULT] <= most
+        assert rows[0][3] == "1.00 ×"
     assert len(coder) == 7
     assert all(float(value) > 0 for _, _, value in coder)
 
@@ -71,6 +73,13 @@ def test_what_a_sample_costs_is_measured_at_several_sizes(tmp_path: Path, capsys
 
 
 @pytest.mark.slow
+def test_opening_and_a_first_batch_are_measured(capsys: Any) -> None:
+    assert opening.main(["--samples", "32", "--repeats", "1"]) == 0
+    ((samples, shards, *measured, _),) = table_rows(capsys.readouterr().out)
+    assert (samples, shards) == ("32", "2")
+    assert all(float(value) > 0 for value in measured)
+
+
 def test_what_planning_takes_is_measured(capsys: Any) -> None:
     assert planning.main(["--rows", "40000"]) == 0
     rows = table_rows(capsys.readouterr().out)

@@ -27,12 +27,14 @@ BENCHMARKS = {
     "Start": "startup",
     "Encoding": "encoding --repeats 5",
     "Reading": "reading",
-    "Growth": "growth --shards 186 1860 --rows_per_shard 2 --reorder_up_to 186",
+    "Opening": "opening",
+    "Growth": "growth --shards 186 1860 --rows_per_shard 8 --reorder_up_to 2",
     "Planning": "planning --rows 100000",
+    "Requests": "requests",
     "Inference": "inference",
     "Training": "training",
     "Damage": "damage --trials 300",
-    "Faults": "faults --trials 24",
+    "Faults": "faults --trials 12",
     "Scaling": "scaling",
 }
 """Title -> module below `tests.benchmarks` and flags."""
