@@ -72,7 +72,6 @@ def test_what_a_sample_costs_is_measured_at_several_sizes(tmp_path: Path, capsys
     assert rows[1][4] == "-"
 
 
-@pytest.mark.slow
 def test_opening_and_a_first_batch_are_measured(capsys: Any) -> None:
     assert opening.main(["--samples", "32", "--repeats", "1"]) == 0
     ((samples, shards, *measured, _),) = table_rows(capsys.readouterr().out)
@@ -80,6 +79,7 @@ def test_opening_and_a_first_batch_are_measured(capsys: Any) -> None:
     assert all(float(value) > 0 for value in measured)
 
 
+@pytest.mark.slow
 def test_what_planning_takes_is_measured(capsys: Any) -> None:
     assert planning.main(["--rows", "40000"]) == 0
     rows = table_rows(capsys.readouterr().out)
