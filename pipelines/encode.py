@@ -111,7 +111,8 @@ def make_flags() -> argparse.ArgumentParser:
         help="cores that a worker uses: as many pictures are under way at once, "
         f"{MOST_AT_ONCE} at most, each on one thread (default: cores / workers)",
     )
-    add("--device", default="cpu", help="auto, cpu, cuda or cuda:N; of codec and teacher")
+    device = "auto, cpu, cuda or cuda:N; of codec and teacher, on the workers wherever they are"
+    add("--device", default="cpu", help=device)
     add(
         "--dry_run",
         action="store_true",
@@ -163,11 +164,12 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
 def _run(argv: Sequence[str] | None) -> int:
     flags, options = parse_flags(make_flags(), argv)
     # They load torch, which parsing needs not.
+    from pipelines.jobs.beam_jobs import runs_here
     from pipelines.jobs.component_job import leased
     from pipelines.jobs.encode_request import EncodeRequest
     from pipelines.jobs.encoding import tell_of_same_pictures
 
-    request = EncodeRequest(flags)
+    request = EncodeRequest(flags, here=runs_here(options))
     if flags.dry_run:
         from pipelines.jobs.dry_run import describe_request
 

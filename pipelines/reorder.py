@@ -52,7 +52,7 @@ def make_flags() -> argparse.ArgumentParser:
 def _run(argv: Sequence[str] | None) -> int:
     flags, options = parse_flags(make_flags(), argv)
     # They load torch, which parsing needs not.
-    from pipelines.jobs.beam_jobs import local_threads
+    from pipelines.jobs.beam_jobs import worker_cores
     from pipelines.jobs.component_job import leased
     from pipelines.jobs.encoding import load_store_codec
     from pipelines.jobs.opened import open_latents, open_split
@@ -79,7 +79,7 @@ def _run(argv: Sequence[str] | None) -> int:
         job = ReorderJob(
             store=location,
             split=split.plan.name,
-            threads=local_threads(options),
+            cores=worker_cores(options),
             claims=claims,
             # Rows without latents fail here too; the encoding job judged them already.
             max_failures=len(split.plan.samples),

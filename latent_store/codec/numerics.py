@@ -22,12 +22,7 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
-        raise LatentStoreError(f"`device=` must be auto, cpu or cuda[:N], got {name!r}")
+    device = _parse_device(name)
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if not count:
         raise LatentStoreError(f"`device={name}`: there is no CUDA device here; use `device=cpu`")
@@ -36,6 +31,34 @@ def choose_device(name: str) -> torch.device:
             f"`device={name}`: there are {count} CUDA devices here, from 0 on; use one of them"
         )
     return device
+
+
+def _parse_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise LatentStoreError(f"`device=` must be auto, cpu or cuda[:N], got {name!r}")
+    return device
+
+
+def device_word(name: str, *, here: bool) -> str:
+    """Returns the name of the device that this machine computes on; for another one, `name`.
+
+    Raises:
+        LatentStoreError: There is no such device here; or nowhere.
+    """
+    if here:
+        return str(choose_device(name))
+    return name if name == "auto" else str(_parse_device(name))
+
+
+def describe_device(device: torch.device) -> str:
+    """Returns what the last bits of a device's sums depend on: a CPU's kernels, a GPU's model."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}"
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import zarr
-from msgspec import Meta
 from zarr.abc.store import Store
 
 from latent_store.errors import IntegrityError, MissingComponentError
@@ -35,7 +34,6 @@ class ComponentRecord:
         num_rows: Length of the sample axis; None before the component's job began.
         num_shards: Length of the shard axis.
         max_failures: Failed rows that its job tolerated.
-        encoder_threads: Of torch, which a rerun of its job keeps to; None where it noted none.
         class_names: Of labels or boxes, by class id.
         origin: What its numbers are made from (`ComponentSpec.origin`); this and the next are
             missing in components of format version 1.1 and older.
@@ -51,7 +49,6 @@ class ComponentRecord:
     num_rows: Count | None = None
     num_shards: Count | None = None
     max_failures: Count = 0
-    encoder_threads: Annotated[int, Meta(ge=1, le=2**16)] | None = None
     class_names: tuple[Text, ...] = ()
     origin: dict[Text, Text] = field(default_factory=dict)
     pictures_crc32c: Crc32c | None = None

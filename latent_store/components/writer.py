@@ -46,6 +46,7 @@ class ShardWriter:
         claim: The component's lease, which is asked for before anything is written; None where
             nobody else can write.
         arrays: The metadata of its arrays, where it is known: it lies in the store.
+        written_by: What computes the values (`Receipt.written_by`).
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class ShardWriter:
         spec: ComponentSpec,
         claim: LeaseClaim | None = None,
         arrays: Arrays | None = None,
+        written_by: Mapping[str, str | int] | None = None,
     ):
         self.location = location
         self.claim = claim
+        self.written_by = dict(written_by or {})
         self.plan = plan
         self.spec = spec
         self._arrays = read_arrays(location, plan.name, spec) if arrays is None else arrays
@@ -162,6 +165,7 @@ class ShardWriter:
             rows=tuple(records),
             origin=self.spec.origin,
             fence=None if self.claim is None else self.claim.fence,
+            written_by=self.written_by,
         )
         pictures = self.plan.pictures_crc32c(receipt.usable)
         return dataclasses.replace(receipt, pictures_crc32c=pictures)

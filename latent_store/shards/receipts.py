@@ -136,6 +136,8 @@ class Receipt:
         origin: What its numbers were made from (`ComponentSpec.origin`).
         pictures_crc32c: Of its usable rows' pictures (`ShardPlan.pictures_crc32c`).
         fence: The fencing number of the lease that it was written under, if under any.
+        written_by: What computed its numbers, which may differ by rounding elsewhere: torch's
+            version, the device and its threads. Nothing is held to it; empty in older receipts.
     """
 
     component: Text
@@ -146,6 +148,7 @@ class Receipt:
     origin: Mapping[Text, Text] = field(default_factory=dict)
     pictures_crc32c: Crc32c | None = None
     fence: Count | None = None
+    written_by: Mapping[Text, Text | Count] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Returns the persisted form."""

@@ -49,16 +49,41 @@ def beam_options(
     return options
 
 
-def local_threads(options: PipelineOptions) -> int:
-    """Returns the threads that one worker may use.
+def runs_here(options: PipelineOptions) -> bool:
+    """Tells whether a job's workers are this process and others that it starts on this machine."""
+    loopback = options.view_as(PortableOptions).environment_type == "LOOPBACK"
+    return loopback or runner_name(options) == DEFAULT_RUNNER
 
-    On this machine that is its cores, shared among the workers; elsewhere, where nobody knows the
-    machine and runners start a worker a core, it is 1.
-    """
-    here = options.view_as(PortableOptions).environment_type == "LOOPBACK"
-    if runner_name(options) != DEFAULT_RUNNER and not here:
-        return 1
+
+def worker_cores(options: PipelineOptions) -> int | None:
+    """Returns the cores that one worker may use; None elsewhere, where it knows (`own_cores`)."""
+    if not runs_here(options):
+        return None
     return max(1, (os.cpu_count() or 1) // _local_workers(options))
+
+
+def own_cores() -> int:
+    """Returns the cores that a shard may use on the worker elsewhere that this process is.
+
+    Dask says how many shards a worker has at a time, and the workers that one command starts share
+    its cores. Other runners start a worker a core.
+    """
+    distributed = sys.modules.get("distributed")
+    try:
+        slots = distributed.get_worker().state.nthreads if distributed else 0
+    except ValueError:  # None of Dask's.
+        slots = 0
+    if not slots:
+        return 1
+    # Dask brings both.
+    import psutil
+    from dask import system
+
+    spawned, parent = 0, psutil.Process().parent()
+    for process in parent.children() if parent else ():
+        with contextlib.suppress(psutil.Error):
+            spawned += "spawn_main" in " ".join(process.cmdline())
+    return max(1, system.CPU_COUNT // (slots * max(1, spawned)))
 
 
 @dataclass(frozen=True, kw_only=True)

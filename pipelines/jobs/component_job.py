@@ -19,9 +19,10 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from latent_store.codec.numerics import torch_threads
+from latent_store.codec.numerics import describe_device
 from latent_store.components import base as component
 from latent_store.components.checking import Closed, as_it_is_now
 from latent_store.components.creation import Arrays, create_component
@@ -37,7 +38,7 @@ from latent_store.shards.index import part_name
 from latent_store.shards.receipts import FAILED, OK, Receipt, RowRecord
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
-from pipelines.jobs.beam_jobs import run_over_shards
+from pipelines.jobs.beam_jobs import own_cores, run_over_shards
 from pipelines.jobs.opened import open_plan
 
 _LOG = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class ComponentJob(ABC):
 
     Attributes:
         split: `dataset/split`.
-        threads: For torch. Fixed for a component, since ŷ may differ by rounding ties elsewhere.
+        cores: Of one worker; None where it knows itself (`own_cores`).
         max_failures: Failed rows that are tolerated; None keeps to what the component's job
             tolerated before, or 0.
         claims: Component -> its lease, which is asked for before anything is written.
@@ -102,7 +103,7 @@ class ComponentJob(ABC):
 
     store: Location
     split: str
-    threads: int
+    cores: int | None = None
     max_failures: int | None = None
     claims: Mapping[str, LeaseClaim] = field(default_factory=dict)
     run_id: str = field(default_factory=lambda: uuid4().hex)
@@ -128,9 +129,20 @@ class ComponentJob(ABC):
     def again(self, plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
         """Returns whether a row of a finished shard is to be made again, and the shard with it."""
 
-    def notes(self) -> dict[str, Any]:
-        """Returns attributes of a new component, which a rerun keeps."""
-        return {}
+    @property
+    def cores_here(self) -> int:
+        """The cores that a shard may use in this process, a worker."""
+        return self.cores or own_cores()
+
+    def written_by(self) -> dict[str, str | int]:
+        """Returns what computes a shard's numbers here, for its receipts: nothing of which another
+        runner on the same machine changes a word.
+
+        Raises:
+            LatentStoreError: This worker cannot.
+        """
+        version = str(torch.__version__)
+        return {"torch": version, "device": describe_device(torch.device("cpu"))}
 
     def run(self, plan: ShardPlan, options: PipelineOptions) -> Iterator[Closed]:
         """Writes the shards that lack a receipt, then closes the components, one after another.
@@ -186,12 +198,12 @@ class ComponentJob(ABC):
             self._require_leases()
             gathered = {spec.key: ShardRows() for spec in lacking}
             _UNDER_WAY[self.run_id, shard] = gathered.values()
-            with torch_threads(self.threads):
-                self.fill(plan, shard, gathered)
+            written_by = self.written_by()
+            self.fill(plan, shard, gathered)
             for spec in lacking:
                 rows = gathered[spec.key]
                 claim, arrays = self.claims.get(spec.key), self.arrays.get(spec.key)
-                writer = ShardWriter(self.store, plan, spec, claim, arrays)
+                writer = ShardWriter(self.store, plan, spec, claim, arrays, written_by)
                 writer.write(shard, rows.columns, rows.streams, rows.records)
         except LeaseLostError:
             return 0
@@ -208,11 +220,8 @@ class ComponentJob(ABC):
 
     def _prepare(self, plan: ShardPlan, spec: ComponentSpec, *, empty: bool) -> Arrays:
         def notes(known: Mapping[str, Any]) -> dict[str, Any]:
-            defaults = {"max_failures": 0, **self.notes()}
-            found = {name: known.get(name, value) for name, value in defaults.items()}
-            if self.max_failures is not None:
-                found["max_failures"] = self.max_failures
-            return found
+            kept = known.get("max_failures", 0)
+            return {"max_failures": kept if self.max_failures is None else self.max_failures}
 
         return create_component(self.store, plan, spec, notes, empty=empty)
 

@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from latent_store.catalogue import codecs
 from latent_store.codec import Codec, image_to_tensor, load_codec, pad_image
-from latent_store.codec.numerics import choose_device
+from latent_store.codec.numerics import device_word
 from latent_store.components import base as component
 from latent_store.components import creation
 from latent_store.components.boxes import BOX_MULTIPLE, BoxesReader, boxes_spec
@@ -54,7 +54,7 @@ from latent_store.storage.object_stores import open_location
 from latent_store.storage.remembering import RememberingLocation
 from pipelines.datasets.base import choose_canvas, list_samples, read_picture
 from pipelines.datasets.registry import DatasetFlags, open_dataset, try_reader
-from pipelines.jobs.beam_jobs import local_threads
+from pipelines.jobs.beam_jobs import worker_cores
 from pipelines.jobs.component_job import failed_ids, finished_rows
 from pipelines.jobs.encoding import (
     EncodeJob,
@@ -66,7 +66,7 @@ from pipelines.jobs.encoding import (
     newly_listed,
     tell,
 )
-from pipelines.jobs.job_flags import DEFAULT_SAMPLES_PER_SHARD, MOST_AT_ONCE, PSNR_ROWS
+from pipelines.jobs.job_flags import DEFAULT_SAMPLES_PER_SHARD, PSNR_ROWS
 from training.flags import read_flags
 from training.networks.backbones import find_backbone
 from training.trainer.checkpoints import load_network
@@ -80,15 +80,21 @@ class EncodeRequest:
     """One call of `encode-to-store`: its inputs, opened and checked before anything is written, and
     what they ask of the store.
 
+    Args:
+        flags: Of the command.
+        here: Whether this machine encodes, so that it must have the device that is asked for;
+            elsewhere each worker finds its own.
+
     Attributes:
         plan: The store's, extended by the samples and views that it lacks; or a new one.
+        device: Where codec and teacher run; elsewhere as it was typed.
 
     Raises:
         LatentStoreError: An input is missing or damaged, there is nothing to encode with, or the
             store holds something else.
     """
 
-    def __init__(self, flags: argparse.Namespace) -> None:
+    def __init__(self, flags: argparse.Namespace, *, here: bool = True) -> None:
         wants_codec = flags.codec_checkpoint or flags.quality is not None or flags.demo_codec
         if not (wants_codec or flags.teacher_checkpoint):
             raise LatentStoreError(
@@ -102,7 +108,7 @@ class EncodeRequest:
         self.flags = flags
         store = open_location(flags.store, free=True)
         self.location: Location = RememberingLocation.of(store)
-        self.device = str(choose_device(flags.device))
+        self.device = device_word(flags.device, here=here or flags.dry_run)
         self.reader = open_dataset(read_flags(flags, DatasetFlags))
         self.manifest = list_samples(self.reader, flags.split)
         try_reader(self.reader, self.manifest, tolerated=flags.max_failures or 0)
@@ -230,20 +236,15 @@ class EncodeRequest:
                     codecs.register_codec(*given)
         if self.teacher is not None:
             codecs.register_teacher(self.location, self.teacher.teacher_id, self.teacher_bytes)
-        cores, threads = self.flags.threads or local_threads(options), 1
         for encoder in encoders:
             with contextlib.suppress(LatentStoreError):
                 stored = self._open(encoder.spec.key)
                 if _outgrown(self.location, stored, encoder):
                     creation.forget_component(self.location, self.plan.name, encoder.spec.key)
-                else:
-                    noted = component.noted_record(self.location, stored).encoder_threads
-                    threads = threads if noted is None else noted
         return EncodeJob(
             store=self.location,
             split=self.plan.name,
-            threads=int(threads),
-            at_once=max(1, min(cores // int(threads), MOST_AT_ONCE)),
+            cores=self.flags.threads or worker_cores(options),
             device=self.device,
             claims=claims,
             max_failures=self.flags.max_failures,

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import platform
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,12 @@ from latent_store.batches.prefetch import Prefetcher
 from latent_store.catalogue import codecs
 from latent_store.codec import Codec, codec_from_bytes
 from latent_store.codec.ledger import channel_bits, hyper_bits
-from latent_store.codec.numerics import exact_float32
+from latent_store.codec.numerics import (
+    choose_device,
+    describe_device,
+    exact_float32,
+    torch_threads,
+)
 from latent_store.codec.pictures import image_to_tensor, pad_image, psnr, tensor_to_image
 from latent_store.codec.streams import encode_y, encode_z
 from latent_store.components.features import STEM
@@ -38,6 +44,7 @@ from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
 from latent_store.storage.location import CONTROL, Location
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
+from pipelines.jobs.job_flags import MOST_AT_ONCE
 from training.networks.backbones import find_backbone
 from training.trainer.checkpoints import load_network
 
@@ -81,15 +88,12 @@ class EncodeJob(ComponentJob):
     """Makes all that is missing of a picture while it is in memory.
 
     Attributes:
-        device: Where codec and teacher run; the encoders know it.
-        at_once: Pictures under way at a time in one process, each on `threads` of torch. Networks
-            and files need no interpreter, so that cores share pictures better than layers.
+        device: Where codec and teacher run, as a worker is to find it; the encoders know it.
     """
 
     reader: DatasetReader
     encoders: tuple[Encoder, ...]
     device: str = "cpu"
-    at_once: int = 1
 
     verb = "encode"
 
@@ -98,17 +102,27 @@ class EncodeJob(ComponentJob):
         """Those of the encoders."""
         return [encoder.spec for encoder in self.encoders]
 
-    def notes(self) -> dict[str, Any]:
-        """Returns the threads, which a rerun must not change, and the device if it is no CPU."""
-        device = {} if self.device == "cpu" else {"encoder_device": self.device}
-        return {"encoder_threads": self.threads} | device
+    @property
+    def at_once(self) -> int:
+        """Pictures under way at a time for one shard, each on one thread of torch: networks and
+        files need no interpreter, so that cores share pictures better than layers."""
+        return min(self.cores_here, MOST_AT_ONCE)
+
+    def written_by(self) -> dict[str, str | int]:
+        """Returns also the device that is used here, and the threads of torch a picture."""
+        try:
+            device = choose_device(self.device)
+        except LatentStoreError as error:
+            raise LatentStoreError(f"the worker on {platform.node()}: {error}") from error
+        return super().written_by() | {"device": describe_device(device), "threads": 1}
 
     def fill(self, plan: ShardPlan, shard: int, rows: Mapping[str, ShardRows]) -> None:
         """Encodes; a picture that cannot be used becomes a failed row."""
         planned = plan.in_shard(shard)
         make = functools.partial(self._make, rows.keys())
         # A thread of its own is no help to one picture, and ctrl-C would have to wait for it.
-        workers = self.at_once if min(self.at_once, len(planned)) > 1 else 0
+        at_once = min(self.at_once, len(planned))
+        workers = at_once if at_once > 1 else 0
         with contextlib.closing(Prefetcher(make, workers=workers)) as ahead:
             for (row, sample), made in zip(planned, ahead.map(planned), strict=True):
                 for key, encoded in made.items():
@@ -131,10 +145,12 @@ class EncodeJob(ComponentJob):
             return made
         encoders = {encoder.spec.key: encoder for encoder in self.encoders}
         try:
-            image_HWC, data = read_picture(self.reader, sample)
-            picture = Picture(row=row, sample=sample, image_HWC=image_HWC, data=data)
-            # Everything is computed before anything is kept: a row is whole or failed.
-            return made | {key: encoders[key].make(picture) for key in wanted}
+            # Set by each picture: another shard of this process may end meanwhile.
+            with torch_threads(1):
+                image_HWC, data = read_picture(self.reader, sample)
+                picture = Picture(row=row, sample=sample, image_HWC=image_HWC, data=data)
+                # Everything is computed before anything is kept: a row is whole or failed.
+                return made | {key: encoders[key].make(picture) for key in wanted}
         except (DatasetError, IntegrityError) as error:
             _LOG.warning("%s failed: %s", sample.sample_id, error)
             return made | dict.fromkeys(wanted, (FAILED, str(error)))
@@ -225,9 +241,9 @@ def encode_features(
     Returns:
         `features`, `[D, H/4, W/4]` of the stem, and for uint8 `feature_scale` `[D]`.
     """
-    stem = load_stem(store, teacher_id, entry, device)
-    x_BCHW = image_to_tensor(pad_image(picture.image_HWC)).to(device)
-    with torch.inference_mode(), exact_float32(torch.device(device)):
+    stem, place = load_stem(store, teacher_id, entry, device), choose_device(device)
+    x_BCHW = image_to_tensor(pad_image(picture.image_HWC)).to(place)
+    with torch.inference_mode(), exact_float32(place):
         features_CHW = stem(x_BCHW)[0].cpu().numpy()
     return Encoded(arrays=encoding.encode(features_CHW))
 
@@ -294,8 +310,9 @@ def encode_latents(codec: Codec, image_HWC: np.ndarray, *, measure_psnr: bool) -
 
 def load_store_codec(store: Location, codec_id: str, device: str = "cpu") -> Codec:
     """Loads a codec from the store that keeps it, once a process."""
+    place = str(choose_device(device))
     with _loading:
-        return _codec(store, codec_id, device)
+        return _codec(store, codec_id, place)
 
 
 @functools.lru_cache(maxsize=2)
@@ -309,8 +326,9 @@ def load_stem(
     store: Location, teacher_id: str, entry: str = STEM, device: str = "cpu"
 ) -> nn.Sequential:
     """Loads a teacher's layers up to an entry from the store that keeps it, once a process."""
+    place = str(choose_device(device))
     with _loading:
-        return _stem(store, teacher_id, entry, device)
+        return _stem(store, teacher_id, entry, place)
 
 
 @functools.lru_cache(maxsize=2)

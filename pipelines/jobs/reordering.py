@@ -12,6 +12,7 @@ import numpy as np
 
 from latent_store.catalogue.rankings import Ranking
 from latent_store.codec import Codec, encode_scalable
+from latent_store.codec.numerics import torch_threads
 from latent_store.components.latents import LatentsReader
 from latent_store.errors import IntegrityError
 from latent_store.format.plan import ShardPlan
@@ -45,12 +46,14 @@ class ReorderJob(ComponentJob):
         usable = latents.rows_in(shard)
         # Read at once: an object holds them all.
         y_hat = dict(zip(usable.tolist(), latents.read(usable), strict=True))
-        for row, sample in plan.in_shard(shard):
-            if row in y_hat:
-                encoded = reorder_row(codec, latents, row, y_hat[row], self.ranking)
-                copied.put(row, sample, encoded)
-            else:
-                copied.leave(row, sample, FAILED, "its latents failed or are absent")
+        # As many threads as there are: h_s in float64 gives the same indexes on any number.
+        with torch_threads(self.cores_here):
+            for row, sample in plan.in_shard(shard):
+                if row in y_hat:
+                    encoded = reorder_row(codec, latents, row, y_hat[row], self.ranking)
+                    copied.put(row, sample, encoded)
+                else:
+                    copied.leave(row, sample, FAILED, "its latents failed or are absent")
 
     def again(self, plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
         """Makes failed rows again that have latents now."""

@@ -60,9 +60,6 @@ class MarkJob(ComponentJob):
     def again(self, plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
         return lambda record: record.status == FAILED
 
-    def notes(self) -> dict[str, object]:
-        return {"first_mark": self.mark}
-
 
 @pytest.fixture
 def plan(tmp_path: Path) -> ShardPlan:
@@ -87,7 +84,7 @@ def plan(tmp_path: Path) -> ShardPlan:
 
 @pytest.fixture
 def job(tmp_path: Path, plan: ShardPlan) -> MarkJob:
-    return MarkJob(store=Location(tmp_path / "s.zarr"), split=SPLIT, threads=1, mark=3)
+    return MarkJob(store=Location(tmp_path / "s.zarr"), split=SPLIT, cores=1, mark=3)
 
 
 def run(job: MarkJob, plan: ShardPlan) -> list[str]:
@@ -107,8 +104,7 @@ def test_what_has_a_receipt_is_left_and_what_lacks_one_is_made(
     job.store.delete(next(k for k in job.store.sizes(".latent_store") if "000001.json" in k))
     assert run(replace(job, mark=7), plan) == ["labels"]
     assert marks(job) == [3, 3, 7, 7, 3]
-    attrs = component.open_component(job.store, SPLIT, "labels").attrs
-    assert (attrs["first_mark"], attrs["max_failures"]) == (3, 0)
+    assert component.open_component(job.store, SPLIT, "labels").attrs["max_failures"] == 0
 
 
 def test_a_plan_that_changed_meanwhile_is_the_one_that_is_held_to(

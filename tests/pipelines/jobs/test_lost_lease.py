@@ -74,7 +74,7 @@ def first_job(location: Location) -> ReorderJob:
     dtype = str(split.latents().array("y_hat").dtype)
     spec = ranked_spec(codec, NAME, ranking.order, ranking.cuts, split.plan.canvas, dtype)
     creation.create_component(location, covered(location, split.plan, spec.key), spec)
-    return ReorderJob(store=location, split=SPLIT, threads=1, ranking=ranking, copy=spec)
+    return ReorderJob(store=location, split=SPLIT, cores=1, ranking=ranking, copy=spec)
 
 
 def key_of(location: Location) -> str:

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+import latent_store
+from latent_store.components import base as component
 from latent_store.format.samples import Sample
+from latent_store.storage import groups
+from latent_store.storage.location import Location
 from pipelines import encode
 from pipelines.jobs import encoding
+from pipelines.jobs.component_job import finished_receipts
 from tests.conftest import CODEC
 from tests.pipelines.datasets.test_own_reader import SIZE, Halves
 from tests.pipelines.made_voc import write_picture
@@ -76,19 +81,23 @@ def test_a_reader_is_asked_by_one_at_a_time(tmp_path: Path) -> None:
     assert encode.main(words) == 0
 
 
-def test_latents_that_were_begun_with_two_threads_go_on_with_two(
-    scene_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_rerun_goes_on_and_receipts_tell_what_wrote_each_shard(
+    own_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = with_threads(4, codec_args(scene_root, tmp_path / "s.zarr"))
-    with monkeypatch.context() as earlier:
-        earlier.setattr(encoding.EncodeJob, "notes", lambda self: {"encoder_threads": 2})
-        assert encode.main([*words, "--max_samples", "2"]) == 0
-    read, seen = encoding.read_picture, []
-
-    def told(*args: Any) -> Any:
-        seen.append(torch.get_num_threads())
-        return read(*args)
-
-    monkeypatch.setattr(encoding, "read_picture", told)
-    assert encode.main(words) == 0
-    assert seen == [2, 2]
+    url, name = Location(tmp_path / "s.zarr"), "cityscapes/val"
+    words = codec_args(own_root, tmp_path / "s.zarr")
+    with monkeypatch.context() as elsewhere:  # Of another torch its name is all that is told.
+        elsewhere.setattr(torch, "__version__", "1.0+other")
+        assert encode.main([*with_threads(1, words), "--max_samples", "2"]) == 0
+    latents = latent_store.open(url.url)[name].latents().key
+    # As an earlier release left it, which kept to it.
+    groups.update_attrs(url, f"{name}/{latents}", {"encoder_threads": 2})
+    assert encode.main(with_threads(2, words)) == 0
+    device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    for key in ("labels", latents):
+        told = finished_receipts(url, name, key)
+        assert {shard: receipt.written_by for shard, receipt in told.items()} == {
+            0: {"torch": "1.0+other", "device": device, "threads": 1},
+            1: {"torch": str(torch.__version__), "device": device, "threads": 1},
+        }
+    assert component.open_component(url, name, latents).attrs["complete"]
