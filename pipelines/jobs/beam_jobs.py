@@ -76,7 +76,7 @@ def own_cores() -> int:
     if not slots:
         return 1
     # Dask brings both.
-    import psutil
+    import psutil  # type: ignore[import-untyped]
     from dask import system
 
     spawned, parent = 0, psutil.Process().parent()
