@@ -188,13 +188,13 @@ class ShardPlan:
         starts = range(0, len(numbers), SAMPLES_A_PART)
         return floatless_crc32c(self._pictures(numbers[n : n + SAMPLES_A_PART]) for n in starts)
 
-    def _pictures(self, rows: np.ndarray) -> list[list[object]]:
+    def _pictures(self, rows: np.ndarray) -> list[tuple[object, ...]]:
         places = self.places_of(rows)
         names = ("sample_id", "view", "height", "width", "image_bytes")
         table = self.samples.take(places[places >= 0], *names)
         pictures = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        pairs = zip(rows.tolist(), places.tolist(), strict=True)
-        return [[row, None if place < 0 else next(pictures)] for row, place in pairs]
+        shown = (None if place < 0 else next(pictures) for place in places.tolist())
+        return [*zip(rows.tolist(), pictures if len(table) == len(rows) else shown, strict=True)]
 
     def require_samples(self, rows: Sequence[int], sample_ids: Sequence[str], what: str) -> None:
         """Refuses a table whose rows hold other samples than the plan says.

@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
@@ -127,6 +128,21 @@ def sizes_below(top: str) -> dict[str, int]:
                 else:
                     found[entry.path] = _size(entry)
     return dict(sorted(found.items()))
+
+
+def sizes_of(root: str, keys: Iterable[str]) -> dict[str, int]:
+    """Returns the lengths in bytes of those files below a local folder that are there.
+
+    In a third of the time of listing all: each has folders of its own. A folder is not there.
+    """
+    found = {}
+    for key in keys:
+        # What a damaged table names need be no name.
+        with contextlib.suppress(OSError, ValueError):
+            there = os.stat(f"{root}/{key}")  # noqa: PTH116 -- a path is dear
+            if not stat.S_ISDIR(there.st_mode):
+                found[key] = there.st_size
+    return found
 
 
 def _size(entry: os.DirEntry[str]) -> int:

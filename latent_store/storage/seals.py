@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
@@ -52,7 +52,7 @@ def has_crc32c(data: bytes, value: Any, expected: Any) -> bool:
     return bool(json_crc32c(value) == expected)
 
 
-def floatless_crc32c(chunks: Iterable[list[Any]]) -> int:
+def floatless_crc32c(chunks: Iterable[Sequence[Any]]) -> int:
     """Returns the `json_crc32c` of the list that chunks make end to end, in a tenth of its time.
 
     Args:
@@ -67,7 +67,7 @@ def floatless_crc32c(chunks: Iterable[list[Any]]) -> int:
     return int(google_crc32c.extend(crc32c, b"]"))
 
 
-def _floatless(values: list[Any]) -> bytes:
+def _floatless(values: Sequence[Any]) -> bytes:
     text = msgspec.json.encode(values, order="sorted")
     if text.isascii() and b"\x7f" not in text:
         return text
