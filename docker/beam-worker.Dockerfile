@@ -2,7 +2,8 @@
 #   docker build -f docker/beam-worker.Dockerfile -t REPO/latent-store-worker .
 # then pass --sdk_container_image REPO/latent-store-worker --sdk_location container.
 # The launcher must have the same Beam version and the same Python minor version.
-# With GPUs: `--device cuda`, and a driver that the CUDA of its torch needs.
+# With GPUs: `--device cuda`, and a driver that the CUDA of its torch needs. Without, a quarter of the
+# size: --build-arg PIP_EXTRA_INDEX_URL=URL, where URL is the index of PyTorch's builds for CPUs.
 # In a Dask cluster:
 #   docker run --entrypoint dask REPO/latent-store-worker worker tcp://SCHEDULER:8786 --nthreads 1
 ARG PYTHON_VERSION=3.11
@@ -12,6 +13,8 @@ FROM apache/beam_python${PYTHON_VERSION}_sdk:${BEAM_VERSION} AS beam_sdk
 
 FROM python:${PYTHON_VERSION}-slim
 ARG BEAM_VERSION
+# Read by pip, where it is given; of two builds of one version the one that names what it is for wins.
+ARG PIP_EXTRA_INDEX_URL
 WORKDIR /opt/latent-store
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY latent_store latent_store
