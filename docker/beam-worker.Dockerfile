@@ -6,6 +6,9 @@
 # size: --build-arg PIP_EXTRA_INDEX_URL=URL, where URL is the index of PyTorch's builds for CPUs.
 # In a Dask cluster:
 #   docker run --entrypoint dask REPO/latent-store-worker worker tcp://SCHEDULER:8786 --nthreads 1
+# As a pool of workers:
+#   docker run --network host --entrypoint python REPO/latent-store-worker \
+#       -m apache_beam.runners.worker.worker_pool_main --service_port 50000
 ARG PYTHON_VERSION=3.11
 ARG BEAM_VERSION=2.77.0
 

@@ -77,6 +77,12 @@ def test_images_that_run_jobs_have_beam() -> None:
         assert "beam" in installed_extras(ROOT / f"docker/{name}.Dockerfile")
 
 
+def test_images_with_torch_let_its_build_be_chosen() -> None:
+    for path in DOCKERFILES:
+        chosen = "PIP_EXTRA_INDEX_URL" in instructions(path, "ARG")
+        assert chosen == bool({"beam", "dataflow"} & installed_extras(path))
+
+
 def test_nothing_travels_to_the_builder_but_what_is_copied() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if not line.startswith("#")]
