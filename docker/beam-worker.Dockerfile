@@ -2,7 +2,7 @@
 #   docker build -f docker/beam-worker.Dockerfile -t REPO/latent-store-worker .
 # then pass --sdk_container_image REPO/latent-store-worker --sdk_location container.
 # The launcher must have the same Beam version and the same Python minor version.
-# With GPUs: `--device cuda`, and a driver that the CUDA of its torch needs. Without, a quarter of the
+# With GPUs: `--device cuda`, and a driver that the CUDA of its torch needs. Without, a third of the
 # size: --build-arg PIP_EXTRA_INDEX_URL=URL, where URL is the index of PyTorch's builds for CPUs.
 # In a Dask cluster:
 #   docker run --entrypoint dask REPO/latent-store-worker worker tcp://SCHEDULER:8786 --nthreads 1
