@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,6 +24,13 @@ from latent_store.shards.receipts import Receipt, RowRecord
 from latent_store.storage import groups
 from latent_store.storage.location import Location
 from latent_store.storage.requests import Listed
+
+_AT_ONCE = 16
+"""Shards that are compared at a time: most of it is waiting for a store."""
+_planning = threading.Lock()
+"""Or shards that are compared together would each read the same part of the plan."""
+_MOST_READ = 2**30
+"""Bytes of shards that are in memory at a time for it; a larger one is there alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,20 +119,28 @@ def check_shards(
     unread = set()
     good: list[Receipt] = []
     ask, listed = _asking(location, plan, key, read=read)
-    for shard in range(plan.num_shards):
+    room = _Room(_MOST_READ)
+
+    def check(shard: int) -> tuple[Receipt | None, str | None, OSError | None]:
         try:
             receipt = ask(shard)
-            defect = _shard_defect(location, plan, key, shard, receipt, record, listed)
+            with room.held(sum(o.length for o in receipt.objects.values()) if receipt else 0):
+                defect = _shard_defect(location, plan, key, shard, receipt, record, listed)
         except OSError as error:
-            if not go_on:
-                raise
-            receipt, defect = None, describe_os_error(error)
-            unread.update([shard] if is_unread(error) else [])
-        if receipt is not None and defect is None:
-            good.append(receipt)
-        else:
-            defects[shard] = str(defect)
-        on_shard(shard)
+            return None, describe_os_error(error), error
+        return receipt, defect, None
+
+    with contextlib.closing(_in_order(check, plan.num_shards)) as checked:
+        for shard, (receipt, defect, error) in enumerate(checked):
+            if error is not None:
+                if not go_on:
+                    raise error
+                unread.update([shard] if is_unread(error) else [])
+            if receipt is not None and defect is None:
+                good.append(receipt)
+            else:
+                defects[shard] = str(defect)
+            on_shard(shard)
     return Closed(
         split=plan.name,
         component=key,
@@ -131,6 +150,41 @@ def check_shards(
         defects=defects,
         unread=frozenset(unread),
     )
+
+
+class _Room:
+    """A number of bytes, parts of which are held at a time; who asks for more than all gets all."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._left = size
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def held(self, amount: int) -> Iterator[None]:
+        """Holds a part while a block runs; waits until it is there."""
+        amount = min(amount, self._size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= amount)
+            self._left -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += amount
+                self._changed.notify_all()
+
+
+def _in_order(work: Callable[[int], Any], count: int) -> Generator[Any, None, None]:
+    """Yields what work gives for each number below `count`, `_AT_ONCE` under way at a time."""
+    pool = ThreadPoolExecutor(_AT_ONCE, "check")
+    try:
+        ahead = deque(pool.submit(work, number) for number in range(min(count, 2 * _AT_ONCE)))
+        for number in range(count):
+            yield ahead.popleft().result()
+            if number + 2 * _AT_ONCE < count:
+                ahead.append(pool.submit(work, number + 2 * _AT_ONCE))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _asking(
@@ -197,10 +251,12 @@ def _shard_defect(
 ) -> str | None:
     if receipt is None:
         return _why_unwritten(location, plan.name, key, shard)
-    planned = [(row, sample.sample_id) for row, sample in plan.in_shard(shard)]
-    if [(r.row, r.sample_id) for r in receipt.rows] != planned:
-        return "its receipt lists other rows or samples than the plan"
-    return component.foreign(record, plan, receipt) or receipt.defect(location, listed)
+    with _planning:
+        planned = [(row, sample.sample_id) for row, sample in plan.in_shard(shard)]
+        if [(r.row, r.sample_id) for r in receipt.rows] != planned:
+            return "its receipt lists other rows or samples than the plan"
+        foreign = component.foreign(record, plan, receipt)
+    return foreign or receipt.defect(location, listed)
 
 
 def _why_unwritten(location: Location, split: str, key: str, shard: int) -> str:
