@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from latent_store.storage import object_stores
 
 BUCKET = "bucket"
 SECRET = "s3cr3t-that-nobody-prints"
+Request = tuple[str, str]
+"""Its kind (GET, HEAD, PUT, DELETE or LIST), and the key or, of a listing, the prefix."""
+_ASKER = re.compile(r"Credential=([^/]+)/")
 
 
 @dataclass(kw_only=True)
@@ -23,12 +27,15 @@ class Server:
 
     Attributes:
         endpoint: Its address.
-        asked: Each request since it began, or since this was cleared: its kind (GET, HEAD, PUT,
-            DELETE or LIST), and the key or, of a listing, the prefix.
+        asked: Each request since it began, or since this was cleared.
+        asked_by: Likewise, by the access key that signed them.
+        arrived: Called with that key and a request before it is answered.
     """
 
     endpoint: str
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[Request] = field(default_factory=list)
+    asked_by: dict[str, list[Request]] = field(default_factory=lambda: defaultdict(list))
+    arrived: Callable[[str, Request], None] = lambda *_: None
 
     @property
     def url(self) -> str:
@@ -49,7 +56,11 @@ class Server:
         kind = "DELETE" if "delete" in query else environ["REQUEST_METHOD"]
         if "list-type" in query:
             kind, key = "LIST", query.get("prefix", [""])[0]
+        signed = _ASKER.search(environ.get("HTTP_AUTHORIZATION", ""))
+        asker = signed[1] if signed else ""
         self.asked.append((kind, key))
+        self.asked_by[asker].append((kind, key))
+        self.arrived(asker, (kind, key))
 
 
 @contextmanager

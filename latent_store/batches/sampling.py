@@ -1,8 +1,11 @@
 """Sampling: the rows of each batch, a process's share of them, and crops; all pure.
 
 Chunked shuffle: rows are cut into runs of `chunk_rows` consecutive ones, the runs are shuffled,
-`preload_rows` rows at a time are loaded with few contiguous reads and shuffled in memory. Random
-single-row reads, the slow path of every chunked store, do not occur.
+`preload_rows` rows at a time are loaded with few contiguous reads, and dealt out in memory: a load
+is cut into as many equal stretches as a batch has rows, and each batch gets a random row of each.
+Random single-row reads, the slow path of every chunked store, do not occur; rows of a stretch meet
+in no batch; and whoever takes the same places of every batch reads stretches that lie together, by
+which several processes share a store.
 
 Everything depends on (seed, epoch) or (seed, epoch, row) only: any epoch can be entered at any
 batch, and all networks that are compared see the same crops in the same order.
@@ -29,6 +32,9 @@ ORDER_KEY, CROP_KEY = 1, 2
 @dataclass(frozen=True)
 class Share:
     """One process's of several equal shares.
+
+    Of a load of `plan_epoch` it is consecutive rows of the load's order, and whole runs where
+    `preload_rows` is a multiple of `world` times `chunk_rows`.
 
     Attributes:
         rank: Its number, from 0.
@@ -57,7 +63,7 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> list[list[Batch]]:
-    """Orders an epoch.
+    """Orders an epoch, for any number of shares the same.
 
     Args:
         groups: Rows by the size of what is cut from them; a batch comes from one group.
@@ -68,7 +74,8 @@ def plan_epoch(
         seed, epoch: Key what is drawn.
 
     Returns:
-        Loads, each a list of batches: what is read, shuffled and handed out together.
+        Loads, each a list of batches: what is read, shuffled and handed out together. Place `i` of
+        its batches has the rows of the load's stretch `i`.
     """
     rng = np.random.default_rng((ORDER_KEY, seed, epoch))
     span = -(-preload_rows // batch_size) * batch_size
@@ -79,8 +86,9 @@ def plan_epoch(
         order = np.concatenate([chunks[i] for i in rng.permutation(len(chunks))])
         order = np.resize(order, -(-len(order) // batch_size) * batch_size)
         for start in range(0, len(order), span):
-            rows = rng.permutation(order[start : start + span])
-            loads.append([tuple(batch.tolist()) for batch in rows.reshape(-1, batch_size)])
+            stretches = order[start : start + span].reshape(batch_size, -1)
+            batches = rng.permuted(stretches, axis=1).T
+            loads.append([tuple(batch) for batch in batches.tolist()])
     return [loads[i] for i in rng.permutation(len(loads))]
 
 

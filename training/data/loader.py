@@ -84,6 +84,13 @@ class EpochLoader(ABC):
 class CropLoader(EpochLoader):
     """Random crops of a source's images, in a chunked shuffle, read ahead.
 
+    Several ranks have the batches of one process, in the same order, each its own part of every
+    batch. In an epoch each row is read by one of them, but for those that fill up a last batch. A
+    rank's rows of a load are a stretch of it: whole runs of `chunk_rows`, where `preload_rows` is a
+    multiple of the ranks times `chunk_rows`. So an object of the store is asked for by two ranks
+    only where its rows lie in runs, or parts of a run, of both; and in another epoch by another
+    rank, since runs are shuffled. Plans, tables and metadata are read by each.
+
     Args:
         source: What is read.
         seed: Order and crops depend on it, the epoch and the row, on nothing else.
@@ -157,14 +164,17 @@ class WholeImages:
     """A source's whole images in row order, for validation: every row once, in one of the shares.
 
     A thread reads ahead, within one pass. A batch has at most `batch_size` images, of one coded
-    size; of the batches a share is read.
+    size, and batches are in the order of their first rows. A share is consecutive batches, the same
+    ones in every pass: with one image a batch, two ranks ask for the same object of the store only
+    where one's images end and the next one's begin.
     """
 
     def __init__(self, source: Source, *, batch_size: int = 1, share: Share = WHOLE) -> None:
         self.source = source
         self.rule = CropRule(seed=0, crop=0)
-        loads = plan_in_order(source.groups(self.rule), batch_size=batch_size)
-        self.loads = loads[share.rank :: share.world]
+        loads = sorted(plan_in_order(source.groups(self.rule), batch_size=batch_size))
+        first, end = (len(loads) * n // share.world for n in (share.rank, share.rank + 1))
+        self.loads = loads[first:end]
         self._prefetcher = Prefetcher(source.load, workers=1)
 
     def __len__(self) -> int:

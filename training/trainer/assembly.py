@@ -70,20 +70,26 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
     source = StoreSource(source_spec(job, inputs, job.data.split))
     pinned = ranks.device(config.device).type == "cuda"
     loader = CropLoader(source, job.loader, seed=config.seed, pin_memory=pinned, share=ranks)
-    initialise_network(network, job, inputs, source)
+    codec_id = inputs.spec.codec_id
     folder = RunFolder(
         job.output,
         meta=make_meta(job, inputs, network.config),
         config=job.resolved(),
         free=FREE,
-        codec_bytes=inputs.store.codec_checkpoint(inputs.spec.codec_id),
+        # The first rank alone writes it.
+        codec_bytes=inputs.store.codec_checkpoint(codec_id) if ranks.first else None,
         safetensors=config.safetensors,
     )
     folder.require_room(resume=job.resume)  # before minutes go into a computed start
     start = find_start(network, job, source)
     objective = make_objective(network, job, start)
-    if start != FRESH and not folder.holds_run():
-        start_transform(objective, job, inputs, source, ranks.device(config.device), start)
+
+    def give_weights() -> None:
+        initialise_network(network, job, inputs, source)
+        if start != FRESH and not folder.holds_run():
+            start_transform(objective, job, inputs, source, ranks.device(config.device), start)
+
+    ranks.start_alike(network, give_weights)
     validator = make_validator(job, inputs, ranks)
     with contextlib.closing(loader):
         trainer = Trainer(objective, loader, config, folder, validate=validator, ranks=ranks)
@@ -241,7 +247,7 @@ def start_transform(
 ) -> None:
     """Computes, or distils, the weights that the transform starts with, and settles the network.
 
-    Every rank does the same on whole batches: it is a minute, and there is nothing to exchange.
+    The first rank does it, on whole batches.
 
     Args:
         start: What `find_start` has found, not `fresh`.

@@ -13,7 +13,7 @@ gradients go over NCCL, so that no GPU is waited for, and a rank that died is no
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -25,9 +25,12 @@ from latent_store.batches.sampling import Share, Value
 from latent_store.codec.numerics import choose_device
 from latent_store.errors import JobFailedError, LatentStoreError
 from training.selection.cut_norm import CutBatchNorm2d
+from training.trainer.checkpoints import state_on_cpu
 
 # Validation is shared, so that no rank works alone for long: who is waited for longer hangs.
 PATIENCE = timedelta(minutes=30)
+# What a run starts with the first rank makes alone, on slow machines for long.
+START_PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,26 @@ class Ranks(Share):
                 f"{self.world} ranks cannot learn together: {remedy}"
             )
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+    def start_alike(self, network: nn.Module, give_weights: Callable[[], None]) -> None:
+        """Gives the network of every rank the weights and statistics that the first one's gets.
+
+        Args:
+            network: In place.
+            give_weights: Called on the first rank; others read nothing for it, and wait.
+        """
+        if self.world == 1:
+            give_weights()
+            return
+        with self._lost():
+            group = distributed.new_group(backend="gloo", timeout=START_PATIENCE)
+        if self.first:
+            give_weights()
+        given: list[Any] = [state_on_cpu(network) if self.first else None]
+        with self._lost():
+            distributed.broadcast_object_list(given, src=0, group=group)
+            distributed.destroy_process_group(group)
+        network.load_state_dict(given[0])
 
     def share_gradients(self, task: Any) -> Any:
         """Returns what is called in place of a task, a module: its backward sums gradients.

@@ -7,7 +7,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latent_store.batches.sampling import crop_origin, group_by_size, plan_epoch, plan_in_order
+from latent_store.batches.sampling import (
+    Share,
+    crop_origin,
+    group_by_size,
+    plan_epoch,
+    plan_in_order,
+)
 
 
 def plan(groups, **changed):
@@ -64,6 +70,21 @@ def test_rows_are_shuffled_within_a_load() -> None:
     assert rows != sorted(rows)
     neighbours = sum(b == a + 1 for a, b in itertools.pairwise(rows))
     assert neighbours < 16
+
+
+@settings(max_examples=40, deadline=None)
+@given(world=st.integers(1, 4), runs=st.integers(1, 3), epoch=st.integers(0, 5), data=st.data())
+def test_a_share_of_a_load_is_whole_runs(world, runs, epoch, data) -> None:
+    chunk_rows = 6
+    batch_size = world * data.draw(st.sampled_from([1, 2, 3, 6]))
+    span = -(-world * runs * chunk_rows // batch_size) * batch_size
+    sizes = {"batch_size": batch_size, "chunk_rows": chunk_rows, "preload_rows": span}
+    for load in plan([list(range(3 * span))], **sizes, epoch=epoch):
+        for share in (Share(rank, world) for rank in range(world)):
+            rows = [row for batch in load for row in share.part(batch)]
+            own = Counter(row // chunk_rows for row in rows)
+            assert len(set(rows)) == len(rows) == span // world
+            assert set(own.values()) == {chunk_rows}
 
 
 @settings(max_examples=60, deadline=None)

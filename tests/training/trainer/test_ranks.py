@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_both_and_names_the_rank_s_samples(
     first, second = reasons(left, "poisoned")
     assert first == second
     assert "the loss is not finite at step 2 (epoch 0)" in first
-    rows = rows_of(make_loader(tiny_store, TWO[1], batch_size=2))[1]
+    rows = rows_of(make_loader(tiny_store.url, TWO[1], batch_size=2))[1]
     (name,) = latent_store.open(tiny_store.url)["cityscapes/train"].sample_ids(rows)
     assert f"the batch was {name}; nothing since" in first
 
@@ -136,16 +136,17 @@ def test_without_torchrun_there_is_no_group(monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
 
-def make_loader(store: TinyStore, ranks: Ranks, **changed: int) -> CropLoader:
-    codec_id = latent_store.open(store.url).codec().codec_id
+def make_loader(url: Path | str, ranks: Ranks, **changed: int) -> CropLoader:
+    codec_id = latent_store.open(url).codec().codec_id
+    config = LoaderConfig(**({"batch_size": 4, "crop": 64, "workers": 0} | changed))
     spec = SourceSpec(
-        url=str(store.url),
+        url=str(url),
         split="cityscapes/train",
         annotations=PixelLabels(),
         domain="latent",
         codec_id=codec_id,
+        max_samples=config.max_samples,
     )
-    config = LoaderConfig(**({"batch_size": 4, "crop": 64, "workers": 0} | changed))
     return CropLoader(StoreSource(spec), config, seed=0, share=ranks)
 
 
@@ -155,7 +156,9 @@ def rows_of(loader: CropLoader) -> list[list[int]]:
 
 def test_ranks_share_the_batches_of_one_process(tiny_store: TinyStore) -> None:
     for whole, *parts in zip(
-        make_loader(tiny_store, ALONE), *(make_loader(tiny_store, r) for r in TWO), strict=True
+        make_loader(tiny_store.url, ALONE),
+        *(make_loader(tiny_store.url, r) for r in TWO),
+        strict=True,
     ):
         for name in ("y_hat_BCHW", "labels_BHW", "rows_B", "valid_B2"):
             assert torch.equal(torch.cat([part[name] for part in parts]), whole[name]), name
@@ -176,13 +179,13 @@ def test_a_rank_reads_its_own_rows_only(
     monkeypatch.setattr(LatentsReader, "read", reading)
     for ranks in TWO:
         read.clear()
-        rows = rows_of(make_loader(tiny_store, ranks))
+        rows = rows_of(make_loader(tiny_store.url, ranks))
         assert sorted(read) == sorted({row for batch in rows for row in batch})
         assert len(read) < 6
 
 
 def test_ranks_share_the_validation(tiny_store: TinyStore) -> None:
-    source = make_loader(tiny_store, ALONE).source
+    source = make_loader(tiny_store.url, ALONE).source
     shares = [WholeImages(source, batch_size=4, share=ranks) for ranks in TWO]
     seen = [[b["rows_B"].tolist() for b in images] for images in shares]
     assert seen == [[[0, 1, 2, 3]], [[4, 5]]]
