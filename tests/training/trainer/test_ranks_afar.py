@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 import torch
@@ -128,43 +127,48 @@ class Group:
 
     Args:
         endpoints: Of each rank.
+        output: Of the run; beside it lies what each rank said.
     """
 
-    def __init__(self, endpoints: Sequence[str], words: Sequence[str]) -> None:
+    def __init__(self, endpoints: Sequence[str], store: str, output: Path, *more: object) -> None:
         first, second = (json.dumps({"endpoint_url": endpoint}) for endpoint in endpoints)
         script = f'[ $RANK = 0 ] || export {STORAGE_OPTIONS}="$SECOND"'
-        script += '; AWS_ACCESS_KEY_ID=rank$RANK exec "$@"'
+        script += f'; AWS_ACCESS_KEY_ID=rank$RANK exec "$@" 2>{output.parent}/rank$RANK'
         command = Path(sys.executable).with_name("train-from-store")
+        words = [command, *arguments(store, output, *more)]
         env = {name: value for name, value in os.environ.items() if name != "AWS_ENDPOINT_URL"}
+        self._logs = [output.parent / f"rank{rank}" for rank in (0, 1)]
         self._process = subprocess.Popen(
-            [*TORCHRUN, "--no-python", "sh", "-c", script, "sh", command, *words],
+            [*TORCHRUN, "--no-python", "sh", "-c", script, "sh", *words],
             cwd=ROOT,
             env=env | {STORAGE_OPTIONS: first, "SECOND": second, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
         )
 
-    def terminate(self) -> None:
-        """Sends SIGTERM to all of them, as a queue does."""
-        os.killpg(self._process.pid, signal.SIGTERM)
+    def __enter__(self) -> Self:
+        return self
 
-    def wait(self, seconds: float = 300) -> tuple[int, list[str]]:
-        """Returns the exit status, and the errors of the ranks; none of them outlives the wait."""
-        try:
-            _, said = self._process.communicate(timeout=seconds)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self.terminate()
+            self._process.wait(100)  # It ends them within 30 s.
+
+    def terminate(self) -> None:
+        """Sends SIGTERM to all of them: `torchrun` passes it on."""
+        self._process.terminate()
+
+    def wait(self, seconds: float = 300) -> tuple[int, list[list[str]]]:
+        """Returns the exit status, and each rank's errors."""
+        status = self._process.wait(seconds)
+        said = [log.read_text() for log in self._logs]
+        assert not any("Traceback" in one for one in said), said
         mark = "train-from-store: error: "
-        errors = [line.partition(mark)[2] for line in said.splitlines() if mark in line]
-        assert "Traceback" not in said.partition("torch/distributed/")[0], said
-        return self._process.returncode, errors
+        lines = [[line for line in one.splitlines() if mark in line] for one in said]
+        return status, [[line.partition(mark)[2] for line in own] for own in lines]
 
 
 def together(server: s3.Server, output: Path, *more: object) -> None:
-    group = Group([server.endpoint] * 2, arguments(store_on(server), output, *more))
-    assert group.wait() == (0, [])
+    with Group([server.endpoint] * 2, store_on(server), output, *more) as group:
+        assert group.wait() == (0, [[], []])
 
 
 def require_close(one: Path, other: Path) -> None:
@@ -221,23 +225,25 @@ def parted(server: s3.Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def arrived(asker: str, request: s3.Request) -> None:
         known = _OBJECT.match(request[1])
-        if asker == "rank1" and known and known[1:3] == ("train", "segmentation"):
+        if asker == "rank1" and known and known[2] == "segmentation":
             seen.add(known[3])
             if len(seen) == 2:
                 later.set()
                 stopped.wait(60)
 
-    group = Group([server.endpoint] * 2, arguments(store_on(server), output, *LONGER))
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Group([server.endpoint] * 2, store_on(server), output, *LONGER) as group,
+    ):
         patch.setattr(server, "arrived", arrived)
         assert later.wait(240)
         group.terminate()
         stopped.set()
         status, errors = group.wait()
     assert status
-    assert len(errors) == 2
-    (step,) = {re.match(r"stopped by SIGTERM after step (\d+) of 8; ", one)[1] for one in errors}
-    assert 2 < int(step) < 8
+    (said,), (other,) = errors
+    assert said == other
+    assert 2 <= int(re.match(r"stopped by SIGTERM after step (\d) of 8; ", said)[1]) < 8
     return output
 
 
@@ -268,12 +274,12 @@ def test_one_process_goes_on_with_what_two_ranks_began_from_a_distilled_start(
 @pytest.mark.slow
 def test_a_rank_whose_endpoint_does_not_answer_ends_both(server: s3.Server, tmp_path: Path) -> None:
     endpoints = [server.endpoint, "http://127.0.0.1:9"]
-    words = arguments(store_on(server), tmp_path / "run", "--max_steps", 8)
-    status, errors = Group(endpoints, words).wait(120)
+    with Group(endpoints, store_on(server), tmp_path / "run", *LONGER) as group:
+        status, (first, second) = group.wait(120)
     assert status
-    (own,) = [error for error in errors if "lost the others" not in error]
-    assert re.match(r"s3://bucket/tiny.zarr (cannot be opened|does not answer)", own)
-    assert len(errors) <= 2
+    (reason,) = second
+    assert re.match(r"s3://bucket/tiny.zarr (cannot be opened|does not answer)", reason)
+    require_lost(first)
 
 
 @pytest.mark.slow
@@ -286,17 +292,23 @@ def test_a_rank_whose_endpoint_goes_away_ends_both(server: s3.Server, tmp_path: 
     gone = threading.Event()
 
     def app(environ, start):
-        known = _OBJECT.match(environ["PATH_INFO"].partition("/bucket/")[2])
-        if known and known[1] == "train" and not gone.is_set():
+        if "/train/labels/segmentation/c/" in environ["PATH_INFO"] and not gone.is_set():
             gone.set()
             other.stop()
         return answer(environ, start)
 
     other._server.app = app
-    words = arguments(store_on(server), tmp_path / "run", "--max_steps", 8)
-    status, errors = Group([server.endpoint, f"http://{host}:{port}"], words).wait(300)
+    endpoints = [server.endpoint, f"http://{host}:{port}"]
+    with Group(endpoints, store_on(server), tmp_path / "run", *LONGER) as group:
+        status, (first, second) = group.wait(240)
     assert gone.is_set()
     assert status
-    (own,) = [error for error in errors if "lost the others" not in error]
-    assert f"{host}:{port}" in own
-    assert len(errors) <= 2
+    (reason,) = second
+    assert f"{host}:{port}" in reason
+    require_lost(first)
+
+
+def require_lost(errors: list[str]) -> None:
+    """Says that a rank ended because of another: by `torchrun`, or with one line."""
+    assert all("rank 0 of 2 lost the others" in error for error in errors)
+    assert len(errors) <= 1
