@@ -103,7 +103,7 @@ class Ranks(Share):
             give_weights()
             return
         with self._lost():
-            group = distributed.new_group(backend="gloo", timeout=START_PATIENCE)
+            group: Any = distributed.new_group(backend="gloo", timeout=START_PATIENCE)
         if self.first:
             give_weights()
         given: list[Any] = [state_on_cpu(network) if self.first else None]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -59,12 +60,12 @@ OF_THE_START = {"channel_rms", "channel_mean", "features"}
 @pytest.fixture(scope="module")
 def server(tiny_store: TinyStore) -> Iterator[s3.Server]:
     with pytest.MonkeyPatch.context() as patch, s3.serving(patch) as found:
-        Location(found.url).fs.put(f"{tiny_store.url}/", store_on(found), recursive=True)
+        Location(found.url).fs.put(f"{tiny_store.url}/", f"{store_on(found)}/", recursive=True)
         yield found
 
 
 def store_on(server: s3.Server) -> str:
-    return f"{server.url}/tiny.zarr/"
+    return f"{server.url}/tiny.zarr"
 
 
 def shards_of(asked: Sequence[s3.Request], split: str = "train") -> dict[str, set[int]]:
@@ -128,37 +129,40 @@ class Group:
     Args:
         endpoints: Of each rank.
         output: Of the run; beside it lies what each rank said.
+        nodes: 1 for both, or 2 for one each: a `torchrun` a node, on this machine.
     """
 
-    def __init__(self, endpoints: Sequence[str], store: str, output: Path, *more: object) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], store: str, output: Path, *more: object, nodes: int = 1
+    ) -> None:
         first, second = (json.dumps({"endpoint_url": endpoint}) for endpoint in endpoints)
         script = f'[ $RANK = 0 ] || export {STORAGE_OPTIONS}="$SECOND"'
         script += f'; AWS_ACCESS_KEY_ID=rank$RANK exec "$@" 2>{output.parent}/rank$RANK'
-        command = Path(sys.executable).with_name("train-from-store")
-        words = [command, *arguments(store, output, *more)]
+        program = Path(sys.executable).with_name("train-from-store")
+        words = [str(program), *arguments(store, output, *more)]
         env = {name: value for name, value in os.environ.items() if name != "AWS_ENDPOINT_URL"}
         self._logs = [output.parent / f"rank{rank}" for rank in (0, 1)]
-        self._process = subprocess.Popen(
-            [*TORCHRUN, "--no-python", "sh", "-c", script, "sh", *words],
-            cwd=ROOT,
-            env=env | {STORAGE_OPTIONS: first, "SECOND": second, "OMP_NUM_THREADS": "1"},
-        )
+        env |= {STORAGE_OPTIONS: first, "SECOND": second, "OMP_NUM_THREADS": "1"}
+        start = TORCHRUN if nodes == 1 else [*TORCHRUN[:3], *two_nodes()]
+        command = [*start, "--no-python", "sh", "-c", script, "sh", *words]
+        self._nodes = [subprocess.Popen(command, cwd=ROOT, env=env) for _ in range(nodes)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self.terminate()
-            self._process.wait(100)  # It ends them within 30 s.
+        self.terminate()
+        for node in self._nodes:
+            node.wait(100)  # It ends its ranks within 30 s.
 
     def terminate(self) -> None:
         """Sends SIGTERM to all of them: `torchrun` passes it on."""
-        self._process.terminate()
+        for node in self._nodes:
+            node.terminate()
 
     def wait(self, seconds: float = 300) -> tuple[int, list[list[str]]]:
         """Returns the exit status, and each rank's errors."""
-        status = self._process.wait(seconds)
+        status = max(abs(node.wait(seconds)) for node in self._nodes)
         said = [log.read_text() for log in self._logs]
         assert not any("Traceback" in one for one in said), said
         mark = "train-from-store: error: "
@@ -166,8 +170,16 @@ class Group:
         return status, [[line.partition(mark)[2] for line in own] for own in lines]
 
 
-def together(server: s3.Server, output: Path, *more: object) -> None:
-    with Group([server.endpoint] * 2, store_on(server), output, *more) as group:
+def two_nodes() -> list[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d"]
+    return [*words, "--rdzv_endpoint", f"127.0.0.1:{port}", "--local_addr", "127.0.0.1"]
+
+
+def together(server: s3.Server, output: Path, *more: object, nodes: int = 1) -> None:
+    with Group([server.endpoint] * 2, store_on(server), output, *more, nodes=nodes) as group:
         assert group.wait() == (0, [[], []])
 
 
@@ -205,7 +217,6 @@ def test_two_ranks_train_from_s3_what_one_process_does(
             more = {0, 1} if rank == 0 and name in OF_THE_START else set()
             assert shards == own[rank] | more, (rank, name)
         assert shards_of(asked[rank], "val")["y_hat"] == {rank}
-    print({name: len(requests) for name, requests in server.asked_by.items()})
 
 
 @pytest.fixture(scope="module")
@@ -248,11 +259,11 @@ def parted(server: s3.Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_stopped_ranks_go_on_bit_by_bit(
+def test_stopped_ranks_go_on_bit_by_bit_on_two_nodes(
     server: s3.Server, whole: Path, parted: Path, tmp_path: Path
 ) -> None:
     output = shutil.copytree(parted, tmp_path / "run")
-    together(server, output, *LONGER, "--resume")
+    together(server, output, *LONGER, "--resume", nodes=2)
     assert (output / "last.pt").read_bytes() == (whole / "last.pt").read_bytes()
     for kind in ("step", "epoch"):
         mine, theirs = (records(path, kind) for path in (output, whole))
