@@ -81,9 +81,10 @@ def plan_epoch(
     span = -(-preload_rows // batch_size) * batch_size
     loads: list[list[Batch]] = []
     for group in groups:
-        order = np.asarray(group, dtype=np.int64)
-        chunks = [order[start : start + chunk_rows] for start in range(0, len(order), chunk_rows)]
-        order = np.concatenate([chunks[i] for i in rng.permutation(len(chunks))])
+        rows = np.asarray(group, dtype=np.int64)
+        # A short run at the end comes last: before others it would shift them all against loads.
+        whole = rows[: len(rows) // chunk_rows * chunk_rows]
+        order = np.append(rng.permutation(whole.reshape(-1, chunk_rows)), rows[len(whole) :])
         order = np.resize(order, -(-len(order) // batch_size) * batch_size)
         for start in range(0, len(order), span):
             stretches = order[start : start + span].reshape(batch_size, -1)
