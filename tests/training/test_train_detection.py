@@ -71,7 +71,11 @@ def records(output: Path, kind: str) -> list[dict]:
         (["--selection", "dynamic", "--rate_weight", "0.5"], "dynamic (rate-aware)"),
         (["--selection", "static", "--mask", RANKING, "--keep", KEEP], f"static-16 ({RANKING})"),
         (["--selection", "any", "--mask", RANKING], f"any ({RANKING})"),
-        (["--transform", "res", "--lambda_kd", "0", "--crop", "64"], "no gate res"),
+        # All six pictures are in each batch: a small crop of some may have no object.
+        (
+            ["--transform", "res", "--lambda_kd", "0", "--crop", "64", "--batch_size", "6"],
+            "no gate res",
+        ),
         (["--domain", "pixel"], "pixel (trained on decoded)"),
     ],
     ids=["dynamic", "static", "any", "res", "pixel"],
