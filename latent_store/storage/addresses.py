@@ -15,6 +15,7 @@ from latent_store.errors import LatentStoreError, MissingExtraError, public_url
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """By scheme, the extra that brings what opens it."""
+_OTHERS = "that is no extra of latent-store: install it, or give a path, s3:// or gs://"
 
 
 def common_options(url: str) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Returns the file system of an address, and the path in it.
 
     Raises:
-        LatentStoreError: The address is empty, lacks a slash, or is of a kind that nobody knows.
+        LatentStoreError: The address is empty, lacks a slash, or is of a kind that nobody knows, or
+            that this machine cannot reach.
         MissingExtraError: The package that reaches its kind is not installed.
     """
     if not url.strip():
@@ -47,8 +49,14 @@ def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         return fsspec.url_to_fs(url, **options)  # type: ignore[no-any-return]
     except ImportError as error:
         extra = _EXTRAS.get(url.partition("://")[0])
-        remedy = f": pip install 'latent-store[{extra}]'" if extra else ""
+        remedy = f": pip install 'latent-store[{extra}]'" if extra else f"; {_OTHERS}"
         raise MissingExtraError(f"{public_url(url)} cannot be opened: {error}{remedy}") from error
+    except OSError as error:
+        # A library of the system that a kind needs is not there; the rest is where it was sought.
+        reason = str(error).partition("\n")[0]
+        raise LatentStoreError(
+            f"{public_url(url)} cannot be opened: {reason}; {_OTHERS}"
+        ) from error
     except (ValueError, TypeError) as error:
         raise LatentStoreError(
             f"{public_url(url)} is no address that can be opened ({error}); give a path, or a URL "

@@ -23,10 +23,15 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import PipelineState
 
-from latent_store.errors import JobFailedError, LatentStoreError
-from pipelines.jobs.beam_options import DEFAULT_RUNNER, read_options, runner_name
+from latent_store.errors import JobFailedError, LatentStoreError, public_url
+from pipelines.jobs.beam_options import (
+    DEFAULT_RUNNER,
+    StoreOptions,
+    read_options,
+    runner_name,
+)
+from pipelines.jobs.portable_pipelines import reason_of, run_elsewhere
 from pipelines.jobs.runner_checks import require_runnable
-from pipelines.jobs.worker_pools import watched_pool
 from pipelines.jobs.worker_processes import run_in_processes
 from pipelines.jobs.worker_versions import AlikeWork
 
@@ -46,6 +51,8 @@ def beam_options(
     """
     options = read_options(command, words)
     require_runnable(options, places or {})
+    if runner_name(options) == "DataflowRunner":
+        options.view_as(StoreOptions).store_url = public_url((places or {}).get("--store", ""))
     return options
 
 
@@ -161,11 +168,12 @@ def _run_pipeline(
         added = results | "Add" >> beam.CombineGlobally(gathering.add)
         _ = added | "Keep" >> beam.Map(gathering.keep)
     try:
-        # An error in this process is a bug, or says what it is.
-        with contextlib.nullcontext() if here else _elsewhere(options):
-            result = pipeline.run()
-            _tell_job(result, options)
-            state = result.wait_until_finish()
+        if here:
+            # An error in this process is a bug, or says what it is.
+            state = pipeline.run().wait_until_finish()
+        else:
+            with _refusals_in_one_line(options):
+                state = run_elsewhere(pipeline, job_teller(options))
     finally:
         shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
     if state not in (None, PipelineState.DONE):
@@ -175,21 +183,34 @@ def _run_pipeline(
         )
 
 
-def _tell_job(result: Any, options: PipelineOptions) -> None:
-    """Says on stderr where Dataflow shows its job, whose state this process waits for."""
+def job_teller(options: PipelineOptions) -> Callable[[Any], None]:
+    """Returns what says on stderr where Dataflow shows its job, what closes its store, and the
+    job's state when that has changed."""
     if runner_name(options) != "DataflowRunner":
-        return
-    cloud, job = options.view_as(GoogleCloudOptions), result.job_id()
-    place = f"jobs/{cloud.region}/{job}?project={cloud.project}"
-    url = f"https://console.cloud.google.com/dataflow/{place}"
-    print(f"Dataflow runs job {job}, which this process waits for: {url}", file=sys.stderr)
+        return lambda _: None
+    cloud, store = options.view_as(GoogleCloudOptions), options.view_as(StoreOptions).store_url
+    told: list[str] = []
 
+    def tell(result: Any) -> None:
+        job = result.job_id()
+        if not told:
+            place = f"jobs/{cloud.region}/{job}?project={cloud.project}"
+            print(
+                f"Dataflow runs job {job}, which this process waits for: "
+                f"https://console.cloud.google.com/dataflow/{place}; if this process ends before "
+                f"the job, latent-store finalize {store} closes what is whole",
+                file=sys.stderr,
+            )
+        state = ""
+        with contextlib.suppress(Exception):  # Whether the job lives is for who waits to say.
+            state = str(result.state)
+        if state not in told[-1:]:
+            told.append(state)
+            print(
+                f"Dataflow: job {job} is {state or 'of a state that is not told'}", file=sys.stderr
+            )
 
-@contextlib.contextmanager
-def _elsewhere(options: PipelineOptions) -> Iterator[None]:
-    """Tells, while a runner has a job, what goes wrong there."""
-    with watched_pool(options), _refusals_in_one_line(options):
-        yield
+    return tell
 
 
 @contextlib.contextmanager
@@ -200,11 +221,9 @@ def _refusals_in_one_line(options: PipelineOptions) -> Iterator[None]:
     except LatentStoreError:
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # Beam's last line is the reason, above it stand the frames.
-        reason = lines[-1] if lines else type(error).__name__
         raise JobFailedError(
-            f"{runner_name(options)} lost the job: {reason}; run the same command again to go on"
+            f"{runner_name(options)} lost the job: {reason_of(error)}; run the same command again "
+            "to go on"
         ) from error
 
 

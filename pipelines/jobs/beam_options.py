@@ -32,6 +32,14 @@ RUNNERS = {
 """What `--runner` says -> what Beam is told. Beam's own list lacks Dask's."""
 
 
+class StoreOptions(PipelineOptions):
+    """What a job tells its runner of itself, which no flag says."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: Any) -> None:
+        parser.add_argument("--store_url")
+
+
 def read_options(command: str, words: Sequence[str]) -> PipelineOptions:
     """Reads what a job's own parser left, and names its runner.
 
@@ -103,6 +111,8 @@ def _unknown_to_beam(command: str, rest: Sequence[str]) -> list[str]:
     parser = make_parser(command, "")
     parser.register("type", None, str)  # Some texts of Beam's are empty by default.
     for option_class in PipelineOptions.__subclasses__():
+        if option_class is StoreOptions:
+            continue
         # Beam offers no public way to ask whether it knows a flag; its own check does this.
         tolerant: Any = _Tolerant(parser)
         option_class._add_argparse_args(tolerant)

@@ -8,6 +8,7 @@ they are.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from distributed import Client, KilledWorker, as_completed
 
 from latent_store.errors import JobFailedError, LatentStoreError
 from pipelines.jobs.beam_options import dask_options
-from pipelines.jobs.worker_versions import versions
+from pipelines.jobs.worker_versions import BEAM, AlikeWork, versions
 
 
 def run_on_dask(
@@ -29,13 +30,14 @@ def run_on_dask(
     """Runs `work` on each shard number, one task a shard; yields results as they come.
 
     Raises:
-        JobFailedError: Workers were lost at the same shard again and again.
+        JobFailedError: Workers were lost at the same shard again and again, or one has other
+            versions than the launcher.
     """
     # Whose keys another run has used would be given that one's results.
     run = f"{name}-{uuid4().hex[:8]}"
     with _client(options) as client:
         keys = [(run, shard) for shard in shards]
-        futures = client.map(work, list(shards), key=keys, pure=False)
+        futures = client.map(AlikeWork(work), list(shards), key=keys, pure=False)
         try:
             for _, result in as_completed(futures, with_results=True):
                 yield result
@@ -66,8 +68,15 @@ def require_cluster(options: PipelineOptions, folders: Sequence[str], timeout: f
             "them out"
         )
     address = given.get("address") or dask.config.get("scheduler-address", None)
-    if not (address or given.get("scheduler_file")):
+    file = given.get("scheduler_file")
+    if not (address or file):
         return  # A cluster of this machine, made for the job.
+    if file and not _names_scheduler(file):
+        # Dask waits for it without an end.
+        raise LatentStoreError(
+            f"--dask_scheduler_file {file} is no file that a scheduler of Dask wrote; start one "
+            "with dask scheduler --scheduler-file FILE, or give --dask_client_address"
+        )
     try:
         client = Client(**{**given, "timeout": timeout})
     except (OSError, TimeoutError, ValueError) as error:
@@ -77,8 +86,14 @@ def require_cluster(options: PipelineOptions, folders: Sequence[str], timeout: f
             "give --dask_client_address another address"
         ) from error
     with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            return  # They may come when there is work.
+        try:
+            client.wait_for_workers(1, timeout=timeout)
+        except TimeoutError as error:
+            raise LatentStoreError(
+                f"the scheduler of Dask at {address or file} has no workers, and none came within "
+                f"{timeout:.0f} seconds; start one with dask worker, or let the cluster keep one "
+                "(minimum=1)"
+            ) from error
         _require_alike(client, folders)
 
 
@@ -103,7 +118,14 @@ def _require_alike(client: Client, folders: Sequence[str]) -> None:
 def _describe(folders: Sequence[str]) -> dict[str, str]:
     """Returns what workers must have in common with the launcher."""
     there = {f"at {path}": "a folder" if Path(path).is_dir() else "none" for path in folders}
-    return versions() | there
+    return versions(BEAM) | there
+
+
+def _names_scheduler(file: str) -> bool:
+    try:
+        return bool(json.loads(Path(file).read_bytes())["address"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 @contextlib.contextmanager

@@ -5,9 +5,13 @@ Beam asks most of it after a pipeline was made, with retries of minutes and trac
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+import subprocess
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import apache_beam as beam
@@ -20,16 +24,24 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     WorkerOptions,
 )
-from apache_beam.transforms.environments import Environment
+from apache_beam.transforms.environments import (
+    DockerEnvironment,
+    Environment,
+    ExternalEnvironment,
+    ProcessEnvironment,
+)
 
 from latent_store.console import MOST_THREADS, Number
 from latent_store.errors import LatentStoreError
-from latent_store.storage.location import Location
+from latent_store.storage.object_stores import open_location
 from pipelines.jobs.beam_options import runner_name
-from pipelines.jobs.worker_pools import pool_here
+from pipelines.jobs.portable_pipelines import EMBEDDED, pool_near, require_worker
 
 CONNECT_SECONDS = 5
 """How long an endpoint may take to answer."""
+START_SECONDS = 20
+"""How long a worker may take to begin, on a busy machine."""
+_ADDRESS = re.compile(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _FETCHED = {
     "PrismRunner": "prism_location",
     "FlinkRunner": "flink_job_server_jar",
@@ -60,6 +72,8 @@ def require_runnable(options: PipelineOptions, places: Mapping[str, str]) -> Non
             raise LatentStoreError(f"--{name} {refusal}")
     _CHECKS.get(runner_name(options), lambda *_: None)(options, places)
     _require_pipeline(options)
+    if runner_name(options) in ("PortableRunner", *_FETCHED):
+        _require_worker(options)
 
 
 def _require_pipeline(options: PipelineOptions) -> None:
@@ -68,16 +82,22 @@ def _require_pipeline(options: PipelineOptions) -> None:
     Raises:
         LatentStoreError: In Beam's words.
     """
-    try:
+    with _in_words_of_beam():
         pipeline = beam.Pipeline(options=options)
         portable = options.view_as(PortableOptions)
         if portable.environment_type:
             Environment.from_options(portable)
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _in_words_of_beam() -> Iterator[None]:
+    try:
+        yield
     except (ImportError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise LatentStoreError(
             f"Beam cannot run with these options: {error}; see --help for runners that can"
         ) from error
-    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
 
 
 def _require_portable(options: PipelineOptions, _: Mapping[str, str]) -> None:
@@ -87,12 +107,47 @@ def _require_portable(options: PipelineOptions, _: Mapping[str, str]) -> None:
         raise LatentStoreError("--runner PortableRunner needs --job_endpoint HOST:PORT, got none")
     if endpoint is None:
         _require_job_server(name, options)
-    elif endpoint != "embed":
+    elif endpoint != EMBEDDED:
         _require_answer("--job_endpoint", endpoint, "start the job service there")
-    pool = pool_here(options)
-    if pool is not None:
-        start = "python -m apache_beam.runners.worker.worker_pool_main --service_port PORT"
-        _require_answer("--environment_config", pool, f"start the pool with {start}")
+    if portable.environment_type or endpoint is not None:
+        with _in_words_of_beam():
+            environment = Environment.from_options(portable)
+        own = endpoint == EMBEDDED or (endpoint is None and name == "PrismRunner")
+        _require_environment(environment, portable, own=own)
+        pool = pool_near(options)
+        if pool is not None:
+            start = "python -m apache_beam.runners.worker.worker_pool_main --service_port PORT"
+            _require_answer("--environment_config", pool, f"start the pool with {start}")
+
+
+def _require_environment(environment: Environment, portable: PortableOptions, *, own: bool) -> None:
+    """Refuses workers that cannot be; what only this machine knows where it starts them, `own`."""
+    other = "give --environment_type LOOPBACK for workers of this machine"
+    if isinstance(environment, ExternalEnvironment):
+        _require_address("--environment_type EXTERNAL needs --environment_config", environment.url)
+    elif isinstance(environment, DockerEnvironment) and own and not _docker_runs():
+        given = portable.environment_type or "left out, which means DOCKER"
+        raise LatentStoreError(
+            f"--environment_type {given}: docker does not run here, as docker info says; start "
+            f"it, or {other}"
+        )
+    elif isinstance(environment, ProcessEnvironment) and portable.job_endpoint == EMBEDDED:
+        raise LatentStoreError(f"--job_endpoint embed has no --environment_type PROCESS; {other}")
+    elif isinstance(environment, ProcessEnvironment) and own:
+        command = environment.command
+        if not command or shutil.which(command) is None:
+            raise LatentStoreError(
+                f"--environment_type PROCESS needs a command that runs here, got {command}; mend "
+                f"--environment_config, or {other}"
+            )
+
+
+def _docker_runs() -> bool:
+    try:
+        ask = ["docker", "info"]
+        return not subprocess.run(ask, capture_output=True, timeout=CONNECT_SECONDS).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def _require_job_server(name: str, options: PipelineOptions) -> None:
@@ -107,15 +162,54 @@ def _require_job_server(name: str, options: PipelineOptions) -> None:
             f"--runner {name} needs --{flag} FILE, which apache.org has, or --job_endpoint "
             f"HOST:PORT of a running service; got {found}"
         )
+    if name not in _UBER_JAR:
+        return
+    if "://" not in path and not zipfile.is_zipfile(path):
+        raise LatentStoreError(
+            f"--{flag} {path} is no jar; give the job server's, which apache.org has"
+        )
     java = given["job_server_java_launcher"]
-    if name in _UBER_JAR and shutil.which(java) is None:
+    if shutil.which(java) is None:
         raise LatentStoreError(
             f"--runner {name} starts its job service with Java, there is no {java}; install it, "
             "or give --job_endpoint HOST:PORT of a running service"
         )
 
 
+def _require_worker(options: PipelineOptions) -> None:
+    """Has one element run, where workers are started by this machine or near it.
+
+    On a cluster that would be a job of its own, which may have to wait for its turn.
+    """
+    name, portable = runner_name(options), options.view_as(PortableOptions)
+    given, endpoint = options.get_all_options(), portable.job_endpoint
+    pool = pool_near(options)
+    if endpoint is None and not given.get(_UBER_JAR.get(name, "")):
+        flag = f"--{_FETCHED[name]}"
+        what, remedy = f"{flag} {given[flag[2:]]}", f"give a {flag} that runs on this machine"
+    elif pool is not None:
+        what = f"workers of the pool at {pool}"
+        remedy = "its own output says why; let its `python` be one with 'latent-store[beam]'"
+    elif endpoint == EMBEDDED:
+        what, remedy = (
+            f"--environment_type {portable.environment_type or 'DOCKER'}",
+            ("mend it or --environment_config, or give --environment_type LOOPBACK"),
+        )
+    else:
+        return
+    try:
+        require_worker(options, START_SECONDS)
+    except LatentStoreError as error:
+        raise LatentStoreError(f"{name} cannot use {what}: {error}; {remedy}") from error
+
+
+def _require_address(rule: str, address: str | None) -> None:
+    if not _ADDRESS.fullmatch(address or ""):
+        raise LatentStoreError(f"{rule} HOST:PORT, got {address or 'none'}; name the port too")
+
+
 def _require_answer(flag: str, endpoint: str, remedy: str) -> None:
+    _require_address(flag, endpoint)
     with grpc.insecure_channel(endpoint) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
@@ -162,10 +256,20 @@ def _require_dataflow(options: PipelineOptions, places: Mapping[str, str]) -> No
             "login, or let GOOGLE_APPLICATION_CREDENTIALS name a key's file"
         ) from error
     bucket = "gs://" + str(cloud.temp_location).removeprefix("gs://").partition("/")[0]
-    if not Location(bucket).fs.exists(bucket):
+    require_bucket("--temp_location", bucket)
+
+
+def require_bucket(flag: str, bucket: str) -> None:
+    """Refuses a bucket that is not there, or does not answer.
+
+    Raises:
+        LatentStoreError: With the remedy.
+    """
+    # It answers, so that the next request does.
+    location = open_location(bucket)
+    if not location.fs.exists(bucket):
         raise LatentStoreError(
-            f"--temp_location {cloud.temp_location} lies in no bucket that these credentials "
-            f"reach; make {bucket}, or give another"
+            f"{flag} lies in no bucket that these credentials reach; make {bucket}, or give another"
         )
 
 

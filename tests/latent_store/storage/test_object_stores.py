@@ -92,6 +92,18 @@ def test_an_unknown_scheme_is_no_address(refused: Callable[..., str]) -> None:
     assert "nosuch://b/s.zarr is no address that can be opened" in refused("nosuch://b/s.zarr")
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("az://b/s.zarr", "Install adlfs"), ("hdfs://lab:9000/s.zarr", "Unable to load lib")],
+)
+def test_what_no_extra_opens_is_one_line_with_a_remedy(
+    refused: Callable[..., str], url: str, reason: str
+) -> None:
+    line = refused(url)
+    assert f"{url} cannot be opened: {reason}" in line
+    assert line.endswith("install it, or give a path, s3:// or gs://")
+
+
 def test_a_wrong_endpoint_is_named(
     server: s3.Server, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,12 +11,15 @@ import threading
 import time
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.portable_runner import PortableRunner
 
+from latent_store.errors import LatentStoreError
 from latent_store.storage.location import CONTROL
-from pipelines.jobs.beam_jobs import run_over_shards
-from pipelines.jobs.beam_options import DEFAULT_RUNNER
+from pipelines.jobs.beam_jobs import beam_options, job_teller, run_over_shards
+from pipelines.jobs.beam_options import DEFAULT_RUNNER, StoreOptions, read_options
 from tests.pipelines.kills import contents
 from tests.pipelines.tiny_jobs import encode_args, encoding
 
@@ -39,6 +42,46 @@ def test_an_interrupt_inside_of_a_shard_is_one(capfd: pytest.CaptureFixture[str]
     assert signal.getsignal(signal.SIGINT) is handler
     assert threading.excepthook is hook
     assert not logging.getLogger("apache_beam").manager.disable
+
+
+class DataflowResult:
+    """What Beam returns of a job on Dataflow; nobody here has an account there."""
+
+    state = "RUNNING"
+
+    def job_id(self) -> str:
+        return "2026-1"
+
+
+def test_dataflows_job_is_told_with_what_closes_its_store(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--runner", "DataflowRunner", "--project", "lab", "--region", "mars1"]
+    options, result = PipelineOptions(words), DataflowResult()
+    options.view_as(StoreOptions).store_url = "gs://b/s.zarr"
+    tell = job_teller(options)
+    for state in ("RUNNING", "RUNNING", "DONE"):
+        result.state = state
+        tell(result)
+    first, *states = capsys.readouterr().err.splitlines()
+    assert "https://console.cloud.google.com/dataflow/jobs/mars1/2026-1?project=lab;" in first
+    assert first.endswith("latent-store finalize gs://b/s.zarr closes what is whole")
+    assert states == ["Dataflow: job 2026-1 is RUNNING", "Dataflow: job 2026-1 is DONE"]
+
+
+def test_a_store_is_no_flag_of_beams() -> None:
+    with pytest.raises(LatentStoreError, match="unknown flag --store_url"):
+        read_options("x", ["--store_url", "gs://b/s.zarr"])
+
+
+def test_hints_reach_the_workers_environment() -> None:
+    flags = ("--runner", "portable", "--job_endpoint", "embed", "--environment_type", "LOOPBACK")
+    options = beam_options("x", [*flags, "--resource_hints", "min_ram=16GB"])
+    pipeline = beam.Pipeline(options=options)
+    _ = pipeline | beam.Create([0])
+    proto = PortableRunner.get_proto_pipeline(pipeline, options)
+    hints = [dict(at.resource_hints) for at in proto.components.environments.values()]
+    assert {"beam:resources:min_ram_bytes:v1": b"16000000000"} in hints
 
 
 @pytest.mark.slow

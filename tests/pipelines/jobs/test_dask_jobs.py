@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import signal
 import time
@@ -19,6 +20,7 @@ from pipelines import encode
 from pipelines.jobs import dask_jobs, runner_checks
 from pipelines.jobs.beam_jobs import Gathering, beam_options, run_over_shards
 from pipelines.jobs.beam_options import read_options
+from pipelines.jobs.worker_versions import AlikeWork
 from tests.pipelines.kills import contents
 from tests.pipelines.tiny_jobs import encode_args, encoding, ranking, reordering
 
@@ -97,7 +99,47 @@ def test_what_workers_lack_is_refused_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     other = {"latent-store": "of another day"}
-    monkeypatch.setattr(dask_jobs, "versions", lambda: other)
+    monkeypatch.setattr(dask_jobs, "versions", lambda _: other)
     line = fails(encode.main, encode_args(inputs, tmp_path / "s.zarr", *flags))
     assert "has latent-store 0.1.0, this process of another day; let both have" in line
     assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize("named", ["address", "file"])
+def test_a_cluster_without_workers_is_refused_in_one_line(
+    inputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    named: str,
+) -> None:
+    monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 2)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as empty:
+        file = tmp_path / "scheduler.json"
+        file.write_text(json.dumps({"address": empty.scheduler_address}))
+        flags = {
+            "address": ("--dask_client_address", empty.scheduler_address),
+            "file": ("--dask_scheduler_file", str(file)),
+        }[named]
+        args = encode_args(inputs, tmp_path / "s.zarr", "--runner", "dask", *flags)
+        capfd.readouterr()
+        assert encode.main(args) == 2
+        line = capfd.readouterr().err
+    assert "has no workers, and none came within 2 seconds; start one with dask worker" in line
+    assert (line.count("\n"), list(tmp_path.iterdir())) == (1, [file])
+
+
+def square(shard: int) -> int:
+    return shard**2
+
+
+@pytest.mark.parametrize("name", ["Python", "apache-beam"])
+def test_a_worker_of_other_versions_begins_nothing(
+    flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As one that came after the job began."""
+    options = beam_options("x", flags)
+    other = functools.partial(AlikeWork, wanted={name: "0.7"})
+    monkeypatch.setattr(dask_jobs, "AlikeWork", other)
+    with pytest.raises(JobFailedError, match=f"has {name} .*, this process 0.7: let both have"):
+        run_over_shards("Square", range(4), square, options)

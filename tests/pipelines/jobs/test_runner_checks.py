@@ -5,23 +5,29 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 
+from latent_store.errors import JobFailedError
 from pipelines import encode
-from pipelines.jobs import beam_jobs, runner_checks
+from pipelines.jobs import portable_pipelines, runner_checks
+from pipelines.jobs.beam_jobs import beam_options, run_over_shards
 from pipelines.jobs.worker_versions import AlikeWork
 from tests.pipelines.kills import contents
 from tests.pipelines.tiny_jobs import encode_args, encoding
+
+# Beam leaves the pipes of what it starts to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 DATAFLOW = ("--runner", "DataflowRunner", "--project", "my-project")
 WHOLE = ("--region", "r", "--temp_location", "gs://b/t", "--sdk_container_image", "i")
@@ -37,17 +43,27 @@ def closed_port() -> Iterator[str]:
 
 
 @pytest.fixture
-def refused(inputs: Path, tmp_path: Path, fails: Callable[..., str]) -> Callable[..., str]:
-    """Runs a command that must be refused in a minute, and leave nothing; returns the line."""
+def refused(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must be refused in a minute by one line, and leave nothing; returns
+    the line."""
 
     def run(*more: str) -> str:
         start = time.monotonic()
-        line = fails(encode.main, encode_args(inputs, tmp_path / "s.zarr", *more))
+        capfd.readouterr()
+        assert encode.main(encode_args(inputs, tmp_path / "store/s.zarr", *more)) == 2
         assert time.monotonic() - start < 60
-        assert list(tmp_path.iterdir()) == []
+        said, line = capfd.readouterr()
+        assert (said, line.count("\n")) == ("", 1), line
+        assert not (tmp_path / "store").exists()
         return line
 
     return run
+
+
+EMBED = ("portable", "--job_endpoint", "embed")
+ENVIRONMENT = (*EMBED, "--environment_type")
+EXTERNAL = (*ENVIRONMENT, "EXTERNAL", "--environment_config")
+PROCESS = ("PROCESS", "--environment_config", '{"command": "/no/such"}')
 
 
 @pytest.mark.parametrize(
@@ -64,7 +80,18 @@ def refused(inputs: Path, tmp_path: Path, fails: Callable[..., str]) -> Callable
         (("prism", "--prism_location", "/no/such"), "got /no/such, where no file lies"),
         (("FlinkRunner",), "--runner FlinkRunner needs --flink_job_server_jar FILE"),
         (("spark", "--spark_job_server_jar", "x.jar"), "got x.jar, where no file lies"),
-        (("spark", "--spark_job_server_jar", __file__, *NO_JAVA), "there is no no-such-java"),
+        (("flink", "--flink_job_server_jar", __file__), "test_runner_checks.py is no jar; give"),
+        (EXTERNAL[:-1], "Beam cannot run with these options: "),
+        ((*EXTERNAL, "127.0.0.1"), "HOST:PORT, got 127.0.0.1; name the port too"),
+        ((*EXTERNAL, "{"), "needs --environment_config HOST:PORT, got {; name the port too"),
+        ((*EXTERNAL, "{}"), "options: External environment endpoint must be set"),
+        ((*EMBED[:2], "localhost"), "--job_endpoint HOST:PORT, got localhost; name the port too"),
+        ((*ENVIRONMENT, *PROCESS), "--job_endpoint embed has no --environment_type PROCESS"),
+        ((*ENVIRONMENT, "NONE"), "Unknown environment type: NONE"),
+        (("prism", "--prism_location", __file__, "--environment_type", *PROCESS), "got /no/such"),
+        (("prism", "--prism_location", "/bin/true"), "--prism_location /bin/true: Service failed"),
+        (("dask", "--dask_scheduler_file", "/no/such"), "--dask_scheduler_file /no/such is no"),
+        (("dask", "--dask_scheduler_file", __file__), "is no file that a scheduler of Dask wrote"),
         (DATAFLOW[1:], "needs --region NAME, --temp_location gs://BUCKET/FOLDER, --sdk_container"),
         ((*DATAFLOW[1:], *WHOLE), "cannot be reached by Dataflow's workers; copy it to a bucket"),
     ],
@@ -74,6 +101,31 @@ def test_a_runner_that_cannot_run_is_refused_first(
     refused: Callable[..., str], more: tuple[str, ...], message: str
 ) -> None:
     assert message in refused("--runner", *more)
+
+
+def test_docker_that_does_not_run_is_refused_first(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho Cannot connect to the Docker daemon >&2\nexit 1\n")
+    docker.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "left out, which means DOCKER: docker does not run" in refused("--runner", *EMBED)
+    assert "type DOCKER: docker does not run" in refused("--runner", *ENVIRONMENT, "DOCKER")
+
+
+def test_a_job_server_that_does_not_start_is_refused_first(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    jar = tmp_path / "x.jar"
+    with zipfile.ZipFile(jar, "w") as file:
+        file.writestr("x", "")
+    assert "no no-such-java" in refused(
+        "--runner", "spark", "--spark_job_server_jar", str(jar), *NO_JAVA
+    )
+    java = ("--job_server_java_launcher", "false")
+    line = refused("--runner", "flink", "--flink_job_server_jar", str(jar), *java)
+    assert "x.jar: Service failed to start up with error 1; give" in line
 
 
 @pytest.mark.skipif(
@@ -92,10 +144,7 @@ def test_dataflow_names_its_extra(inputs: Path, fails: Callable[..., str]) -> No
         (("dask", "--dask_client_address"), "no scheduler of Dask answers at"),
         (("portable", "--job_endpoint"), "--job_endpoint {} does not answer within 1 seconds"),
         (
-            (
-                *("portable", "--job_endpoint", "embed", "--environment_type", "EXTERNAL"),
-                "--environment_config",
-            ),
+            EXTERNAL,
             "--environment_config {} does not answer within 1 seconds; start the pool",
         ),
     ],
@@ -112,10 +161,19 @@ def test_an_endpoint_that_does_not_answer_is_named(
         assert message.format(endpoint) in refused("--runner", *more, endpoint)
 
 
-def test_a_portable_job_service_makes_the_same_store(inputs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--runner", *ENVIRONMENT, "LOOPBACK"),
+        ("--direct_running_mode", "multi_processing", "--direct_num_workers", "2"),
+    ],
+    ids=["portable", "processes"],
+)
+def test_other_runners_make_the_same_store(
+    inputs: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
     calm, url = tmp_path / "calm.zarr", tmp_path / "s.zarr"
     encoding(inputs)(calm)
-    flags = ("--runner", "portable", "--job_endpoint", "embed", "--environment_type", "LOOPBACK")
     encoding(inputs, *flags)(url)
     assert contents(url) == contents(calm)
 
@@ -144,15 +202,14 @@ def test_a_pool_of_workers_makes_the_same_store_where_versions_are_alike(
     tmp_path: Path,
     pool: str,
     monkeypatch: pytest.MonkeyPatch,
-    fails: Callable[..., str],
+    refused: Callable[..., str],
 ) -> None:
-    flags = ("--runner", "portable", "--job_endpoint", "embed", "--environment_type", "EXTERNAL")
-    flags = (*flags, "--environment_config", pool)
+    flags = ("--runner", *EXTERNAL, pool)
     other = functools.partial(AlikeWork, wanted={"Python": "2.7"})
     url = tmp_path / "s.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(beam_jobs, "AlikeWork", other)
-        line = fails(encode.main, encode_args(inputs, url, *flags), 1)
+        patch.setattr(portable_pipelines, "AlikeWork", other)
+        line = refused(*flags)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert f"has Python {python}, this process 2.7: let both have the same" in line
     encoding(inputs, *flags)(url)
@@ -160,11 +217,17 @@ def test_a_pool_of_workers_makes_the_same_store_where_versions_are_alike(
     assert contents(url) == contents(tmp_path / "calm.zarr")
 
 
-def test_a_job_that_its_runner_lost_is_one_line(
-    inputs: Path, tmp_path: Path, fails: Callable[..., str]
+def end_worker(shard: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_of_a_pool_that_is_killed_ends_the_job_in_one_line(
+    pool: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ("--runner", "portable", "--job_endpoint", "embed", "--environment_type", "PROCESS")
-    command = ("--environment_config", json.dumps({"command": "/bin/false"}))
-    line = fails(encode.main, encode_args(inputs, tmp_path / "s.zarr", *flags, *command), 1)
-    assert "PortableRunner" in line
-    assert line.endswith("run the same command again to go on")
+    options = beam_options("x", ("--runner", *EXTERNAL, pool))
+    capfd.readouterr()
+    with pytest.raises(
+        JobFailedError, match=r"^a worker ended before its shard was done, .* go on"
+    ):
+        run_over_shards("End", [0], end_worker, options)
+    assert capfd.readouterr().err == ""

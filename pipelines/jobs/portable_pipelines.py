@@ -1,0 +1,190 @@
+"""Pipelines on runners of other processes: quiet, and ended where Beam waits without an end.
+
+Beam's job service and its threads run in this process, print what breaks there, and tell nobody
+who waits for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from concurrent import futures
+from types import TracebackType
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+from apache_beam.transforms.environments import Environment, ExternalEnvironment
+
+from latent_store.errors import JobFailedError, LatentStoreError
+from pipelines.jobs.worker_versions import AlikeWork
+
+EMBEDDED = "embed"
+"""The `--job_endpoint` that means Beam's own job service, in this process."""
+TELL_SECONDS = 60.0
+"""Between two calls of what tells of a job."""
+_NEEDED = ("beam_control_read", "_run_job")
+"""In the names of Beam's threads that a job waits for: one hears a worker, one runs the job."""
+_GRACE_SECONDS = 2.0
+"""A job may take to end after such a thread has: a job that is done closes them."""
+_POLL_SECONDS = 0.1
+_SERVICE_LOGGERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer")
+
+
+def run_elsewhere(
+    pipeline: beam.Pipeline, tell: Callable[[Any], None], seconds: float | None = None
+) -> Any:
+    """Runs a pipeline whose workers are other processes; Beam prints nothing meanwhile.
+
+    Args:
+        pipeline: Its options say where.
+        tell: Gets Beam's result when the job was given away, and every `TELL_SECONDS` then.
+        seconds: That it may take; None: any number.
+
+    Returns:
+        The state of Beam's job.
+
+    Raises:
+        JobFailedError: A worker ended, for which Beam's own job service waits without an end.
+        TimeoutError: It took longer.
+        Exception: What Beam raises.
+    """
+    embedded = pipeline.options.view_as(PortableOptions).job_endpoint == EMBEDDED
+    others = set(threading.enumerate())
+    with _quiet():
+        # Threads of Beam's own service outlive this process, unless their parent is a daemon. A
+        # service that Beam starts handles signals, which takes the main thread.
+        result = _awaited(pipeline.run, others, seconds) if embedded else pipeline.run()
+        tell(result)
+        return _awaited(result.wait_until_finish, others, seconds, lambda: tell(result))
+
+
+def require_worker(options: PipelineOptions, seconds: float) -> None:
+    """Runs one element, so that a job finds a worker, with the launcher's versions.
+
+    Raises:
+        LatentStoreError: In Beam's words, or none began in time.
+    """
+    pipeline = beam.Pipeline(options=options)
+    _ = pipeline | "One" >> beam.Create([0]) | "Try" >> beam.Map(AlikeWork(_nothing))
+    logging.disable(logging.CRITICAL)
+    try:
+        run_elsewhere(pipeline, lambda _: None, seconds)
+    except TimeoutError:
+        raise LatentStoreError(f"none began within {seconds:.0f} seconds") from None
+    except Exception as error:
+        raise LatentStoreError(reason_of(error)) from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def pool_near(options: PipelineOptions) -> str | None:
+    """Returns the address of a job's pool of workers (`--environment_type EXTERNAL`), if it means
+    the same machine to this process.
+
+    Where the job service is elsewhere, it means one to the machines of the runner.
+    """
+    portable = options.view_as(PortableOptions)
+    if portable.environment_type is None:
+        return None
+    environment, endpoint = Environment.from_options(portable), portable.job_endpoint
+    if not isinstance(environment, ExternalEnvironment):
+        return None
+    pool = str(environment.url)
+    near = endpoint in (None, EMBEDDED) or (is_here(str(endpoint)) and is_here(pool))
+    return pool if near else None
+
+
+def is_here(endpoint: str) -> bool:
+    """Tells whether an address is one of this machine."""
+    return endpoint.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]")
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns the line of an error that says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Beam's last line is the reason, above it stand the frames.
+    return lines[-1] if lines else type(error).__name__
+
+
+def _nothing(shard: int) -> int:
+    return shard
+
+
+def _awaited(
+    call: Callable[[], Any],
+    others: Collection[threading.Thread],
+    seconds: float | None,
+    tell: Callable[[], None] = lambda: None,
+) -> Any:
+    """Returns what a call on a thread of its own gives, which ends with this process.
+
+    `others` are threads of no concern to it.
+    """
+    ended: futures.Future[Any] = futures.Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(call())
+        except BaseException as error:  # noqa: BLE001  (raised again by who waits)
+            ended.set_exception(error)
+
+    threading.Thread(target=run, name="elsewhere", daemon=True).start()
+    begun = told = time.monotonic()
+    needed: set[threading.Thread] = set()
+    while not futures.wait([ended], timeout=_POLL_SECONDS).done:
+        now = time.monotonic()
+        needed |= {thread for thread in threading.enumerate() if _is_needed(thread)} - {*others}
+        lost = not all(thread.is_alive() for thread in needed)
+        if lost and not futures.wait([ended], timeout=_GRACE_SECONDS).done:
+            raise JobFailedError(
+                "a worker ended before its shard was done, or Beam's job service did: out of "
+                "memory, most likely, and its own output may say more; run the same command again "
+                "to go on"
+            )
+        if seconds is not None and now - begun > seconds:
+            raise TimeoutError
+        if now - told > TELL_SECONDS:
+            told = now
+            tell()
+    return ended.result()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lets Beam, its services and its threads print nothing while a block runs."""
+    before = threading.excepthook
+
+    def hook(died: threading.ExceptHookArgs) -> None:
+        if not _is_beams(died.exc_traceback):
+            before(died)
+
+    # Threads of a job that was lost go on, and so does this.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)
+    for name in _SERVICE_LOGGERS:
+        logging.getLogger(name).disabled = True
+    root = logging.getLogger()
+    root.addFilter(_none)  # Of what is logged by no logger's name, as Beam does with errors.
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+        root.removeFilter(_none)
+
+
+def _is_needed(thread: threading.Thread) -> bool:
+    return any(name in thread.name for name in _NEEDED)
+
+
+def _none(_: logging.LogRecord) -> bool:
+    return False
+
+
+def _is_beams(frames: TracebackType | None) -> bool:
+    names = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(frames))
+    return any(name.partition(".")[0] in ("apache_beam", "grpc") for name in names)
