@@ -39,7 +39,7 @@ from pipelines.jobs.portable_pipelines import EMBEDDED, pool_near, require_worke
 
 CONNECT_SECONDS = 5
 """How long an endpoint may take to answer."""
-START_SECONDS = 20
+START_SECONDS = 30
 """How long a worker may take to begin, on a busy machine."""
 _ADDRESS = re.compile(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _FETCHED = {

@@ -170,8 +170,9 @@ def test_an_endpoint_that_does_not_answer_is_named(
     ids=["portable", "processes"],
 )
 def test_other_runners_make_the_same_store(
-    inputs: Path, tmp_path: Path, flags: tuple[str, ...]
+    inputs: Path, tmp_path: Path, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(runner_checks, "START_SECONDS", 60)
     calm, url = tmp_path / "calm.zarr", tmp_path / "s.zarr"
     encoding(inputs)(calm)
     encoding(inputs, *flags)(url)
@@ -181,7 +182,8 @@ def test_other_runners_make_the_same_store(
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Beam's pool of workers, another process as in another environment; its address."""
-    monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 60)
+    for limit in ("CONNECT_SECONDS", "START_SECONDS"):
+        monkeypatch.setattr(runner_checks, limit, 60)
     with closed_port() as address:
         port = address.rpartition(":")[2]
     words = ("-m", "apache_beam.runners.worker.worker_pool_main", "--service_port", port)
