@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,12 +96,29 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             part.fp32_precision = before
 
 
+_blocks: list[int] = []
+"""Threads that the blocks of `torch_threads` under way want, the last to begin last."""
+_changing = threading.Lock()
+
+
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Runs a block with so many threads; the setting is the process's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    """Runs a block with so many threads.
+
+    The setting is the process's. Where blocks of several threads overlap, the last to begin has its
+    way, and what was before the first is there again after the last to end.
+    """
+    with _changing:
+        if not _blocks:
+            _blocks.append(torch.get_num_threads())
+        _blocks.append(count)
+        torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _changing:
+            # Of equal ones it is all the same which goes.
+            del _blocks[len(_blocks) - 1 - _blocks[::-1].index(count)]
+            torch.set_num_threads(_blocks[-1])
+            if len(_blocks) == 1:
+                _blocks.clear()

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from latent_store.codec.numerics import describe_device
+from latent_store.batches.prefetch import Prefetcher
+from latent_store.codec.numerics import describe_device, torch_threads
 from latent_store.components import base as component
 from latent_store.components.checking import Closed, as_it_is_now
 from latent_store.components.creation import Arrays, create_component
@@ -39,6 +40,7 @@ from latent_store.shards.receipts import FAILED, OK, Receipt, RowRecord
 from latent_store.storage.lease import Lease, LeaseClaim
 from latent_store.storage.location import Location
 from pipelines.jobs.beam_jobs import own_cores, run_over_shards
+from pipelines.jobs.job_flags import MOST_AT_ONCE
 from pipelines.jobs.opened import open_plan
 
 _LOG = logging.getLogger(__name__)
@@ -133,6 +135,27 @@ class ComponentJob(ABC):
     def cores_here(self) -> int:
         """The cores that a shard may use in this process, a worker."""
         return self.cores or own_cores()
+
+    @property
+    def at_once(self) -> int:
+        """Rows under way at a time for one shard: networks, files and zstd need no interpreter, so
+        that cores share rows better than layers."""
+        return min(self.cores_here, MOST_AT_ONCE)
+
+    @contextlib.contextmanager
+    def under_way(
+        self, work: Callable[..., Any], items: Sequence[tuple[Any, ...]]
+    ) -> Iterator[Iterator[Any]]:
+        """Works on items, several at once, each on one thread of torch, while a block runs.
+
+        Yields:
+            An iterator over `work(*item)` of each, in their order.
+        """
+        # A thread of its own is no help to one item, and ctrl-C would have to wait for it.
+        at_once = min(self.at_once, len(items))
+        workers = at_once if at_once > 1 else 0
+        with torch_threads(1), contextlib.closing(Prefetcher(work, workers=workers)) as ahead:
+            yield ahead.map(items)
 
     def written_by(self) -> dict[str, str | int]:
         """Returns what computes a shard's numbers here, for its receipts: nothing of which another

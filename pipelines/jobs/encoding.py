@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 import torch
 from torch import nn
 
-from latent_store.batches.prefetch import Prefetcher
 from latent_store.catalogue import codecs
 from latent_store.codec import Codec, codec_from_bytes
 from latent_store.codec.ledger import channel_bits, hyper_bits
@@ -28,7 +27,6 @@ from latent_store.codec.numerics import (
     choose_device,
     describe_device,
     exact_float32,
-    torch_threads,
 )
 from latent_store.codec.pictures import image_to_tensor, pad_image, psnr, tensor_to_image
 from latent_store.codec.streams import encode_y, encode_z
@@ -44,7 +42,6 @@ from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
 from latent_store.storage.location import CONTROL, Location
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
-from pipelines.jobs.job_flags import MOST_AT_ONCE
 from training.networks.backbones import find_backbone
 from training.trainer.checkpoints import load_network
 
@@ -102,12 +99,6 @@ class EncodeJob(ComponentJob):
         """Those of the encoders."""
         return [encoder.spec for encoder in self.encoders]
 
-    @property
-    def at_once(self) -> int:
-        """Pictures under way at a time for one shard, each on one thread of torch: networks and
-        files need no interpreter, so that cores share pictures better than layers."""
-        return min(self.cores_here, MOST_AT_ONCE)
-
     def written_by(self) -> dict[str, str | int]:
         """Returns also the device that is used here, and the threads of torch a picture."""
         try:
@@ -120,11 +111,8 @@ class EncodeJob(ComponentJob):
         """Encodes; a picture that cannot be used becomes a failed row."""
         planned = plan.in_shard(shard)
         make = functools.partial(self._make, rows.keys())
-        # A thread of its own is no help to one picture, and ctrl-C would have to wait for it.
-        at_once = min(self.at_once, len(planned))
-        workers = at_once if at_once > 1 else 0
-        with contextlib.closing(Prefetcher(make, workers=workers)) as ahead:
-            for (row, sample), made in zip(planned, ahead.map(planned), strict=True):
+        with self.under_way(make, planned) as each:
+            for (row, sample), made in zip(planned, each, strict=True):
                 for key, encoded in made.items():
                     if isinstance(encoded, Encoded):
                         rows[key].put(row, sample, encoded)
@@ -145,12 +133,10 @@ class EncodeJob(ComponentJob):
             return made
         encoders = {encoder.spec.key: encoder for encoder in self.encoders}
         try:
-            # Set by each picture: another shard of this process may end meanwhile.
-            with torch_threads(1):
-                image_HWC, data = read_picture(self.reader, sample)
-                picture = Picture(row=row, sample=sample, image_HWC=image_HWC, data=data)
-                # Everything is computed before anything is kept: a row is whole or failed.
-                return made | {key: encoders[key].make(picture) for key in wanted}
+            image_HWC, data = read_picture(self.reader, sample)
+            picture = Picture(row=row, sample=sample, image_HWC=image_HWC, data=data)
+            # Everything is computed before anything is kept: a row is whole or failed.
+            return made | {key: encoders[key].make(picture) for key in wanted}
         except (DatasetError, IntegrityError) as error:
             _LOG.warning("%s failed: %s", sample.sample_id, error)
             return made | dict.fromkeys(wanted, (FAILED, str(error)))

@@ -12,10 +12,10 @@ import numpy as np
 
 from latent_store.catalogue.rankings import Ranking
 from latent_store.codec import Codec, encode_scalable
-from latent_store.codec.numerics import torch_threads
 from latent_store.components.latents import LatentsReader
 from latent_store.errors import IntegrityError
 from latent_store.format.plan import ShardPlan
+from latent_store.format.samples import Sample
 from latent_store.format.schema import ComponentSpec
 from latent_store.shards.receipts import FAILED, RowRecord
 from latent_store.tools.decode import decode_gaussians
@@ -46,14 +46,19 @@ class ReorderJob(ComponentJob):
         usable = latents.rows_in(shard)
         # Read at once: an object holds them all.
         y_hat = dict(zip(usable.tolist(), latents.read(usable), strict=True))
-        # As many threads as there are: h_s in float64 gives the same indexes on any number.
-        with torch_threads(self.cores_here):
-            for row, sample in plan.in_shard(shard):
-                if row in y_hat:
-                    encoded = reorder_row(codec, latents, row, y_hat[row], self.ranking)
-                    copied.put(row, sample, encoded)
-                else:
+
+        def reordered(row: int, _: Sample) -> Encoded | None:
+            if row not in y_hat:
+                return None
+            return reorder_row(codec, latents, row, y_hat[row], self.ranking)
+
+        planned = plan.in_shard(shard)
+        with self.under_way(reordered, planned) as each:
+            for (row, sample), encoded in zip(planned, each, strict=True):
+                if encoded is None:
                     copied.leave(row, sample, FAILED, "its latents failed or are absent")
+                else:
+                    copied.put(row, sample, encoded)
 
     def again(self, plan: ShardPlan, spec: ComponentSpec) -> Callable[[RowRecord], bool]:
         """Makes failed rows again that have latents now."""
