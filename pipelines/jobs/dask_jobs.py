@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,16 +31,26 @@ def run_on_dask(
     """Runs `work` on each shard number, one task a shard; yields results as they come.
 
     Raises:
-        JobFailedError: Workers were lost at the same shard again and again, or one has other
-            versions than the launcher.
+        JobFailedError: Workers were lost at the same shard again and again, one has other versions
+            than the launcher, or the scheduler ended.
     """
+    # A scheduler that ends is told below, in one line.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     # Whose keys another run has used would be given that one's results.
     run = f"{name}-{uuid4().hex[:8]}"
     with _client(options) as client:
         keys = [(run, shard) for shard in shards]
         futures = client.map(AlikeWork(work), list(shards), key=keys, pure=False)
+        done = 0
         try:
-            for _, result in as_completed(futures, with_results=True):
+            for future, result in as_completed(futures, with_results=True):
+                if future.cancelled():
+                    # Nobody here cancels one: the client does, when it hears of no scheduler.
+                    raise JobFailedError(
+                        f"the scheduler of Dask ended when {done} of {len(shards)} shards were "
+                        "done; start it and run the same command again to go on"
+                    )
+                done += 1
                 yield result
         except KilledWorker as error:
             raise JobFailedError(

@@ -7,6 +7,9 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -127,6 +130,30 @@ def test_a_cluster_without_workers_is_refused_in_one_line(
         line = capfd.readouterr().err
     assert "has no workers, and none came within 2 seconds; start one with dask worker" in line
     assert (line.count("\n"), list(tmp_path.iterdir())) == (1, [file])
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_ends_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 60)
+    dask, file = Path(sys.executable).with_name("dask"), tmp_path / "scheduler.json"
+    words = ("--no-dashboard", "--scheduler-file", file)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with (
+        subprocess.Popen([dask, "scheduler", "--port", "0", *words], **quiet) as scheduler,
+        subprocess.Popen([dask, "worker", "--nthreads", "1", *words], **quiet) as worker,
+    ):
+        while not file.exists():
+            time.sleep(0.1)
+        options = beam_options("x", ["--runner", "dask", "--dask_scheduler_file", str(file)])
+        capfd.readouterr()
+        ending = threading.Timer(3, scheduler.kill)
+        ending.start()
+        with pytest.raises(JobFailedError, match="Dask ended when 0 of 2 shards were done; start"):
+            run_over_shards("Sleep", [60, 61], time.sleep, options)
+        worker.kill()
+    assert capfd.readouterr().err == ""
 
 
 def square(shard: int) -> int:
