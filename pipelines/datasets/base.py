@@ -255,7 +255,9 @@ def count_boxes(reader: DatasetReader, samples: Sequence[Sample]) -> list[Sample
         if not sample.boxes_uri:
             return sample
         try:
-            return dataclasses.replace(sample, num_boxes=len(ask(reader, "read_boxes", sample)))
+            # Not by `ask`: who lists samples has its lock, for which these threads would wait.
+            with _mending(reader, "read_boxes"):
+                return dataclasses.replace(sample, num_boxes=len(reader.read_boxes(sample)))
         except DatasetError:
             return sample  # The job itself reports it, with its row.
 
