@@ -25,7 +25,7 @@ from latent_store.storage.location import Location
 from pipelines.datasets.files import FILES_AT_ONCE, read_pixels
 from pipelines.datasets.listing import require_names
 
-_asking = threading.RLock()
+_reading = threading.Lock()
 """A worker has several pictures under way, and a reader may keep one archive open for all."""
 
 
@@ -126,7 +126,8 @@ def read_labels(reader: DatasetReader, sample: Sample, canvas: tuple[int, int]) 
             reader's labels are none.
     """
     padded_HW = np.full(canvas, IGNORE_LABEL, dtype=np.uint8)
-    original_HW = ask(reader, "read_labels", sample)
+    with _reading:
+        original_HW = ask(reader, "read_labels", sample)
     _require_labels(reader, sample, original_HW)
     labels_HW = _seen(original_HW, sample.view)
     padded_HW[: sample.height, : sample.width] = labels_HW
@@ -140,7 +141,8 @@ def read_boxes(reader: DatasetReader, sample: Sample) -> Boxes:
         DatasetError: The file is missing or unreadable, an object cannot be one, or there are not
             as many as the plan says.
     """
-    boxes = ask(reader, "read_boxes", sample)
+    with _reading:
+        boxes = ask(reader, "read_boxes", sample)
     _require_boxes(reader, sample, boxes)
     if len(boxes) != sample.num_boxes:
         raise DatasetError(
@@ -188,7 +190,7 @@ def ask(reader: DatasetReader, method: str, *args: Any) -> Any:
         DatasetError: As the method; or whatever it raises, which may be somebody else's code, in
             one line, so that it fails a row and no job. So does what an iterator gives.
     """
-    with _asking, _mending(reader, method):
+    with _mending(reader, method):
         found = getattr(reader, method)(*args)
     return _given(reader, method, found) if isinstance(found, Iterator) else found
 
@@ -255,9 +257,7 @@ def count_boxes(reader: DatasetReader, samples: Sequence[Sample]) -> list[Sample
         if not sample.boxes_uri:
             return sample
         try:
-            # Not by `ask`: who lists samples has its lock, for which these threads would wait.
-            with _mending(reader, "read_boxes"):
-                return dataclasses.replace(sample, num_boxes=len(reader.read_boxes(sample)))
+            return dataclasses.replace(sample, num_boxes=len(ask(reader, "read_boxes", sample)))
         except DatasetError:
             return sample  # The job itself reports it, with its row.
 
