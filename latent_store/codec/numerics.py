@@ -83,30 +83,47 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     backend: Any = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
     # On GPUs no layer is a product of matrices.
     parts = [backend.conv] if device.type == "cuda" else [backend.conv, backend.matmul]
-    # The settings are the process's: where one is exact already, other threads must not notice.
-    reduced = {part: part.fp32_precision for part in parts}
-    reduced = {part: before for part, before in reduced.items() if before not in ("ieee", "none")}
-    for part in reduced:
-        part.fp32_precision = "ieee"
+    with contextlib.ExitStack() as exact:
+        for number, part in enumerate(parts):
+            exact.enter_context(_exact(f"{device.type} {number}", part))
+        exact.enter_context(torch.autocast(device.type, enabled=False))
+        yield
+
+
+@contextlib.contextmanager
+def _exact(name: str, part: Any) -> Iterator[None]:
+    """Keeps a setting of the process exact until the last of the blocks that need it ends."""
+    with _changing:
+        users, before = _exact_blocks.get(name, (0, part.fp32_precision))
+        _exact_blocks[name] = users + 1, before
+        # Where it is exact already, other threads must not notice.
+        if not users and before not in ("ieee", "none"):
+            part.fp32_precision = "ieee"
     try:
-        with torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
-        for part, before in reduced.items():
-            part.fp32_precision = before
+        with _changing:
+            users, before = _exact_blocks.pop(name)
+            if users > 1:
+                _exact_blocks[name] = users - 1, before
+            elif before not in ("ieee", "none"):
+                part.fp32_precision = before
 
 
+_changing = threading.Lock()
+_exact_blocks: dict[str, tuple[int, str]] = {}
+"""Setting -> blocks under way that need it exact, and what it was before them."""
 _blocks: list[int] = []
 """Threads that the blocks of `torch_threads` under way want, the last to begin last."""
-_changing = threading.Lock()
 
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Runs a block with so many threads.
 
-    The setting is the process's. Where blocks of several threads overlap, the last to begin has its
-    way, and what was before the first is there again after the last to end.
+    The setting is the process's, for threads that begin later, and the calling thread's. Where
+    blocks of several threads overlap, the last to begin has its way with those that begin then, and
+    what was before the first is there again after the last to end.
     """
     with _changing:
         if not _blocks:

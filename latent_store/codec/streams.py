@@ -164,9 +164,8 @@ def decode_y(
     Args:
         tables: The codec's tables.
         data: The stream, or a prefix that holds at least these channels; check its crc32c first.
-        indexes_CHW: Scale indexes of all channels [C, h, w].
-        channels: The channels that the stream starts with, in its order; None means that it starts
-            with those of the indexes, in theirs.
+        indexes_CHW: Scale indexes [C, h, w], of all channels unless `channels` is None.
+        channels: The channels that the stream starts with, in its order; None: the indexes'.
 
     Returns:
         int32 [k, h, w] in the stream's order.

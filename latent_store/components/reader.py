@@ -32,6 +32,7 @@ from latent_store.shards import index
 from latent_store.shards.covers import Cut
 from latent_store.shards.receipts import OK, crc32c
 from latent_store.storage import groups
+from latent_store.storage.keys import is_key
 from latent_store.storage.local_files import sizes_of
 from latent_store.storage.location import Location
 
@@ -97,8 +98,10 @@ class ComponentReader(OpenComponent, Shown):
             # From a distance an answer takes as long as the rest of opening.
             listing = pool.submit(location.sizes, path) if location.local_path is None else None
             super().__init__(location, plan.name, key, remedy)
-            keys = self.objects["key"].to_pylist()
-            self._check_presence(listing.result() if listing else sizes_of(location.root, keys))
+            # A listing has nothing that lies elsewhere.
+            keys = [key for key in self.objects["key"].to_pylist() if is_key(key)]
+            below = (key for key in keys if key.startswith(f"{path}/"))
+            self._check_presence(listing.result() if listing else sizes_of(location.root, below))
         rows, samples = (self.index[name].to_pylist() for name in ("row", "sample_id"))
         plan.require_samples(rows, samples, key)
         # Arrays are shown as long as it says, and a slice would end there without a word.

@@ -137,8 +137,7 @@ def sizes_of(root: str, keys: Iterable[str]) -> dict[str, int]:
     """
     found = {}
     for key in keys:
-        # What a damaged table names need be no name.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):
             there = os.stat(f"{root}/{key}")  # noqa: PTH116 -- a path is dear
             if not stat.S_ISDIR(there.st_mode):
                 found[key] = there.st_size

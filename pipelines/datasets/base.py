@@ -32,10 +32,10 @@ _reading = threading.Lock()
 class DatasetReader(ABC):
     """Lists a dataset's samples, and reads the labels or the boxes of one.
 
-    Readers are small and picklable: they travel to Beam workers, and are asked by one thread of a
-    process at a time. One that names its `dataset_id` and lists samples is whole: its pictures are
-    encoded. With a `task` it has `class_names` and reads that task's annotations, `read_labels` or
-    `read_boxes`.
+    Readers are small and picklable: they travel to Beam workers, which read one annotation at a
+    time, though several pictures. One that names its `dataset_id` and lists samples is whole: its
+    pictures are encoded. With a `task` it has `class_names` and reads that task's annotations,
+    `read_labels` or `read_boxes`.
 
     Attributes:
         dataset_id: Name of the dataset in a store unless `--dataset_id` gives another.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -32,7 +31,7 @@ from pipelines.jobs.beam_options import (
 )
 from pipelines.jobs.portable_pipelines import reason_of, run_elsewhere
 from pipelines.jobs.runner_checks import require_runnable
-from pipelines.jobs.worker_processes import run_in_processes
+from pipelines.jobs.worker_processes import run_in_processes, usable_cores
 from pipelines.jobs.worker_versions import AlikeWork
 
 
@@ -66,7 +65,7 @@ def worker_cores(options: PipelineOptions) -> int | None:
     """Returns the cores that one worker may use; None elsewhere, where it knows (`own_cores`)."""
     if not runs_here(options):
         return None
-    return max(1, (os.cpu_count() or 1) // _local_workers(options))
+    return max(1, usable_cores() // _local_workers(options))
 
 
 def own_cores() -> int:
@@ -233,7 +232,7 @@ def _in_processes(options: PipelineOptions) -> bool:
 
 
 def _local_workers(options: PipelineOptions) -> int:
-    return int(options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1)
+    return int(options.view_as(DirectOptions).direct_num_workers or usable_cores())
 
 
 @contextlib.contextmanager

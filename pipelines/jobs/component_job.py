@@ -230,7 +230,7 @@ class ComponentJob(ABC):
                 writer.write(shard, rows.columns, rows.streams, rows.records)
         except LeaseLostError:
             return 0
-        except (OSError, LatentStoreError) as error:
+        except (OSError, torch.OutOfMemoryError, LatentStoreError) as error:
             self._note_failure(shard, lacking, str(error) or type(error).__name__)
             return 0
         finally:

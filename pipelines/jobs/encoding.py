@@ -95,6 +95,12 @@ class EncodeJob(ComponentJob):
     verb = "encode"
 
     @property
+    def at_once(self) -> int:
+        """One being read while another is computed, where a device's memory holds one at a time."""
+        on_cpu = choose_device(self.device).type == "cpu"
+        return super().at_once if on_cpu else min(super().at_once, 2)
+
+    @property
     def components(self) -> list[ComponentSpec]:
         """Those of the encoders."""
         return [encoder.spec for encoder in self.encoders]

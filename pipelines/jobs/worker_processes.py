@@ -5,6 +5,7 @@ Beam's own processes are waited for without an end when one is killed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from pathlib import Path
 from typing import Any
 
 from latent_store.errors import JobFailedError
@@ -21,6 +23,18 @@ from latent_store.errors import JobFailedError
 MOST_LOSSES = 3
 """Losses of processes in a row, without a shard between them, after which a job gives up."""
 _LOG = logging.getLogger(__name__)
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use: of its affinity, within a container's share."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    # Where there is no limit it says "max", which is no number.
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        cores = min(cores, max(1, quota // period))
+    return cores
 
 
 def run_in_processes(

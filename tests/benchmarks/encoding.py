@@ -134,7 +134,7 @@ def _picture_lines(size: str, seconds: dict[str, float]) -> list[tuple[str, ...]
     share = (seconds[ALL] - seconds[NONE]) / PSNR_ROWS["sample"]
     seconds = {STOCK: seconds[STOCK], DEFAULT: seconds[NONE] + share} | seconds
     return [
-        (size, name, f"{value:.3f}", f"{seconds[STOCK] / value:.2f} ×")
+        (size, name, f"{value:.3g}", f"{seconds[STOCK] / value:.2f} ×")
         for name, value in seconds.items()
     ]
 
