@@ -11,7 +11,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -332,6 +333,18 @@ def progress(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     from tqdm import tqdm
 
     return tqdm(iterable, **({"file": sys.stderr, "dynamic_ncols": True} | options))
+
+
+@contextlib.contextmanager
+def told_late(line: str, seconds: float) -> Iterator[None]:
+    """Prints a line on stderr if a block lasts longer than so many seconds."""
+    timer = threading.Timer(seconds, print, (line,), {"file": sys.stderr})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _fail(prog: str, message: str, status: int) -> int:

@@ -52,11 +52,12 @@ def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         remedy = f": pip install 'latent-store[{extra}]'" if extra else f"; {_OTHERS}"
         raise MissingExtraError(f"{public_url(url)} cannot be opened: {error}{remedy}") from error
     except OSError as error:
-        # A library of the system that a kind needs is not there; the rest is where it was sought.
+        # Of a library of the system that a kind needs, the rest is where it was sought.
         reason = str(error).partition("\n")[0]
-        raise LatentStoreError(
-            f"{public_url(url)} cannot be opened: {reason}; {_OTHERS}"
-        ) from error
+        away = isinstance(error, (ConnectionError, TimeoutError, PermissionError))
+        known = away or url.partition("://")[0] in _EXTRAS
+        remedy = "mend the address, its credentials or its server" if known else _OTHERS
+        raise LatentStoreError(f"{public_url(url)} cannot be opened: {reason}; {remedy}") from error
     except (ValueError, TypeError) as error:
         raise LatentStoreError(
             f"{public_url(url)} is no address that can be opened ({error}); give a path, or a URL "

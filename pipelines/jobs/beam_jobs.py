@@ -85,11 +85,18 @@ def own_cores() -> int:
     import psutil  # type: ignore[import-untyped]
     from dask import system
 
-    spawned, parent = 0, psutil.Process().parent()
-    for process in parent.children() if parent else ():
+    def is_spawned(process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):
-            spawned += "spawn_main" in " ".join(process.cmdline())
-    return max(1, system.CPU_COUNT // (slots * max(1, spawned)))
+            return "spawn_main" in " ".join(process.cmdline())
+        return False
+
+    together = 1
+    with contextlib.suppress(psutil.Error):
+        own = psutil.Process()
+        # What else the parent of a worker that was not spawned has begun is none of Dask's.
+        if is_spawned(own) and (parent := own.parent()):
+            together = sum(map(is_spawned, parent.children()))
+    return max(1, system.CPU_COUNT // (slots * max(1, together)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +260,7 @@ def _one_interrupt() -> Iterator[None]:
         yield
         return
     before, hook = signal.signal(signal.SIGINT, interrupt), threading.excepthook
+    disabled = logging.root.manager.disable
     try:
         yield
     except BaseException:
@@ -262,4 +270,4 @@ def _one_interrupt() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         threading.excepthook = hook
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)

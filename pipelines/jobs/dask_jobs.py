@@ -20,9 +20,15 @@ import dask
 from apache_beam.options.pipeline_options import PipelineOptions
 from distributed import Client, KilledWorker, as_completed
 
+from latent_store.console import told_late
 from latent_store.errors import JobFailedError, LatentStoreError
 from pipelines.jobs.beam_options import dask_options
 from pipelines.jobs.worker_versions import BEAM, AlikeWork, versions
+
+WORKER_SECONDS = 30
+"""How long the first worker may take to come, where a cluster grows with its tasks."""
+_LATE_SECONDS = 10
+"""After which a wait for it is told."""
 
 
 def run_on_dask(
@@ -97,13 +103,16 @@ def require_cluster(options: PipelineOptions, folders: Sequence[str], timeout: f
             "give --dask_client_address another address"
         ) from error
     with client:
+        # An adaptive cluster may have none until there is something to do.
+        _task = client.submit(int, pure=False)
+        lacking = f"the scheduler of Dask at {address or file} has no workers"
         try:
-            client.wait_for_workers(1, timeout=timeout)
+            with told_late(f"{lacking} yet; this waits for one", _LATE_SECONDS):
+                client.wait_for_workers(1, timeout=WORKER_SECONDS)
         except TimeoutError as error:
             raise LatentStoreError(
-                f"the scheduler of Dask at {address or file} has no workers, and none came within "
-                f"{timeout:.0f} seconds; start one with dask worker, or let the cluster keep one "
-                "(minimum=1)"
+                f"{lacking}, and none came within {WORKER_SECONDS} seconds; start one with dask "
+                "worker, or let the cluster keep one (minimum=1)"
             ) from error
         _require_alike(client, folders)
 

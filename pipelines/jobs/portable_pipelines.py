@@ -27,10 +27,15 @@ EMBEDDED = "embed"
 """The `--job_endpoint` that means Beam's own job service, in this process."""
 TELL_SECONDS = 60.0
 """Between two calls of what tells of a job."""
-_NEEDED = ("beam_control_read", "_run_job")
+_RUNS = "_run_job"
+_NEEDED = ("beam_control_read", _RUNS)
 """In the names of Beam's threads that a job waits for: one hears a worker, one runs the job."""
 _GRACE_SECONDS = 2.0
-"""A job may take to end after such a thread has: a job that is done closes them."""
+"""A job may take to end after what runs it has."""
+_CLOSE_SECONDS = 30.0
+"""A job may take to end after the last that heard a worker has: one that is done closes these
+first, then its servers and workers, each with seconds of its own."""
+_CANCEL_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _SERVICE_LOGGERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer")
 
@@ -60,7 +65,12 @@ def run_elsewhere(
         # service that Beam starts handles signals, which takes the main thread.
         result = _awaited(pipeline.run, others, seconds) if embedded else pipeline.run()
         tell(result)
-        return _awaited(result.wait_until_finish, others, seconds, lambda: tell(result))
+        try:
+            return _awaited(result.wait_until_finish, others, seconds, lambda: tell(result))
+        except TimeoutError:
+            with contextlib.suppress(Exception):  # A service that does not answer keeps the job.
+                _awaited(result.cancel, set(threading.enumerate()), _CANCEL_SECONDS)
+            raise
 
 
 def require_worker(options: PipelineOptions, seconds: float) -> None:
@@ -71,6 +81,7 @@ def require_worker(options: PipelineOptions, seconds: float) -> None:
     """
     pipeline = beam.Pipeline(options=options)
     _ = pipeline | "One" >> beam.Create([0]) | "Try" >> beam.Map(AlikeWork(_nothing))
+    disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         run_elsewhere(pipeline, lambda _: None, seconds)
@@ -79,7 +90,7 @@ def require_worker(options: PipelineOptions, seconds: float) -> None:
     except Exception as error:
         raise LatentStoreError(reason_of(error)) from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
 
 
 def pool_near(options: PipelineOptions) -> str | None:
@@ -134,13 +145,16 @@ def _awaited(
             ended.set_exception(error)
 
     threading.Thread(target=run, name="elsewhere", daemon=True).start()
-    begun = told = time.monotonic()
+    begun = told = changed = time.monotonic()
     needed: set[threading.Thread] = set()
+    over: set[threading.Thread] = set()
     while not futures.wait([ended], timeout=_POLL_SECONDS).done:
         now = time.monotonic()
         needed |= {thread for thread in threading.enumerate() if _is_needed(thread)} - {*others}
-        lost = not all(thread.is_alive() for thread in needed)
-        if lost and not futures.wait([ended], timeout=_GRACE_SECONDS).done:
+        before, over = over, {thread for thread in needed if not thread.is_alive()}
+        changed = changed if over == before else now
+        ran = any(_RUNS in thread.name for thread in over)
+        if over and now - changed > (_GRACE_SECONDS if ran else _CLOSE_SECONDS):
             raise JobFailedError(
                 "a worker ended before its shard was done, or Beam's job service did: out of "
                 "memory, most likely, and its own output may say more; run the same command again "

@@ -31,7 +31,7 @@ from apache_beam.transforms.environments import (
     ProcessEnvironment,
 )
 
-from latent_store.console import MOST_THREADS, Number
+from latent_store.console import MOST_THREADS, Number, told_late
 from latent_store.errors import LatentStoreError
 from latent_store.storage.object_stores import open_location
 from pipelines.jobs.beam_options import runner_name
@@ -39,9 +39,17 @@ from pipelines.jobs.portable_pipelines import EMBEDDED, pool_near, require_worke
 
 CONNECT_SECONDS = 5
 """How long an endpoint may take to answer."""
-START_SECONDS = 30
+START_SECONDS = 60
 """How long a worker may take to begin, on a busy machine."""
-_ADDRESS = re.compile(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+DOCKER_SECONDS = 600
+"""How long one may that is a container, whose image is pulled first."""
+_LATE_SECONDS = 30
+"""After which a wait for a container is told."""
+_ADDRESS = re.compile(
+    r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}"
+    r"|(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):\S+"
+)
+"""What has a port, or a scheme of gRPC's."""
 _FETCHED = {
     "PrismRunner": "prism_location",
     "FlinkRunner": "flink_job_server_jar",
@@ -197,8 +205,13 @@ def _require_worker(options: PipelineOptions) -> None:
         )
     else:
         return
+    chosen = portable.environment_type or endpoint == EMBEDDED
+    docker = chosen and isinstance(Environment.from_options(portable), DockerEnvironment)
+    wait = f"{name} waits for a container to begin, {DOCKER_SECONDS // 60} minutes at most"
+    told = told_late(wait, _LATE_SECONDS) if docker else contextlib.nullcontext()
     try:
-        require_worker(options, START_SECONDS)
+        with told:
+            require_worker(options, DOCKER_SECONDS if docker else START_SECONDS)
     except LatentStoreError as error:
         raise LatentStoreError(f"{name} cannot use {what}: {error}; {remedy}") from error
 

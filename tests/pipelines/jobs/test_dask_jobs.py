@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import distributed
@@ -116,7 +116,8 @@ def test_a_cluster_without_workers_is_refused_in_one_line(
     capfd: pytest.CaptureFixture[str],
     named: str,
 ) -> None:
-    monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 60)
+    monkeypatch.setattr(dask_jobs, "WORKER_SECONDS", 2)
     with distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as empty:
         file = tmp_path / "scheduler.json"
         file.write_text(json.dumps({"address": empty.scheduler_address}))
@@ -133,6 +134,21 @@ def test_a_cluster_without_workers_is_refused_in_one_line(
 
 
 @pytest.mark.slow
+def test_an_adaptive_cluster_that_has_none_yet_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 60)
+    monkeypatch.setattr(dask_jobs, "WORKER_SECONDS", 200)
+    quiet = {"dashboard_address": ":0", "silence_logs": 50}
+    with distributed.LocalCluster(n_workers=0, threads_per_worker=1, **quiet) as cluster:
+        cluster.adapt(minimum=0, maximum=1)
+        beam_options("x", ("--runner", "dask", "--dask_client_address", cluster.scheduler_address))
+
+
+def begin(shard: int, folder: Path) -> None:
+    (folder / str(shard)).touch()
+    time.sleep(200)
+
+
+@pytest.mark.slow
 def test_a_scheduler_that_ends_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,20 +156,34 @@ def test_a_scheduler_that_ends_is_one_line(
     dask, file = Path(sys.executable).with_name("dask"), tmp_path / "scheduler.json"
     words = ("--no-dashboard", "--scheduler-file", file)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with (
-        subprocess.Popen([dask, "scheduler", "--port", "0", *words], **quiet) as scheduler,
-        subprocess.Popen([dask, "worker", "--nthreads", "1", *words], **quiet) as worker,
-    ):
-        while not file.exists():
-            time.sleep(0.1)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    scheduler = subprocess.Popen([dask, "scheduler", "--port", "0", *words], **quiet)
+    worker = subprocess.Popen([dask, "worker", "--nthreads", "1", *words], **quiet)
+
+    def end() -> None:
+        appears(lambda: any(begun.iterdir()))
+        scheduler.kill()
+
+    try:
+        appears(file.exists)
         options = beam_options("x", ["--runner", "dask", "--dask_scheduler_file", str(file)])
         capfd.readouterr()
-        ending = threading.Timer(3, scheduler.kill)
-        ending.start()
+        threading.Thread(target=end, daemon=True).start()
         with pytest.raises(JobFailedError, match="Dask ended when 0 of 2 shards were done; start"):
-            run_over_shards("Sleep", [60, 61], time.sleep, options)
-        worker.kill()
+            run_over_shards("Begin", [0, 1], functools.partial(begin, folder=begun), options)
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
     assert capfd.readouterr().err == ""
+
+
+def appears(is_there: Callable[[], bool]) -> None:
+    until = time.monotonic() + 100
+    while not is_there():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def square(shard: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
@@ -24,7 +25,9 @@ EXTERNAL = ("--environment_type", "EXTERNAL", "--environment_config")
 def pool() -> Iterator[str]:
     """A pool whose workers are processes of whatever is called python."""
     address, server = BeamFnExternalWorkerPoolServicer.start(use_process=True)
+    disabled = logging.root.manager.disable
     yield address
+    logging.disable(disabled)
     server.stop(0)
 
 
@@ -62,6 +65,7 @@ def test_a_pool_whose_python_cannot_run_them_is_refused_in_one_line(
     monkeypatch.setattr(runner_checks, "START_SECONDS", 2)
     flags = ("--runner", "portable", "--job_endpoint", "embed", *EXTERNAL, pool)
     capfd.readouterr()
+    logging.disable(logging.INFO)
     threads = set(threading.enumerate())
     assert encode.main(encode_args(inputs, tmp_path / "s.zarr", *flags)) == 2
     line = capfd.readouterr().err
@@ -69,3 +73,4 @@ def test_a_pool_whose_python_cannot_run_them_is_refused_in_one_line(
     assert (line.count("\n"), list(tmp_path.iterdir())) == (1, [broken])
     # They wait for the worker without an end: a command must end without them.
     assert all(thread.daemon for thread in set(threading.enumerate()) - threads)
+    assert logging.root.manager.disable == logging.INFO

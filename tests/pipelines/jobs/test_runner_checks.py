@@ -13,6 +13,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 
 import grpc
@@ -161,6 +162,18 @@ def test_an_endpoint_that_does_not_answer_is_named(
         assert message.format(endpoint) in refused("--runner", *more, endpoint)
 
 
+def test_grpcs_own_addresses_are_taken(tmp_path: Path) -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    port, file = server.add_insecure_port("127.0.0.1:0"), f"unix:{tmp_path / 's'}"
+    server.add_insecure_port(file)
+    server.start()
+    try:
+        for address in (file, f"ipv4:127.0.0.1:{port}", f"dns:///127.0.0.1:{port}"):
+            runner_checks._require_answer("--job_endpoint", address, "start it")
+    finally:
+        server.stop(0).wait()
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -224,9 +237,10 @@ def end_worker(shard: int) -> None:
 
 
 def test_a_worker_of_a_pool_that_is_killed_ends_the_job_in_one_line(
-    pool: str, capfd: pytest.CaptureFixture[str]
+    pool: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = beam_options("x", ("--runner", *EXTERNAL, pool))
+    monkeypatch.setattr(portable_pipelines, "_CLOSE_SECONDS", 2)
     capfd.readouterr()
     with pytest.raises(
         JobFailedError, match=r"^a worker ended before its shard was done, .* go on"
