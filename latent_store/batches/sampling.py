@@ -5,7 +5,8 @@ Chunked shuffle: rows are cut into runs of `chunk_rows` consecutive ones, the ru
 is cut into as many equal stretches as a batch has rows, and each batch gets a random row of each.
 Random single-row reads, the slow path of every chunked store, do not occur; rows of a stretch meet
 in no batch; and whoever takes the same places of every batch reads stretches that lie together, by
-which several processes share a store.
+which several processes share a store. A group of rows that makes one load is shuffled more, see
+`_order`.
 
 Everything depends on (seed, epoch) or (seed, epoch, row) only: any epoch can be entered at any
 batch, and all networks that are compared see the same crops in the same order.
@@ -27,6 +28,8 @@ Batch = tuple[int, ...]
 # First in every generator's key, so that no two uses of randomness share a stream; `training` goes
 # on from 3.
 ORDER_KEY, CROP_KEY = 1, 2
+ORDER_VERSION = 2
+"""Of `plan_epoch`; another one orders the same rows otherwise, so that no run goes on under it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Share:
     """One process's of several equal shares.
 
     Of a load of `plan_epoch` it is consecutive rows of the load's order, and whole runs where
-    `preload_rows` is a multiple of `world` times `chunk_rows`.
+    `preload_rows` is a multiple of the batch size, and of `world` times `chunk_rows`.
 
     Attributes:
         rank: Its number, from 0.
@@ -82,15 +85,29 @@ def plan_epoch(
     loads: list[list[Batch]] = []
     for group in groups:
         rows = np.asarray(group, dtype=np.int64)
-        # A short run at the end comes last: before others it would shift them all against loads.
-        whole = rows[: len(rows) // chunk_rows * chunk_rows]
-        order = np.append(rng.permutation(whole.reshape(-1, chunk_rows)), rows[len(whole) :])
+        order = _order(rows, chunk_rows, rng, one_load=len(rows) <= span)
         order = np.resize(order, -(-len(order) // batch_size) * batch_size)
         for start in range(0, len(order), span):
             stretches = order[start : start + span].reshape(batch_size, -1)
             batches = rng.permuted(stretches, axis=1).T
             loads.append([tuple(batch) for batch in batches.tolist()])
     return [loads[i] for i in rng.permutation(len(loads))]
+
+
+def _order(
+    rows: np.ndarray, chunk_rows: int, rng: np.random.Generator, *, one_load: bool
+) -> np.ndarray:
+    """Returns a group's rows with its runs shuffled.
+
+    Of one load the rows of each run are shuffled too; and all rows together where it has a short
+    run or no other, so that any of them may fill up the last batch, and any two may meet.
+    """
+    if one_load and (len(rows) % chunk_rows or len(rows) == chunk_rows):
+        return rng.permutation(rows)
+    # A short run at the end comes last: before others it would shift them all against loads.
+    whole = rows[: len(rows) // chunk_rows * chunk_rows]
+    runs = rng.permutation(whole.reshape(-1, chunk_rows))
+    return np.append(rng.permuted(runs, axis=1) if one_load else runs, rows[len(whole) :])
 
 
 def endless_loads(

@@ -6,7 +6,14 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 from latent_store.batches.prefetch import Prefetcher
-from latent_store.batches.sampling import WHOLE, Batch, Share, endless_loads, plan_in_order
+from latent_store.batches.sampling import (
+    ORDER_VERSION,
+    WHOLE,
+    Batch,
+    Share,
+    endless_loads,
+    plan_in_order,
+)
 from latent_store.batches.source import Arrays, CropRule
 from latent_store.errors import LatentStoreError
 from latent_store.torch.tensors import as_tensors
@@ -65,11 +72,13 @@ class EpochLoader(ABC):
             LatentStoreError: If that one had other settings; the first that differs is named.
         """
         mine = self.settings()
-        for name, value in state["settings"].items():
-            if mine.get(name) != value:
+        before = state["settings"]
+        for name in {**before, **mine}:
+            if before.get(name) != mine.get(name):
                 raise LatentStoreError(
-                    f"cannot resume: {name} of the training data was {value}, now it is "
-                    f"{mine.get(name)}; use the same data and settings, or start a new --output"
+                    f"cannot resume: {name} of the training data was {before.get(name)}, now it is "
+                    f"{mine.get(name)}; use the same data, settings and release, or start a new "
+                    "--output"
                 )
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
         self.close_stream()
@@ -87,9 +96,11 @@ class CropLoader(EpochLoader):
     Several ranks have the batches of one process, in the same order, each its own part of every
     batch. In an epoch each row is read by one of them, but for those that fill up a last batch. A
     rank's rows of a load are a stretch of it: whole runs of `chunk_rows`, where `preload_rows` is a
-    multiple of the ranks times `chunk_rows`. So an object of the store is asked for by two ranks
-    only where its rows lie in runs, or parts of a run, of both; and in another epoch by another
-    rank, since runs are shuffled. Plans, tables and metadata are read by each.
+    multiple of `batch_size`, and of the ranks times `chunk_rows`. So an object of the store is
+    asked for by two ranks only where its rows lie in runs, or parts of a run, of both; and in
+    another epoch by another rank, since runs are shuffled. Pictures of one size that make one load,
+    and are not two or more whole runs, are shuffled row by row: each rank reads some of all places.
+    Plans, tables and metadata are read by each.
 
     Args:
         source: What is read.
@@ -140,6 +151,7 @@ class CropLoader(EpochLoader):
         ids = "\n".join(self.source.sample_ids(self.source.rows))
         return {
             "seed": self.rule.seed,
+            "version of the order": ORDER_VERSION,
             **{name: getattr(self.config, name) for name in ("crop", *_SIZES)},
             "number of samples": len(self.source.rows),
             "digest of sample ids": hashlib.sha256(ids.encode()).hexdigest()[:16],
@@ -173,7 +185,8 @@ class WholeImages:
         self.source = source
         self.rule = CropRule(seed=0, crop=0)
         loads = sorted(plan_in_order(source.groups(self.rule), batch_size=batch_size))
-        first, end = (len(loads) * n // share.world for n in (share.rank, share.rank + 1))
+        # Rounded up, so that the first rank, which draws what it sees, has one if any has.
+        first, end = (-(-len(loads) * n // share.world) for n in (share.rank, share.rank + 1))
         self.loads = loads[first:end]
         self._prefetcher = Prefetcher(source.load, workers=1)
 

@@ -243,6 +243,11 @@ def test_other_settings_are_not_continued(tiny_store: TinyStore) -> None:
     ):
         with pytest.raises(LatentStoreError, match=f"cannot resume: {message}"):
             make_loader(spec, **changed).load_state_dict(state)
+    del state["settings"]["version of the order"]  # As a release before left it.
+    with pytest.raises(
+        LatentStoreError, match="version of the order of the training data was None"
+    ):
+        make_loader(spec).load_state_dict(state)
     fewer = make_spec(tiny_store, max_samples=4)
     with pytest.raises(LatentStoreError, match="number of samples of the training data was 6, now"):
         make_loader(fewer).load_state_dict(state)

@@ -1,9 +1,11 @@
 """Batches and crops: every row is seen, every batch is full, everything is keyed."""
 
 import itertools
+import math
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,8 +78,8 @@ def test_rows_are_shuffled_within_a_load() -> None:
 @given(world=st.integers(1, 4), runs=st.integers(1, 3), epoch=st.integers(0, 5), data=st.data())
 def test_a_share_of_a_load_is_whole_runs(world, runs, epoch, data) -> None:
     chunk_rows = 6
-    batch_size = world * data.draw(st.sampled_from([1, 2, 3, 6]))
-    span = -(-world * runs * chunk_rows // batch_size) * batch_size
+    batch_size = world * data.draw(st.integers(1, 9))
+    span = runs * math.lcm(batch_size, world * chunk_rows)
     sizes = {"batch_size": batch_size, "chunk_rows": chunk_rows, "preload_rows": span}
     for load in plan([list(range(3 * span))], **sizes, epoch=epoch):
         for share in (Share(rank, world) for rank in range(world)):
@@ -85,6 +87,24 @@ def test_a_share_of_a_load_is_whole_runs(world, runs, epoch, data) -> None:
             own = Counter(row // chunk_rows for row in rows)
             assert len(set(rows)) == len(rows) == span // world
             assert set(own.values()) == {chunk_rows}
+
+
+def together(count: int, **changed: int) -> tuple[set[int], set[frozenset[int]]]:
+    """Which rows filled up an epoch, and which pairs met in a batch, in any of 200 epochs."""
+    filled, met = set(), set()
+    for epoch in range(200):
+        batches = [batch for load in plan([range(count)], **changed, epoch=epoch) for batch in load]
+        seen = Counter(row for batch in batches for row in batch)
+        filled |= {row for row, times in seen.items() if times > 1}
+        met |= {frozenset(pair) for batch in batches for pair in itertools.combinations(batch, 2)}
+    return filled, {pair for pair in met if len(pair) == 2}
+
+
+@pytest.mark.parametrize("count", [6, 8, 11, 16, 22, 24])
+def test_a_group_of_one_load_is_shuffled_whole(count: int) -> None:
+    filled, met = together(count, batch_size=5, preload_rows=25)
+    assert filled == set(range(count))
+    assert len(met) == count * (count - 1) // 2
 
 
 @settings(max_examples=60, deadline=None)

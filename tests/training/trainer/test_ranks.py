@@ -189,3 +189,4 @@ def test_ranks_share_the_validation(tiny_store: TinyStore) -> None:
     shares = [WholeImages(source, batch_size=4, share=ranks) for ranks in TWO]
     seen = [[b["rows_B"].tolist() for b in images] for images in shares]
     assert seen == [[[0, 1, 2, 3]], [[4, 5]]]
+    assert [len(WholeImages(source, batch_size=6, share=ranks)) for ranks in TWO] == [1, 0]

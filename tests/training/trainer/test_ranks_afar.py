@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -141,7 +142,7 @@ class Group:
         program = Path(sys.executable).with_name("train-from-store")
         words = [str(program), *arguments(store, output, *more)]
         env = {name: value for name, value in os.environ.items() if name != "AWS_ENDPOINT_URL"}
-        self._logs = [output.parent / f"rank{rank}" for rank in (0, 1)]
+        self.logs = [output.parent / f"rank{rank}" for rank in (0, 1)]
         env |= {STORAGE_OPTIONS: first, "SECOND": second, "OMP_NUM_THREADS": "1"}
         start = TORCHRUN if nodes == 1 else [*TORCHRUN[:3], *two_nodes()]
         command = [*start, "--no-python", "sh", "-c", script, "sh", *words]
@@ -163,7 +164,7 @@ class Group:
     def wait(self, seconds: float = 300) -> tuple[int, list[list[str]]]:
         """Returns the exit status, and each rank's errors."""
         status = max(abs(node.wait(seconds)) for node in self._nodes)
-        said = [log.read_text() for log in self._logs]
+        said = [log.read_text() for log in self.logs]
         assert not any("Traceback" in one for one in said), said
         mark = "train-from-store: error: "
         lines = [[line for line in one.splitlines() if mark in line] for one in said]
@@ -240,7 +241,7 @@ def parted(server: s3.Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
             seen.add(known[3])
             if len(seen) == 2:
                 later.set()
-                stopped.wait(60)
+                stopped.wait(90)
 
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -249,6 +250,10 @@ def parted(server: s3.Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(server, "arrived", arrived)
         assert later.wait(240)
         group.terminate()
+        deadline = time.monotonic() + 60
+        while "stopping after this step" not in group.logs[0].read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         stopped.set()
         status, errors = group.wait()
     assert status
@@ -284,9 +289,11 @@ def test_one_process_goes_on_with_what_two_ranks_began_from_a_distilled_start(
 
 @pytest.mark.slow
 def test_a_rank_whose_endpoint_does_not_answer_ends_both(server: s3.Server, tmp_path: Path) -> None:
-    endpoints = [server.endpoint, "http://127.0.0.1:9"]
-    with Group(endpoints, store_on(server), tmp_path / "run", *LONGER) as group:
-        status, (first, second) = group.wait(120)
+    with socket.socket() as silent:  # Bound, hence nobody else's; nobody listens.
+        silent.bind(("127.0.0.1", 0))
+        endpoints = [server.endpoint, f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        with Group(endpoints, store_on(server), tmp_path / "run", *LONGER) as group:
+            status, (first, second) = group.wait(120)
     assert status
     (reason,) = second
     assert re.match(r"s3://bucket/tiny.zarr (cannot be opened|does not answer)", reason)
