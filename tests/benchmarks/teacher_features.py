@@ -106,7 +106,6 @@ def _encode(
     job = EncodeJob(
         store=location,
         split=plan.name,
-        threads=1,
         reader=dataset,
         encoders=(Encoder(spec=spec, make=make),),
     )

@@ -236,6 +236,7 @@ def end_worker(shard: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_pool_that_is_killed_ends_the_job_in_one_line(
     pool: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
