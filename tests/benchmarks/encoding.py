@@ -142,12 +142,12 @@ def _picture_lines(size: str, seconds: dict[str, float]) -> list[tuple[str, ...]
 def _clock_lines(
     codec: Codec, files: Sequence[Path], size: str, repeats: int
 ) -> list[tuple[str, ...]]:
-    """Times all cores: medians of runs that take turns, each of four pictures a core."""
+    """Times all cores: medians of runs that take turns, each of two pictures a core."""
     cores = min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
-    calls, ways = 4 * cores, _picture_ways(codec, files)
+    calls, ways = 2 * cores, _picture_ways(codec, files)
     threads = {STOCK: cores, NONE: 1, ALL: 1}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for run in range(-1, repeats):
+    for run in range(-1, -(-repeats // 2)):
         for name, way in ways.items():
             workers = 0 if name == STOCK else cores
             with torch_threads(threads[name]):
