@@ -81,9 +81,8 @@ def own_cores() -> int:
         slots = 0
     if not slots:
         return 1
-    # Dask brings both.
+    # Dask brings it.
     import psutil  # type: ignore[import-untyped]
-    from dask import system
 
     def is_spawned(process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):
@@ -96,7 +95,7 @@ def own_cores() -> int:
         # What else the parent of a worker that was not spawned has begun is none of Dask's.
         if is_spawned(own) and (parent := own.parent()):
             together = sum(map(is_spawned, parent.children()))
-    return max(1, system.CPU_COUNT // (slots * max(1, together)))
+    return max(1, usable_cores() // (slots * max(1, together)))
 
 
 @dataclass(frozen=True, kw_only=True)

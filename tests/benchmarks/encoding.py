@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import Number, make_parser, run_command
 from pipelines.jobs.encoding import encode_latents
 from pipelines.jobs.job_flags import MOST_AT_ONCE, PSNR_ROWS
+from pipelines.jobs.worker_processes import usable_cores
 from pipelines.scenes.scene import render_scene
 from tests.benchmarks.table import markdown
 
@@ -143,7 +143,7 @@ def _clock_lines(
     codec: Codec, files: Sequence[Path], size: str, repeats: int
 ) -> list[tuple[str, ...]]:
     """Times all cores: medians of runs that take turns, each of two pictures a core."""
-    cores = min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
+    cores = min(usable_cores(), MOST_AT_ONCE)
     calls, ways = 2 * cores, _picture_ways(codec, files)
     threads = {STOCK: cores, NONE: 1, ALL: 1}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -8,7 +8,6 @@ from typing import Any
 
 import distributed
 import pytest
-from dask import system
 
 from pipelines import encode
 from pipelines.jobs import beam_jobs
@@ -30,7 +29,7 @@ def test_a_worker_shares_its_own_cores_among_its_shards(
 ) -> None:
     options = read_options("encode-to-store", flags)
     assert beam_jobs.worker_cores(options) is None
-    monkeypatch.setattr(system, "CPU_COUNT", 16)
+    monkeypatch.setattr(beam_jobs, "usable_cores", lambda: 16)
     with distributed.Client(flags[-1]) as client:
         assert client.submit(beam_jobs.own_cores, pure=False).result() == 8
     assert beam_jobs.own_cores() == 1  # Of runners that do not say how many workers share them.
