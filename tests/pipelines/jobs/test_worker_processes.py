@@ -15,8 +15,6 @@ from latent_store.errors import JobFailedError
 from pipelines.jobs.beam_jobs import Gathering, run_over_shards
 from pipelines.jobs.beam_options import DEFAULT_RUNNER
 from pipelines.jobs.worker_processes import MOST_LOSSES
-from tests.pipelines.kills import contents
-from tests.pipelines.tiny_jobs import encoding
 
 WORKERS = ("--direct_running_mode", "multi_processing", "--direct_num_workers", "2")
 OPTIONS = PipelineOptions(["--runner", DEFAULT_RUNNER, *WORKERS])
@@ -38,18 +36,12 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("2-*"))) == 2
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_every_worker_ends_the_job_in_one_line(tmp_path: Path) -> None:
     work = functools.partial(square_or_die, tmp_path, 99)
     with pytest.raises(JobFailedError, match=r"^Square: a worker process was killed 3 times in a"):
         run_over_shards("Square", [2], work, OPTIONS)
     assert len(list(tmp_path.glob("2-*"))) == MOST_LOSSES
-
-
-def test_processes_make_the_same_store(inputs: Path, tmp_path: Path) -> None:
-    calm, url = tmp_path / "calm.zarr", tmp_path / "s.zarr"
-    encoding(inputs, "--max_samples", "2")(calm)
-    encoding(inputs, "--max_samples", "2", *WORKERS)(url)
-    assert contents(url) == contents(calm)
 
 
 def test_an_error_of_a_shard_keeps_its_kind(tmp_path: Path) -> None:
