@@ -10,26 +10,33 @@ import pytest
 from latent_store import cli
 from latent_store.storage.location import Location
 from pipelines import encode, frequency, reorder
-from tests import s3
+from tests import gcs, s3
 from tests.pipelines.kills import contents
 from tests.pipelines.tiny_jobs import SPLIT, encode_args, encoding, ranking, reordering, run
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Server]:
-    with s3.serving(monkeypatch) as server:
-        yield server
+@pytest.fixture(params=["s3", "gs"])
+def bucket(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
+    """An empty bucket's address."""
+    if request.param == "s3":
+        with s3.serving(monkeypatch) as server:
+            yield server.url
+    else:
+        with gcs.serving(monkeypatch, tmp_path) as google:
+            yield google.url
 
 
 def test_a_store_made_over_the_wire_is_the_same(
-    server: s3.Server, inputs: Path, tmp_path: Path, serial: None
+    bucket: str, inputs: Path, tmp_path: Path, serial: None
 ) -> None:
-    calm, there = tmp_path / "calm.zarr", f"{server.url}/s.zarr"
+    calm, there = tmp_path / "calm.zarr", f"{bucket}/s.zarr"
     encoding(inputs)(calm)
     ranking()(calm)
     reordering()(calm)
-    Location(server.url).fs.put(f"{inputs}/", f"{server.url}/inputs/", recursive=True)
-    words = [w.replace(str(inputs), f"{server.url}/inputs") for w in encode_args(inputs, calm)]
+    Location(bucket).fs.put(f"{inputs}/", f"{bucket}/inputs/", recursive=True)
+    words = [w.replace(str(inputs), f"{bucket}/inputs") for w in encode_args(inputs, calm)]
     words[words.index(str(calm))] = there
     run(encode.main, *words)
     flags = ("--method", "random", "--ranking", "r", "--keep", "8")

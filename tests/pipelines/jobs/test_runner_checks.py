@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import os
 import signal
 import socket
@@ -129,10 +128,10 @@ def test_a_job_server_that_does_not_start_is_refused_first(
     assert "x.jar: Service failed to start up with error 1; give" in line
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("google.cloud") is not None, reason="Beam's part for it is installed"
-)
-def test_dataflow_names_its_extra(inputs: Path, fails: Callable[..., str]) -> None:
+def test_dataflow_names_its_extra(
+    inputs: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "google.cloud.dataflow", None)
     args = encode_args(inputs, Path("unused"), *DATAFLOW, *WHOLE)
     args[args.index("--data_root") + 1] = "gs://b/data"
     args[args.index("--store") + 1] = "gs://b/s.zarr"
