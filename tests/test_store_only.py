@@ -1,14 +1,20 @@
 """The package without any extra: every command helps, or names the extra that it lacks."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import distributed
+import numpy as np
 import pytest
 
-from tests.conftest import TinyStore
+import latent_store
+from tests.conftest import RANKING, TinyStore
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -17,21 +23,34 @@ EXTRAS = (
     *("distributed", "pandas", "matplotlib", "scipy", "tensorboard", "safetensors"),
     *("bjontegaard", "pycocotools", "s3fs", "gcsfs"),
 )
-BARE = f"""
+CLUSTER = ("dask", "distributed")
+BARE = """
 import importlib, sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in {EXTRAS}:
-            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+        if name.partition('.')[0] in hidden:
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+hidden, module, function, *words = sys.argv[1:]
+hidden = hidden.split()
 sys.meta_path.insert(0, Missing())
-module, function, *words = sys.argv[1:]
 sys.exit(getattr(importlib.import_module(module), function)(words))
 """
 
 
+def call(place: str, *words: str, beside: tuple[str, ...] = ()) -> list[str]:
+    """Returns the call of a function of a module, as `MODULE:FUNCTION`, without the extras.
+
+    Args:
+        place: The function, which takes the words.
+        beside: Modules of the extras that are there.
+    """
+    hidden = " ".join(name for name in EXTRAS if name not in beside)
+    return [sys.executable, "-c", BARE, hidden, *place.split(":"), *words]
+
+
 def run(command: str, *words: str) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-c", BARE, *SCRIPTS[command].split(":"), *words]
-    return subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    started = call(SCRIPTS[command], *words)
+    return subprocess.run(started, capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("command", sorted(set(SCRIPTS) - {"generate-scenes"}))
@@ -77,3 +96,60 @@ def test_stores_are_looked_at_without_extras(tiny_store: TinyStore) -> None:
     names = [one["name"] for one in found]
     assert "numpy" in names
     assert "torch pair" not in names
+
+
+WORKER_SECONDS = 40
+"""Until a worker is there, or has read: a deadlock fails."""
+
+
+@contextlib.contextmanager
+def bare_worker(folder: Path) -> Iterator[distributed.Client]:
+    """Starts a scheduler, and in a folder a worker of Dask alone, which must say no error."""
+    said = folder / "worker.log"
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as client,
+        said.open("wb") as log,
+    ):
+        words = (cluster.scheduler_address, "--no-nanny", "--no-dashboard", "--nthreads", "2")
+        worker = subprocess.Popen(
+            call("distributed.cli.dask_worker:main", *words, beside=CLUSTER),
+            stderr=log,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        try:
+            client.wait_for_workers(1, timeout=WORKER_SECONDS)
+            yield client
+            worker.terminate()
+            assert worker.wait(WORKER_SECONDS) == 0
+        finally:
+            worker.kill()
+            worker.wait()
+    text = said.read_text()
+    assert "Start worker" in text
+    assert [line for line in text.splitlines() if "ERROR" in line or "Traceback" in line] == []
+
+
+def test_a_cluster_of_store_only_workers_serves_dask(
+    tiny_store: TinyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks_torch() -> bool:
+        try:
+            import torch  # noqa: F401
+        except ModuleNotFoundError:
+            return True
+        return False
+
+    monkeypatch.chdir(tiny_store.url.parent)
+    split = latent_store.open(tiny_store.url.name)["cityscapes/train"]
+    ranked = split.to_dask("y_hat_ranked", ranked=RANKING)
+    views = [split.to_dask("y_hat"), ranked[:, :16], split.to_dask("segmentation")[::2, 5:9]]
+    with bare_worker(tmp_path) as client:
+        assert list(client.run(lacks_torch).values()) == [True]
+        found = [future.result(WORKER_SECONDS) for future in client.compute(views)]
+    rows = split.to_xarray()["row"].values
+    latents, labels = split.latents().read(rows), split.labels().read(rows)
+    np.testing.assert_array_equal(found[0], latents)
+    np.testing.assert_array_equal(found[1], split.ranked(RANKING).read(rows)[:, :16])
+    np.testing.assert_array_equal(found[2], labels[::2, 5:9])
