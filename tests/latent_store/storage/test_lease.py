@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import os
 import pickle
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from latent_store.console import spell_flags
 from latent_store.errors import JobFailedError, LeaseHeldError, LeaseLostError
 from latent_store.storage import lease as leases
 from latent_store.storage.ages import age_seconds, delete_probes
@@ -39,13 +41,13 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
     location.delete_tree("")
 
 
-def grow_old(location: Location, key: str) -> None:
-    """Makes an object as old as a stale lease, by the clock of its store."""
+def grow_old(location: Location, key: str, seconds: float = STALE_SECONDS + 5) -> None:
+    """Makes an object as old as a stale lease, or so many seconds, by the clock of its store."""
     if location.local_path is not None:
-        long_ago = time.time() - STALE_SECONDS - 5
+        long_ago = time.time() - seconds
         os.utime(location.local_path / key, (long_ago, long_ago))
         return
-    written = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=STALE_SECONDS + 5)
+    written = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)
     fsspec.filesystem("memory").store[location.path(key)].modified = written
 
 
@@ -105,6 +107,42 @@ def test_a_record_of_another_machine_is_read(tmp_path: Path) -> None:
     grow_old(location, lease.key)
     with Lease(location, SPLIT, "labels") as taken:
         taken.claim.require()
+
+
+@pytest.mark.parametrize("age", [0, 30, 75])
+@pytest.mark.parametrize("url", ["memory://held.zarr", "local"])
+def test_who_is_kept_out_is_told_for_how_many_seconds(
+    url: str, age: int, tmp_path: Path, memory: Location
+) -> None:
+    location = memory if url.startswith("memory") else Location(tmp_path)
+    lease = Lease(location, SPLIT, "labels")
+    location.write(lease.key, json.dumps(ELSEWHERE).encode())
+    begun = time.monotonic()
+    grow_old(location, lease.key, age)
+    with pytest.raises(LeaseHeldError) as refused:
+        lease.__enter__()
+    passed = time.monotonic() - begun
+    line = spell_flags(str(refused.value))
+    rule = r"run this again in (\d+) seconds\), or give --steal_lease if you know that it is dead$"
+    told = int(re.search(rule, line)[1])
+    # Times of files and the clock differ by a tick of the system.
+    assert STALE_SECONDS - age - passed - 0.6 <= told <= STALE_SECONDS - age + 0.6
+
+
+class Late(Location):
+    """An address at which a lease becomes stale while its age is asked for."""
+
+    def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        super().write(key, data, durable=durable)
+        if ".probe-" in key:
+            grow_old(self, key.partition(".probe-")[0])
+
+
+def test_what_is_stale_by_now_is_waited_for_a_second(memory: Location) -> None:
+    lease = Lease(Late(memory.url), SPLIT, "labels")
+    memory.write(lease.key, json.dumps(ELSEWHERE).encode())
+    with pytest.raises(LeaseHeldError, match=r"run this again in 1 seconds\)"):
+        lease.__enter__()
 
 
 class Failing(Location):
