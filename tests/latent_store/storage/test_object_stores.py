@@ -85,7 +85,6 @@ def test_a_missing_library_names_its_extra(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
     line = refused("gs://bucket/s.zarr")
     assert "gs://bucket/s.zarr cannot be opened" in line
     assert line.endswith("pip install 'latent-store[gcs]'")
@@ -117,7 +116,44 @@ def test_a_server_that_refuses_is_no_missing_library(refused: Callable[..., str]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         line = refused(f"ftp://127.0.0.1:{taken.getsockname()[1]}/s.zarr")
+        other = refused(f"webhdfs://127.0.0.1:{taken.getsockname()[1]}/s.zarr")
     assert "refused; mend the address, its credentials or its server" in line
+    assert "webhdfs://127.0.0.1" in other
+    assert "check the network, and the endpoint (in --storage_options)" in other
+
+
+def test_a_file_that_is_none_is_no_missing_library(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refused("zip://s.zarr::none.zip")
+    assert "zip://s.zarr::none.zip cannot be opened: " in line
+    assert line.endswith("; mend the address, its credentials or its server")
+
+
+@pytest.mark.parametrize("url", ["s3:://bucket/s.zarr", "dir://bucket/s.zarr"])
+def test_an_address_over_which_a_client_stumbles_is_one_line(
+    server: s3.Server, refused: Callable[..., str], url: str
+) -> None:
+    line = refused(url)
+    assert f"{url} cannot be opened: " in line
+    assert line.endswith("; check the address, and its options (in --storage_options)")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"endpoint_url": "127.0.0.1:9000"}, "Invalid endpoint: 127.0.0.1:9000"),
+        ({"endpoint": "http://127.0.0.1:9000"}, "unexpected keyword argument 'endpoint'"),
+    ],
+)
+def test_options_that_a_client_refuses_are_one_line(
+    server: s3.Server, refused: Callable[..., str], given: dict[str, str], reason: str
+) -> None:
+    line = refused("s3://bucket/s.zarr", *options(**given))
+    assert "s3://bucket/s.zarr cannot be opened: " in line
+    assert reason in line
+    assert line.endswith("; check the address, and its options (in --storage_options)")
 
 
 def test_a_wrong_endpoint_is_named(
