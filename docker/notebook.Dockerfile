@@ -15,8 +15,9 @@ COPY pipelines pipelines
 RUN pip install --no-cache-dir -c constraints.txt '.[notebooks,s3,gcs]' \
     "jupyterlab==${JUPYTERLAB_VERSION}" "bokeh==${BOKEH_VERSION}"
 # The tours are copied to where their reader may change and save them.
-RUN useradd --create-home reader && cp -r latent_store/notebooks /home/reader/notebooks \
+RUN useradd --uid 1000 --create-home reader && cp -r latent_store/notebooks /home/reader/notebooks \
     && chown -R reader /home/reader/notebooks
-USER reader
+# By number: what refuses to run root looks no name up.
+USER 1000
 WORKDIR /home/reader/notebooks
 CMD ["jupyter", "lab", "--ip", "0.0.0.0", "--no-browser"]

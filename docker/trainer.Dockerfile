@@ -10,7 +10,8 @@ ARG PYTHON_VERSION=3.11
 FROM python:${PYTHON_VERSION}-slim
 # Read by pip, where it is given; of two builds of one version the one that names what it is for wins.
 ARG PIP_EXTRA_INDEX_URL
-# torch.compile compiles what it makes.
+# torch.compile compiles what it makes. Debian's archive keeps no version but the newest to pin.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/latent-store
 COPY pyproject.toml constraints.txt README.md LICENSE ./
