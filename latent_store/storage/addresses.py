@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,8 @@ def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     if not url.strip():
         raise LatentStoreError("an address is empty; give a path, or a URL such as s3://BUCKET/KEY")
     _require_slashes(url)
+    if url.startswith(("gs://", "gcs://")):
+        hush_google()
     try:
         return fsspec.url_to_fs(url, **options)  # type: ignore[no-any-return]
     except ImportError as error:
@@ -64,6 +67,14 @@ def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             f"{public_url(url)} is no address that can be opened ({error}); give a path, or a URL "
             "such as s3://BUCKET/KEY"
         ) from error
+
+
+def hush_google() -> None:
+    """Lets Google's libraries log nothing, unless they were told to: what they log, with pages of
+    frames, they raise as well."""
+    for logger in map(logging.getLogger, ("gcsfs", "google.auth")):
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)
 
 
 def _require_slashes(url: str) -> None:

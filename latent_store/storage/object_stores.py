@@ -6,12 +6,14 @@ import argparse
 import atexit
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fsspec import get_filesystem_class
 
@@ -19,10 +21,13 @@ from latent_store.console import STORAGE_OPTIONS
 from latent_store.errors import LatentStoreError, public_url
 from latent_store.storage.keys import METADATA
 from latent_store.storage.location import CONTROL, Location
-from latent_store.storage.requests import list_folder
+from latent_store.storage.requests import NoBucketError, list_folder, log_in
 
 ANSWER_SECONDS = 8.0
 """How long a store may take to answer the first request."""
+_NO_ACCOUNT = re.compile("redential|, 401$")
+"""In what clients say of who has no account, or one that is not taken."""
+Found = TypeVar("Found")
 
 
 def open_location(
@@ -47,37 +52,50 @@ def open_location(
         if free:
             _require_free(location)
         return location
-    outcome: list[Location | BaseException] = []
-
-    def ask() -> None:
-        try:
-            location = Location(url, storage_options)
-            if free or location.local_path is None:
-                _ask(location, _require_free if free else _look)
-            outcome.append(location)
-        except BaseException as error:  # noqa: BLE001  (raised again by who waits)
-            outcome.append(error)
-
     # A client takes seconds to load on a busy machine, in which the store was not asked yet.
     with contextlib.suppress(Exception):  # what is wrong with an address is told below
         get_filesystem_class(os.fspath(url).partition("://")[0])
-    # Clients look for credentials, and try again, for minutes: nobody waits for that.
-    thread = threading.Thread(target=ask, name="open", daemon=True)
-    thread.start()
-    thread.join(ANSWER_SECONDS)
     name = public_url(os.fspath(url))
-    if not outcome:
+
+    def ask() -> Location:
+        location = Location(url, storage_options)
+        if free or location.local_path is None:
+            log_in(location.fs)
+            _ask(location, _require_free if free else _look)
+        return location
+
+    try:
+        return in_time(ask, ANSWER_SECONDS)
+    except TimeoutError:
         raise LatentStoreError(
             f"{name} does not answer within {ANSWER_SECONDS:.0f} seconds; check the network, and "
             f"the endpoint (in `storage_options=` or {STORAGE_OPTIONS})"
-        )
-    (found,) = outcome
-    if isinstance(found, Location):
-        return found
-    if isinstance(found, LatentStoreError) or not isinstance(found, Exception):
-        raise found
-    # Clients raise what they like.
-    raise LatentStoreError(f"{name} cannot be opened: {_reason(found)}") from found
+        ) from None
+    except LatentStoreError:
+        raise
+    except Exception as error:
+        # Clients raise what they like.
+        raise LatentStoreError(f"{name} cannot be opened: {_reason(error)}") from error
+
+
+def in_time(call: Callable[[], Found], seconds: float) -> Found:
+    """Returns what a call gives, of a library that looks for credentials, or tries again, for
+    minutes: nobody waits for that.
+
+    Raises:
+        TimeoutError: It took longer, and goes on, on a thread that ends with this process.
+        BaseException: What it raises.
+    """
+    ended: futures.Future[Found] = futures.Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(call())
+        except BaseException as error:  # noqa: BLE001  (raised again by who waits)
+            ended.set_exception(error)
+
+    threading.Thread(target=run, name="in time", daemon=True).start()
+    return ended.result(seconds)
 
 
 def _look(location: Location) -> None:
@@ -119,20 +137,19 @@ def _ask(location: Location, look: Callable[[Location], None]) -> None:
     """Asks an object store once, by listing what lies there."""
     try:
         look(location)
-    except FileNotFoundError as error:
-        if "bucket does not exist" in str(error):
-            raise LatentStoreError(
-                f"{location.url} lies in no bucket that is there; make it, or give another address"
-            ) from error
+    except NoBucketError as error:
+        raise LatentStoreError(
+            f"{location.url} lies in no bucket that is there; make it, or give another address"
+        ) from error
     except OSError as error:
         raise LatentStoreError(f"{location.url} cannot be opened: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or text.startswith("Forbidden"):
         return f"{text}; check its credentials and what they may do"
-    if "redential" in text or "redential" in type(error).__name__:
+    if _NO_ACCOUNT.search(f"{type(error).__name__} {text}"):
         return (
             f"{text}; log in as your store's own tool wants it, or give a profile, or "
             f'{{"anon": true}} for a public one, with `storage_options=`'

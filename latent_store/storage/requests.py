@@ -23,8 +23,13 @@ AT_ONCE = 32
 """Requests of one call that are under way together."""
 _MOST_DELETED = 1000
 """By one request of S3."""
+_NO_SUCH_RANGE = 416
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 Answer = TypeVar("Answer")
+
+
+class NoBucketError(FileNotFoundError):
+    """There is no such bucket, or it shows itself to others alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,8 @@ def read_ranges(fs: Any, parts: Sequence[tuple[str, int, int]]) -> list[bytes | 
 def _part(fs: Any, path: Any, found: Any) -> bytes | None:
     if isinstance(found, FileNotFoundError):
         return None
-    if isinstance(found, OSError) and not fs.size(path):
+    refused = isinstance(found, OSError) or getattr(found, "code", None) == _NO_SUCH_RANGE
+    if refused and not fs.size(path):
         return b""  # Some object stores refuse a range of an object that has no bytes.
     if isinstance(found, BaseException):
         raise found
@@ -101,18 +107,38 @@ def list_folder(fs: Any, path: str) -> dict[str, bool]:
 
     Raises:
         NotADirectoryError: An object lies at the path.
+        NoBucketError: There is not even the bucket.
     """
     try:
         # s3fs itself looks above, too, where it finds nothing.
         found = sync(fs.loop, fs._lsdir, path) if _is_s3(fs) else fs.ls(path, detail=True)
     except FileNotFoundError as error:
-        if "bucket does not exist" in str(error):
-            raise
+        if "bucket does not exist" in str(error) or (_is_gcs(fs) and not _has_bucket(fs, path)):
+            raise NoBucketError(path) from error
         return {}
     kinds = {info["name"].rstrip("/"): info["type"] == "directory" for info in found}
     if not kinds.get(path, True):
         raise NotADirectoryError(path)
     return {name.rsplit("/", 1)[1]: kind for name, kind in kinds.items() if name != path}
+
+
+def _has_bucket(fs: Any, path: str) -> bool:
+    # Who may write need not be told of the bucket itself, but may list it.
+    try:
+        fs.ls(path.partition("/")[0], max_results=1)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def log_in(fs: Any) -> None:
+    """Has Google's client get its token: asked for anything, it tries a refused one for a minute.
+
+    Raises:
+        Exception: One of its own, where the account is not taken.
+    """
+    if _is_gcs(fs):
+        fs.credentials.maybe_refresh()
 
 
 def tells_age(fs: Any) -> bool:
@@ -124,6 +150,10 @@ def _is_s3(fs: Any) -> bool:
     return hasattr(fs, "_call_s3") and hasattr(fs, "_lsdir")
 
 
+def _is_gcs(fs: Any) -> bool:
+    return hasattr(fs, "_list_objects") and hasattr(fs, "credentials")
+
+
 def write_all(fs: Any, objects: Mapping[str, bytes]) -> list[str]:
     """Writes objects by their paths; returns those of which no answer proves that they arrived."""
     if not isinstance(fs, AsyncFileSystem):
@@ -133,8 +163,8 @@ def write_all(fs: Any, objects: Mapping[str, bytes]) -> list[str]:
 
     async def write(path: str) -> str | None:
         answer = await fs._pipe_file(path, objects[path])
-        etag = answer.get("ETag", "") if isinstance(answer, dict) else ""
-        proven = described({"ETag": etag, "size": 0}).md5 == md5_of(objects[path])
+        told = answer if isinstance(answer, dict) else {}
+        proven = described({"size": 0, **told}).md5 == md5_of(objects[path])
         return None if proven else path
 
     return [path for path in _at_once(fs, write, objects) if path is not None]

@@ -85,6 +85,7 @@ def test_a_missing_library_names_its_extra(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
     line = refused("gs://bucket/s.zarr")
     assert "gs://bucket/s.zarr cannot be opened" in line
     assert line.endswith("pip install 'latent-store[gcs]'")
