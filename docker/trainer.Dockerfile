@@ -4,7 +4,9 @@
 # Its CUDA is 13: GPUs need a driver of 580 or newer. For another CUDA, or none:
 # --build-arg PIP_EXTRA_INDEX_URL=URL, where URL is the index of PyTorch's builds for it.
 # Stores may lie at s3:// and gs://.
-# Several GPUs: ... latent-store-trainer torchrun --standalone --nproc_per_node 4 -m training.train ...
+# Several GPUs:
+#   docker run --gpus all --ipc host ... latent-store-trainer \
+#       torchrun --standalone --nproc_per_node 4 -m training.train ...
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim

@@ -106,7 +106,7 @@ def test_the_worker_ends_in_beams_boot() -> None:
 
 
 def test_services_run_an_image_and_commands_that_exist() -> None:
-    assert set(COMPOSE["services"]) == {"scheduler", "worker", "notebook"}
+    assert set(COMPOSE["services"]) == {"scheduler", "worker", "notebook", "trainer"}
     for service in COMPOSE["services"].values():
         assert ROOT / service["build"]["dockerfile"] in DOCKERFILES
         assert set(service.get("depends_on", [])) <= set(COMPOSE["services"])
@@ -134,3 +134,18 @@ def test_services_find_each_other_and_the_same_store() -> None:
     notebooks = [path.read_text() for path in (ROOT / "latent_store/notebooks").glob("*.ipynb")]
     for variable in services["notebook"]["environment"]:
         assert any(variable in text for text in notebooks)
+
+
+def test_a_gpu_is_asked_for_by_the_service_that_only_its_profile_starts() -> None:
+    services = COMPOSE["services"]
+    assert [name for name, service in services.items() if "profiles" in service] == ["trainer"]
+    trainer = services["trainer"]
+    assert trainer["profiles"] == ["gpu"]
+    (device,) = trainer["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert "trainer" not in str([service.get("depends_on") for service in services.values()])
+    # The store is read, its runs are written.
+    store, runs = trainer["volumes"]
+    assert store == services["notebook"]["volumes"][0]
+    assert runs.endswith(":/runs")
+    assert trainer["image"] in (ROOT / "docker/trainer.Dockerfile").read_text()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 import time
 import traceback
@@ -63,7 +64,11 @@ def run_elsewhere(
     with _quiet():
         # Threads of Beam's own service outlive this process, unless their parent is a daemon. A
         # service that Beam starts handles signals, which takes the main thread.
-        result = _awaited(pipeline.run, others, seconds) if embedded else pipeline.run()
+        if embedded:
+            result = _awaited(pipeline.run, others, seconds)
+        else:
+            with _ended_after(seconds):
+                result = pipeline.run()
         tell(result)
         try:
             return _awaited(result.wait_until_finish, others, seconds, lambda: tell(result))
@@ -166,6 +171,36 @@ def _awaited(
             told = now
             tell()
     return ended.result()
+
+
+class _LateError(BaseException):
+    """No `Exception`, after which Beam would start its service again."""
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float | None) -> Iterator[None]:
+    """Ends a block of the main thread that takes longer: Beam waits for a service that it started
+    as long as the service lives, whether or not it serves.
+
+    Raises:
+        TimeoutError: In the block.
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise _LateError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _LateError:
+        raise TimeoutError from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager

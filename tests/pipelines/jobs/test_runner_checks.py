@@ -16,6 +16,7 @@ from concurrent import futures
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from latent_store.errors import JobFailedError
@@ -126,6 +127,18 @@ def test_a_job_server_that_does_not_start_is_refused_first(
     java = ("--job_server_java_launcher", "false")
     line = refused("--runner", "flink", "--flink_job_server_jar", str(jar), *java)
     assert "x.jar: Service failed to start up with error 1; give" in line
+
+
+def test_a_service_that_starts_and_never_serves_is_refused(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_checks, "START_SECONDS", 2)
+    prism, pid = tmp_path / "prism", tmp_path / "pid"
+    prism.write_text(f"#!/bin/sh\necho $$ > {pid}\nexec sleep 600\n")
+    prism.chmod(0o700)
+    line = refused("--runner", "prism", "--prism_location", str(prism))
+    assert "prism: none began within 2 seconds; give a --prism_location" in line
+    assert not psutil.pid_exists(int(pid.read_text()))
 
 
 def test_dataflow_names_its_extra(
