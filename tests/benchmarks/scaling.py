@@ -41,6 +41,7 @@ from tests.benchmarks import scaling_model as model
 from tests.benchmarks import scaling_requests
 from tests.benchmarks.commands import MODULES
 from tests.benchmarks.environment import conditions, one_thread
+from tests.benchmarks.fault_server import GET_LIKE, ROUNDS
 from tests.benchmarks.slow_server import BYTES_PER_S, LATENCY_S
 from tests.benchmarks.table import markdown
 
@@ -268,7 +269,7 @@ def _plan_seconds(url: Path) -> float:
 def _what_was_measured(measured: model.Measured, flags: argparse.Namespace) -> str:
     header = ("phase", "what", "once", "a picture", "a shard")
     rows = [
-        (phase, what, f"{asked.once:.2f}", f"{asked.a_picture:.2f}", f"{asked.a_shard:.2f}")
+        (phase, what, f"{asked.once:.2f}", f"{asked.a_picture:.4f}", f"{asked.a_shard:.2f}")
         for phase, table in measured.asked.items()
         for what, asked in table.items()
     ]
@@ -299,13 +300,19 @@ def _projections(measured: model.Measured, flags: argparse.Namespace) -> str:
                 rows.append(_row(found, flags))
                 told.append(_arithmetic(found, measured, flags))
     opening = model.LARGE * measured.plan_row
+    before = measured.asked[scaling_requests.BEFORE]
+    heads, rounds, cpu = (
+        before[what].a_picture for what in (GET_LIKE, ROUNDS, scaling_requests.CPU)
+    )
     sources = [f"Prices: {model.STORAGE_SOURCE}.", f"{model.MACHINE_SOURCE}."]
     plan = (
         "The plan: rows a shard are chosen once (--samples_per_shard, default "
         f"{DEFAULT_SAMPLES_PER_SHARD}); requests go with shards more than with pictures. "
         "Where two sizes stand, the second is the largest power of two that leaves each worker "
         f"{model.SHARDS_A_WORKER} shards. A worker opens one of {model.LARGE:,} rows in "
-        f"{opening:.1f} CPU-s, and reads the parts of its shards."
+        f"{opening:.1f} CPU-s, and reads the parts of its shards. The launcher reads every "
+        f"picture's head before, for its size: {heads:.0f} request each, "
+        f"{rounds:.2f} rounds, {1e3 * cpu:.1f} CPU-ms."
     )
     return "\n\n".join([markdown(header, rows), plan, "\n".join(told), "\n".join(sources)])
 
