@@ -88,7 +88,8 @@ class Server:
             if not found or unquote(found[1]) != BUCKET:
                 return _NO_BUCKET
             if not path.endswith("/o"):
-                return 200, {"kind": "storage#bucket", "name": BUCKET}
+                kept = {"retentionDurationSeconds": "604800"}
+                return 200, {"kind": "storage#bucket", "name": BUCKET, "softDeletePolicy": kept}
             if method == "GET":
                 return 200, self._listing(**query)
             return self._upload(query, headers, body)

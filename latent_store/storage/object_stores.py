@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from fsspec import get_filesystem_class
 
-from latent_store.console import STORAGE_OPTIONS
+from latent_store.console import STORAGE_OPTIONS, spell_flags
 from latent_store.errors import LatentStoreError, public_url
 from latent_store.storage.keys import METADATA
 from latent_store.storage.location import CONTROL, Location
@@ -176,7 +176,7 @@ def input_file(text: str) -> Path:
             f"must be a file, got {public_url(text)}, where none lies"
         ) from None
     except LatentStoreError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(spell_flags(str(error))) from error
     copy = Path(tempfile.mkdtemp(prefix="latent-store-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     # Networks are named by their folders.

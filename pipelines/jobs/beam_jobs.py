@@ -48,6 +48,8 @@ def beam_options(
     Raises:
         LatentStoreError: See `read_options` and `require_runnable`.
     """
+    # Beam logs a line for every stage; a job's own progress and errors are what a user needs.
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
     options = read_options(command, words)
     require_runnable(options, places or {})
     if runner_name(options) == "DataflowRunner":
@@ -131,8 +133,6 @@ def run_over_shards(
         JobFailedError: The runner refused or lost the job.
         KeyboardInterrupt: After Ctrl-C, wherever it came.
     """
-    # Beam logs a line for every stage; a job's own progress and errors are what a user needs.
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
     with _one_interrupt():
         if runner_name(options) == "DaskRunner":
             # It loads Dask.
@@ -197,23 +197,22 @@ def job_teller(options: PipelineOptions) -> Callable[[Any], None]:
     told: list[str] = []
 
     def tell(result: Any) -> None:
-        job = result.job_id()
+        job, state = result.job_id(), "of a state that is not told"
+        with contextlib.suppress(Exception):  # Whether the job lives is for who waits to say.
+            # At first what the job's creation was answered: who asks may have to wait for minutes.
+            state = str(result.state if told else result._get_job_state())
+        if state in told[-1:]:
+            return
+        line = f"Dataflow: job {job} is {state}"
         if not told:
             place = f"jobs/{cloud.region}/{job}?project={cloud.project}"
-            print(
-                f"Dataflow runs job {job}, which this process waits for: "
-                f"https://console.cloud.google.com/dataflow/{place}; if this process ends before "
-                f"the job, latent-store finalize {store} closes what is whole",
-                file=sys.stderr,
+            line += (
+                f", this process waits for it: https://console.cloud.google.com/dataflow/{place}; "
+                "if this process ends before the job, latent-store finalize "
+                f"{store} closes what is whole"
             )
-        state = ""
-        with contextlib.suppress(Exception):  # Whether the job lives is for who waits to say.
-            state = str(result.state)
-        if state not in told[-1:]:
-            told.append(state)
-            print(
-                f"Dataflow: job {job} is {state or 'of a state that is not told'}", file=sys.stderr
-            )
+        told.append(state)
+        print(line, file=sys.stderr)
 
     return tell
 
@@ -227,8 +226,8 @@ def _refusals_in_one_line(options: PipelineOptions) -> Iterator[None]:
         raise
     except Exception as error:
         raise JobFailedError(
-            f"{runner_name(options)} lost the job: {reason_of(error)}; run the same command again "
-            "to go on"
+            f"{runner_name(options)} could not run the job: {reason_of(error)}; run the same "
+            "command again to go on"
         ) from error
 
 

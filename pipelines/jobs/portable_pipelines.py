@@ -26,7 +26,7 @@ from pipelines.jobs.worker_versions import AlikeWork
 
 EMBEDDED = "embed"
 """The `--job_endpoint` that means Beam's own job service, in this process."""
-TELL_SECONDS = 60.0
+TELL_SECONDS = 10.0
 """Between two calls of what tells of a job."""
 _RUNS = "_run_job"
 _NEEDED = ("beam_control_read", _RUNS)
@@ -48,7 +48,8 @@ def run_elsewhere(
 
     Args:
         pipeline: Its options say where.
-        tell: Gets Beam's result when the job was given away, and every `TELL_SECONDS` then.
+        tell: Gets Beam's result when the job was given away, every `TELL_SECONDS` then, and when
+            the job has ended.
         seconds: That it may take; None: any number.
 
     Returns:
@@ -71,11 +72,18 @@ def run_elsewhere(
                 result = pipeline.run()
         tell(result)
         try:
-            return _awaited(result.wait_until_finish, others, seconds, lambda: tell(result))
+            state = _awaited(result.wait_until_finish, others, seconds, lambda: tell(result))
         except TimeoutError:
             with contextlib.suppress(Exception):  # A service that does not answer keeps the job.
                 _awaited(result.cancel, set(threading.enumerate()), _CANCEL_SECONDS)
             raise
+        except Exception as error:
+            # Dataflow's of a job that has ended brings its result; of another that takes minutes.
+            if getattr(error, "result", None) is result:
+                tell(result)
+            raise
+        tell(result)
+        return state
 
 
 def require_worker(options: PipelineOptions, seconds: float) -> None:
@@ -122,7 +130,7 @@ def is_here(endpoint: str) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """Returns the line of an error that says why."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() not in ("", "None")]
     # Beam's last line is the reason, above it stand the frames.
     return lines[-1] if lines else type(error).__name__
 

@@ -13,6 +13,7 @@ import subprocess
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from uuid import uuid4
 
 import apache_beam as beam
 import grpc
@@ -33,7 +34,8 @@ from apache_beam.transforms.environments import (
 
 from latent_store.console import MOST_THREADS, Number, told_late
 from latent_store.errors import LatentStoreError
-from latent_store.storage.object_stores import open_location
+from latent_store.storage.addresses import hush_google
+from latent_store.storage.object_stores import in_time, open_location
 from pipelines.jobs.beam_options import runner_name
 from pipelines.jobs.portable_pipelines import EMBEDDED, pool_near, require_worker
 
@@ -43,6 +45,8 @@ START_SECONDS = 60
 """How long a worker may take to begin, on a busy machine."""
 DOCKER_SECONDS = 600
 """How long one may that is a container, whose image is pulled first."""
+ACCOUNT_SECONDS = 8
+"""How long Google's library may look for credentials."""
 _LATE_SECONDS = 30
 """After which a wait for a container is told."""
 _ADDRESS = re.compile(
@@ -253,6 +257,12 @@ def _require_dataflow(options: PipelineOptions, places: Mapping[str, str]) -> No
                 f"{flag} {place} cannot be reached by Dataflow's workers; copy it to a bucket and "
                 f"give {flag} gs://BUCKET/FOLDER"
             )
+    if not str(cloud.temp_location).removeprefix("gs://").partition("/")[1]:
+        # Beam would make a bucket of its own in the project, and use that.
+        raise LatentStoreError(
+            f"--temp_location must be a folder of a bucket, got {cloud.temp_location}; give "
+            f"{cloud.temp_location}/FOLDER"
+        )
     try:
         import google.auth
         import google.cloud.dataflow
@@ -261,29 +271,33 @@ def _require_dataflow(options: PipelineOptions, places: Mapping[str, str]) -> No
             f"--runner DataflowRunner needs more of Beam ({error}): pip install "
             "'latent-store[dataflow]'"
         ) from error
+    hush_google()
     try:
-        google.auth.default()
-    except google.auth.exceptions.DefaultCredentialsError as error:
+        # Where there are none, machines are asked that only Google's network has.
+        in_time(google.auth.default, ACCOUNT_SECONDS)
+    except (google.auth.exceptions.DefaultCredentialsError, TimeoutError) as error:
         raise LatentStoreError(
-            "--runner DataflowRunner finds no credentials; run gcloud auth application-default "
-            "login, or let GOOGLE_APPLICATION_CREDENTIALS name a key's file"
+            f"--runner DataflowRunner finds no credentials ({str(error) or 'in time'}); run gcloud "
+            "auth application-default login, or let GOOGLE_APPLICATION_CREDENTIALS name a key's "
+            "file"
         ) from error
-    bucket = "gs://" + str(cloud.temp_location).removeprefix("gs://").partition("/")[0]
-    require_bucket("--temp_location", bucket)
+    _require_writable("--temp_location", str(cloud.temp_location))
 
 
-def require_bucket(flag: str, bucket: str) -> None:
-    """Refuses a bucket that is not there, or does not answer.
+def _require_writable(flag: str, url: str) -> None:
+    """Refuses a folder of an object store in which nothing can be written.
 
-    Raises:
-        LatentStoreError: With the remedy.
+    Beam tries for ten minutes to.
     """
-    # It answers, so that the next request does.
-    location = open_location(bucket)
-    if not location.fs.exists(bucket):
+    location, probe = open_location(url), f"probe-{uuid4().hex}"
+    try:
+        location.write(probe, b"")
+        location.delete(probe)
+    except OSError as error:
         raise LatentStoreError(
-            f"{flag} lies in no bucket that these credentials reach; make {bucket}, or give another"
-        )
+            f"{flag} {location.url} cannot be written: {' '.join(str(error).split())}; check what "
+            "these credentials may do, or give another"
+        ) from error
 
 
 def _require_dask(options: PipelineOptions, places: Mapping[str, str]) -> None:

@@ -52,6 +52,9 @@ class DataflowResult:
     def job_id(self) -> str:
         return "2026-1"
 
+    def _get_job_state(self) -> str:
+        return self.state
+
 
 def test_dataflows_job_is_told_with_what_closes_its_store(
     capsys: pytest.CaptureFixture[str],
@@ -60,10 +63,11 @@ def test_dataflows_job_is_told_with_what_closes_its_store(
     options, result = PipelineOptions(words), DataflowResult()
     options.view_as(StoreOptions).store_url = "gs://b/s.zarr"
     tell = job_teller(options)
-    for state in ("RUNNING", "RUNNING", "DONE"):
+    for state in ("PENDING", "RUNNING", "RUNNING", "DONE"):
         result.state = state
         tell(result)
     first, *states = capsys.readouterr().err.splitlines()
+    assert first.startswith("Dataflow: job 2026-1 is PENDING, this process waits for it: https:")
     assert "https://console.cloud.google.com/dataflow/jobs/mars1/2026-1?project=lab;" in first
     assert first.endswith("latent-store finalize gs://b/s.zarr closes what is whole")
     assert states == ["Dataflow: job 2026-1 is RUNNING", "Dataflow: job 2026-1 is DONE"]
