@@ -23,8 +23,8 @@ from tests.conftest import TRAIN, TinyStore, encode_args
 from tests.latent_store.damage import ALLOWED, DAMAGES, HARMLESS, KINDS, Ground
 from tests.latent_store.mutations import unnumbered
 
-TRIALS = 160
-VERIFIED = 60
+TRIALS = 100
+VERIFIED = 36
 
 
 def test_no_damage_is_silent_and_none_crashes(made_root: Path) -> None:

@@ -104,7 +104,8 @@ JOBS: dict[str, tuple[str, Callable[[Path], Job]]] = {
     "repair": ("damaged", repairing),
     "mend and append": ("mended", lambda inputs: encoding(inputs, *MENDING)),
 }
-RARE = ("mend and append", "append to version 1")
+RARE = ("append", "append to version 1", "mend and append", "reorder --overwrite")
+"""Take minutes together, and are made of what the others do."""
 MENDING = ("--samples_per_shard", "2", "--max_failures", "1")
 
 

@@ -200,7 +200,9 @@ def test_killed_and_resumed_it_ends_as_if_undisturbed(
     ("number", "status", "told", "more"),
     [
         (signal.SIGTERM, 1, "stopped by SIGTERM after step", ["--worker_kind", "process"]),
-        (signal.SIGINT, 130, "stopped by Ctrl-C after step", []),
+        pytest.param(
+            signal.SIGINT, 130, "stopped by Ctrl-C after step", [], marks=pytest.mark.slow
+        ),
     ],
     ids=["SIGTERM", "Ctrl-C"],
 )

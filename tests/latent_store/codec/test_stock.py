@@ -48,6 +48,7 @@ print(compressai.__version__, "torch_geometric" in sys.modules)
     ]
 
 
+@pytest.mark.slow
 def test_where_that_fails_all_of_it_is_imported() -> None:
     code = """
 import sys

@@ -144,7 +144,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def test_it_overfits_a_tiny_problem(tmp_path: Path) -> None:
     loader = MadeLoader()
     validator = Validator(SEGMENTATION, [loader.batch(i) for i in range(BATCHES)], ["a", "b", "c"])
-    config = make_config(epochs=30, validate_epochs=0)
+    config = make_config(epochs=20, validate_epochs=0)
     task = make_task(backbone="resnet18", lambda_kd=0.0)  # learns in fewer steps than others
     before = validator(task.network, torch.device("cpu")).scores["miou"]
     result = fit(task, loader, config, tmp_path, validate=validator)
