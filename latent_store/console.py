@@ -286,9 +286,14 @@ def run_command(prog: str, command: Callable[[], int]) -> int:
         told = str(error) or "interrupted; run the same command again to go on"
         return _fail(prog, told, INTERRUPTED)
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in STORAGE_LIBRARIES:
+        if not is_of_storage(error):
             raise
         return _fail(prog, f"{type(error).__name__}: {error}", JOB_FAILED)
+
+
+def is_of_storage(error: Exception) -> bool:
+    """Tells whether an error is a kind of its own of a client of object stores."""
+    return type(error).__module__.partition(".")[0] in STORAGE_LIBRARIES
 
 
 def _extra_of(prog: str, module: str) -> str | None:

@@ -29,7 +29,7 @@ from latent_store.components.checking import Closed, as_it_is_now
 from latent_store.components.creation import Arrays, create_component
 from latent_store.components.finalize import judge, seal
 from latent_store.components.writer import ShardWriter
-from latent_store.console import progress
+from latent_store.console import is_of_storage, progress
 from latent_store.errors import LatentStoreError, LeaseLostError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.samples import Sample
@@ -230,7 +230,10 @@ class ComponentJob(ABC):
                 writer.write(shard, rows.columns, rows.streams, rows.records)
         except LeaseLostError:
             return 0
-        except (OSError, torch.OutOfMemoryError, LatentStoreError) as error:
+        except Exception as error:
+            known = isinstance(error, (OSError, torch.OutOfMemoryError, LatentStoreError))
+            if not (known or is_of_storage(error)):
+                raise
             self._note_failure(shard, lacking, str(error) or type(error).__name__)
             return 0
         finally:
@@ -314,8 +317,9 @@ class ComponentJob(ABC):
     def _note_failure(self, shard: int, specs: Sequence[ComponentSpec], text: str) -> None:
         _LOG.error("shard %d of %s failed: %s", shard, self.split, text)
         for spec in specs:
-            # The note is a courtesy; where the disk is full it cannot be written either.
-            with contextlib.suppress(OSError):
+            # The note is a courtesy; where the disk is full it cannot be written either. Clients of
+            # object stores raise what they like.
+            with contextlib.suppress(Exception):
                 key = receipts.failure_key(self.split, spec.key, shard)
                 self.store.write(key, text.encode())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,3 +49,31 @@ def test_a_store_made_over_the_wire_is_the_same(
         (tmp_path / "copy" / key).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "copy" / key).write_bytes(location.read(key))
     assert contents(tmp_path / "copy") == contents(calm)
+
+
+class Busy(gcs.Server):
+    """A server that takes nothing of the second shard, and says so in words of its client."""
+
+    busy = True
+
+    def _put(self, key: str, data: bytes, query: dict[str, str]) -> gcs.Answer:
+        if self.busy and "/c/1" in key:
+            return 409, "The bucket is busy."
+        return super()._put(key, data, query)
+
+
+def test_a_shard_that_google_does_not_take_is_told_and_the_others_are_made(
+    inputs: Path,
+    tmp_path: Path,
+    serial: None,
+    fails: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Busy()
+    with gcs.serving(monkeypatch, tmp_path, server):
+        words = encode_args(inputs, Path("x"))
+        words[words.index("--store") + 1] = f"{server.url}/s.zarr"
+        line = fails(encode.main, words, 1)
+        assert "1 of 3 shards do not count (shard 1: its last attempt failed: The bucket is" in line
+        server.busy = False
+        run(encode.main, *words)
