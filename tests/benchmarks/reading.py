@@ -191,9 +191,10 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _loader(
+def open_loader(
     what: What, url: str, workers: int, kind: str = "thread", cache_mb: int = 0
 ) -> CropLoader:
+    """Opens our store at an address, as a trainer does."""
     spec = SourceSpec(
         url=url,
         split=SPLIT,
@@ -210,7 +211,7 @@ def _loader(
 
 def _ours(*where: Any, **how: Any) -> Open:
     def batches(what: What) -> Generator[Any]:
-        with closing(_loader(what, *where, **how)) as loader:
+        with closing(open_loader(what, *where, **how)) as loader:
             while True:
                 yield from loader
 
@@ -276,7 +277,7 @@ def _measure_afar(
                     address, count, lambda far=far: far.batches(workers)
                 )
         opening = time.perf_counter()
-        with closing(_loader(FULL, f"{address}/ours.zarr", workers)) as loader:
+        with closing(open_loader(FULL, f"{address}/ours.zarr", workers)) as loader:
             opening = time.perf_counter() - opening
             epoch = _first_epoch(address, count, lambda: (batch for batch in loader))
         found[OURS] = dataclasses.replace(epoch, first=epoch.first + opening)
