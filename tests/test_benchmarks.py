@@ -12,15 +12,20 @@ import pytest
 import torch
 
 import latent_store
+from latent_store.storage.location import Location
+from tests import s3
 from tests.benchmarks import (
+    clients,
     encoding,
     growth,
     ledger,
+    object_clients,
     opening,
     planning,
     reading,
     reading_data,
     reading_peers,
+    slow_bucket,
     store,
     teacher_features,
 )
@@ -192,6 +197,44 @@ def test_every_format_is_read_as_it_was_written(read_root: Path, what: reading_p
             torch.manual_seed(row)
             for part, expected in zip(found, what.cut(y_hat, labels), strict=True):
                 assert np.array_equal(part.numpy(), expected), peer.name
+
+
+def test_the_slow_bucket_answers_as_s3_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("s3fs")
+    s3.clean(monkeypatch)
+    (tmp_path / "x").mkdir()
+    for n in range(1001):
+        (tmp_path / "x" / str(n)).write_bytes(b"%d" % n)
+    with slow_bucket.serving(tmp_path) as endpoint:
+        options = object_clients.options_of(object_clients.OURS, endpoint)
+        location = Location(f"s3://{slow_bucket.BUCKET}/x", options)
+        assert location.sizes("") == {str(n): len(str(n)) for n in range(1001)}
+        assert location.read_ranges([("1000", 1, 3), ("12", 1, 9), ("none", 0, 1)]) == [
+            *(b"00", b"2"), None,
+        ]  # fmt: skip
+        assert location.create("a/b", b"mine")
+        assert not location.create("a/b", b"yours")
+        location.write_all({"a/c": b"", "a&d/e": b"7"})
+        assert location.folders("") == ["a", "a&d"]
+        assert location.read_all(["a/b", "a/c"]) == {"a/b": b"mine", "a/c": b""}
+        slow_bucket.count_requests(endpoint)
+        location.delete_tree("a")
+        assert slow_bucket.count_requests(endpoint) == 2
+        assert location.sizes("a") == {}
+        assert location.sizes("a&d") == {"a&d/e": 1}
+
+
+@pytest.mark.slow
+def test_every_client_is_measured(capsys: Any) -> None:
+    pytest.importorskip("obstore")
+    assert clients.main(["--samples", "8", "--rounds", "1"]) == 0
+    rows = {what: of for what, *of in table_rows(capsys.readouterr().out)}
+    held, job = rows[object_clients.TAKEN], rows[object_clients.JOB]
+    # Its file system for fsspec lets two hold one lease.
+    assert [cell.startswith("fails") for cell in held] == [False, False, False, True]
+    assert len({cell.rpartition(",")[2] for cell in job[:3]}) == 1
 
 
 @pytest.mark.slow

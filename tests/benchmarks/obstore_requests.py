@@ -1,7 +1,7 @@
 """`latent_store.storage.requests` as it would be with obstore, for the comparison of clients.
 
-What a store asks of a client is here, without fsspec, but for what needs a library that obstore's
-credentials lack. It is no part of the package: see MEASUREMENTS.md for what was decided.
+All that a store on S3 asks of a client, without fsspec; an object's age, which obstore does not
+tell with its bytes, is asked for as of other stores. MEASUREMENTS.md says why it stays here.
 """
 
 from __future__ import annotations
