@@ -1,7 +1,8 @@
 """An object store of Google's kind over the wire: its JSON API as far as clients here use it.
 
-Packages that emulate it ignore `ifGenerationMatch`, with which a lease is taken, and answer a range
-behind an object's end with no bytes, where Google refuses. Accounts and their tokens are here, too.
+`gcp-storage-emulator` 2026.7.19, which emulates it, ignores `ifGenerationMatch`, on which
+leases rest, answers a range behind an object's end, where Google refuses, and changes objects that
+end in a carriage return. Accounts and their tokens are here, too.
 """
 
 from __future__ import annotations
