@@ -13,6 +13,7 @@ import fsspec
 
 from latent_store.console import STORAGE_OPTIONS
 from latent_store.errors import LatentStoreError, MissingExtraError, public_url
+from latent_store.storage.requests import AT_ONCE
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """By scheme, the extra that brings what opens it."""
@@ -33,6 +34,17 @@ def common_options(url: str) -> dict[str, Any]:
         if isinstance(found, dict):
             return found
     raise LatentStoreError(f"the variable {STORAGE_OPTIONS} is no object in JSON; mend or unset it")
+
+
+def with_defaults(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a client's options, with what is asked of it here where they say nothing of that."""
+    # Other processes write here too: a listing, or what it says of an object, is never kept.
+    found = {"use_listings_cache": False, **options}
+    given = found.get("config_kwargs") or {}
+    if url.partition("://")[0] in ("s3", "s3a") and isinstance(given, Mapping):
+        # s3fs has ten, for which all the other requests that are under way wait.
+        found["config_kwargs"] = {"max_pool_connections": AT_ONCE, **given}
+    return found
 
 
 def opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:

@@ -20,7 +20,7 @@ from zarr.abc.store import Store
 
 from latent_store.errors import IntegrityError, LatentStoreError, public_url
 from latent_store.storage import requests
-from latent_store.storage.addresses import common_options, opened
+from latent_store.storage.addresses import common_options, opened, with_defaults
 from latent_store.storage.changes import flush, tell
 from latent_store.storage.keys import admitted
 from latent_store.storage.local_files import (
@@ -58,8 +58,7 @@ class Location:
         self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
     ):
         self.storage_options = {**common_options(os.fspath(url)), **(storage_options or {})}
-        # Other processes write here too: a listing, or what it says of an object, is never kept.
-        self._options = {"use_listings_cache": False, **self.storage_options}
+        self._options = with_defaults(os.fspath(url), self.storage_options)
         self.fs, self.root = opened(os.fspath(url), self._options)
         self.root = self.root.rstrip("/")
         self.address = os.fspath(url).rstrip("/")

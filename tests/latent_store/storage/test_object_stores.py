@@ -17,7 +17,9 @@ import pytest
 from latent_store import cli
 from latent_store.console import STORAGE_OPTIONS
 from latent_store.errors import LatentStoreError
+from latent_store.storage.location import Location
 from latent_store.storage.object_stores import input_file, open_location
+from latent_store.storage.requests import AT_ONCE
 from tests import s3
 from training import train
 
@@ -219,3 +221,14 @@ def test_files_of_flags_are_taken_from_urls(
     words = ["decode", "x.stream", "--output", str(tmp_path / "x.png"), "--codec_checkpoint"]
     line = fails(cli.main, [*words, f"{server.url}/runs/none.pt"])
     assert "--codec_checkpoint must be a file, got s3://bucket/runs/none.pt, where none" in line
+
+
+def test_a_client_has_a_connection_for_each_request_that_is_under_way() -> None:
+    pytest.importorskip("s3fs")
+    anybody = {"anon": True, "endpoint_url": "http://127.0.0.1:9"}
+    given = {"max_pool_connections": 5, "read_timeout": 7}
+    own = {**anybody, "config_kwargs": given}
+    assert Location("s3://b/s", anybody).fs.config_kwargs == {"max_pool_connections": AT_ONCE}
+    assert Location("s3://b/s", own).fs.config_kwargs == given
+    # Who names no client's options is told of none.
+    assert Location("s3://b/s", own).storage_options == own
