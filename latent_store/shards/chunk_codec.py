@@ -32,13 +32,16 @@ _zstd = pa.Codec("zstd")
 class ChunkCodec:
     """The codec of one array's chunks.
 
+    Attributes:
+        nbytes: Of a chunk, decoded.
+
     Raises:
         IntegrityError: They are coded as none of the format's are.
     """
 
     def __init__(self, array: zarr.Array) -> None:
         self.dtype, self.shape = array.dtype, array.chunks
-        self._nbytes = math.prod(self.shape) * self.dtype.itemsize
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
         self._unfold = _unfold_of(array.path, getattr(array.metadata, "codecs", ()))
 
     def decode(self, pieces: Sequence[bytes]) -> np.ndarray:
@@ -49,7 +52,7 @@ class ChunkCodec:
         """
         if not pieces:
             return np.empty((0, *self.shape), self.dtype)
-        data = self._unfold([piece[:-INDEX_CRC] for piece in pieces], self._nbytes)
+        data = self._unfold([piece[:-INDEX_CRC] for piece in pieces], self.nbytes)
         # The format's bytes are little-endian, whatever the machine's are.
         return np.frombuffer(data, self.dtype.newbyteorder("<")).reshape(len(pieces), *self.shape)
 

@@ -2,8 +2,9 @@
 
 zarr-python takes 0.4 ms, and from a distance a request, for every inner chunk, of which a picture
 has dozens. Here the chunks of a whole load come in few requests (`latent_store.shards.fetching`),
-and those of a row are decoded in one call, and copied to where they belong in another
-(`latent_store.shards.chunk_codec`, `latent_store.shards.covers`); meanwhile other threads decode.
+and those of a row, or of some rows of which little is wanted, are decoded in one call, and copied
+to where they belong in another (`latent_store.shards.chunk_codec`, `latent_store.shards.covers`);
+meanwhile other threads decode.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ from latent_store.shards.covers import Cover, Cut
 from latent_store.shards.fetching import Fetcher, Held
 
 _COVERS = 1024
+_TOGETHER = 2**23
+"""Bytes that one call decodes of rows of which little is wanted: two threads wait for each other
+less. A crop of 256 of 1024 x 2048 takes 0.54 ms by the clock with them, and row by row 0.64."""
+_WASTEFUL = 4
+"""How many times what is wanted that is. Whole rows are copied sooner than they leave the cache."""
 
 
 class ShardReader:
@@ -76,30 +82,52 @@ class ShardReader:
             wanted.setdefault(key, []).append(cover.numbers + first)
         held = self._fetcher.fetch({k: np.unique(np.concatenate(n)) for k, n in wanted.items()})
         if self._in_pieces:
-            for i, (key, first, cover) in enumerate(zip(keys, firsts, covers, strict=True)):
-                self._fill(out[i], held.get(key), first, cover)
+            parts = list(zip(out, map(held.get, keys), firsts, covers, strict=True))
+            step = self._rows_at_once(out.nbytes, [len(cover.numbers) for cover in covers])
+            for start in range(0, len(parts), step):
+                self._fill(parts[start : start + step])
             return out
-        wholes = {key: self._decode(there, [0])[1][0] for key, there in held.items()}
+        wholes = {key: self._codec.decode(_pieces(there, [0])[1])[0] for key, there in held.items()}
         for i, (key, place, cover) in enumerate(zip(keys, places.tolist(), covers, strict=True)):
             out[i] = cover.pick(wholes[key][place]) if key in wholes else 0
         return out
 
-    def _fill(self, out: np.ndarray, held: Held | None, first: int, cover: Cover) -> None:
-        """Reads one row, whose chunks begin with number `first`."""
-        if held is None:
-            out[...] = 0
-            return
-        there, values = self._decode(held, (cover.numbers + first).tolist())
-        cover.place(values[:, 0], there, out)
+    def _rows_at_once(self, wanted: int, chunks: Sequence[int]) -> int:
+        """Returns how many rows are decoded by one call: several, if little is wanted of each.
 
-    def _decode(self, held: Held, numbers: Sequence[int]) -> tuple[list[int], np.ndarray]:
-        """Returns which of some chunks of an object are there, and their values `[n, ...]`."""
-        pieces = [held.piece(number) for number in numbers]
-        there = [i for i, piece in enumerate(pieces) if piece is not None]
-        return there, self._codec.decode([piece for piece in pieces if piece is not None])
+        Args:
+            wanted: Bytes that are read.
+            chunks: How many each row decodes for that.
+        """
+        decoded = self._codec.nbytes * sum(chunks)
+        if decoded < _WASTEFUL * wanted:
+            return 1
+        return max(_TOGETHER * len(chunks) // max(decoded, 1), 1)
+
+    def _fill(self, parts: Sequence[tuple[np.ndarray, Held | None, int, Cover]]) -> None:
+        """Reads rows: each to where it is wanted, from its object, from a chunk on."""
+        pieces: list[bytes] = []
+        ends: list[tuple[np.ndarray, Cover, list[int], int]] = []
+        for out, held, first, cover in parts:
+            if held is None:
+                out[...] = 0
+                continue
+            there, found = _pieces(held, (cover.numbers + first).tolist())
+            pieces += found
+            ends.append((out, cover, there, len(pieces)))
+        values = self._codec.decode(pieces)
+        for out, cover, there, end in ends:
+            cover.place(values[end - len(there) : end, 0], there, out)
 
     def _full(self, cut: Cut) -> Cut:
         return (*cut, *map(range, self.axes[len(cut) :]))
 
     def _cover_of(self, cut: Cut) -> Cover:
         return Cover(self._full(cut), self._inner, self._grid)
+
+
+def _pieces(held: Held, numbers: Sequence[int]) -> tuple[list[int], list[bytes]]:
+    """Returns which of some chunks of an object are there, and these."""
+    pieces = [held.piece(number) for number in numbers]
+    there = [i for i, piece in enumerate(pieces) if piece is not None]
+    return there, [piece for piece in pieces if piece is not None]
