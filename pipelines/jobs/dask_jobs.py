@@ -7,6 +7,7 @@ they are.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -18,10 +19,11 @@ from uuid import uuid4
 
 import dask
 from apache_beam.options.pipeline_options import PipelineOptions
-from distributed import Client, KilledWorker, as_completed
+from distributed import Client, KilledWorker, Security, as_completed, rpc
 
 from latent_store.console import told_late
 from latent_store.errors import JobFailedError, LatentStoreError
+from latent_store.storage.object_stores import in_time
 from pipelines.jobs.beam_options import dask_options
 from pipelines.jobs.worker_versions import BEAM, AlikeWork, versions
 
@@ -88,24 +90,28 @@ def require_cluster(options: PipelineOptions, folders: Sequence[str], timeout: f
     file = given.get("scheduler_file")
     if not (address or file):
         return  # A cluster of this machine, made for the job.
-    if file and not _names_scheduler(file):
+    place = _scheduler_in(file) if file else str(address)
+    if not place:
         # Dask waits for it without an end.
         raise LatentStoreError(
             f"--dask_scheduler_file {file} is no file that a scheduler of Dask wrote; start one "
             "with dask scheduler --scheduler-file FILE, or give --dask_client_address"
         )
     try:
+        # A client waits for what accepts it and says nothing, at its end once more.
+        in_time(lambda: asyncio.run(_ask_who(place)), timeout)
         client = Client(**{**given, "timeout": timeout})
-    except (OSError, TimeoutError, ValueError) as error:
+    except Exception as error:
+        # Of what another service answers, Dask makes any error.
         raise LatentStoreError(
-            f"no scheduler of Dask answers at {address or given['scheduler_file']} within "
+            f"no scheduler of Dask answers at {place} within "
             f"{timeout:.0f} seconds ({_first_line(error)}); start one with dask scheduler, or "
             "give --dask_client_address another address"
         ) from error
     with client:
         # An adaptive cluster may have none until there is something to do.
         _task = client.submit(int, pure=False)
-        lacking = f"the scheduler of Dask at {address or file} has no workers"
+        lacking = f"the scheduler of Dask at {place} has no workers"
         try:
             with told_late(f"{lacking} yet; this waits for one", _LATE_SECONDS):
                 client.wait_for_workers(1, timeout=WORKER_SECONDS)
@@ -114,7 +120,8 @@ def require_cluster(options: PipelineOptions, folders: Sequence[str], timeout: f
                 f"{lacking}, and none came within {WORKER_SECONDS} seconds; start one with dask "
                 "worker, or let the cluster keep one (minimum=1)"
             ) from error
-        _require_alike(client, folders)
+        with told_late(f"workers of Dask at {place} do not answer yet; this waits", _LATE_SECONDS):
+            _require_alike(client, folders)
 
 
 def _require_alike(client: Client, folders: Sequence[str]) -> None:
@@ -141,11 +148,18 @@ def _describe(folders: Sequence[str]) -> dict[str, str]:
     return versions(BEAM) | there
 
 
-def _names_scheduler(file: str) -> bool:
+def _scheduler_in(file: str) -> str:
+    """Returns the address in a scheduler's file; nothing where it is none."""
     try:
-        return bool(json.loads(Path(file).read_bytes())["address"])
+        return str(json.loads(Path(file).read_bytes())["address"] or "")
     except (OSError, ValueError, LookupError, TypeError):
-        return False
+        return ""
+
+
+async def _ask_who(address: str) -> None:
+    how = Security().get_connection_args("client")
+    async with rpc(address, connection_args=how) as scheduler:
+        await scheduler.identity()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -172,6 +173,21 @@ def test_an_endpoint_that_does_not_answer_is_named(
     monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 1)
     with closed_port() as endpoint:
         assert message.format(endpoint) in refused("--runner", *more, endpoint)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("dask", "--dask_client_address"), ("portable", "--job_endpoint"), EXTERNAL],
+    ids=["dask", "job service", "worker pool"],
+)
+def test_what_accepts_and_says_nothing_is_no_service(
+    refused: Callable[..., str], more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        endpoint = f"127.0.0.1:{mute.getsockname()[1]}"
+        line = refused("--runner", *more, endpoint)
+    assert re.search(rf"answer(s at {endpoint}|) within 1 seconds", line)
 
 
 def test_grpcs_own_addresses_are_taken(tmp_path: Path) -> None:
