@@ -26,6 +26,7 @@ JOB_FAILED = 1
 INTERRUPTED = 130
 LONGEST_ERROR = 2000
 """Characters that are printed of an error."""
+_STORAGE_FLAG = "--storage_options"
 STORAGE_OPTIONS = "LATENT_STORE_STORAGE_OPTIONS"
 """Variable with what `--storage_options` says; processes that this one starts have it too."""
 STORAGE_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
@@ -99,7 +100,16 @@ class _Parser(argparse.ArgumentParser):
 
                 argcomplete.autocomplete(self)
         self._words = list(sys.argv[1:] if args is None else args)
+        if _STORAGE_FLAG in self._option_string_actions:
+            self._take_storage_options()
         return super().parse_known_args(args, namespace)
+
+    def _take_storage_options(self) -> None:
+        """Keeps them before any flag is read: the file of one may lie where they say."""
+        for word, behind in zip(self._words, [*self._words[1:], None], strict=True):
+            flag, given, value = word.partition("=")
+            if flag == _STORAGE_FLAG and (given or behind is not None):
+                _keep_storage_options(self, value if given else str(behind))
 
     def error(self, message: str) -> NoReturn:
         if message.startswith(_UNKNOWN):
@@ -177,14 +187,18 @@ class _StorageOptions(argparse.Action):
     """Keeps options of object stores for whatever this process and its children open."""
 
     def __call__(self, parser: argparse.ArgumentParser, _: Any, values: Any, *__: Any) -> None:
-        try:
-            known = isinstance(json.loads(values), dict)
-        except ValueError:
-            known = False
-        if not known:
-            # What was given may hold a secret.
-            parser.error("--storage_options must be an object in JSON, e.g. " + _STORAGE_EXAMPLE)
-        os.environ[STORAGE_OPTIONS] = values
+        _keep_storage_options(parser, values)
+
+
+def _keep_storage_options(parser: argparse.ArgumentParser, text: str) -> None:
+    try:
+        known = isinstance(json.loads(text), dict)
+    except ValueError:
+        known = False
+    if not known:
+        # What was given may hold a secret.
+        parser.error(f"{_STORAGE_FLAG} must be an object in JSON, e.g. {_STORAGE_EXAMPLE}")
+    os.environ[STORAGE_OPTIONS] = text
 
 
 @dataclass(frozen=True)
@@ -251,7 +265,7 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> argpa
 def add_storage_flag(parser: argparse.ArgumentParser) -> None:
     """Adds `--storage_options`, for every URL that a command opens."""
     parser.add_argument(
-        "--storage_options",
+        _STORAGE_FLAG,
         action=_StorageOptions,
         default=argparse.SUPPRESS,
         metavar="JSON",

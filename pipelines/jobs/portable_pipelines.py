@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
 import threading
 import time
@@ -38,6 +39,8 @@ _CLOSE_SECONDS = 30.0
 first, then its servers and workers, each with seconds of its own."""
 _CANCEL_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_OF_GRPC = re.compile(r'status = StatusCode\.(\w+)\s+details = "(.*)"')
+"""In the text of an error of gRPC's, of which the last line says nothing; Beam's may have it too."""
 _SERVICE_LOGGERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer")
 
 
@@ -130,6 +133,8 @@ def is_here(endpoint: str) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """Returns the line of an error that says why."""
+    if answers := _OF_GRPC.findall(str(error)):
+        return ": ".join(answers[-1])
     lines = [line.strip() for line in str(error).splitlines() if line.strip() not in ("", "None")]
     # Beam's last line is the reason, above it stand the frames.
     return lines[-1] if lines else type(error).__name__

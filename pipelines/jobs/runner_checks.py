@@ -25,6 +25,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     WorkerOptions,
 )
+from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from apache_beam.transforms.environments import (
     DockerEnvironment,
     Environment,
@@ -37,7 +38,7 @@ from latent_store.errors import LatentStoreError
 from latent_store.storage.addresses import hush_google
 from latent_store.storage.object_stores import in_time, open_location
 from pipelines.jobs.beam_options import runner_name
-from pipelines.jobs.portable_pipelines import EMBEDDED, pool_near, require_worker
+from pipelines.jobs.portable_pipelines import EMBEDDED, is_here, pool_near, require_worker
 
 CONNECT_SECONDS = 5
 """How long an endpoint may take to answer."""
@@ -121,6 +122,7 @@ def _require_portable(options: PipelineOptions, _: Mapping[str, str]) -> None:
         _require_job_server(name, options)
     elif endpoint != EMBEDDED:
         _require_answer("--job_endpoint", endpoint, "start the job service there")
+        _require_job_service(endpoint)
     if portable.environment_type or endpoint is not None:
         with _in_words_of_beam():
             environment = Environment.from_options(portable)
@@ -152,6 +154,15 @@ def _require_environment(environment: Environment, portable: PortableOptions, *,
                 f"--environment_type PROCESS needs a command that runs here, got {command}; mend "
                 f"--environment_config, or {other}"
             )
+
+
+def _may_lack_docker(options: PipelineOptions) -> bool:
+    """Tells whether workers are containers of a job service at an address of this machine, where
+    Docker does not run: its workers may yet be elsewhere."""
+    portable = options.view_as(PortableOptions)
+    if not is_here(portable.job_endpoint or "") or _docker_runs():
+        return False
+    return isinstance(Environment.from_options(portable), DockerEnvironment)
 
 
 def _docker_runs() -> bool:
@@ -202,14 +213,14 @@ def _require_worker(options: PipelineOptions) -> None:
     elif pool is not None:
         what = f"workers of the pool at {pool}"
         remedy = "its own output says why; let its `python` be one with 'latent-store[beam]'"
-    elif endpoint == EMBEDDED:
+    elif endpoint == EMBEDDED or _may_lack_docker(options):
         what, remedy = (
             f"--environment_type {portable.environment_type or 'DOCKER'}",
-            ("mend it or --environment_config, or give --environment_type LOOPBACK"),
+            "mend it or --environment_config, or give --environment_type LOOPBACK",
         )
     else:
         return
-    chosen = portable.environment_type or endpoint == EMBEDDED
+    chosen = portable.environment_type or endpoint is not None
     docker = chosen and isinstance(Environment.from_options(portable), DockerEnvironment)
     wait = f"{name} waits for a container to begin, {DOCKER_SECONDS // 60} minutes at most"
     told = told_late(wait, _LATE_SECONDS) if docker else contextlib.nullcontext()
@@ -235,6 +246,27 @@ def _require_answer(flag: str, endpoint: str, remedy: str) -> None:
                 f"{flag} {endpoint} does not answer within {CONNECT_SECONDS} seconds; {remedy}, or "
                 "give another address"
             ) from None
+
+
+def _require_job_service(endpoint: str) -> None:
+    """Refuses an address where another service of gRPC answers, such as a pool of workers."""
+    with grpc.insecure_channel(endpoint) as channel:
+        service = beam_job_api_pb2_grpc.JobServiceStub(channel)
+        # Not every job service has the first.
+        for ask, request in (
+            (service.GetJobs, beam_job_api_pb2.GetJobsRequest()),
+            (service.GetState, beam_job_api_pb2.GetJobStateRequest(job_id="none")),
+        ):
+            try:
+                ask(request, timeout=CONNECT_SECONDS)
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                    continue
+            return
+    raise LatentStoreError(
+        f"--job_endpoint {endpoint} is no job service of Beam's, though it speaks gRPC; give the "
+        "service's address, and a pool of workers by --environment_config"
+    )
 
 
 def _require_dataflow(options: PipelineOptions, places: Mapping[str, str]) -> None:

@@ -223,6 +223,24 @@ def test_files_of_flags_are_taken_from_urls(
     assert "--codec_checkpoint must be a file, got s3://bucket/runs/none.pt, where none" in line
 
 
+def test_options_hold_for_the_flags_before_them(
+    server: s3.Server, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_location(f"{server.url}/k").write("codec.pt", b"weights")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    told = {"endpoint_url": server.endpoint, "key": "somebody", "secret": s3.SECRET}
+    for given in (
+        ("--storage_options", json.dumps(told)),
+        (f"--storage_options={json.dumps(told)}",),
+    ):
+        monkeypatch.delenv(STORAGE_OPTIONS, raising=False)
+        pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+        words = ["decode", "none.stream", "--output", "x.png", "--codec_checkpoint"]
+        line = fails(cli.main, [*words, f"{server.url}/k/codec.pt", *given])
+        assert "none.stream" in line
+
+
 def test_a_client_has_a_connection_for_each_request_that_is_under_way() -> None:
     pytest.importorskip("s3fs")
     anybody = {"anon": True, "endpoint_url": "http://127.0.0.1:9"}

@@ -190,6 +190,42 @@ def test_what_accepts_and_says_nothing_is_no_service(
     assert re.search(rf"answer(s at {endpoint}|) within 1 seconds", line)
 
 
+def test_another_service_of_grpcs_is_no_job_service(refused: Callable[..., str]) -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    endpoint = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        line = refused("--runner", "portable", "--job_endpoint", endpoint)
+        assert f"--job_endpoint {endpoint} is no job service of Beam's" in line
+        assert "UNIMPLEMENTED: Method not found!; its own" in refused(
+            "--runner", *EXTERNAL, endpoint
+        )
+    finally:
+        server.stop(0).wait()
+
+
+def test_containers_of_a_service_here_are_tried_where_docker_does_not_run(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho Cannot connect to the Docker daemon >&2\nexit 1\n")
+    docker.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with closed_port() as address:
+        port = address.rpartition(":")[2]
+    words = ("-m", "apache_beam.runners.portability.local_job_service_main", "--port", port)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, *words], **quiet)
+    try:
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=100)
+        line = refused("--runner", "portable", "--job_endpoint", address)
+        assert "cannot use --environment_type DOCKER" in line
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def test_grpcs_own_addresses_are_taken(tmp_path: Path) -> None:
     server = grpc.server(futures.ThreadPoolExecutor(1))
     port, file = server.add_insecure_port("127.0.0.1:0"), f"unix:{tmp_path / 's'}"
