@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import errno
+import itertools
 import json
 import math
 import os
@@ -26,6 +27,8 @@ JOB_FAILED = 1
 INTERRUPTED = 130
 LONGEST_ERROR = 2000
 """Characters that are printed of an error."""
+_SLIP = re.compile(r"[a-z][a-z0-9+.-]+:/|(s3a?|gc?s|https?):", re.IGNORECASE)
+"""Begins what was meant as a URL."""
 _STORAGE_FLAG = "--storage_options"
 STORAGE_OPTIONS = "LATENT_STORE_STORAGE_OPTIONS"
 """Variable with what `--storage_options` says; processes that this one starts have it too."""
@@ -106,7 +109,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _take_storage_options(self) -> None:
         """Keeps them before any flag is read: the file of one may lie where they say."""
-        for word, behind in zip(self._words, [*self._words[1:], None], strict=True):
+        for word, behind in itertools.zip_longest(self._words, self._words[1:]):
             flag, given, value = word.partition("=")
             if flag == _STORAGE_FLAG and (given or behind is not None):
                 _keep_storage_options(self, value if given else str(behind))
@@ -174,7 +177,7 @@ def _word(text: str) -> str:
 
 
 def _local_path(text: str) -> Path:
-    if "://" in text:
+    if "://" in text or _SLIP.match(text):
         # As a path it would be a folder of this machine that is called s3:.
         raise argparse.ArgumentTypeError(
             f"must be a path of this machine, got {public_url(text)}; copy it with the store's own "

@@ -17,6 +17,8 @@ from latent_store.storage.requests import AT_ONCE
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """By scheme, the extra that brings what opens it."""
+_WITHOUT_OPTIONS = ("file", "local", "memory", "http", "https")
+"""Schemes of what is no object store."""
 _OTHERS = "that is no extra of latent-store: install it, or give a path, s3:// or gs://"
 
 
@@ -27,7 +29,7 @@ def common_options(url: str) -> dict[str, Any]:
         LatentStoreError: The variable that holds them holds something else.
     """
     text = os.environ.get(STORAGE_OPTIONS)
-    if not text or url.partition("://")[0] in (url, "file", "local", "memory"):
+    if not text or url.partition("://")[0] in (url, *_WITHOUT_OPTIONS):
         return {}
     with contextlib.suppress(ValueError):
         found = json.loads(text)

@@ -23,7 +23,7 @@ from latent_store.storage.keys import METADATA
 from latent_store.storage.location import CONTROL, Location
 from latent_store.storage.requests import NoBucketError, list_folder, log_in
 
-ANSWER_SECONDS = 8.0
+ANSWER_SECONDS = 6.0
 """How long a store may take to answer the first request."""
 _NO_ACCOUNT = re.compile("redential|, 401$")
 """In what clients say of who has no account, or one that is not taken."""
@@ -154,6 +154,8 @@ def _reason(error: BaseException) -> str:
             f"{text}; log in as your store's own tool wants it, or give a profile, or "
             f'{{"anon": true}} for a public one, with `storage_options=`'
         )
+    if type(error).__name__ == "ProfileNotFound":
+        return f"{text}; check AWS_PROFILE, or the profile in `storage_options=`"
     if isinstance(error, (AttributeError, TypeError, ValueError)):
         return f"{text}; check the address, and its options (in `storage_options=`)"
     return f"{text}; check the network, and the endpoint (in `storage_options=`)"
@@ -169,6 +171,10 @@ def input_file(text: str) -> Path:
     if "://" not in text:
         return Path(text)
     folder, _, name = text.rpartition("/")
+    if not name or folder.endswith(":/"):
+        raise argparse.ArgumentTypeError(
+            f"must be a file, got {public_url(text)}, which names none"
+        )
     try:
         data = open_location(folder).read(name)
     except FileNotFoundError:

@@ -40,7 +40,7 @@ first, then its servers and workers, each with seconds of its own."""
 _CANCEL_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _OF_GRPC = re.compile(r'status = StatusCode\.(\w+)\s+details = "(.*)"')
-"""In the text of an error of gRPC's, of which the last line says nothing; Beam's may have it too."""
+"""In the text of an error of gRPC's, of which the last line says nothing; Beam's have it too."""
 _SERVICE_LOGGERS = ("PrismJobServer", "FlinkJarJobServer", "SparkJarJobServer")
 
 

@@ -17,6 +17,7 @@ import pytest
 from latent_store import cli
 from latent_store.console import STORAGE_OPTIONS
 from latent_store.errors import LatentStoreError
+from latent_store.storage.addresses import common_options
 from latent_store.storage.location import Location
 from latent_store.storage.object_stores import input_file, open_location
 from latent_store.storage.requests import AT_ONCE
@@ -202,12 +203,13 @@ def test_a_variable_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert open_location("memory://s.zarr").storage_options == {}
 
 
+@pytest.mark.parametrize("url", ["s3://lab/x", "s3:/lab/x", "S3:/lab/x", "s3:lab/x", "gs:/lab/x"])
 def test_outputs_are_no_folders_called_s3(
-    fails: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fails: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line = fails(train.main, ["--store", "s", "--dataset", "d", "--output", "s3://lab/runs/x"])
-    assert "--output must be a path of this machine, got s3://lab/runs/x; copy" in line
+    line = fails(train.main, ["--store", "s", "--dataset", "d", "--output", url])
+    assert f"--output must be a path of this machine, got {url}; copy" in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -221,6 +223,27 @@ def test_files_of_flags_are_taken_from_urls(
     words = ["decode", "x.stream", "--output", str(tmp_path / "x.png"), "--codec_checkpoint"]
     line = fails(cli.main, [*words, f"{server.url}/runs/none.pt"])
     assert "--codec_checkpoint must be a file, got s3://bucket/runs/none.pt, where none" in line
+    for url in ("s3://bucket", "s3://bucket/runs/"):
+        line = fails(cli.main, [*words, url])
+        assert f"--codec_checkpoint must be a file, got {url}, which names none" in line
+
+
+def test_a_profile_that_is_not_there_is_named(
+    server: s3.Server, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nolab")
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+    assert "(nolab) could not be found; check AWS_PROFILE" in refused("s3://bucket/s.zarr")
+
+
+def test_options_of_object_stores_are_none_of_a_web_servers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(STORAGE_OPTIONS, '{"endpoint_url": "http://127.0.0.1:9"}')
+    assert common_options("s3://bucket/x") == {"endpoint_url": "http://127.0.0.1:9"}
+    assert [common_options(url) for url in ("http://host/x", "https://host/x", "x", "/x")] == [
+        {}
+    ] * 4
 
 
 def test_options_hold_for_the_flags_before_them(
