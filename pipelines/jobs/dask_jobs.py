@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from uuid import uuid4
 
 import dask
 from apache_beam.options.pipeline_options import PipelineOptions
-from distributed import Client, KilledWorker, Security, as_completed, rpc
+from distributed import Client, Future, KilledWorker, Security, as_completed, rpc
 
 from latent_store.console import told_late
 from latent_store.errors import JobFailedError, LatentStoreError
@@ -29,8 +30,10 @@ from pipelines.jobs.worker_versions import BEAM, AlikeWork, versions
 
 WORKER_SECONDS = 30
 """How long the first worker may take to come, where a cluster grows with its tasks."""
+LOST_SECONDS = 120
+"""How long one may take to come when all were lost: a queue has its turn, a machine is started."""
 _LATE_SECONDS = 10
-"""After which a wait for it is told."""
+"""After which a wait for it is told, and workers are looked for where no result comes."""
 
 
 def run_on_dask(
@@ -39,8 +42,8 @@ def run_on_dask(
     """Runs `work` on each shard number, one task a shard; yields results as they come.
 
     Raises:
-        JobFailedError: Workers were lost at the same shard again and again, one has other versions
-            than the launcher, or the scheduler ended.
+        JobFailedError: Workers were lost at the same shard again and again, or all and none came,
+            one has other versions than the launcher, or the scheduler ended.
     """
     # A scheduler that ends is told below, in one line.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
@@ -49,17 +52,8 @@ def run_on_dask(
     with _client(options) as client:
         keys = [(run, shard) for shard in shards]
         futures = client.map(AlikeWork(work), list(shards), key=keys, pure=False)
-        done = 0
         try:
-            for future, result in as_completed(futures, with_results=True):
-                if future.cancelled():
-                    # Nobody here cancels one: the client does, when it hears of no scheduler.
-                    raise JobFailedError(
-                        f"the scheduler of Dask ended when {done} of {len(shards)} shards were "
-                        "done; start it and run the same command again to go on"
-                    )
-                done += 1
-                yield result
+            yield from _results(client, futures)
         except KilledWorker as error:
             raise JobFailedError(
                 f"{name} of shard {_shard_of(error.task)} ended {error.allowed_failures + 1} "
@@ -67,6 +61,53 @@ def run_on_dask(
                 f"{error.last_worker.address}: out of memory, most likely; give workers more, or "
                 "make shards smaller in a new store"
             ) from error
+
+
+def _results(client: Client, futures: Sequence[Future]) -> Iterator[Any]:
+    pending, total = dict.fromkeys(futures), len(futures)
+    while pending:
+        # Who waits for results alone is not told that nobody is there to make one.
+        come = as_completed(list(pending), timeout=_LATE_SECONDS)
+        while (future := _next(come)) is not None:
+            if future.cancelled():
+                # Nobody here cancels one: the client does, when it hears of no scheduler.
+                raise JobFailedError(
+                    f"the scheduler of Dask ended when {total - len(pending)} of {total} shards "
+                    "were done; start it and run the same command again to go on"
+                )
+            del pending[future]
+            yield future.result()
+        if pending:
+            _require_workers(client, f"{len(pending)} of {total} shards are left")
+
+
+def _next(come: Iterator[Future]) -> Future | None:
+    # A shard may end in this error, too, which is raised where its result is asked for.
+    with contextlib.suppress(TimeoutError):
+        return next(come, None)
+    return None
+
+
+def _require_workers(client: Client, left: str) -> None:
+    """Waits for a worker where all were lost.
+
+    Raises:
+        JobFailedError: None came.
+    """
+    try:
+        if client.nthreads():
+            return
+    except OSError:
+        return  # A scheduler that ended has its own line.
+    lost = f"Dask has no workers any more, {left}"
+    print(f"{lost}; this waits for one", file=sys.stderr)
+    try:
+        client.wait_for_workers(1, timeout=LOST_SECONDS)
+    except TimeoutError as error:
+        raise JobFailedError(
+            f"{lost}, and none came within {LOST_SECONDS} seconds; start one and run the same "
+            "command again to go on"
+        ) from error
 
 
 def require_cluster(options: PipelineOptions, folders: Sequence[str], timeout: float) -> None:

@@ -148,35 +148,56 @@ def begin(shard: int, folder: Path) -> None:
     time.sleep(200)
 
 
+LOST = "Dask has no workers any more, 2 of 2 shards are left"
+
+
 @pytest.mark.slow
-def test_a_scheduler_that_ends_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("what", "message", "told"),
+    [
+        ("scheduler", "scheduler of Dask ended when 0 of 2 shards were done; start it and", ""),
+        ("worker", f"{LOST}, and none came within 2 sec", f"{LOST}; this waits for one\n"),
+    ],
+    ids=["scheduler", "worker"],
+)
+def test_a_part_of_a_cluster_that_ends_is_one_line(
+    what: str,
+    message: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 60)
+    monkeypatch.setattr(dask_jobs, "LOST_SECONDS", 2)
     dask, file = Path(sys.executable).with_name("dask"), tmp_path / "scheduler.json"
     words = ("--no-dashboard", "--scheduler-file", file)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     begun = tmp_path / "begun"
     begun.mkdir()
-    scheduler = subprocess.Popen([dask, "scheduler", "--port", "0", *words], **quiet)
-    worker = subprocess.Popen([dask, "worker", "--nthreads", "1", *words], **quiet)
+    own = ("--nthreads", "1", "--no-nanny")
+    processes = {
+        "scheduler": subprocess.Popen([dask, "scheduler", "--port", "0", *words], **quiet),
+        "worker": subprocess.Popen([dask, "worker", *own, *words], **quiet),
+    }
 
     def end() -> None:
         appears(lambda: any(begun.iterdir()))
-        scheduler.kill()
+        processes[what].kill()
 
     try:
         appears(file.exists)
         options = beam_options("x", ["--runner", "dask", "--dask_scheduler_file", str(file)])
+        monkeypatch.setattr(dask_jobs, "_LATE_SECONDS", 1)
         capfd.readouterr()
         threading.Thread(target=end, daemon=True).start()
-        with pytest.raises(JobFailedError, match="Dask ended when 0 of 2 shards were done; start"):
+        with pytest.raises(JobFailedError, match=message):
             run_over_shards("Begin", [0, 1], functools.partial(begin, folder=begun), options)
     finally:
-        for process in (worker, scheduler):
+        for process in processes.values():
             process.kill()
             process.wait()
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == told
 
 
 def appears(is_there: Callable[[], bool]) -> None:
