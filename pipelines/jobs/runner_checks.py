@@ -6,10 +6,13 @@ Beam asks most of it after a pipeline was made, with retries of minutes and trac
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import shutil
 import subprocess
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -61,7 +64,11 @@ _FETCHED = {
     "SparkRunner": "spark_job_server_jar",
 }
 """What Beam downloads for a runner unless a flag says where it lies."""
-_UBER_JAR = {"FlinkRunner": "flink_submit_uber_jar", "SparkRunner": "spark_submit_uber_jar"}
+_UBER_JAR = {
+    "FlinkRunner": ("flink_submit_uber_jar", "flink_master"),
+    "SparkRunner": ("spark_submit_uber_jar", "spark_rest_url"),
+}
+"""By runner the flag that sends its jar to a cluster, instead of starting it, and the cluster's."""
 
 
 def require_runnable(options: PipelineOptions, places: Mapping[str, str]) -> None:
@@ -175,9 +182,7 @@ def _docker_runs() -> bool:
 
 def _require_job_server(name: str, options: PipelineOptions) -> None:
     given = options.get_all_options()
-    flag, uber = _FETCHED[name], _UBER_JAR.get(name, "")
-    if given.get(uber):
-        return
+    flag = _FETCHED[name]
     path = given[flag]
     if path is None or not ("://" in path or Path(path).is_file()):
         found = f"{path}, where no file lies" if path else "none"
@@ -191,12 +196,37 @@ def _require_job_server(name: str, options: PipelineOptions) -> None:
         raise LatentStoreError(
             f"--{flag} {path} is no jar; give the job server's, which apache.org has"
         )
+    cluster = _cluster_of(name, options)
     java = given["job_server_java_launcher"]
-    if shutil.which(java) is None:
+    if cluster:
+        _require_web_server(f"--{_UBER_JAR[name][1]}", cluster)
+    elif shutil.which(java) is None:
         raise LatentStoreError(
             f"--runner {name} starts its job service with Java, there is no {java}; install it, "
             "or give --job_endpoint HOST:PORT of a running service"
         )
+
+
+def _cluster_of(name: str, options: PipelineOptions) -> str:
+    """Returns the address of the cluster that is sent a jar; nothing where none is."""
+    given = options.get_all_options()
+    uber, address = _UBER_JAR.get(name, ("", ""))
+    cluster = str(given.get(address) or "none") if given.get(uber) else ""
+    # Names in brackets are of what Beam starts.
+    return "" if cluster.startswith("[") else cluster
+
+
+def _require_web_server(flag: str, address: str) -> None:
+    url = address if "://" in address else f"http://{address}"
+    try:
+        urllib.request.urlopen(url, timeout=CONNECT_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # It answers.
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise LatentStoreError(
+            f"{flag} {address} does not answer within {CONNECT_SECONDS} seconds ({error}); start "
+            "the cluster there, or give another address"
+        ) from error
 
 
 def _require_worker(options: PipelineOptions) -> None:
@@ -207,7 +237,7 @@ def _require_worker(options: PipelineOptions) -> None:
     name, portable = runner_name(options), options.view_as(PortableOptions)
     given, endpoint = options.get_all_options(), portable.job_endpoint
     pool = pool_near(options)
-    if endpoint is None and not given.get(_UBER_JAR.get(name, "")):
+    if endpoint is None and not _cluster_of(name, options):
         flag = f"--{_FETCHED[name]}"
         what, remedy = f"{flag} {given[flag[2:]]}", f"give a {flag} that runs on this machine"
     elif pool is not None:

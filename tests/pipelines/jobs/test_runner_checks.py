@@ -130,15 +130,35 @@ def test_a_job_server_that_does_not_start_is_refused_first(
     assert "x.jar: Service failed to start up with error 1; give" in line
 
 
+def test_a_cluster_that_is_sent_a_jar_is_asked_first(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 1)
+    jar = tmp_path / "x.jar"
+    for name, uber, address in (
+        ("flink", "--flink_submit_uber_jar", "--flink_master"),
+        ("spark", "--spark_submit_uber_jar", "--spark_rest_url"),
+    ):
+        flags = ("--runner", name, uber, f"--{name}_job_server_jar", str(jar), address)
+        jar.write_bytes(b"")
+        assert f"{jar} is no jar" in refused(*flags, "http://127.0.0.1:9")
+        with zipfile.ZipFile(jar, "w") as file:
+            file.writestr("x", "")
+        with closed_port() as closed:
+            assert f"{address} {closed} does not answer" in refused(*flags, closed)
+
+
 def test_a_service_that_starts_and_never_serves_is_refused(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_checks, "START_SECONDS", 2)
+    monkeypatch.setattr(runner_checks, "START_SECONDS", 3)
     prism, pid = tmp_path / "prism", tmp_path / "pid"
     prism.write_text(f"#!/bin/sh\necho $$ > {pid}\nexec sleep 600\n")
     prism.chmod(0o700)
-    line = refused("--runner", "prism", "--prism_location", str(prism))
-    assert "prism: none began within 2 seconds; give a --prism_location" in line
+    # Else Beam has one for the whole process, which another test may have started.
+    own = ("--experiments", "disable_prism_server_singleton")
+    line = refused("--runner", "prism", "--prism_location", str(prism), *own)
+    assert "prism: none began within 3 seconds; give a --prism_location" in line
     assert not psutil.pid_exists(int(pid.read_text()))
 
 
