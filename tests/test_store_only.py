@@ -86,6 +86,17 @@ def test_what_is_lacking_is_one_line(
     assert done.stderr.endswith(f"pip install 'latent-store{line}'\n")
 
 
+def test_dask_without_its_cluster_names_the_extra(tmp_path: Path) -> None:
+    words = f"--dataset folder --data_root {tmp_path} --split a --store {tmp_path}/s --demo_codec"
+    beside = tuple(name for name in EXTRAS if name != "distributed")
+    started = call(
+        *(SCRIPTS["encode-to-store"], *words.split(), "--runner", "DaskRunner"), beside=beside
+    )
+    done = subprocess.run(started, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.endswith("pip install 'latent-store[xarray]'\n")
+
+
 def test_stores_are_looked_at_without_extras(tiny_store: TinyStore) -> None:
     assert run("latent-store", "inspect", str(tiny_store.url)).returncode == 0
     assert "no defects" in run("latent-store", "verify", str(tiny_store.url)).stdout

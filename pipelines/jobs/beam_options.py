@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -99,8 +100,9 @@ def _runner_named(name: str) -> str:
 def _load_dask_flags() -> None:
     """Imports what tells Beam of Dask's flags, which takes a second."""
     try:
-        import apache_beam.runners.dask.dask_runner  # noqa: F401
-        import distributed  # noqa: F401
+        # In this order: Beam's goes on without the other, and stumbles over that later.
+        for name in ("distributed", "apache_beam.runners.dask.dask_runner"):
+            import_module(name)
     except ImportError as error:
         raise MissingExtraError(
             f"--runner DaskRunner needs Dask ({error}): pip install 'latent-store[xarray]'"

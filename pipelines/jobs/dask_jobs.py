@@ -46,7 +46,8 @@ def run_on_dask(
             one has other versions than the launcher, or the scheduler ended.
     """
     # A scheduler that ends is told below, in one line.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    for logger in ("distributed.client", "tornado.application"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     # Whose keys another run has used would be given that one's results.
     run = f"{name}-{uuid4().hex[:8]}"
     with _client(options) as client:
