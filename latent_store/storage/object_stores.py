@@ -68,8 +68,8 @@ def open_location(
         return in_time(ask, ANSWER_SECONDS)
     except TimeoutError:
         raise LatentStoreError(
-            f"{name} does not answer within {ANSWER_SECONDS:.0f} seconds; check the network, and "
-            f"the endpoint (in `storage_options=` or {STORAGE_OPTIONS})"
+            f"{name} does not answer within {ANSWER_SECONDS:.0f} seconds; check the network, "
+            f"its credentials, and the endpoint (in `storage_options=` or {STORAGE_OPTIONS})"
         ) from None
     except LatentStoreError:
         raise

@@ -45,8 +45,8 @@ def run_on_dask(
         JobFailedError: Workers were lost at the same shard again and again, or all and none came,
             one has other versions than the launcher, or the scheduler ended.
     """
-    # A scheduler that ends is told below, in one line.
-    for logger in ("distributed.client", "tornado.application"):
+    # A scheduler that ends is told below, in one line; and what a cluster does at length, nowhere.
+    for logger in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     # Whose keys another run has used would be given that one's results.
     run = f"{name}-{uuid4().hex[:8]}"
@@ -212,6 +212,7 @@ def _client(options: PipelineOptions) -> Iterator[Client]:
     ):
         # torch has threads of its own.
         given |= {"n_workers": os.cpu_count(), "threads_per_worker": 1, "dashboard_address": ":0"}
+        given |= {"silence_logs": logging.ERROR}
     with Client(**given) as client:
         yield client
 

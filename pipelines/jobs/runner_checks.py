@@ -313,18 +313,21 @@ def _require_dataflow(options: PipelineOptions, places: Mapping[str, str]) -> No
             f"--runner DataflowRunner needs {', '.join(missing)}; IMAGE is what "
             "docker/beam-worker.Dockerfile makes"
         )
-    for flag, place in {**places, "--temp_location": str(cloud.temp_location)}.items():
+    folders = {"--temp_location": str(cloud.temp_location)}
+    if cloud.staging_location not in (None, cloud.temp_location):
+        folders["--staging_location"] = str(cloud.staging_location)
+    for flag, place in {**places, **folders}.items():
         if not place.startswith("gs://"):
             raise LatentStoreError(
                 f"{flag} {place} cannot be reached by Dataflow's workers; copy it to a bucket and "
                 f"give {flag} gs://BUCKET/FOLDER"
             )
-    if not str(cloud.temp_location).removeprefix("gs://").partition("/")[1]:
-        # Beam would make a bucket of its own in the project, and use that.
-        raise LatentStoreError(
-            f"--temp_location must be a folder of a bucket, got {cloud.temp_location}; give "
-            f"{cloud.temp_location}/FOLDER"
-        )
+    for flag, place in folders.items():
+        if not place.removeprefix("gs://").partition("/")[1]:
+            # Beam would make a bucket of its own in the project, and use that.
+            raise LatentStoreError(
+                f"{flag} must be a folder of a bucket, got {place}; give {place}/FOLDER"
+            )
     try:
         import google.auth
         import google.cloud.dataflow
@@ -343,7 +346,8 @@ def _require_dataflow(options: PipelineOptions, places: Mapping[str, str]) -> No
             "auth application-default login, or let GOOGLE_APPLICATION_CREDENTIALS name a key's "
             "file"
         ) from error
-    _require_writable("--temp_location", str(cloud.temp_location))
+    for flag, place in folders.items():
+        _require_writable(flag, place)
 
 
 def _require_writable(flag: str, url: str) -> None:

@@ -237,6 +237,8 @@ def test_buckets_that_are_none_or_of_others_are_refused(
 ) -> None:
     line = refused(temp_location="gs://none/tmp")
     assert "gs://none/tmp lies in no bucket that is there" in line
+    line = refused("--staging_location", "gs://none/staging")
+    assert "gs://none/staging lies in no bucket that is there" in line
     assert "gs://none/s.zarr lies in no bucket that is there" in refused(store="gs://none/s.zarr")
     google.may = ("GET",)
     line = refused()
