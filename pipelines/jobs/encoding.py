@@ -42,6 +42,7 @@ from latent_store.shards.receipts import FAILED, NOT_LISTED, RowRecord
 from latent_store.storage.location import CONTROL, Location
 from pipelines.datasets.base import DatasetReader, read_boxes, read_labels, read_picture
 from pipelines.jobs.component_job import ComponentJob, Encoded, ShardRows
+from pipelines.jobs.job_flags import MOST_ON_CARD
 from training.networks.backbones import find_backbone
 from training.trainer.checkpoints import load_network
 
@@ -96,9 +97,9 @@ class EncodeJob(ComponentJob):
 
     @property
     def at_once(self) -> int:
-        """One being read while another is computed, where a device's memory holds one at a time."""
+        """Where a device's memory holds one at a time, fewer."""
         on_cpu = choose_device(self.device).type == "cpu"
-        return super().at_once if on_cpu else min(super().at_once, 2)
+        return super().at_once if on_cpu else min(super().at_once, MOST_ON_CARD)
 
     @property
     def components(self) -> list[ComponentSpec]:

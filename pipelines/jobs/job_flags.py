@@ -15,6 +15,8 @@ DEFAULT_SAMPLES_PER_SHARD = 16
 MOST_AT_ONCE = 8
 """Pictures under way in one process: one of 1024×2048 takes half a GB, and entropy coding keeps the
 interpreter to itself for a tenth to a fifth of a picture's time."""
+MOST_ON_CARD = 2
+"""The same on a GPU: one is read while another is computed."""
 PSNR_ROWS = {"none": 0, "sample": 16, "all": 1}
 """By the choices of `--psnr`: every so many rows, one is decoded to pixels and measured."""
 

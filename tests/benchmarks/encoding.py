@@ -8,8 +8,9 @@ picture: streams that are decoded again, the ledger, the pooled statistics, and 
 one picture in 16, whose share is counted; writing shards is left out of both. Seconds are the
 processor's, user's and system's, of all threads (a shared machine's clock says little); medians.
 By the clock, of all cores, the stock loop has all of torch's threads for each picture in turn, and
-ours has a picture on each core, as a worker has. The coder's rows are of the last picture's ŷ, its
-stock row without any check.
+ours has a picture on each core, as a worker has. With `--device cuda` both are on the card, ours
+with two pictures under way, and a row by the clock is of one core without it. The coder's rows are
+of the last picture's ŷ, its stock row without any check.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +31,12 @@ from PIL import Image
 
 from latent_store.batches.prefetch import Prefetcher
 from latent_store.codec import Codec, decode_y, encode_scalable, encode_y, load_codec, pad_image
-from latent_store.codec.numerics import torch_threads
+from latent_store.codec.numerics import choose_device, torch_threads
 from latent_store.codec.pictures import image_to_tensor, read_image
 from latent_store.codec.stock import ScaleHyperprior
 from latent_store.console import Number, make_parser, run_command
 from pipelines.jobs.encoding import encode_latents
-from pipelines.jobs.job_flags import MOST_AT_ONCE, PSNR_ROWS
+from pipelines.jobs.job_flags import MOST_AT_ONCE, MOST_ON_CARD, PSNR_ROWS
 from pipelines.jobs.worker_processes import usable_cores
 from pipelines.scenes.scene import render_scene
 from tests.benchmarks.table import markdown
@@ -42,7 +44,7 @@ from tests.benchmarks.table import markdown
 SIZES = ("360x480", "1024x2048")
 CUTS = (16, 32, 64, 128)
 STOCK, ALL, NONE = "stock CompressAI loop", "ours, `--psnr all`", "ours, `--psnr none`"
-DEFAULT = "ours, default flags"
+DEFAULT, CORE = "ours, default flags", "ours, `--psnr none`, one core"
 HEADER = ("pixels", "what", "CPU-s a picture", "pictures against the stock loop")
 CLOCK_HEADER = ("pixels", "what", "s a picture, by the clock", "against the stock loop")
 CODER_HEADER = ("pixels", "what", "million symbols a CPU-s")
@@ -62,19 +64,21 @@ def make_flags() -> argparse.ArgumentParser:
     add("--sizes", nargs="+", default=SIZES, help="HEIGHTxWIDTH of pictures in pixels")
     add("--repeats", type=Number(int, 1), default=3, help="of each picture")
     add("--threads", type=Number(int, 1), default=1, help="of torch")
+    add("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     return parser
 
 
 def _run(flags: argparse.Namespace) -> int:
-    codec = load_codec(checkpoint=flags.codec) if flags.codec else load_codec(demo=True)
+    source: dict[str, Any] = {"checkpoint": flags.codec} if flags.codec else {"demo": True}
+    here, codec = load_codec(**source), load_codec(**source).to(choose_device(flags.device))
     pictures, clock, coder = [], [], []
     with torch_threads(flags.threads), tempfile.TemporaryDirectory() as folder:
         for size in flags.sizes:
             files = _scaled(flags.images or [_street(Path(folder))], size, Path(folder))
             seconds = _medians(_picture_ways(codec, files), flags.repeats * len(files))
             pictures += _picture_lines(size, seconds)
-            clock += _clock_lines(codec, files, size, flags.repeats)
-            ways, symbols = _coder_ways(codec, files[-1])
+            clock += _clock_lines(codec, here, files, size, flags.repeats)
+            ways, symbols = _coder_ways(here, files[-1])
             seconds = _medians(ways, flags.repeats)
             coder += [(size, name, f"{symbols / s / 1e6:.1f}") for name, s in seconds.items()]
     tables = ((HEADER, pictures), (CLOCK_HEADER, clock), (CODER_HEADER, coder))
@@ -112,12 +116,12 @@ def _medians(ways: Mapping[str, Callable[[int], object]], calls: int) -> dict[st
 
 
 def _picture_ways(codec: Codec, files: Sequence[Path]) -> dict[str, Callable[[int], object]]:
-    stock = _stock_model(codec)
+    stock = _stock_model(codec).to(codec.device)
 
     def loop(call: int) -> object:
         x_BCHW = image_to_tensor(pad_image(read_image(files[call % len(files)]))).contiguous()
         with torch.no_grad():
-            return stock.compress(x_BCHW)
+            return stock.compress(x_BCHW.to(codec.device))
 
     def ours(call: int, *, measure_psnr: bool) -> object:
         image_HWC = read_image(files[call % len(files)])
@@ -140,16 +144,21 @@ def _picture_lines(size: str, seconds: dict[str, float]) -> list[tuple[str, ...]
 
 
 def _clock_lines(
-    codec: Codec, files: Sequence[Path], size: str, repeats: int
+    codec: Codec, here: Codec, files: Sequence[Path], size: str, repeats: int
 ) -> list[tuple[str, ...]]:
-    """Times all cores: medians of runs that take turns, each of two pictures a core."""
-    cores = min(usable_cores(), MOST_AT_ONCE)
+    """Times all cores, or a card and, `here`, one core: medians of runs that take turns, each of
+    two pictures for each that may be under way."""
+    on_card = codec.device.type != "cpu"
+    cores = MOST_ON_CARD if on_card else min(usable_cores(), MOST_AT_ONCE)
     calls, ways = 2 * cores, _picture_ways(codec, files)
-    threads = {STOCK: cores, NONE: 1, ALL: 1}
+    threads = {STOCK: usable_cores(), NONE: 1, ALL: 1}
+    if on_card:
+        threads[CORE] = 1
+        ways[CORE] = _picture_ways(here, files)[NONE]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for run in range(-1, -(-repeats // 2)):
         for name, way in ways.items():
-            workers = 0 if name == STOCK else cores
+            workers = 0 if name in (STOCK, CORE) else cores
             with torch_threads(threads[name]):
                 start = time.perf_counter()
                 with contextlib.closing(Prefetcher(way, workers=workers)) as ahead:
