@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import zarr
 from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 
-from latent_store.errors import IntegrityError, LatentStoreError, public_url
+from latent_store.errors import IntegrityError, public_url
 from latent_store.storage import requests
 from latent_store.storage.addresses import common_options, opened, with_defaults
 from latent_store.storage.changes import flush, tell
@@ -209,7 +209,7 @@ class Location:
         path = self._object(key)
         if self.local_path is None:
             tell("write", path)
-            with _writing(self.url):
+            with requests.writing(self.url):
                 self.fs.pipe_file(path, data)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ class Location:
             paths = {self._object(key): key for key in objects}
             for path in paths:
                 tell("write", path)
-            with _writing(self.url):
+            with requests.writing(self.url):
                 left = requests.write_all(self.fs, {p: objects[k] for p, k in paths.items()})
             unproven = [paths[path] for path in left]
         for key, found in self.read_all(unproven).items():
@@ -260,7 +260,7 @@ class Location:
         try:
             if self.local_path is None:
                 tell("write", path)
-                with _writing(self.url):
+                with requests.writing(self.url):
                     self.fs.pipe_file(path, data, mode="create")
             else:
                 if os.path.lexists(path):
@@ -381,13 +381,3 @@ class Location:
                 f"{self.url}: {key} lies behind a link that leads out of the store; nothing is "
                 "removed there: put the folder itself in the link's place"
             )
-
-
-@contextlib.contextmanager
-def _writing(url: str) -> Iterator[None]:
-    try:
-        yield
-    except (NotImplementedError, ValueError) as error:  # of file systems that are read alone
-        raise LatentStoreError(
-            f"nothing can be written to {url}; give a path, or a URL such as s3://BUCKET/KEY"
-        ) from error

@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from fsspec.asyn import AsyncFileSystem, sync
+
+from latent_store.errors import LatentStoreError
 
 AT_ONCE = 32
 """Requests of one call that are under way together."""
@@ -246,3 +249,27 @@ def _at_once(
         if isinstance(answer, BaseException):
             raise answer
     return list(found)
+
+
+@contextlib.contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Lets a block that writes to a store end in errors that say where and what to do.
+
+    Raises:
+        LatentStoreError: The kind of store is one to read from.
+        PermissionError: The account may not.
+    """
+    try:
+        yield
+    except (NotImplementedError, ValueError) as error:  # of file systems that are read alone
+        raise LatentStoreError(
+            f"nothing can be written to {url}; give a path, or a URL such as s3://BUCKET/KEY"
+        ) from error
+    except OSError as error:
+        # Clients say a word or two, and not of what.
+        text = " ".join(str(error).split())
+        if not isinstance(error, PermissionError) and not text.startswith("Forbidden"):
+            raise
+        raise PermissionError(
+            f"{url} cannot be written: {text}; check its credentials and what they may do"
+        ) from error

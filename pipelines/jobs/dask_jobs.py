@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from uuid import uuid4
 
 import dask
 from apache_beam.options.pipeline_options import PipelineOptions
-from distributed import Client, Future, KilledWorker, Security, as_completed, rpc
+from distributed import Client, Future, KilledWorker, Security, rpc
 
 from latent_store.console import told_late
 from latent_store.errors import JobFailedError, LatentStoreError
@@ -65,49 +66,56 @@ def run_on_dask(
 
 
 def _results(client: Client, futures: Sequence[Future]) -> Iterator[Any]:
-    pending, total = dict.fromkeys(futures), len(futures)
-    while pending:
+    done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    for future in futures:
+        future.add_done_callback(done.put)
+    for number in range(len(futures)):
+        there = f"{number} of {len(futures)} shards were done"
         # Who waits for results alone is not told that nobody is there to make one.
-        come = as_completed(list(pending), timeout=_LATE_SECONDS)
-        while (future := _next(come)) is not None:
-            if future.cancelled():
-                # Nobody here cancels one: the client does, when it hears of no scheduler.
-                raise JobFailedError(
-                    f"the scheduler of Dask ended when {total - len(pending)} of {total} shards "
-                    "were done; start it and run the same command again to go on"
-                )
-            del pending[future]
-            yield future.result()
-        if pending:
-            _require_workers(client, f"{len(pending)} of {total} shards are left")
+        while (future := _taken(done)) is None:
+            _require_workers(client, there)
+        if future.cancelled():
+            # Nobody here cancels one: the client does, when it hears of no scheduler.
+            raise JobFailedError(
+                f"the scheduler of Dask ended when {there}; start it and run the same command "
+                "again to go on"
+            )
+        yield future.result()
 
 
-def _next(come: Iterator[Future]) -> Future | None:
-    # A shard may end in this error, too, which is raised where its result is asked for.
-    with contextlib.suppress(TimeoutError):
-        return next(come, None)
-    return None
+def _taken(done: queue.SimpleQueue[Future]) -> Future | None:
+    try:
+        return done.get(timeout=_LATE_SECONDS)
+    except queue.Empty:
+        return None
 
 
-def _require_workers(client: Client, left: str) -> None:
-    """Waits for a worker where all were lost.
+def _require_workers(client: Client, there: str) -> None:
+    """Waits for the scheduler where it does not answer, and for a worker where all were lost.
 
     Raises:
-        JobFailedError: None came.
+        JobFailedError: Nothing came.
     """
+    silent = f"the scheduler of Dask does not answer when {there}"
+    lost = f"the cluster of Dask has no workers any more when {there}"
+    again = "run the same command again to go on"
     try:
-        if client.nthreads():
-            return
+        with told_late(f"{silent}; this waits for it", _LATE_SECONDS):
+            workers = in_time(client.nthreads, LOST_SECONDS)
+    except TimeoutError as error:
+        raise JobFailedError(
+            f"{silent}, for {LOST_SECONDS} seconds; mend it and {again}"
+        ) from error
     except OSError:
         return  # A scheduler that ended has its own line.
-    lost = f"Dask has no workers any more, {left}"
+    if workers:
+        return
     print(f"{lost}; this waits for one", file=sys.stderr)
     try:
         client.wait_for_workers(1, timeout=LOST_SECONDS)
     except TimeoutError as error:
         raise JobFailedError(
-            f"{lost}, and none came within {LOST_SECONDS} seconds; start one and run the same "
-            "command again to go on"
+            f"{lost}, and none came within {LOST_SECONDS} seconds; start one and {again}"
         ) from error
 
 

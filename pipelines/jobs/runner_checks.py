@@ -358,12 +358,10 @@ def _require_writable(flag: str, url: str) -> None:
     location, probe = open_location(url), f"probe-{uuid4().hex}"
     try:
         location.write(probe, b"")
+    except PermissionError as error:
+        raise LatentStoreError(f"{flag} {error}, or give another") from error
+    with contextlib.suppress(OSError):  # Who may write may not remove, perhaps; Beam does not.
         location.delete(probe)
-    except OSError as error:
-        raise LatentStoreError(
-            f"{flag} {location.url} cannot be written: {' '.join(str(error).split())}; check what "
-            "these credentials may do, or give another"
-        ) from error
 
 
 def _require_dask(options: PipelineOptions, places: Mapping[str, str]) -> None:

@@ -148,3 +148,14 @@ def test_a_server_that_is_away_is_told_in_time(
 def forget() -> None:
     """Lets the next address have a client of its own."""
     pytest.importorskip("gcsfs").GCSFileSystem.clear_instance_cache()
+
+
+def test_an_account_that_may_only_read_is_told_where_it_may_not_write(
+    server: gcs.Server, location: Location
+) -> None:
+    server.may = ("GET",)
+    for write in (location.write, location.create, lambda k, data: location.write_all({k: data})):
+        with pytest.raises(
+            PermissionError, match=r"^gs://.*/s.zarr cannot be written: .+; check its credentials"
+        ):
+            write("a", b"x")

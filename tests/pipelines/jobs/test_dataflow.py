@@ -243,7 +243,7 @@ def test_buckets_that_are_none_or_of_others_are_refused(
     google.may = ("GET",)
     line = refused()
     assert "--temp_location gs://bucket/tmp cannot be written: Forbidden: " in line
-    assert "check what these credentials may do" in line
+    assert "check its credentials and what they may do, or give another" in line
 
 
 def test_accounts_that_are_none_or_not_taken_are_refused(
