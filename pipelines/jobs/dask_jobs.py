@@ -67,8 +67,8 @@ def run_on_dask(
 
 def _results(client: Client, futures: Sequence[Future]) -> Iterator[Any]:
     done: queue.SimpleQueue[Future] = queue.SimpleQueue()
-    for future in futures:
-        future.add_done_callback(done.put)
+    for each in futures:
+        each.add_done_callback(done.put)
     for number in range(len(futures)):
         there = f"{number} of {len(futures)} shards were done"
         # Who waits for results alone is not told that nobody is there to make one.
