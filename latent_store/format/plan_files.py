@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 
@@ -88,7 +87,12 @@ def parts_prefix(dataset: str, split: str) -> str:
     return f"{CONTROL}/{dataset}/{split}/plan"
 
 
-def write_plan(location: Location, plan: ShardPlan, claim: LeaseClaim | None = None) -> None:
+def write_plan(
+    location: Location,
+    plan: ShardPlan,
+    claim: LeaseClaim | None = None,
+    record: bytes | None = None,
+) -> None:
     """Writes a split's plan; its lease is held.
 
     What the plan before it names stays, for those who opened it, until there is another one.
@@ -99,15 +103,15 @@ def write_plan(location: Location, plan: ShardPlan, claim: LeaseClaim | None = N
         claim: The plan's lease, which is asked for before anything is removed, and again before the
             plan is in force: another job may have removed what this one has written, or written
             what this one would remove. None where nobody else can write.
+        record: What `read_record` found under that lease; empty where there is no plan yet.
 
     Raises:
         LeaseLostError: Another job writes the plan by now.
     """
     key = plan_key(plan.dataset, plan.split)
-    try:
-        there = location.read(key, LARGEST_PLAN)
-    except FileNotFoundError:
-        there = b""
+    there = record
+    if there is None:
+        there = read_record(location, plan.dataset, plan.split) or b""
     root = groups.open_group(location)
     if root is not None and is_of_major_1(groups.attrs_of(root)):
         if claim is not None:
@@ -138,16 +142,24 @@ def write_plan(location: Location, plan: ShardPlan, claim: LeaseClaim | None = N
     location.write(key, data)
 
 
-def record_crc32c(location: Location, dataset: str, split: str) -> int | None:
-    """Returns the crc32c of a split's plan as it is now; None where it has none."""
+def read_record(location: Location, dataset: str, split: str) -> bytes | None:
+    """Returns the record of a split's plan as it is now; None where it has none."""
     try:
-        return int(google_crc32c.value(location.read(plan_key(dataset, split), LARGEST_PLAN)))
+        return location.read(plan_key(dataset, split), LARGEST_PLAN)
     except FileNotFoundError:
         return None
 
 
-def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
+def read_plan(
+    location: Location, dataset: str, split: str, *, record: bytes | None = None
+) -> ShardPlan:
     """Reads a split's plan; of one in parts the record alone.
+
+    Args:
+        location: The store.
+        dataset: Of the split.
+        split: Its own name.
+        record: What `read_record` found already.
 
     Raises:
         StoreNotFoundError: The store has no such split; those it has are named.
@@ -155,7 +167,8 @@ def read_plan(location: Location, dataset: str, split: str) -> ShardPlan:
     """
     key = plan_key(dataset, split)
     try:
-        plan = from_record(location.read(key, LARGEST_PLAN), location, dataset, split)
+        data = location.read(key, LARGEST_PLAN) if record is None else record
+        plan = from_record(data, location, dataset, split)
     except FileNotFoundError:
         require_not_lost(location, dataset, split)
         known = ", ".join(sorted(list_splits(location))) or "none"

@@ -42,7 +42,7 @@ from latent_store.format.ids import require_name
 from latent_store.format.plan import ShardPlan, make_plan
 from latent_store.format.plan_files import (
     read_plan,
-    record_crc32c,
+    read_record,
     require_not_lost,
     write_plan,
 )
@@ -138,7 +138,7 @@ class EncodeRequest:
         with lease:
             if self._found_plan() != self._settled_from:
                 self.plan = self._settled_plan()
-            write_plan(self.location, self.plan, lease.claim)
+            write_plan(self.location, self.plan, lease.claim, self._settled_from or b"")
 
     @property
     def codec_arrays(self) -> list[str]:
@@ -258,8 +258,8 @@ class EncodeRequest:
         given = self.flags.dataset_id
         return self.reader.dataset_id if given is None else str(given)
 
-    def _found_plan(self) -> int | None:
-        return record_crc32c(self.location, self.dataset_id, self.flags.split)
+    def _found_plan(self) -> bytes | None:
+        return read_record(self.location, self.dataset_id, self.flags.split)
 
     def _settled_plan(self) -> ShardPlan:
         """Reads the store's plan and extends it by the samples and views it lacks, or makes one.
@@ -274,8 +274,8 @@ class EncodeRequest:
         size = flags.samples_per_shard
         canvas = tuple(flags.canvas) if flags.canvas else None
         if self._settled_from is not None:
-            stored = read_plan(self.location, dataset, flags.split).require_whole()
-            plan = _agreeing(stored, size, canvas)
+            stored = read_plan(self.location, dataset, flags.split, record=self._settled_from)
+            plan = _agreeing(stored.require_whole(), size, canvas)
             mended = failed_ids(self.location, plan.name)
             plan = plan.extended(self.manifest, mended=mended, most=flags.max_samples)
         else:

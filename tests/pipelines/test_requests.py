@@ -63,15 +63,21 @@ class Commands:
 def require_little(less: Cost, more: Cost, shards: int, more_shards: int) -> None:
     """Holds a job's costs, found from two that differ in their shards, to what they may be."""
     added = more_shards - shards
-    assert (more.total - less.total) / added <= A_SHARD
+    each = (more.total - less.total) / added
+    assert each <= A_SHARD
+    # With what stays, too, a job of six shards or more keeps to both together.
+    assert less.total + (6 - shards) * each <= 6 * A_SHARD + A_JOB
     assert less.beside - shards * (more.beside - less.beside) / added <= A_JOB
 
 
 def test_jobs_ask_for_little(server: s3.Server, inputs: Path) -> None:
     commands = Commands(server, inputs)
-    require_little(commands.encode("1", 1), commands.encode("2", 2), 1, 2)
-    # An append of one shard renews what every array's metadata and every table say.
-    assert commands.encode("2", 3).total <= A_SHARD + 2 * A_JOB
+    one, two = commands.encode("1", 1), commands.encode("2", 2)
+    require_little(one, two, 1, 2)
+    # An append of a shard renews what every array's metadata and every table say.
+    append = commands.encode("2", 3).total
+    assert append <= A_SHARD + 2 * A_JOB
+    assert append + 5 * (two.total - one.total) <= 6 * A_SHARD + A_JOB
     assert commands.encode("1", 1).total <= 1.5 * A_JOB  # There is nothing to do.
     rank = ("--method", "variance", "--ranking", "r", "--keep", "8")
     for main, flags in ((frequency.main, rank), (reorder.main, ("--ranking", "r"))):
