@@ -7,9 +7,11 @@ reads on while others append, so it serves a run to its end; the next run opens 
 from __future__ import annotations
 
 import functools
+import socket
 import threading
 
 from latent_store.components.latents import LatentsReader
+from latent_store.errors import StoreNotFoundError
 from latent_store.format.plan import ShardPlan
 from latent_store.format.plan_files import read_plan
 from latent_store.storage.location import Location
@@ -39,7 +41,14 @@ def open_latents(store: Location, split: str, codec_id: str, run_id: str) -> Lat
 
 @functools.lru_cache(maxsize=1)
 def _plan(store: Location, split: str, run_id: str) -> ShardPlan:
-    return read_plan(store, *split.split("/"))
+    try:
+        return read_plan(store, *split.split("/"))
+    except StoreNotFoundError as error:
+        # The launcher has written it before.
+        raise StoreNotFoundError(
+            f"{socket.gethostname()} finds no plan of {split} at {store.url}, where this job's "
+            "launcher has one: give a folder that all workers share with it, or a URL"
+        ) from error
 
 
 @functools.lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ from pipelines.jobs import dask_jobs, runner_checks
 from pipelines.jobs.beam_jobs import Gathering, beam_options, run_over_shards
 from pipelines.jobs.beam_options import read_options
 from pipelines.jobs.worker_versions import AlikeWork
+from tests.pipelines.as_documented import runner_flags
 from tests.pipelines.kills import contents
 from tests.pipelines.tiny_jobs import encode_args, encoding, ranking, reordering
 
@@ -39,7 +40,7 @@ def cluster() -> Iterator[distributed.LocalCluster]:
 @pytest.fixture
 def flags(cluster: distributed.LocalCluster, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     monkeypatch.setattr(runner_checks, "CONNECT_SECONDS", 60)
-    return ("--runner", "DaskRunner", "--dask_client_address", cluster.scheduler_address)
+    return runner_flags("a Dask cluster", HOST=cluster.scheduler_address)
 
 
 def in_step(shard: int, folder: Path) -> list[tuple[int, str]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import latent_store
+from latent_store.errors import StoreNotFoundError
 from latent_store.format import plan_files
 from latent_store.format.plan import ShardPlan
 from latent_store.storage.location import Location
 from pipelines import frequency, reorder
+from pipelines.jobs import opened
 from tests.conftest import RANKING, TinyStore
 
 
@@ -51,3 +54,11 @@ def test_three_shards_open_no_more_than_two(
         found[shards] = dict(done)
     assert set(found) == {2, 3}
     assert found[2] == found[3]
+
+
+def test_a_worker_that_lacks_the_store_says_so(tmp_path: Path) -> None:
+    """As one whose folder of that name is on a disk of its own."""
+    with pytest.raises(
+        StoreNotFoundError, match=r"finds no plan of a/b at .*s\.zarr, where this job"
+    ):
+        opened.open_plan(Location(tmp_path / "s.zarr"), "a/b", "a run")

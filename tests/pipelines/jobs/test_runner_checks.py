@@ -25,6 +25,7 @@ from pipelines import encode
 from pipelines.jobs import portable_pipelines, runner_checks
 from pipelines.jobs.beam_jobs import beam_options, run_over_shards
 from pipelines.jobs.worker_versions import AlikeWork
+from tests.pipelines.as_documented import runner_flags
 from tests.pipelines.kills import contents
 from tests.pipelines.tiny_jobs import encode_args, encoding
 
@@ -261,8 +262,8 @@ def test_grpcs_own_addresses_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--runner", *ENVIRONMENT, "LOOPBACK"),
-        ("--direct_running_mode", "multi_processing", "--direct_num_workers", "2"),
+        runner_flags("a portable job service", HOST="embed"),
+        runner_flags("processes of this machine", **{"4": "2"}),
     ],
     ids=["portable", "processes"],
 )
@@ -303,7 +304,7 @@ def test_a_pool_of_workers_makes_the_same_store_where_versions_are_alike(
     monkeypatch: pytest.MonkeyPatch,
     refused: Callable[..., str],
 ) -> None:
-    flags = ("--runner", *EXTERNAL, pool)
+    flags = runner_flags("workers of another environment", HOST=pool)
     other = functools.partial(AlikeWork, wanted={"Python": "2.7"})
     url = tmp_path / "s.zarr"
     with monkeypatch.context() as patch:
