@@ -28,9 +28,19 @@ def open_split(store: Location, split: str, run_id: str) -> Split:
 
 
 def open_plan(store: Location, split: str, run_id: str) -> ShardPlan:
-    """Reads a split's plan; the same one again for the same run."""
-    with _one_at_a_time:
-        return _plan(store, split, run_id)
+    """Reads, as a worker, a split's plan; the same one again for the same run.
+
+    Raises:
+        StoreNotFoundError: Where the launcher has written it, this process finds another folder.
+    """
+    try:
+        with _one_at_a_time:
+            return _plan(store, split, run_id)
+    except StoreNotFoundError as error:
+        raise StoreNotFoundError(
+            f"{socket.gethostname()} finds no plan of {split} at {store.url}, where this job's "
+            "launcher has one: give a folder that all workers share with it, or a URL"
+        ) from error
 
 
 def open_latents(store: Location, split: str, codec_id: str, run_id: str) -> LatentsReader:
@@ -41,14 +51,7 @@ def open_latents(store: Location, split: str, codec_id: str, run_id: str) -> Lat
 
 @functools.lru_cache(maxsize=1)
 def _plan(store: Location, split: str, run_id: str) -> ShardPlan:
-    try:
-        return read_plan(store, *split.split("/"))
-    except StoreNotFoundError as error:
-        # The launcher has written it before.
-        raise StoreNotFoundError(
-            f"{socket.gethostname()} finds no plan of {split} at {store.url}, where this job's "
-            "launcher has one: give a folder that all workers share with it, or a URL"
-        ) from error
+    return read_plan(store, *split.split("/"))
 
 
 @functools.lru_cache(maxsize=1)
