@@ -187,13 +187,14 @@ def _local_path(text: str) -> Path:
 
 
 class _StorageOptions(argparse.Action):
-    """Keeps options of object stores for whatever this process and its children open."""
+    """Leaves alone what the parser has kept before it read any flag."""
 
-    def __call__(self, parser: argparse.ArgumentParser, _: Any, values: Any, *__: Any) -> None:
-        _keep_storage_options(parser, values)
+    def __call__(self, *_: Any) -> None:
+        pass
 
 
 def _keep_storage_options(parser: argparse.ArgumentParser, text: str) -> None:
+    """Keeps options of object stores for whatever this process and its children open."""
     try:
         known = isinstance(json.loads(text), dict)
     except ValueError:
