@@ -86,6 +86,11 @@ def in_time(call: Callable[[], Found], seconds: float) -> Found:
         TimeoutError: It took longer, and goes on, on a thread that ends with this process.
         BaseException: What it raises.
     """
+    return begun(call, "in time").result(seconds)
+
+
+def begun(call: Callable[[], Found], name: str) -> futures.Future[Found]:
+    """Begins a call on a thread of that name, which ends with this process, whatever it does."""
     ended: futures.Future[Found] = futures.Future()
 
     def run() -> None:
@@ -94,8 +99,8 @@ def in_time(call: Callable[[], Found], seconds: float) -> Found:
         except BaseException as error:  # noqa: BLE001  (raised again by who waits)
             ended.set_exception(error)
 
-    threading.Thread(target=run, name="in time", daemon=True).start()
-    return ended.result(seconds)
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return ended
 
 
 def _look(location: Location) -> None:

@@ -23,6 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 from apache_beam.transforms.environments import Environment, ExternalEnvironment
 
 from latent_store.errors import JobFailedError, LatentStoreError
+from latent_store.storage.object_stores import begun
 from pipelines.jobs.worker_versions import AlikeWork
 
 EMBEDDED = "embed"
@@ -154,16 +155,8 @@ def _awaited(
 
     `others` are threads of no concern to it.
     """
-    ended: futures.Future[Any] = futures.Future()
-
-    def run() -> None:
-        try:
-            ended.set_result(call())
-        except BaseException as error:  # noqa: BLE001  (raised again by who waits)
-            ended.set_exception(error)
-
-    threading.Thread(target=run, name="elsewhere", daemon=True).start()
-    begun = told = changed = time.monotonic()
+    ended = begun(call, "elsewhere")
+    start = told = changed = time.monotonic()
     needed: set[threading.Thread] = set()
     over: set[threading.Thread] = set()
     while not futures.wait([ended], timeout=_POLL_SECONDS).done:
@@ -178,7 +171,7 @@ def _awaited(
                 "memory, most likely, and its own output may say more; run the same command again "
                 "to go on"
             )
-        if seconds is not None and now - begun > seconds:
+        if seconds is not None and now - start > seconds:
             raise TimeoutError
         if now - told > TELL_SECONDS:
             told = now

@@ -106,13 +106,17 @@ def test_a_runner_that_cannot_run_is_refused_first(
     assert message in refused("--runner", *more)
 
 
-def test_docker_that_does_not_run_is_refused_first(
-    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker is installed here, and does not run."""
     docker = tmp_path / "docker"
     docker.write_text("#!/bin/sh\necho Cannot connect to the Docker daemon >&2\nexit 1\n")
     docker.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("no_docker")
+def test_docker_that_does_not_run_is_refused_first(refused: Callable[..., str]) -> None:
     assert "left out, which means DOCKER: docker does not run" in refused("--runner", *EMBED)
     assert "type DOCKER: docker does not run" in refused("--runner", *ENVIRONMENT, "DOCKER")
 
@@ -225,13 +229,10 @@ def test_another_service_of_grpcs_is_no_job_service(refused: Callable[..., str])
         server.stop(0).wait()
 
 
+@pytest.mark.usefixtures("no_docker")
 def test_containers_of_a_service_here_are_tried_where_docker_does_not_run(
-    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: Callable[..., str],
 ) -> None:
-    docker = tmp_path / "docker"
-    docker.write_text("#!/bin/sh\necho Cannot connect to the Docker daemon >&2\nexit 1\n")
-    docker.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with closed_port() as address:
         port = address.rpartition(":")[2]
     words = ("-m", "apache_beam.runners.portability.local_job_service_main", "--port", port)
