@@ -230,4 +230,6 @@ def _shard_of(key: Any) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "what answers there speaks otherwise"  # Its first bytes were read as a length.
     return (str(error).splitlines() or [type(error).__name__])[0]
