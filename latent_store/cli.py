@@ -157,7 +157,13 @@ def _verify(store: LatentStore, flags: argparse.Namespace) -> int:
         print(f"{location.url}: no defects")
         return 0
     if flags.repair:
-        print(f"dropped {repair()} shards; run their jobs again, which write only those")
+        dropped = repair()
+        shards = "1 shard" if dropped == 1 else f"{dropped} shards"
+        print(f"dropped {shards}; run their jobs again, which write only what is not there")
+    else:
+        print(
+            "latent-store verify --repair drops it; then run its jobs again, which write only that"
+        )
     return 1
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -139,8 +139,8 @@ class _Parser(argparse.ArgumentParser):
                 continue
             if flag in flags:
                 text += f"; {flag} belongs behind the action"
-            elif close := difflib.get_close_matches(flag, flags, n=1, cutoff=_ALIKE):
-                text += f"; {flag} is no flag, {close[0]} is"
+            elif close := alike(flag, flags):
+                text += f"; {flag} is no flag, {close} is"
         return text
 
     def _flags_of_action(self) -> Iterable[str]:
@@ -150,6 +150,16 @@ class _Parser(argparse.ArgumentParser):
                 chosen = (action.choices[word] for word in self._words if word in action.choices)
                 return next(chosen, self)._option_string_actions
         return self._option_string_actions
+
+
+def flags_of(parser: argparse.ArgumentParser) -> Collection[str]:
+    """Returns a parser's flags, each as it is written: `--store`."""
+    return parser._option_string_actions.keys()
+
+
+def alike(flag: str, flags: Iterable[str]) -> str | None:
+    """Returns which of some flags one that is none may have meant, None if it is like none."""
+    return next(iter(difflib.get_close_matches(flag, list(flags), n=1, cutoff=_ALIKE)), None)
 
 
 class _Version(argparse.Action):

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,10 @@ from pipelines.jobs.worker_versions import AlikeWork
 
 
 def beam_options(
-    command: str, words: Sequence[str], places: Mapping[str, str] | None = None
+    command: str,
+    words: Sequence[str],
+    places: Mapping[str, str] | None = None,
+    own_flags: Collection[str] = (),
 ) -> PipelineOptions:
     """Reads what a job's own parser left, and asks what the runner needs.
 
@@ -44,13 +47,14 @@ def beam_options(
         command: For messages.
         words: Of the command line.
         places: Flag -> folder or URL that workers read or write.
+        own_flags: Of the job's own parser.
 
     Raises:
         LatentStoreError: See `read_options` and `require_runnable`.
     """
     # Beam logs a line for every stage; a job's own progress and errors are what a user needs.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    options = read_options(command, words)
+    options = read_options(command, words, own_flags)
     require_runnable(options, places or {})
     if runner_name(options) == "DataflowRunner":
         options.view_as(StoreOptions).store_url = public_url((places or {}).get("--store", ""))

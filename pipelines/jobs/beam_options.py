@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from latent_store.console import make_parser
+from latent_store.console import alike, make_parser
 from latent_store.errors import LatentStoreError, MissingExtraError
 
 DEFAULT_RUNNER = "FnApiRunner"
@@ -41,8 +41,15 @@ class StoreOptions(PipelineOptions):
         parser.add_argument("--store_url")
 
 
-def read_options(command: str, words: Sequence[str]) -> PipelineOptions:
+def read_options(
+    command: str, words: Sequence[str], own_flags: Collection[str] = ()
+) -> PipelineOptions:
     """Reads what a job's own parser left, and names its runner.
+
+    Args:
+        command: For messages.
+        words: Of the command line.
+        own_flags: Of the job's own parser, one of which an unknown flag may have meant.
 
     Raises:
         LatentStoreError: A flag that Beam does not know either; Beam itself would drop it with a
@@ -54,8 +61,10 @@ def read_options(command: str, words: Sequence[str]) -> PipelineOptions:
         _load_dask_flags()
     unknown = _unknown_to_beam(command, words)
     if unknown:
+        meant = alike(unknown[0].partition("=")[0], own_flags)
         raise LatentStoreError(
-            f"unknown flag {unknown[0]}; see --help for this command's flags, Beam's are its own"
+            f"unknown flag {unknown[0]}{f', {meant} is one' if meant else ''}; see --help for this "
+            "command's flags, Beam's are its own"
         )
     options = PipelineOptions(list(words))
     standard = options.view_as(StandardOptions)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latent_store.console import add_storage_flag, make_parser
+from latent_store.console import add_storage_flag, flags_of, make_parser
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -52,4 +52,4 @@ def parse_flags(
 
     given = {f"--{name}": getattr(flags, name, None) for name in ("store", "data_root")}
     places = {flag: place for flag, place in given.items() if place}
-    return flags, beam_options(parser.prog, rest, places)
+    return flags, beam_options(parser.prog, rest, places, flags_of(parser))

@@ -250,7 +250,7 @@ def test_missing_inputs_are_named(own_root: Path, tmp_path: Path, fails: Fails) 
     line = fails(encode.main, without_codec(codec_args(own_root, url)))
     assert "nothing to encode with: give --codec_checkpoint" in line
     line = fails(encode.main, codec_args(own_root, url, "val", "--sampels_per_shard", "3"))
-    assert "unknown flag --sampels_per_shard" in line
+    assert "unknown flag --sampels_per_shard, --samples_per_shard is one; see" in line
     assert not url.exists()
 
 
