@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,24 +96,19 @@ def _row(name: str, records: Sequence[Record], target: float) -> tuple[str, ...]
 
 
 def learning_chart(grid: Grid, records: Sequence[Record]) -> Chart | None:
-    """Returns steps against the held-out score of the grid's `curves`, one series a run."""
-    runs = [
-        (f"{name}, seed {record.config['seed']}" if len(found) > 1 else name, name, record)
-        for name, found in _drawn(grid, records).items()
-        for record in found
-    ]
-    kinds = [kind for _, kind, _ in runs]
-    colours = paint([(kind, list(dict.fromkeys(kinds)).index(kind)) for kind in kinds])
+    """Returns steps against the held-out score of the grid's `curves`, means over seeds."""
+    drawn = _drawn(grid, records)
+    colours = paint([(name, number) for number, name in enumerate(drawn)])
     series = [
         Series(
             name=name,
-            kind=kind,
+            kind=name,
             colour=colour,
-            form=kinds[:number].count(kind),
+            form=number,
             dashed=False,
-            marks=tuple(Mark(x=float(s), y=score, name=f"step {s}") for s, score in record.curve),
+            marks=tuple(_marks(found)),
         )
-        for number, ((name, kind, record), colour) in enumerate(zip(runs, colours, strict=True))
+        for number, ((name, found), colour) in enumerate(zip(drawn.items(), colours, strict=True))
     ]
     if not series:
         return None
@@ -125,8 +120,22 @@ def learning_chart(grid: Grid, records: Sequence[Record]) -> Chart | None:
         series=tuple(series),
         unit="steps",
         log=False,
-        words=("line: one run", "hue: method"),
+        words=("line: mean over seeds", "hue: method"),
     )
+
+
+def _marks(records: Sequence[Record]) -> Iterator[Mark]:
+    """Yields the mean over seeds at each step that all of them were measured at."""
+    curves = {record.config["seed"]: dict(record.curve) for record in records}
+    for step in sorted(set.intersection(*(set(curve) for curve in curves.values()))):
+        scores = {seed: curve[step] for seed, curve in curves.items()}
+        dots = tuple((float(step), score, f"seed {seed}") for seed, score in scores.items())
+        yield Mark(
+            x=float(step),
+            y=float(np.mean(list(scores.values()))),
+            name=f"step {step}",
+            dots=dots if len(dots) > 1 else (),
+        )
 
 
 def _drawn(grid: Grid, records: Sequence[Record]) -> dict[str, list[Record]]:
