@@ -139,6 +139,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         aim: The number that this project wants, a fraction.
         measure: `saving`, the rate saved at equal score; `relative` or `points`, the score at equal
             codec, as a share of the anchor's or as a difference, at the codec where it is least.
+        together: The tests are one curve, as static networks of several N are, and none of them is
+            taken; for a saving.
     """
 
     what: str
@@ -147,6 +149,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     paper: str
     aim: float
     measure: Literal["saving", "relative", "points"] = SAVING
+    together: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

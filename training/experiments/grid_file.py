@@ -14,7 +14,7 @@ import msgspec
 from latent_store.catalogue.rankings import METHODS as RANKING_METHODS
 from latent_store.errors import LatentStoreError
 from latent_store.tools.shared_orders import METHOD as SHARED
-from training.experiments.grid import FREQUENCY, Claim, Grid, GridMethod, RankingRule
+from training.experiments.grid import FREQUENCY, SAVING, Claim, Grid, GridMethod, RankingRule
 from training.tasks.registry import TASKS
 from training.trainer.job import CONFIGS
 
@@ -188,6 +188,11 @@ def _check(grid: Grid) -> None:
     for claim in grid.claims:
         names = [*claim.test, claim.anchor]
         _require(f"claim {claim.what!r}", names, grid.rows, "methods")
+        if claim.together and claim.measure != SAVING:
+            raise LatentStoreError(
+                f"claim {claim.what!r}: together goes with measure saving, got {claim.measure}; "
+                "leave it out"
+            )
     at_middle = [n for n, m in grid.methods.items() if grid.middle in m.seeds]
     _require("timed", grid.timed, at_middle, f"methods at {grid.middle}")
     _require("curves", grid.curves, at_middle, f"methods at {grid.middle}")

@@ -209,7 +209,7 @@ def _claim_row(claim: Claim, verdict: Verdict | None) -> tuple[str, ...]:
     low = "none" if verdict.low == -math.inf else shown(verdict.low)
     high = "none" if verdict.high == -math.inf else shown(verdict.high)
     by = f"{verdict.test} against {claim.anchor}"
-    chosen = verdict.chosen if len(claim.test) > 1 else "-"
+    chosen = verdict.chosen if len(claim.test) > 1 and not claim.together else "-"
     return (*first, f"{value} [{low}, {high}]", verdict.word, by, chosen)
 
 

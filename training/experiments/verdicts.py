@@ -101,6 +101,8 @@ def judge(
     tests = [test for test in tests if anchor and _comparable(claim, anchor, test)[1].points]
     if anchor is None or not tests:
         return None
+    if claim.together:
+        tests = [_joined(tests)]
     rival = methods.get(stand_in or "", anchor) if claim.anchor in teachers else anchor
     if claim.measure == SAVING:
         learned, theirs = [test.learned for test in tests], anchor.learned
@@ -144,6 +146,12 @@ def _best(claim: Claim, rival: Method, tests: Sequence[Method], held_out: Scores
         return found[0], max(curves[1].scores)
 
     return max(tests, key=merit)
+
+
+def _joined(tests: Sequence[Method]) -> Method:
+    """Returns the networks of several methods as one, whose curve goes through all of them."""
+    points = tuple(point for test in tests for point in test.points)
+    return Method(name=", ".join(test.name for test in tests), points=points)
 
 
 def _nothing(claim: Claim, test: str, blind: Method) -> Verdict:

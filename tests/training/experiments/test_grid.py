@@ -170,6 +170,22 @@ def test_some_methods_bring_what_they_need() -> None:
             ),
             r"claim 'x' names 'y'; the grid's methods are",
         ),
+        (
+            made(
+                claim=[
+                    {
+                        "what": "x",
+                        "test": ["dynamic"],
+                        "anchor": "dynamic",
+                        "paper": "",
+                        "aim": 0.1,
+                        "measure": "points",
+                        "together": True,
+                    }
+                ]
+            ),
+            "claim 'x': together goes with measure saving, got points; leave it out",
+        ),
         (made(hold_out="ulm_"), r"a grid: Expected `array`, got `str` - at `\$.hold_out`"),
         (with_method("x", seeds="0"), r"\[method.x\]: Expected `.*`, got `str` - at `\$.seeds`"),
         (

@@ -138,6 +138,18 @@ def test_of_several_tests_the_held_out_samples_choose() -> None:
     assert found.value == pytest.approx(shown.value - 0.1, abs=0.02)
 
 
+def test_tests_together_are_one_curve_of_which_none_is_taken() -> None:
+    anchor = method("anchor", {"q1": [0.5] * 3}, rate=400)
+    few, many = method("few", {"q1": [0.4] * 3}, rate=50), method("many", {"q1": [0.6] * 3}, 200)
+    assert verdict(anchor, few).value is None
+    assert verdict(anchor, many).value == pytest.approx(0.5, abs=0.01)
+    found = verdict(anchor, few, many, together=True)
+    assert (found.test, found.seeds) == ("few, many", 3)
+    # Between them, on the curve of logarithmic rates: at 100 of the anchor's 400.
+    assert found.value == pytest.approx(0.75, abs=0.03)
+    assert found.word == "reached"
+
+
 def test_what_was_not_run_has_no_verdict() -> None:
     test = method("test", {"q1": [0.6]})
     assert judge(Claim(**CLAIM, test=("test",)), {"test": test}, None, {}) is None
