@@ -61,7 +61,8 @@ class Verdict:
     def word(self) -> str:
         """The verdict: shown where `typical_low` is above 0, reached where `low` meets the aim too.
 
-        An aim below 0 is reached without that, where both meet it.
+        An aim below 0 is reached without that, where both meet it. Of scores the opposite can be
+        shown as well; a saving that there is not says nothing of what the other one saves.
         """
         if self.nothing is not None:
             return f"no saving can be stated: {self.nothing}"
@@ -70,6 +71,8 @@ class Verdict:
         shown, aim = self.typical_low > 0, self.claim.aim
         if self.low >= aim and (shown or self.typical_low >= aim):
             return "reached"
+        if self.claim.measure != SAVING and self.high < min(0.0, aim):
+            return "not shown, the opposite is"
         return "shown, below the aim" if shown else "not shown"
 
 

@@ -61,6 +61,17 @@ def test_a_saving_that_seeds_and_images_agree_on_is_reached() -> None:
     assert verdict(anchor, test, aim=0.9).word == "shown, below the aim"
 
 
+def test_the_opposite_can_be_shown_of_scores() -> None:
+    anchor, worse = method("anchor", {"q1": [0.6] * 3}), method("test", {"q1": [0.55] * 3})
+    scores = {"measure": "points", "aim": 0.0}
+    assert verdict(anchor, worse, **scores).word == "not shown, the opposite is"
+    assert verdict(anchor, method("test", {"q1": [0.65, 0.6, 0.55]}), **scores).word == "not shown"
+    # Within an aim that allows for a loss it is not the opposite of what is claimed.
+    assert verdict(anchor, worse, measure="points", aim=-0.1).word == "reached"
+    assert verdict(anchor, worse, measure="points", aim=-0.05).word == "not shown"
+    assert verdict(anchor, worse).word == "not shown"
+
+
 def test_fewer_than_three_seeds_show_nothing() -> None:
     anchor = method("anchor", {"q1": [0.5] * 3}, rate=200)
     test = method("test", {"q1": [0.6] * 2}, rate=100)
