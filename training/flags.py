@@ -103,6 +103,16 @@ def read_flags(args: argparse.Namespace, config: type[Config]) -> Config:
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def asked_for(config: Any, names: Collection[str]) -> list[str]:
+    """Returns those of some fields that have another value than their flags' defaults.
+
+    Whoever gives a default cannot be told from whoever gives nothing.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    known = [name for name in names if name in defaults]
+    return [name for name in known if getattr(config, name) != defaults[name]]
+
+
 def free_fields(*configs: type) -> frozenset[str]:
     """Returns the names of the fields that a resumed run may change."""
     fields = (field for config in configs for field in dataclasses.fields(config))

@@ -53,8 +53,8 @@ def _fitting(preset: Mapping[str, Any], args: argparse.Namespace) -> dict[str, A
     left_out = set()
     if getattr(args, "init", "scratch") != "scratch" or getattr(args, "init_from", None):
         left_out.add("backbone")
-    task = getattr(args, "task", None) or getattr(args, "voc_task", None)
-    known = TASKS.get(task or "")
-    if known is not None and not known.annotations.crop:
-        left_out.add("crop")
+    asked = {getattr(args, flag, None) for flag in ("task", "voc_task", "annotations")}
+    for task in TASKS.values():
+        if asked & {task.name, task.annotations.component} and not task.annotations.crop:
+            left_out.add("crop")
     return {name: value for name, value in preset.items() if name not in left_out}

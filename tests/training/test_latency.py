@@ -16,7 +16,7 @@ from training.latency import main
 from training.networks.network_config import NetworkConfig
 from training.transmission import latency
 from training.transmission.camera_server import open_transmission
-from training.transmission.latency import time_all
+from training.transmission.latency import Latency, Spread, time_all
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,26 @@ def test_the_papers_rows_are_known_by_configuration():
     assert set(names) < set(latency.PAPER)
     shares = {k: sum(v) / sum(latency.PAPER["pixel"]) for k, v in latency.PAPER.items()}
     assert 1 - shares["static, 16 channels"] == pytest.approx(0.448, abs=1e-3)
+
+
+def test_the_papers_numbers_and_pixels_are_of_the_same_task():
+    def row(task: str, kind: str, total: float) -> Latency:
+        spread = Spread(median=total, p10=total, p90=total)
+        times = {"encode": spread, "decode": spread, "total": spread, "stages": {}}
+        return Latency(kind=kind, task=task, checkpoint="", codec_id="", channels=1, **times)
+
+    found = [
+        row("detection", "pixel", 40.0),
+        row("detection", "dynamic", 10.0),
+        row("segmentation", "pixel", 20.0),
+        row("segmentation", "dynamic", 10.0),
+    ]
+    lines = [line.split() for line in latency.table(found, markdown=False).splitlines()[-4:]]
+    assert [" ".join(line[-5:]) for line in lines[:2]] == ["100.0 % - - -", "25.0 % - - -"]
+    assert [" ".join(line[-6:]) for line in lines[2:]] == [
+        "100.0 % 0.142 0.320 100.0 %",
+        "50.0 % 0.090 0.217 66.5 %",
+    ]
 
 
 def test_bad_usage_is_one_line(tiny_store, checkpoints, tmp_path, fails):

@@ -35,8 +35,9 @@ def test_what_a_network_starts_from_keeps_its_backbone_and_boxes_their_pictures(
     assert parse_with_preset(train.make_arguments(), [*STORE, *more]).backbone is None
     boxes = ["--task", "detection", "--preset", "cpu"]
     assert parse_with_preset(train.make_arguments(), [*STORE, *boxes]).crop is None
-    boxes = ["--voc_task", "detection", "--preset", "cpu"]
-    assert parse_with_preset(train_teacher.make_flags(), [*PICTURES, *boxes]).crop is None
+    for boxes in (["--voc_task", "detection"], ["--annotations", "boxes"]):
+        words = [*PICTURES, *boxes, "--preset", "cpu"]
+        assert parse_with_preset(train_teacher.make_flags(), words).crop is None
 
 
 @pytest.mark.parametrize("make", [train_teacher.make_flags, train.make_arguments])

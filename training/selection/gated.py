@@ -31,7 +31,7 @@ class Gated(Selection):
 
     name = "dynamic"
     summary = "the channels that its gate keeps in each image"
-    optional = ("rate_weight",)
+    optional = ("rate_weight", "gate_pool", "gate_bias", "temperature", "temperature_end")
 
     @classmethod
     def label(cls, flags: Any) -> str:

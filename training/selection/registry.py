@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from latent_store.errors import LatentStoreError
+from training.flags import asked_for
 from training.kinds import Kinds
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def check_flags(flags: Any) -> None:
             f"--mask {flags.mask}, --keep {flags.keep}"
         )
     for kind in kinds:
-        for name in set(kind.optional) - set(chosen.optional):
-            if getattr(flags, name):
-                raise LatentStoreError(
-                    f"--{name} goes with --selection {kind.name}, got --selection {chosen.name}"
-                )
+        others = [name for name in kind.optional if name not in chosen.optional]
+        for name in asked_for(flags, others):
+            raise LatentStoreError(
+                f"--{name} goes with --selection {kind.name}, got --selection {chosen.name}"
+            )

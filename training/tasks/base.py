@@ -37,6 +37,7 @@ class Task(ABC):
             pipeline on the hub.
         command, purpose: The command for new pictures, and what it does with one.
         teacher_prefix: Of the ids of teachers' features in a store.
+        in_paper: Whether the paper measures networks for it.
         fields: Of `NetworkConfig`, those that only this task's networks know.
         tail_fields: Those that two networks must share to exchange their tails, beside the backbone
             and the classes.
@@ -56,6 +57,7 @@ class Task(ABC):
     command: str
     purpose: str
     teacher_prefix: str
+    in_paper: bool = False
     fields: tuple[str, ...] = ()
     tail_fields: tuple[str, ...] = ()
     why_not_one_image: str | None = None
@@ -109,6 +111,15 @@ class Task(ABC):
             f"--stop_confidence asks a network how sure it is of a picture, which networks for "
             f"{self.name} do not say: leave it out"
         )
+
+    def require_confidences(self) -> None:
+        """Refuses, before anything is done, what would ask for `confidences` that there are not.
+
+        Raises:
+            LatentStoreError: See `confidences`.
+        """
+        if type(self).confidences is Task.confidences:
+            self.confidences({}, ())
 
     # -- pictures and files ------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from latent_store.errors import LatentStoreError
+from training.flags import asked_for
 from training.kinds import Kinds
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def require_own_fields(config: Any, name: str) -> None:
     """Refuses settings of other tasks' networks.
 
     Args:
-        config: Has the fields of networks as attributes, falsy where nothing was asked for.
+        config: Flags, which have the fields of networks.
         name: Of the task.
 
     Raises:
@@ -67,8 +68,7 @@ def require_own_fields(config: Any, name: str) -> None:
     """
     own = find_task(name).fields
     for other in TASKS.values():
-        for field in other.fields:
-            if getattr(config, field, None) and field not in own:
-                raise LatentStoreError(
-                    f"--{field} is a setting of {other.name}, the task is {name}: leave it out"
-                )
+        for field in asked_for(config, [field for field in other.fields if field not in own]):
+            raise LatentStoreError(
+                f"--{field} is a setting of {other.name}, the task is {name}: leave it out"
+            )

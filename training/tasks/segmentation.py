@@ -60,7 +60,8 @@ class Segmentation(Task):
     command = "segment"
     purpose = "segment"
     teacher_prefix = "deeplabv3"
-    fields = ("aspp_width", "auxiliary_head")
+    in_paper = True
+    fields = ("aspp_width", "dropout", "auxiliary_head")
     tail_fields = ("aspp_width",)
     why_not_one_image = (
         "--batch_size 1 cannot train batch norm behind ASPP's image pooling, which then sees one "

@@ -10,7 +10,7 @@ from latent_store.console import MOST_SEED
 from latent_store.errors import LatentStoreError
 from latent_store.format.ids import is_one_line
 from training.data.loader_config import LoaderConfig
-from training.flags import Flags, flag, free_fields
+from training.flags import Flags, asked_for, flag, free_fields
 from training.networks.backbones import BACKBONES, ENTRIES
 from training.networks.network_config import ACTIVATIONS, DOMAINS, MOST_WIDTH, TRANSFORMS
 from training.own_code import OrOwn
@@ -156,8 +156,18 @@ class ModelConfig(ShapeFlags, _InputFlags):
         require_own_fields(self, self.task)
         if self.label is not None and not (self.label.strip() and is_one_line(self.label)):
             raise LatentStoreError(f"--label must be one line, not blank, got {self.label!r}")
-        if self.pretrained != NONE and self.init != "scratch":
-            raise LatentStoreError("--pretrained goes with --init scratch")
+        if self.pretrained != NONE and (self.init != "scratch" or self.init_from is not None):
+            raise LatentStoreError("--pretrained goes with --init scratch, and without --init_from")
+        if self.domain == "pixel":
+            for name in asked_for(self, ("transform", "transform_activation", "transform_rate")):
+                raise LatentStoreError(
+                    f"--{name} is for networks on latents: leave it out with --domain pixel"
+                )
+        if self.transform == "res" and asked_for(self, ("transform_activation",)):
+            raise LatentStoreError(
+                f"--transform_activation is between the layers of --transform {TRANSFORMS[0]}: "
+                f"leave it out with {self.transform}, which has its own"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from latent_store.console import progress
 from training.networks.network_config import NetworkConfig
 from training.selection.gated import Gated
 from training.tables import Section, align, markdown_table
+from training.tasks.registry import find_task
 from training.transmission.camera_server import Stopwatch, Transmission, open_transmission
 
 PIXEL = "pixel"
@@ -61,6 +62,7 @@ class Latency:
 
     Attributes:
         kind: As the rows of the paper's table are called.
+        task: Of the network.
         checkpoint: File name, with its folder's.
         channels: Sent channels, mean over the runs.
         encode, decode, total: Of each side's sum, and of both.
@@ -68,6 +70,7 @@ class Latency:
     """
 
     kind: str
+    task: str
     checkpoint: str
     codec_id: str
     channels: float
@@ -147,6 +150,7 @@ def _latency(ends: Transmission, runs: Sequence[_TimedRun]) -> Latency:
     path = Path(ends.network.name)
     return Latency(
         kind=kind_of(ends.network.config, ends.keep),
+        task=ends.network.config.task,
         checkpoint=f"{path.parent.name}/{path.name}",
         codec_id=ends.codec.spec.codec_id,
         channels=float(np.mean([channels for _, _, channels in runs])),
@@ -164,8 +168,9 @@ def _spread(values: np.ndarray) -> Spread:
 
 def table(found: Sequence[Latency], *, markdown: bool) -> str:
     """Returns both sides beside the paper's, in Markdown or for a terminal."""
-    pixel = next((x.total.median for x in found if x.kind == PIXEL), None)
-    rows = [_row(latency, pixel) for latency in found]
+    # Of a task the first: another task's tail takes another time.
+    pixel = {x.task: x.total.median for x in reversed(found) if x.kind == PIXEL}
+    rows = [_row(latency, pixel.get(latency.task)) for latency in found]
     if markdown:
         return markdown_table(_COLUMNS, rows, _TEXT_COLUMNS)
     return align([_COLUMNS, *rows], _TEXT_COLUMNS)
@@ -173,7 +178,7 @@ def table(found: Sequence[Latency], *, markdown: bool) -> str:
 
 def _row(latency: Latency, pixel: float | None) -> tuple[str, ...]:
     theirs = ("-", "-", "-")
-    if paper := PAPER.get(latency.kind):
+    if find_task(latency.task).in_paper and (paper := PAPER.get(latency.kind)):
         ratio = sum(paper) / sum(PAPER[PIXEL])
         theirs = (f"{paper[0]:.3f}", f"{paper[1]:.3f}", f"{100 * ratio:.1f} %")
     return (
