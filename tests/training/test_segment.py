@@ -20,6 +20,7 @@ from latent_store.codec import (
     write_stream_file,
 )
 from tests.conftest import OF_FILE, RANKING, VAL, TinyStore
+from tests.latent_store.codec.made_codec import make_model, save
 from tests.training.real_networks import KEEP, make_checkpoint, make_checkpoints
 from training.evaluation.evaluation_split import EvaluationSplit
 from training.evaluation.measure import Pipeline
@@ -241,6 +242,16 @@ def test_a_teacher_needs_a_codec(codec, checkpoints, images, tmp_path, fails):
     weights = _file(tmp_path / "codec.pth.tar", codec.checkpoint_bytes)
     assert main([*map(str, flags), "--codec_checkpoint", str(weights)]) == 0
     assert read_labels(tmp_path / f"{images[0].stem}_labelTrainIds.png").shape
+
+
+def test_a_codec_that_is_not_the_networks_is_refused(codec, checkpoints, images, tmp_path, fails):
+    words = ["--checkpoint", checkpoints["none"], "--output", tmp_path, "--image", images[0]]
+    own = _file(tmp_path / "own.pth.tar", codec.checkpoint_bytes)
+    other = _file(tmp_path / "other.pth.tar", save(make_model(8, 24).state_dict()))
+    assert main([*map(str, words), "--codec_checkpoint", str(own)]) == 0
+    line = fails(main, [*map(str, words), "--codec_checkpoint", str(other)])
+    assert "none.pt has weights" in line
+    assert "use the codec that wrote the latents" in line
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", None], ids=["empty", "text", "missing"])

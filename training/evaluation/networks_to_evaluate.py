@@ -18,6 +18,7 @@ from latent_store.format.schema import CodecSpec
 from training.evaluation.points import PIXEL_RAW
 from training.networks.network_config import NetworkConfig
 from training.trainer.checkpoints import LoadedNetwork, load_network
+from training.transmission.inference import require_stops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,16 @@ def find_networks(
         CheckpointError: A file is none of ours, or two are of different tasks.
         IdentityError: A network belongs to a codec that the store lacks, that has another
             identity there, or that is not among `codec_ids`.
+        LatentStoreError: `stops` are asked for, and no network can stop.
         MissingComponentError: Only teachers are given and the store has several codecs.
     """
     chosen = None if codec_ids is None else [store.codec(c) for c in dict.fromkeys(codec_ids)]
     loaded = {path: load_network(path) for path in dict.fromkeys(paths)}
     _require_one_task(loaded)
+    if stops:
+        shapes = {str(path): network.config for path, network in loaded.items()}
+        any_n = [pair for pair in shapes.items() if pair[1].channel_selection.cuts]
+        require_stops(*(any_n or list(shapes.items()))[0])
     own = {
         path: _own_codec(path, network, store, chosen)
         for path, network in loaded.items()

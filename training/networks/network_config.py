@@ -125,6 +125,9 @@ class NetworkConfig:
         """Channels of the features that enter the tail; at `entry`."""
         return find_backbone(self.backbone).channels_at(self.entry)
 
+    def __str__(self) -> str:
+        return f"{self.domain} domain, {self.channel_selection}"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain types, ready for a checkpoint or JSON."""
         values = dataclasses.asdict(self)

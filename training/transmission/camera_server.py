@@ -29,8 +29,7 @@ from latent_store.codec import (
     unpack_stream,
 )
 from latent_store.errors import CheckpointError, LatentStoreError, RankingError
-from training.networks.network_config import NetworkConfig
-from training.transmission.inference import ServerNetwork
+from training.transmission.inference import ServerNetwork, require_stops
 
 
 class Stopwatch:
@@ -137,14 +136,10 @@ class Transmission:
         (see `Task.confidences`) of what it has; cuts are nested, so nothing comes twice.
 
         Raises:
-            LatentStoreError: The network is not for any N, or does not say how sure it is.
+            LatentStoreError: See `require_stops`.
         """
+        require_stops(self.network.name, self.network.config)
         selection = self.network.config.channel_selection
-        if not selection.cuts:
-            raise LatentStoreError(
-                f"--stop_confidence goes with a network for any N, and {self.network.name} is one "
-                f"with {_describe(self.network.config)}: leave it out"
-            )
         most, sizes = self._require_channels(stream), [(stream.height, stream.width)]
         for cut in (n for n in selection.accepts if n <= most and n in stream.cuts):
             y_hat_KHW = unpack_stream(self.codec, stream, cut).y_hat_KHW
@@ -159,7 +154,7 @@ class Transmission:
         keep = self.network.config.channel_selection.accepted(stream, self.keep)
         if keep is None:
             raise RankingError(
-                f"{self.network.name} ({_describe(self.network.config)}) cannot use this stream, "
+                f"{self.network.name} ({self.network.config}) cannot use this stream, "
                 f"which carries {len(stream.channels)} channels by selection {stream.selection!r}; "
                 "encode the picture with this checkpoint, or decode with the one that encoded it"
             )
@@ -195,14 +190,12 @@ def open_transmission(
     if keep is not None and keep not in (selection.cuts or ()):
         raise LatentStoreError(
             f"--keep {keep} goes with a network for any N that has this cut, and {checkpoint} is "
-            f"one with {_describe(network.config)}; leave --keep out, or give one of its cuts"
+            f"one with {network.config}; leave --keep out, or give one of its cuts"
         )
-    if network.codec_bytes is not None:
-        codec = codec_from_bytes(network.codec_bytes)
-    elif isinstance(codec_checkpoint, bytes):
-        codec = codec_from_bytes(codec_checkpoint)
-    elif codec_checkpoint is not None:
+    if isinstance(codec_checkpoint, Path):
         codec = load_codec(checkpoint=codec_checkpoint)
+    elif (held := network.codec_bytes or codec_checkpoint) is not None:
+        codec = codec_from_bytes(held)
     else:
         raise CheckpointError(
             f"{checkpoint} carries no codec (it is a {network.meta['kind']}): name one with "
@@ -211,7 +204,3 @@ def open_transmission(
     if network.meta["codec_identity"] is not None:
         codec.spec.require_identity(network.meta["codec_identity"], str(checkpoint))
     return Transmission(network=network, codec=codec.to(device), keep=keep)
-
-
-def _describe(config: NetworkConfig) -> str:
-    return f"{config.domain} domain, {config.channel_selection}"

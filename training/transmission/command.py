@@ -30,6 +30,7 @@ from training.tables import align
 from training.tasks.base import Task
 from training.tasks.registry import find_task
 from training.transmission.camera_server import Stopwatch, Transmission, open_transmission
+from training.transmission.inference import require_stops
 
 STREAM_SUFFIX = ".stream"
 
@@ -53,6 +54,13 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
     inputs: Sequence[Path] = args.image or args.stream
     if args.encode_only and args.stream:
         raise LatentStoreError("--encode_only goes with --image: a stream is encoded already")
+    if args.stop_confidence is not None and args.image and (args.keep or args.encode_only):
+        other = "keep" if args.keep else "encode_only"
+        raise LatentStoreError(
+            "--stop_confidence is for a server that reads one cut of a stream after the other: "
+            f"leave it out with --image and --{other}, or give the stream that a camera wrote "
+            "without --keep to --stream"
+        )
     names = Counter(path.stem for path in inputs)
     if twice := sorted(name for name, number in names.items() if number > 1):
         raise LatentStoreError(
@@ -68,6 +76,8 @@ def transmit(args: argparse.Namespace, task: Task, **options: Any) -> int:
             f"{args.checkpoint} is a network for {found.name}; use `{found.command}`, or a "
             f"checkpoint for {task.name}"
         )
+    if args.stop_confidence is not None:
+        require_stops(str(args.checkpoint), ends.network.config)
     write = functools.partial(task.write, **options)
     sent, failed = [], {}
     for path in inputs:

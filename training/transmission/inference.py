@@ -10,10 +10,25 @@ import numpy as np
 import torch
 
 from latent_store.codec import Codec, tensor_to_image
-from latent_store.errors import CheckpointError
+from latent_store.errors import CheckpointError, LatentStoreError
+from training.networks.network_config import NetworkConfig
 from training.selection.gated import split_gate
 from training.tasks.registry import find_task
 from training.trainer.checkpoints import load_network
+
+
+def require_stops(name: str, config: NetworkConfig) -> None:
+    """Refuses a network that cannot tell when it needs no further channels.
+
+    Raises:
+        LatentStoreError: It is not for any N, or its task's networks do not say how sure they are.
+    """
+    if not config.channel_selection.cuts:
+        raise LatentStoreError(
+            f"--stop_confidence goes with a network for any N, and {name} is one with {config}: "
+            "leave it out"
+        )
+    find_task(config.task).require_confidences()
 
 
 class ServerNetwork:

@@ -15,8 +15,9 @@ from latent_store.codec import Codec, cut_stream, read_stream_file
 from latent_store.errors import LatentStoreError
 from latent_store.store import Split
 from tests.conftest import HEIGHT, RANKING, WIDTH, TinyStore
+from tests.training.made_detectors import make_detector
 from tests.training.real_networks import make_checkpoint
-from training import evaluate, segment, train
+from training import detect, evaluate, segment, train
 from training.data.sampling import draw_cut
 from training.networks.network_config import NetworkConfig
 from training.networks.networks import LatentNetwork
@@ -447,6 +448,34 @@ def test_a_server_that_is_sure_uses_the_beginning_of_a_stream(
     flags = ("--checkpoint", none, "--image", picture, "--output", tmp_path, "--stop_confidence", 0)
     line = fails(segment.main, [str(word) for word in flags])
     assert "--stop_confidence goes with a network for any N, and" in line
+
+
+STOPS = {
+    "no cuts": (segment, "none", ["--image"], "for any N, and"),
+    "evaluated without cuts": (evaluate, "none", None, "for any N, and"),
+    "boxes": (detect, "boxes", ["--image"], "which networks for detection do not say"),
+    "boxes evaluated": (evaluate, "boxes", None, "which networks for detection do not say"),
+    "a stream of one cut": (segment, "any", ["--keep", "16", "--image"], "with --image and --keep"),
+    "a camera alone": (segment, "any", ["--encode_only", "--image"], "--image and --encode_only"),
+}
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_nobody_stops_where_none_can_and_nothing_is_done(
+    tiny_store: TinyStore, run: Path, picture: Path, codec: Codec, tmp_path: Path, fails, case: str
+) -> None:
+    command, kind, more, told = STOPS[case]
+    path = run / "last.pt"
+    if kind == "none":
+        path = make_checkpoint(tmp_path / "none.pt", codec)
+    elif kind == "boxes":
+        shape = {"selection": "any", "channels": tuple(range(16)), "cuts": (8, 16)}
+        path = make_detector(tmp_path / "boxes.pt", codec, **shape)
+    flags = ["--checkpoint", path, "--output", tmp_path / "out", "--stop_confidence", 0.5]
+    flags += ["--store", tiny_store.url, "--dataset", "cityscapes"] if more is None else more
+    flags += [] if more is None else [picture]
+    assert told in fails(command.main, [str(word) for word in flags])
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_n_that_is_no_cut_is_refused(run: Path, picture: Path, codec, tmp_path, fails) -> None:
