@@ -14,7 +14,7 @@ from latent_store.catalogue import codecs, rankings
 from latent_store.catalogue.rankings import Ranking
 from latent_store.components import base as component
 from latent_store.components.boxes import BoxesReader
-from latent_store.components.features import FeaturesReader
+from latent_store.components.features import STEM, FeaturesReader, teacher_of
 from latent_store.components.labels import LabelsReader
 from latent_store.components.latents import LatentsReader
 from latent_store.components.ranked import RankedReader
@@ -256,13 +256,13 @@ class Split(Shown):
         if teacher_id is None and len(have) == 1:
             teacher_id = have[0]
         if teacher_id not in have:
-            asked = (
-                "teacher features" if teacher_id is None else f"features of teacher {teacher_id}"
-            )
-            names = ", ".join(have) or "none"
+            asked = f"teacher {teacher_id}" if teacher_id else "a teacher"
+            names, flag, layer = ", ".join(have) or "none", "teacher", ""
+            if teacher_id and teacher_of(teacher_id) in map(teacher_of, have):
+                flag, layer = "entry", f" `entry={teacher_id.partition('.')[2] or STEM}`"
             raise MissingComponentError(
-                f"{self.plan.name} needs {asked}, it has: {names}; name one with `teacher=`, or "
-                "add features with encode-to-store `teacher_checkpoint=`"
+                f"{self.plan.name} needs features of {asked}, it has: {names}; name one with "
+                f"`{flag}=`, or add some with encode-to-store `teacher_checkpoint=`{layer}"
             )
         return self._open(FeaturesReader, str(teacher_id))
 

@@ -253,6 +253,38 @@ REFUSALS = {
         "weight goes with --selection dynamic, got --selection none",
     ),
     "temperature": (["--temperature", "0"], "--temperature must be above 0, got 0"),
+    "gate's input without a gate": (
+        ["--gate_pool", "rms"],
+        "--gate_pool goes with --selection dynamic, got --selection none",
+    ),
+    "annealing without a gate": (
+        ["--temperature_end", "0.1", "--selection", "any", "--mask", RANKING],
+        "--temperature_end goes with --selection dynamic, got --selection any",
+    ),
+    "transform of pixels": (
+        ["--domain", "pixel", "--transform", "res"],
+        "--transform is for networks on latents: leave it out with --domain pixel",
+    ),
+    "transform's rate, of pixels": (
+        ["--domain", "pixel", "--transform_rate", "0.5"],
+        "--transform_rate is for networks on latents",
+    ),
+    "activation of blocks": (
+        ["--transform", "res", "--transform_activation", "relu"],
+        "--transform_activation is between the layers of --transform deconv: leave it out with res",
+    ),
+    "dropout of boxes": (
+        ["--task", "detection", "--aspp_width", "8", "--dropout", "0.5"],
+        "is a setting of segmentation, the task is detection: leave it out",
+    ),
+    "two starts": (
+        ["--pretrained", "imagenet", "--init_from", "a.pt"],
+        "--pretrained goes with --init scratch, and without --init_from",
+    ),
+    "features of another layer": (
+        ["--entry", "layer1"],
+        r"of teacher (\S+)\.layer1, it has: \1; name one with --entry, or .* --entry layer1",
+    ),
     "bias": (["--selection", "dynamic", "--gate_bias", "x"], "neutral, dctnet or a number"),
     "batch of one": (["--batch_size", "1"], "--batch_size 1 cannot train batch norm behind ASPP"),
     "batch": (["--batch_size", "9"], "--batch_size 9 is larger than cityscapes/train, which has 6"),
@@ -407,6 +439,17 @@ def test_latents_that_were_not_reordered(copied_store: TinyStore, tmp_path: Path
     more = ["--selection", "static", "--mask", RANKING, "--keep", 16]
     line = fails(train.main, arguments(copied_store, tmp_path / "run", *more))
     assert f"run reorder-latents --ranking {RANKING}" in line
+
+
+def test_what_validation_lacks_is_told_before_a_start_is_made(
+    copied_store: TinyStore, tmp_path: Path, fails, caplog
+) -> None:
+    shutil.rmtree(copied_store.url / "cityscapes/val/ranked")
+    more = ["--selection", "any", "--mask", RANKING, "--val_split", "val"]
+    more += ["--transform_init", "computed"]
+    line = fails(train.main, arguments(copied_store, tmp_path / "run", *more))
+    assert line.endswith(f"run reorder-latents --ranking {RANKING} on cityscapes/val")
+    assert "computed start" not in caplog.text
 
 
 def test_an_incomplete_store(copied_store: TinyStore, tmp_path: Path, fails) -> None:

@@ -62,7 +62,7 @@ def held_out(ids: Sequence[str], prefixes: Sequence[str], split: str) -> list[bo
     """Returns which samples are held out of training: those whose ids begin with a prefix.
 
     Raises:
-        DatasetError: A prefix is that of no sample.
+        DatasetError: A prefix is that of no sample, or nothing is left to train on.
     """
     for prefix in prefixes:
         if not any(sample_id.startswith(prefix) for sample_id in ids):
@@ -70,7 +70,13 @@ def held_out(ids: Sequence[str], prefixes: Sequence[str], split: str) -> list[bo
                 f"--hold_out {prefix!r}: no id of {split} begins with it, the first is "
                 f"{ids[0] if len(ids) else 'none'}; in Cityscapes' layout ids begin with cities"
             )
-    return [sample_id.startswith(tuple(prefixes)) for sample_id in ids]
+    held = [sample_id.startswith(tuple(prefixes)) for sample_id in ids]
+    if prefixes and all(held):
+        raise DatasetError(
+            f"--hold_out {' '.join(prefixes)} holds out all {len(held)} samples of {split}: give "
+            "longer beginnings of ids, or fewer"
+        )
+    return held
 
 
 class Source(WindowSource):

@@ -114,7 +114,7 @@ class Detection(Task):
         functions, since what modules compile for themselves counts together towards one limit.
         """
         for part, method in ((network, "transformed"), (network.tail, "pyramid")):
-            setattr(part, method, torch.compile(getattr(part, method)))
+            setattr(part, method, _compiled_to_learn(getattr(part, method)))
         return network
 
     def tail_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +184,20 @@ class Detection(Task):
             return Detections(**{field: values[name] for name, field in _KEPT.items()})
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"{path} holds no detections ({error}); delete it") from error
+
+
+def _compiled_to_learn(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that is compiled where gradients are.
+
+    Validation has pictures of every size, and batch norms that settle another momentum for each
+    batch: both would compile anew and anew.
+    """
+    compiled = torch.compile(plain)
+
+    def either(*args: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else plain)(*args)
+
+    return either
 
 
 def _learned(target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -32,7 +32,7 @@ class Objective(nn.Module):
             slimmable networks and improved training techniques, ICCV 2019: post-statistics).
             Without cuts it changes nothing that can be measured.
         score: The validation's number that decides which network is the best; more is better.
-        unlabelled: What it means that a whole epoch has not one label.
+        unlabelled: What it means that the first epoch has not one label.
     """
 
     def __init__(

@@ -80,7 +80,9 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
         codec_bytes=inputs.store.codec_checkpoint(codec_id) if ranks.first else None,
         safetensors=config.safetensors,
     )
-    folder.require_room(resume=job.resume)  # before minutes go into a computed start
+    # What there is to refuse comes before minutes go into a computed start.
+    folder.require_room(resume=job.resume)
+    validator = make_validator(job, inputs, ranks)
     start = find_start(network, job, source)
     objective = make_objective(network, job, start)
 
@@ -90,7 +92,6 @@ def train(job: Job, ranks: Ranks = ALONE) -> FitResult:
             start_transform(objective, job, inputs, source, ranks.device(config.device), start)
 
     ranks.start_alike(network, give_weights)
-    validator = make_validator(job, inputs, ranks)
     with contextlib.closing(loader):
         trainer = Trainer(objective, loader, config, folder, validate=validator, ranks=ranks)
         return trainer.fit(resume=job.resume)

@@ -76,7 +76,8 @@ def unfold_norms(network: PixelNetwork, batches: Iterable[Mapping[str, Any]]) ->
         network.eval()
         for batch in batches:
             # The backbone alone: a detector's heads ask for more than pictures.
-            network.tail.maps(network.transformed(*network_inputs(network, batch))["features"])
+            inputs: tuple[Any, ...] = network_inputs(network, batch)
+            network.tail.maps(network.transformed(*inputs)["features"])
     network.train(training)
     for norm, moment in zip(norms, moments, strict=True):
         mean_C, var_C = moment.mean_and_variance()

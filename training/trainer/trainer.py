@@ -112,8 +112,8 @@ class Trainer:
         Raises:
             LatentStoreError: If the files hold a run and `resume` is not set, or the
                 configuration changed since.
-            JobFailedError: If the loss is not finite (the samples are named), if no sample has a
-                label, or after SIGTERM on any rank (a checkpoint is saved first).
+            JobFailedError: If the loss is not finite (the samples are named), if the first epoch
+                has no label, or after SIGTERM on any rank (a checkpoint is saved first).
             KeyboardInterrupt: After Ctrl-C, likewise.
         """
         self._start(resume=resume)
@@ -291,7 +291,8 @@ class Trainer:
         means = self.meters.means()
         timing = {"wait_share": self.clock.wait_share, "seconds": self.clock.total}
         log.write("epoch", self.state.step, self.state.epoch, means | timing)
-        if means.get("labels") == 0:
+        # Of later epochs: crops may miss every label, and the last one may be a batch long.
+        if self.state.epoch == 0 and means.get("labels") == 0:
             raise JobFailedError(self.task.unlabelled)
         self.meters = Meters()
         self.state.epoch += 1

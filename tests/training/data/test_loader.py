@@ -269,6 +269,10 @@ def test_what_is_held_out_and_the_rest_are_the_split_and_share_nothing(
     rest = StoreSource(make_spec(tiny_store, hold_out=hold_out, max_samples=3))
     held = StoreSource(make_spec(tiny_store, hold_out=hold_out, held=True))
     assert (rest.rows.tolist(), held.rows.tolist()) == ([0, 2, 3], [1, 4])
+    for views in (False, True):
+        nothing = StoreSource(make_spec(tiny_store, hold_out=tuple(ids), views=views))
+        with pytest.raises(DatasetError, match="holds out all 6 samples of cityscapes/train: give"):
+            _ = nothing.rows
     wrong = StoreSource(make_spec(tiny_store, hold_out=(ids[1], "atlantis")))
     with pytest.raises(DatasetError, match="--hold_out 'atlantis': no id of cityscapes/train beg"):
         _ = wrong.rows

@@ -471,6 +471,18 @@ def test_labels_that_are_all_ignored(tmp_path: Path) -> None:
         fit(make_task(), MadeLoader(labels=False), make_config(), tmp_path)
 
 
+def test_a_last_epoch_that_is_short_may_lack_labels(tmp_path: Path) -> None:
+    class Loader(MadeLoader):
+        def batch(self, index: int) -> dict[str, Any]:
+            batch = super().batch(index)
+            if index == 0:
+                batch["labels_BHW"].fill_(255)
+            return batch
+
+    fit(make_task(), Loader(), make_config(max_steps=BATCHES + 1), tmp_path)
+    assert load_network(tmp_path / "last.pt").meta["step"] == BATCHES + 1
+
+
 def test_validation_without_labels_loses_nothing(tmp_path: Path) -> None:
     validator = Validator(SEGMENTATION, [MadeLoader(labels=False).batch(0)], ["a", "b", "c"])
     with pytest.raises(LatentStoreError, match="mIoU is undefined"):
