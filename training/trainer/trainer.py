@@ -131,8 +131,7 @@ class Trainer:
                 self._validate(log)  # or before it
             self.forecast.begin()
             while not self.over:
-                batches = iter(self.loader)
-                for group in self.clock.timed(_in_groups(batches, self.config.accumulate)):
+                for group in self.clock.timed(_in_groups(self.loader, self.config.accumulate)):
                     parts = self._step(group)
                     self.meters.add(parts)
                     if self.state.step % self.config.log_steps == 0:
@@ -387,6 +386,8 @@ class Trainer:
         self._saved_epoch = self.state.epoch
 
 
-def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    while group := list(itertools.islice(batches, size)):
+def _in_groups(loader: EpochLoader, size: int) -> Iterator[list[Batch]]:
+    """Yields the rest of an epoch; the next one begins behind the last group, not with it."""
+    batches = iter(loader)
+    while group := list(itertools.islice(batches, min(size, len(loader) - loader.position) or 1)):
         yield group

@@ -211,17 +211,23 @@ def test_reported_weights_are_the_last_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selection", "stop_after"),
-    [*itertools.product(("none", "dynamic"), (1, BATCHES, BATCHES + 2)), ("any", BATCHES + 2)],
+    ("selection", "stop_after", "accumulate"),
+    [
+        *itertools.product(("none", "dynamic"), (1, BATCHES, BATCHES + 2), (1,)),
+        ("any", BATCHES + 2, 1),
+        # In the middle of an epoch, and behind its last step, which has fewer batches.
+        *(("dynamic", batches, 2) for batches in (2, BATCHES)),
+    ],
 )
 def test_a_continued_run_is_the_undisturbed_one_bit_by_bit(
-    tmp_path: Path, selection: str, stop_after: int
+    tmp_path: Path, selection: str, stop_after: int, accumulate: int
 ) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    config = make_config(epochs=2, warmup_steps=2)
+    config = make_config(epochs=2, warmup_steps=2, accumulate=accumulate)
     fit(make_task(selection), MadeLoader(), config, whole)
     task = _Interrupting(make_task(selection), stop_after)
-    with pytest.raises(JobFailedError, match=f"stopped by SIGTERM after step {stop_after} of 6"):
+    steps = f"{-(-stop_after // accumulate)} of {6 if accumulate == 1 else 4}"
+    with pytest.raises(JobFailedError, match=f"stopped by SIGTERM after step {steps}"):
         fit(task, MadeLoader(), config, parted)
     torch.manual_seed(99)  # whatever the second process starts with
     fit(make_task(selection, seed=0), MadeLoader(), config, parted, resume=True)
