@@ -33,7 +33,7 @@ from training.tasks.classes import CITYSCAPES_CLASSES
 from training.tasks.mean_iou import MeanIou
 from training.tasks.pictures import read_labels
 from training.tasks.segmentation import SEGMENTATION
-from training.trainer.checkpoints import load_network, write_payload
+from training.trainer.checkpoints import load_network, save_checkpoint, write_payload
 
 CODED = (128, 192)
 MASK_BYTES = 192 // 8
@@ -439,11 +439,17 @@ def test_a_network_that_diverged_is_one_line(tiny_store, checkpoints, tmp_path, 
     assert "diverged.pt gives values that are not finite" in line
 
 
-def test_another_class_count_is_refused(tiny_store, split, tmp_path, fails):
+def test_other_classes_are_refused(tiny_store, split, tmp_path, fails):
     codec = codec_from_store(split.store)
     path = make_checkpoint(tmp_path / "n.pt", codec, num_classes=11)
     line = fails(command.main, _args(tiny_store, tmp_path, path))
     assert "n.pt predicts 11 classes, the dataset has 19; evaluate it on the dataset" in line
+    other = load_network(make_checkpoint(tmp_path / "o.pt", codec))
+    names = [*other.meta["class_names"][:18], "tram"]
+    meta = {**other.meta, "class_names": names}
+    save_checkpoint(tmp_path / "o.pt", other.network, meta=meta, codec_bytes=other.codec_bytes)
+    line = fails(command.main, _args(tiny_store, tmp_path, tmp_path / "o.pt"))
+    assert "o.pt is 'tram', of the dataset it is 'bicycle'; evaluate it on the dataset" in line
 
 
 def test_labels_of_unknown_classes_are_refused(split, checkpoints):

@@ -102,6 +102,8 @@ def test_every_kind_of_network_trains(
     (epoch,) = records(tmp_path / "run", "epoch")
     assert ("distillation" in epoch) == (label not in ("pixel (trained on decoded)", "no gate res"))
     assert ("kept_mean" in epoch) == ("dynamic" in label)
+    # It starts from scratch: without features there is nothing of a teacher in it.
+    assert (loaded.meta["teacher_id"] is None) == ("distillation" not in epoch)
 
 
 def test_it_starts_from_the_teacher_and_takes_its_shape(

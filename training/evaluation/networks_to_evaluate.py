@@ -29,6 +29,7 @@ class EvaluatedNetwork:
         path, sha256: Of the checkpoint.
         label: Its name in tables.
         config: The network's shape.
+        class_names: Of its classes, where the checkpoint says it.
         ranking_id: The ranking that its channels come from, if any.
         keep: How many channels it gets, one of its selection's `keeps`.
         spec: The codec.
@@ -47,6 +48,7 @@ class EvaluatedNetwork:
     seed: int | None
     stop: float | None = None
     trained: dict[str, int] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
 
 def find_networks(
@@ -90,13 +92,22 @@ def find_networks(
 
 
 def require_classes(networks: Sequence[EvaluatedNetwork], class_names: Sequence[str]) -> None:
-    """Raises a CheckpointError if a network's class count is not the dataset's."""
+    """Raises a CheckpointError if a network's classes are not the dataset's."""
     for evaluated in networks:
+        remedy = "evaluate it on the dataset that it was trained on"
         if (found := evaluated.config.num_classes) != len(class_names):
             raise CheckpointError(
                 f"{evaluated.path} predicts {found} classes, the dataset has {len(class_names)}; "
-                "evaluate it on the dataset that it was trained on"
+                f"{remedy}"
             )
+        for number, (mine, name) in enumerate(
+            zip(evaluated.class_names, class_names, strict=False)
+        ):
+            if mine != name:
+                raise CheckpointError(
+                    f"class {number} of {evaluated.path} is {mine!r}, of the dataset it is {name!r}"
+                    f"; {remedy}"
+                )
 
 
 def distinct_labels(networks: Sequence[EvaluatedNetwork]) -> list[str]:
@@ -144,6 +155,7 @@ def _networks(
             seed=network.meta["train"].get("seed"),
             stop=stop,
             trained=_trained(network),
+            class_names=tuple(network.meta["class_names"] or ()),
         )
         for keep, stop in ways
     ]

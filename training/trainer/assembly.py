@@ -334,9 +334,9 @@ def _teacher_id(job: Job, store: LatentStore, split: str) -> str | None:
     known = store.teachers()
     chosen = job.data.teacher
     if chosen is None and len(known) == 1:
-        return known[0]
+        chosen = known[0]
     if chosen in known:
-        return chosen
+        return chosen if distils or starts else None
     if chosen not in (None, NONE) or (chosen is None and len(known) > 1 and (distils or starts)):
         raise MissingComponentError(
             f"{store.url} keeps the teachers {', '.join(known) or 'none'}, asked for: "
