@@ -386,7 +386,7 @@ class Trainer:
         self._saved_epoch = self.state.epoch
 
 
-def _in_groups(loader: EpochLoader, size: int) -> Iterator[list[Batch]]:
+def _in_groups(loader: EpochLoader, size: int) -> Iterator[Sequence[Batch]]:
     """Yields the rest of an epoch; the next one begins behind the last group, not with it."""
     batches = iter(loader)
     while group := list(itertools.islice(batches, min(size, len(loader) - loader.position) or 1)):
