@@ -14,7 +14,7 @@ from latent_store.components.checking import component_tables
 from latent_store.components.features import STEM
 from latent_store.components.settlement import settle
 from latent_store.console import MOST_THREADS, Number, run_command
-from latent_store.errors import LeaseHeldError
+from latent_store.errors import LatentStoreError, LeaseHeldError
 from latent_store.format.feature_encoding import ENCODINGS
 from latent_store.format.ids import VIEWS
 from latent_store.format.schema import PAD_MULTIPLE
@@ -58,6 +58,12 @@ examples:
 
 LARGEST_CANVAS = 65_536
 """Pixels a side: the most that JPEG and most readers know."""
+
+_OF_SOURCES: dict[str, dict[str, str | None]] = {
+    "quality": {"metric": "mse", "architecture": DEFAULT_ARCHITECTURE},
+    "teacher_checkpoint": {"entry": STEM, "teacher_dtype": None},
+}
+"""By the flag of a source: other flags that mean nothing without it, with their defaults."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,8 +167,24 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
     add("--psnr", default="sample", choices=list(PSNR_ROWS), help=few)
 
 
+def _refuse_idle(flags: argparse.Namespace) -> None:
+    """Refuses flags of a source that is not given.
+
+    Raises:
+        LatentStoreError: Names the first of them.
+    """
+    for source, others in _OF_SOURCES.items():
+        for name, default in others.items():
+            value = getattr(flags, name)
+            if getattr(flags, source) is None and value != default:
+                raise LatentStoreError(
+                    f"--{name} {value} is of --{source}, which is not given: give both, or neither"
+                )
+
+
 def _run(argv: Sequence[str] | None) -> int:
     flags, options = parse_flags(make_flags(), argv)
+    _refuse_idle(flags)
     # They load torch, which parsing needs not.
     from pipelines.jobs.beam_jobs import runs_here
     from pipelines.jobs.component_job import leased

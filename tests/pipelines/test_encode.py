@@ -249,6 +249,14 @@ def test_missing_inputs_are_named(own_root: Path, tmp_path: Path, fails: Fails) 
     assert "1 of 4 images have no label file" in line
     line = fails(encode.main, without_codec(codec_args(own_root, url)))
     assert "nothing to encode with: give --codec_checkpoint" in line
+    for flag, value, source in (
+        ("--entry", "layer2", "--teacher_checkpoint"),
+        ("--teacher_dtype", "float16", "--teacher_checkpoint"),
+        ("--metric", "ms-ssim", "--quality"),
+        ("--architecture", "mbt2018-mean", "--quality"),
+    ):
+        line = fails(encode.main, codec_args(own_root, url, "train", flag, value))
+        assert f"{flag} {value} is of {source}, which is not given: give both, or neither" in line
     line = fails(encode.main, codec_args(own_root, url, "val", "--sampels_per_shard", "3"))
     assert "unknown flag --sampels_per_shard, --samples_per_shard is one; see" in line
     assert not url.exists()

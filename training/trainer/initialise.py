@@ -36,11 +36,18 @@ _UNCOUNTED = "num_batches_tracked"  # which frozen batch norms do not count
 _OTHER_CLASSES = "use one that was trained on this dataset's classes"
 
 
-def start_from_teacher(network: Network, teacher: LoadedNetwork) -> list[str]:
+def start_from_teacher(
+    network: Network, teacher: LoadedNetwork, *, without: str = "--init scratch"
+) -> list[str]:
     """Copies the teacher's tail, and in the pixel domain its stem too.
 
     Of a teacher of another task the backbone's stages are copied, which have the same shapes with
     and without dilation; the heads have nothing in common.
+
+    Args:
+        network: In place.
+        teacher: Whose weights are copied.
+        without: The flag that does without it.
 
     Returns:
         The names of the tail's parts that stay fresh; none with a teacher of the same task.
@@ -56,7 +63,7 @@ def start_from_teacher(network: Network, teacher: LoadedNetwork) -> list[str]:
             remedy = f"give --{field} {given}" if field != "num_classes" else _OTHER_CLASSES
             raise CheckpointError(
                 f"the tail cannot start from the teacher: its {field} is {given}, the network's "
-                f"{wanted}; {remedy}, or --init scratch"
+                f"{wanted}; {remedy}, or {without}"
             )
     # The auxiliary head helps training only: one that the other side lacks is no obstacle.
     own = network.tail.state_dict()
@@ -123,7 +130,8 @@ def start_from_pretrained(network: Network, source: str) -> None:
     """
     if source != "imagenet":
         if is_network(source):
-            start_from_teacher(network, load_network(source, kind="teacher"))
+            teacher = load_network(source, kind="teacher")
+            start_from_teacher(network, teacher, without="--pretrained none")
         else:
             load_pretrained(network, read_state_dict(source))
         return

@@ -130,6 +130,9 @@ def test_a_file_of_another_tasks_teacher(tmp_path: Path) -> None:
     for name, value in network.state_dict().items():
         shared = name.startswith(("stem.", "tail.layer"))
         assert torch.equal(value, (theirs if shared else heads)[name]), name
+    other = make_network(domain="pixel", backbone="resnet34", **boxes)
+    with pytest.raises(CheckpointError, match="give --backbone resnet18, or --pretrained none"):
+        start_from_pretrained(other, str(tmp_path / "teacher.pt"))
 
 
 def test_an_unreachable_hub_names_the_address_and_the_remedy(monkeypatch, tmp_path) -> None:
