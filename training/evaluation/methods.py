@@ -131,8 +131,7 @@ def make_sweeps(points: Sequence[Point]) -> list[Sweep]:
     """Returns the families that have several N at one codec, in order of appearance."""
     grouped: dict[tuple[str, str], list[Method]] = defaultdict(list)
     for method in make_methods(points):
-        number = rf"(?<!\d){method.keep}(?!\d)"
-        family = re.sub(number, "N", method.points[0].label, count=1)
+        family = _family(method.points[0].label, method.keep)
         for codec_id, members in method.by_codec.items() if method.keep else ():
             grouped[family, codec_id].append(Method(name=method.name, points=tuple(members)))
     return [
@@ -140,6 +139,17 @@ def make_sweeps(points: Sequence[Point]) -> list[Sweep]:
         for (name, codec), found in grouped.items()
         if len(found) > 1
     ]
+
+
+def _family(label: str, keep: int | None) -> str:
+    """Returns a label with N in the place of its number, which follows the name: "any-16 (gate)".
+
+    The name itself may hold the same number: "q16-any-16". Else it is the first one that there is.
+    """
+    name, bracket, rest = label.partition(" (")
+    family, found = re.subn(rf"^(.*-){keep}(?!\d)", r"\g<1>N", name)
+    number = rf"(?<!\d){keep}(?!\d)"
+    return family + bracket + rest if found else re.sub(number, "N", label, count=1)
 
 
 def require_comparable(points: Sequence[Point]) -> None:

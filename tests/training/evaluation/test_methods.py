@@ -60,6 +60,15 @@ def test_sweeps_are_families_at_one_codec_by_rising_n():
     assert all(len(m.points) == 1 for s in sweeps for m in s.methods)
 
 
+@pytest.mark.parametrize(
+    "label", ["run16-{} (gate)", "q16-any-{}", "any-{}-layer16", "any {} at 64"]
+)
+def test_a_family_keeps_numbers_that_are_not_its_n(label: str):
+    points = [at_rate(label.format(n), n, 0.4, keep=n) for n in (8, 16)]
+    (sweep,) = make_sweeps(points)
+    assert (sweep.name, sweep.keeps) == (label.format("N"), (8, 16))
+
+
 def test_two_networks_under_one_name_are_refused():
     with pytest.raises(DatasetError, match="with seed None: on one curve the better would hide"):
         make_methods([make_point(), make_point(score=0.6)])
