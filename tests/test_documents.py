@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:^<!-- (.*?) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """A block, its language, and what stands above it: "run: NAME", or "not run: REASON"."""
 
-SMALL = "--batch_size 2 --max_steps 2 --workers 0 --no-tensorboard --device cpu --dropout 0"
+SMALL = "--batch_size 2 --max_steps 2 --workers 0 --no-tensorboard --device cpu"
 MORE = {
     "train-teacher": f"{SMALL} --pretrained none",
     "train-from-store": f"{SMALL} --transform_init fresh",

@@ -143,7 +143,7 @@ def _verdict(found: Findings) -> list[str]:
     """Returns how the claims stand, in a sentence or two."""
     words = ["not run" if verdict is None else verdict.word for _, verdict in found.claims]
     parts = Counter(word.partition(":")[0] for word in words)
-    stand = ", ".join(f"{count} {word}" for word, count in parts.most_common())
+    stand = "; ".join(f"{count} {word}" for word, count in parts.most_common())
     lines = [f"Of {len(words)} claims: {stand}."] if words else []
     if few := [word for word in words if word.startswith("not shown:")]:
         rest = "rests" if len(few) == 1 else "rest"
