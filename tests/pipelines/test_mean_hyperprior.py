@@ -129,8 +129,12 @@ def test_one_flipped_byte_is_found_and_made_again(
     damaged = copy / f"cityscapes/val/latents/{codec_id}/y_hat/c/1/0/0/0"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+    assert cli.main(["verify", str(copy)]) == 1
+    defect, remedy = capsys.readouterr().out.splitlines()
+    assert f"latents/{codec_id}" in defect
+    assert remedy.startswith("--repair drops broken shards")
     assert cli.main(["verify", str(copy), "--repair"]) == 1
-    assert f"latents/{codec_id}" in capsys.readouterr().out
+    assert "dropped 1 shard;" in capsys.readouterr().out
     again = ["--dataset", "cityscapes", "--data_root", str(scene_root), "--split", "val"]
     checkpoint = ["--codec_checkpoint", str(url.parent / "codec.pth.tar")]
     assert encode.main([*again, "--store", str(copy), *checkpoint, "--psnr", "all"]) == 0
