@@ -160,10 +160,8 @@ def _verify(store: LatentStore, flags: argparse.Namespace) -> int:
         dropped = repair()
         shards = "1 shard" if dropped == 1 else f"{dropped} shards"
         print(f"dropped {shards}; run their jobs again, which write only what is not there")
-    else:
-        print(
-            "latent-store verify --repair drops it; then run its jobs again, which write only that"
-        )
+    elif any(defect.shard is not None for defect in found):
+        print("--repair drops broken shards; their jobs, run again, write only those")
     return 1
 
 
