@@ -152,7 +152,12 @@ def _best(claim: Claim, rival: Method, tests: Sequence[Method], held_out: Scores
 
 
 def _joined(tests: Sequence[Method]) -> Method:
-    """Returns the networks of several methods as one, whose curve goes through all of them."""
+    """Returns the networks of several methods as one, whose curve goes through all of them.
+
+    Those with fewer seeds wait until they have enough, if others have: chance would choose them.
+    """
+    enough = [t for t in tests if all(len(group) >= LEAST_SEEDS for group in _groups(t))]
+    tests = enough or tests
     points = tuple(point for test in tests for point in test.points)
     return Method(name=", ".join(test.name for test in tests), points=points)
 

@@ -159,6 +159,11 @@ def test_tests_together_are_one_curve_of_which_none_is_taken() -> None:
     # Between them, on the curve of logarithmic rates: at 100 of the anchor's 400.
     assert found.value == pytest.approx(0.75, abs=0.03)
     assert found.word == "reached"
+    # One of a single seed waits, though it would be the best.
+    lucky = method("lucky", {"q1": [0.6]}, rate=20)
+    again = verdict(anchor, few, many, lucky, together=True)
+    assert (again.test, again.seeds) == ("few, many", 3)
+    assert verdict(anchor, lucky, together=True).word == "not shown: 1 of 3 seeds"
 
 
 def test_what_was_not_run_has_no_verdict() -> None:
