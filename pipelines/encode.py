@@ -59,11 +59,11 @@ examples:
 LARGEST_CANVAS = 65_536
 """Pixels a side: the most that JPEG and most readers know."""
 
-_OF_SOURCES: dict[str, dict[str, str | None]] = {
-    "quality": {"metric": "mse", "architecture": DEFAULT_ARCHITECTURE},
-    "teacher_checkpoint": {"entry": STEM, "teacher_dtype": None},
+_OF_SOURCES = {
+    "quality": ("metric", "architecture"),
+    "teacher_checkpoint": ("entry", "teacher_dtype"),
 }
-"""By the flag of a source: other flags that mean nothing without it, with their defaults."""
+"""By the flag of a source: other flags that mean nothing without it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -167,24 +167,25 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
     add("--psnr", default="sample", choices=list(PSNR_ROWS), help=few)
 
 
-def _refuse_idle(flags: argparse.Namespace) -> None:
+def _refuse_idle(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
     """Refuses flags of a source that is not given.
 
     Raises:
         LatentStoreError: Names the first of them.
     """
     for source, others in _OF_SOURCES.items():
-        for name, default in others.items():
+        for name in others:
             value = getattr(flags, name)
-            if getattr(flags, source) is None and value != default:
+            if getattr(flags, source) is None and value != parser.get_default(name):
                 raise LatentStoreError(
                     f"--{name} {value} is of --{source}, which is not given: give both, or neither"
                 )
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    flags, options = parse_flags(make_flags(), argv)
-    _refuse_idle(flags)
+    parser = make_flags()
+    flags, options = parse_flags(parser, argv)
+    _refuse_idle(parser, flags)
     # They load torch, which parsing needs not.
     from pipelines.jobs.beam_jobs import runs_here
     from pipelines.jobs.component_job import leased
