@@ -4,7 +4,8 @@ Another seed would have trained another network, and other pictures would have g
 score. A hierarchical bootstrap (Davison and Hinkley 1997, section 3.8) draws both: images with
 replacement, the same ones for every network, and of each method at each codec as many seeds as it
 has; points of one network, cut at several N, share their draws. Where each seed has a teacher of
-its own, a seed is the whole experiment again: all networks of a seed are drawn together. So few
+its own, a seed is the whole experiment again: all networks of a seed are drawn together, and seeds
+that one side lacks are left out of both. So few
 seeds, drawn again, vary too little by the factor (n − 1) / n of the variance; their deviations, of
 scores and of log-rates, are stretched by its root.
 
@@ -115,6 +116,10 @@ def judge(
         anchor, rival = theirs, rival.learned or theirs
     known = all(held_out.get(m.name, {}).keys() >= m.by_codec.keys() for m in (rival, *tests))
     best = _best(claim, rival if known else anchor, tests, held_out if known else None)
+    if paired:
+        anchor, best = _of_shared_seeds(anchor, best)
+        if not anchor.points:
+            return None
     anchor, test = _comparable(claim, anchor, best)
     drawn: list[tuple[float, float] | None] = [None]
     if images is not None:
@@ -160,6 +165,24 @@ def _joined(tests: Sequence[Method]) -> Method:
     tests = enough or tests
     points = tuple(point for test in tests for point in test.points)
     return Method(name=", ".join(test.name for test in tests), points=points)
+
+
+def _of_shared_seeds(*methods: Method) -> list[Method]:
+    """Returns methods with the seeds alone that every point of all of them has, in one order.
+
+    Another seed is another teacher, of which all networks of it are better or worse.
+    """
+    groups = [group for method in methods for group in _groups(method)]
+    shared = set.intersection(*({point.seed for point in group} for group in groups))
+    return [
+        Method(
+            name=method.name,
+            points=tuple(
+                sorted((p for p in method.points if p.seed in shared), key=lambda p: p.seed or 0)
+            ),
+        )
+        for method in methods
+    ]
 
 
 def _nothing(claim: Claim, test: str, blind: Method) -> Verdict:

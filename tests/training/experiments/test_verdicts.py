@@ -108,6 +108,21 @@ def test_seeds_with_a_teacher_each_are_drawn_together() -> None:
     assert judge(asked, known, images, {}, frozenset({"anchor"}), paired=True).seeds == 2
 
 
+def test_seeds_with_a_teacher_each_are_compared_where_both_sides_have_them() -> None:
+    anchor, test = method("anchor", {"q1": [0.7, 0.5, 0.5]}), method("test", {"q1": [0.65]})
+    asked = {"measure": "points", "aim": 0.0}
+    # Seed 0 is a good one for both: against the mean of three the worse network looked better.
+    assert verdict(anchor, test, **asked).value > 0
+    found = verdict(anchor, test, paired=True, **asked)
+    assert found.value == pytest.approx(-0.05, abs=0.01)
+    assert found.word == "not shown: 1 of 3 seeds"
+    other = Method(name="test", points=(dataclasses.replace(test.points[0], seed=7),))
+    images = draw_images([*anchor.points, *other.points], draws=100)
+    known = {"anchor": anchor, "test": other}
+    claim = Claim(**{**CLAIM, **asked}, test=("test",))
+    assert judge(claim, known, images, {}, paired=True) is None
+
+
 def test_draws_without_a_saving_count_against_it() -> None:
     anchor = method("anchor", {"q1": [0.6] * 3}, rate=100)
     found = verdict(anchor, method("test", {"q1": [0.4] * 3}, rate=50))
