@@ -188,6 +188,11 @@ def _check(grid: Grid) -> None:
     for claim in grid.claims:
         names = [*claim.test, claim.anchor]
         _require(f"claim {claim.what!r}", names, grid.rows, "methods")
+        if not claim.test or len(set(names)) < len(names):
+            raise LatentStoreError(
+                f"claim {claim.what!r} needs one or more tests, each once and none of them the "
+                f"anchor, got test {', '.join(claim.test) or 'none'} and anchor {claim.anchor}"
+            )
         if claim.together and claim.measure != SAVING:
             raise LatentStoreError(
                 f"claim {claim.what!r}: together goes with measure saving, got {claim.measure}; "

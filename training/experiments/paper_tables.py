@@ -74,10 +74,12 @@ def table_2(found: Findings) -> Section | None:
         for name, (g, low, high) in PAPER_TABLE_2.items()
     ]
     for method in methods if shared else ():
-        points = [method.by_codec[codec][0] for codec in shared]
-        macs = points[0].macs_parts["transform"] / 1e9
-        whole = f"{points[0].macs / 1e9:.2f} ({points[0].macs_thop / 1e9:.2f} by thop)"
-        scores = ", ".join(f"{p.score:.4f} at {p.bpp:.3f}" for p in points)
+        first = method.by_codec[shared[0]][0]
+        macs = first.macs_parts["transform"] / 1e9
+        whole = f"{first.macs / 1e9:.2f} ({first.macs_thop / 1e9:.2f} by thop)"
+        curve = method.curve
+        means = dict(zip(method.by_codec, zip(curve.scores, curve.rates, strict=True), strict=True))
+        scores = ", ".join(f"{means[c][0]:.4f} at {means[c][1]:.3f}" for c in shared)
         rows.append((method.name, f"{macs:.2f}", whole, scores))
     header = ("transform", "its GMAC", "network's GMAC", "mIoU at bpp")
     return Section(title="Table 2: the transform modules", header=header, rows=rows, text_columns=1)

@@ -102,7 +102,8 @@ def _run(args: argparse.Namespace) -> int:
         records = [record for run in wanted if (record := finished(run))]
     if not records:
         raise JobFailedError(
-            f"no run of {grid.name} is finished: give --store, and --minutes enough for one"
+            f"{folder} has the record of no run that is asked for: name another folder with "
+            "--records, or give --store to run them"
         )
     unfinished = len(wanted) - len(records)
     written = _write_reports(args, grid, records, None if unfinished else runner)

@@ -7,8 +7,9 @@ store from its record, without the network whose gate was counted.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,17 +75,20 @@ def read_record(folder: Path, name: str, config: Mapping[str, Any]) -> Record | 
         LatentStoreError: The run was finished under another configuration; names the field.
         IntegrityError: The file was damaged.
     """
-    content = _read(folder / f"{name}.json", config)
+    path = folder / f"{name}.json"
+    content = _read(path, config)
     if content is None:
         return None
-    points = tuple(Point.from_json(_unpacked(p)) for p in content["points"])
-    return Record(
-        name=name,
-        config=content["config"],
-        points=points,
-        facts=content["facts"],
-        curve=tuple((int(step), float(score)) for step, score in content.get("curve", ())),
-    )
+    with _whole(path):
+        if not content["points"]:
+            raise ValueError("it has no point")
+        return Record(
+            name=name,
+            config=content["config"],
+            points=tuple(Point.from_json(_unpacked(p)) for p in content["points"]),
+            facts=content["facts"],
+            curve=tuple((int(step), float(score)) for step, score in content.get("curve", ())),
+        )
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -96,8 +100,12 @@ def write_record(folder: Path, record: Record) -> None:
 
 def read_ranking_record(folder: Path, name: str, config: Mapping[str, Any]) -> Ranking | None:
     """Returns a ranking that was derived before, or None; see `read_record`."""
-    content = _read(folder / f"{name}.json", config)
-    return None if content is None else Ranking.from_json(content["ranking"])
+    path = folder / f"{name}.json"
+    content = _read(path, config)
+    if content is None:
+        return None
+    with _whole(path):
+        return Ranking.from_json(content["ranking"])
 
 
 def read_rankings(folder: Path) -> list[Ranking]:
@@ -116,10 +124,12 @@ def write_ranking_record(
 
 def read_timings(folder: Path, config: Mapping[str, Any]) -> Timings | None:
     """Returns the timings that were measured before, or None; see `read_record`."""
-    content = _read(folder / f"{_TIMINGS}.json", config)
+    path = folder / f"{_TIMINGS}.json"
+    content = _read(path, config)
     if content is None:
         return None
-    return Timings(setting=content["setting"], latencies=content["latencies"])
+    with _whole(path):
+        return Timings(setting=content["setting"], latencies=content["latencies"])
 
 
 def write_timings(folder: Path, config: Mapping[str, Any], timings: Timings) -> None:
@@ -130,20 +140,19 @@ def write_timings(folder: Path, config: Mapping[str, Any], timings: Timings) -> 
 def _read(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns a record's content, None without a file; refuses that of another configuration."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        text = path.read_text()
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    with _whole(path):
+        content: dict[str, Any] = json.loads(text)
+        version = content.get("version")
+    if version != RECORD_VERSION:
         raise IntegrityError(
-            f"{path} is no record ({error}); restore it, or delete it to run again"
-        ) from error
-    if content.get("version") != RECORD_VERSION:
-        raise IntegrityError(
-            f"{path} has version {content.get('version')!r}, expected {RECORD_VERSION}; delete it "
-            "to run again"
+            f"{path} has version {version!r}, expected {RECORD_VERSION}; delete it to run again"
         )
-    # Through JSON, as the record went: tuples are lists there.
-    was, now = content["config"], json.loads(json.dumps(config))
+    with _whole(path):
+        was = dict(content["config"])
+    now = json.loads(json.dumps(config))  # as the record went: tuples are lists there
     for name in now:
         if not _agrees(was.get(name), now[name]):
             raise LatentStoreError(
@@ -152,6 +161,18 @@ def _read(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
                 "run again"
             )
     return content
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turns whatever the content of a damaged record leads to into one line that names it."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise IntegrityError(
+            f"{path} is no record ({what}); restore it, or delete it to run again"
+        ) from error
 
 
 def _agrees(was: Any, now: Any) -> bool:

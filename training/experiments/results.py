@@ -172,11 +172,13 @@ def _facts(found: Findings, command: str) -> list[str]:
     )
     seconds = sum(r.facts["seconds"] for r in found.records)
     seeds = sorted({int(r.config["seed"]) for r in found.records})
+    made = {r.config["codec"] for r in found.records}
+    codecs = ", ".join(codec for codec in grid.codecs if codec in made)
     images = len(found.analysis.points[0].samples)
     return [
         (
             f"{len(found.records)} networks, {images} validation images, codecs "
-            f"{', '.join(grid.codecs)}, seeds {', '.join(map(str, seeds))}; made on "
+            f"{codecs}, seeds {', '.join(map(str, seeds))}; made on "
             f"{'; '.join(machines)} in {seconds / 60:.0f} minutes of runs, several at a time."
         ),
         f"Every number, table and figure: `{command}`",

@@ -175,7 +175,7 @@ def test_some_methods_bring_what_they_need() -> None:
                 claim=[
                     {
                         "what": "x",
-                        "test": ["dynamic"],
+                        "test": ["variance-16"],
                         "anchor": "dynamic",
                         "paper": "",
                         "aim": 0.1,
@@ -185,6 +185,18 @@ def test_some_methods_bring_what_they_need() -> None:
                 ]
             ),
             "claim 'x': together goes with measure saving, got points; leave it out",
+        ),
+        (
+            made(claim=[{"what": "x", "test": [], "anchor": "dynamic", "paper": "", "aim": 0.1}]),
+            "claim 'x' needs one or more tests, .* got test none and anchor dynamic",
+        ),
+        (
+            made(
+                claim=[
+                    {"what": "x", "test": ["dynamic"], "anchor": "dynamic", "paper": "", "aim": 0.1}
+                ]
+            ),
+            "none of them the anchor, got test dynamic and anchor dynamic",
         ),
         (made(hold_out="ulm_"), r"a grid: Expected `array`, got `str` - at `\$.hold_out`"),
         (with_method("x", seeds="0"), r"\[method.x\]: Expected `.*`, got `str` - at `\$.seeds`"),

@@ -69,6 +69,39 @@ def test_damaged_records_are_refused(tmp_path) -> None:
         read_record(tmp_path, "a_q1_s0", CONFIG)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"points": []},
+        {"points": [{}]},
+        {"points": None},
+        {"config": None},
+        {"facts": ...},
+        {"curve": [[1]]},
+        {"curve": [["a", 0.5]]},
+    ],
+    ids=str,
+)
+def test_records_of_another_shape_are_refused_in_one_line(tmp_path, change: dict) -> None:
+    write_record(tmp_path, make_record())
+    path = tmp_path / "a_q1_s0.json"
+    content = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+    with pytest.raises(IntegrityError, match=r"a_q1_s0.json is no record \(.+\); restore it"):
+        read_record(tmp_path, "a_q1_s0", {})
+
+
+def test_a_column_of_another_length_is_no_record(tmp_path) -> None:
+    write_record(tmp_path, make_record())
+    path = tmp_path / "a_q1_s0.json"
+    content = json.loads(path.read_text())
+    content["points"][0]["samples"]["pixels"].pop()
+    for damaged in (content, [1]):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(IntegrityError, match=r"a_q1_s0\.json is no record"):
+            read_record(tmp_path, "a_q1_s0", {})
+
+
 def test_a_ranking_survives(tmp_path) -> None:
     ranking = Ranking(
         ranking_id="gate", codec_id="c", method="frequency", order=(2, 0, 1), cuts=(1, 3),
