@@ -269,9 +269,14 @@ def _require_address(rule: str, address: str | None) -> None:
 def _require_answer(flag: str, endpoint: str, remedy: str) -> None:
     _require_address(flag, endpoint)
     with grpc.insecure_channel(endpoint) as channel:
+        # Whatever it says of its health, it speaks. A future that waits for the channel would leave
+        # a thread behind, which may print that the channel was closed.
+        ask = channel.unary_unary("/grpc.health.v1.Health/Check")
         try:
-            grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
-        except grpc.FutureTimeoutError:
+            ask(b"", wait_for_ready=True, timeout=CONNECT_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                return
             raise LatentStoreError(
                 f"{flag} {endpoint} does not answer within {CONNECT_SECONDS} seconds; {remedy}, or "
                 "give another address"
